@@ -1,0 +1,375 @@
+"""From a command line to a validated Config: compose with Hydra, check everything once, explain what is wrong.
+
+Nothing here loads TensorFlow, Keras or MLflow, so a mistake is answered in well under a second.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from experiments.errors import ConfigError
+from experiments.schema import (
+    CLASSIFICATION_LOSSES,
+    REGRESSION_LOSSES,
+    Cnn,
+    Config,
+    DataConfig,
+    Digits,
+    ImageFiles,
+    Linear,
+    Mlp,
+    ModelConfig,
+    Neuron,
+    Optimizer,
+    Report,
+    ScheduleConfig,
+    Tracking,
+    Training,
+    did_you_mean,
+    listed,
+)
+
+__all__ = [
+    "Config", "DataConfig", "Digits", "ImageFiles", "Linear", "ModelConfig", "Optimizer", "Report", "ScheduleConfig",
+    "Tracking", "Training", "compose_jobs", "fingerprint", "flatten", "validate",
+]  # fmt: skip
+
+PROJECT = Path(__file__).resolve().parents[2]
+CONF = PROJECT / "conf"
+LARGE_NETWORK = 1_000_000  # weights; below, a second thread within an operation costs more than it gains
+CANNOT_CHANGE_THE_RESULT = ("tracking", "report")
+
+
+# --- composing ------------------------------------------------------------------------------------------------------
+
+
+def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[Config]:
+    """Compose and validate every job that a command stands for: one, or all of a sweep.
+
+    Args:
+        overrides: Hydra overrides as given on the command line.
+        multirun: expand sweeps such as `seed=0,1,2` (`-m`).
+        config_dir: a further folder of config files, as Hydra's --config-dir.
+
+    Raises:
+        ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
+    """
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parsed = _parse(overrides)
+        if multirun:
+            check_group_choices([o for o in parsed if not o.is_sweep_override()])
+            jobs = _expand(parsed)
+        else:
+            check_group_choices(parsed)
+            _refuse_sweep(parsed)
+            jobs = [list(overrides)]
+        return [validate(_compose(search + job)) for job in jobs]
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = []
+    for override in overrides:
+        try:
+            parsed.extend(parser.parse_overrides([override]))
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"{override!r} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
+                " quote values with special characters: 'key=\"a b\"'."
+            ) from None
+    return parsed
+
+
+def _expand(parsed: list[Override]) -> list[list[str]]:
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def _refuse_sweep(parsed: list[Override]) -> None:
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line!r} names several values. For a sweep add -m: python run.py -m"
+                f" {override.input_line}; for one list value write it in brackets: key=[a,b]."
+            )
+
+
+def _compose(overrides: list[str]) -> dict[str, Any]:
+    try:
+        composed = compose("config", overrides=overrides)
+        return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain_composition(overrides, error)) from None
+
+
+def _explain_composition(overrides: list[str], error: Exception) -> str:
+    """Hydra names the key that is missing; we also name the one that was meant."""
+    known = list(_keys(compose("config", overrides=[o for o in overrides if _is_group_choice(o)])))
+    for override in _parse(overrides):
+        key = override.key_or_group
+        if override.is_add() or override.is_delete() or key in known or key in groups() or key.startswith("hydra"):
+            continue
+        return f"unknown key {key!r}{_nearest(key, known)}. See every key: python run.py --cfg job"
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    last = key.rsplit(".", 1)[-1]
+    same_ending = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    return f" (did you mean {same_ending[0]!r}?)" if same_ending else did_you_mean(key, known)
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        yield prefix + str(key)
+        if isinstance(node._get_node(key), DictConfig):
+            yield from _keys(node[key], f"{prefix}{key}.")
+
+
+def _is_group_choice(override: str) -> bool:
+    return override.partition("=")[0] in groups()
+
+
+def groups() -> list[str]:
+    """The config groups of this project: the folders of conf/, without Hydra's own."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+
+
+def check_group_choices(parsed: Iterable[Override]) -> None:
+    """Refuse a choice that its group does not have, and an experiment that reaches beyond the experiment.
+
+    Raises:
+        ConfigError: names the choices.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    for override in parsed:
+        group, choice = override.key_or_group, override.value()
+        if override.is_delete() and group in groups():
+            raise ConfigError(
+                f"{override.input_line!r} removes the group {group!r}, which every run needs. Leave it out."
+            )
+        if group not in groups() or choice is None or override.is_sweep_override():
+            continue
+        choices = loader.get_group_options(group)
+        for name in choice if isinstance(choice, list) else [choice]:
+            if not isinstance(name, str) or name not in choices:
+                raise ConfigError(
+                    f"{group}={name} is not a choice{did_you_mean(str(name), choices)}. Choices of {group}: {listed(choices)}"
+                )
+
+
+# --- validating -----------------------------------------------------------------------------------------------------
+
+
+def validate(raw: Mapping[str, Any]) -> Config:
+    """Check a composed config against the schema and across its fields, and resolve `training.threads`.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    try:
+        # As JSON: pydantic's strict mode then takes plain dictionaries, and still no "3" for 3.
+        config = TypeAdapter(Config).validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(raw, finding) for finding in _first_of_each_field(error))) from None
+    for rule in (_check_data, _check_loss, _check_model):
+        rule(config)
+    threads = config.training.threads
+    resolved = (1 if weights(config) < LARGE_NETWORK else os.cpu_count() or 1) if threads == "auto" else threads
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, threads=resolved))
+
+
+def _first_of_each_field(error: ValidationError) -> list[Any]:
+    """Of a union (a number or a name) pydantic reports every branch; one line per field is enough."""
+    first: dict[tuple[str, ...], Any] = {}
+    for finding in error.errors(include_url=False):
+        first.setdefault(_field(finding), finding)
+    return list(first.values())
+
+
+def _field(finding: Any) -> tuple[str, ...]:
+    """The key's path without the names of the union's branches that pydantic puts between."""
+    path = [str(part) for part in finding["loc"]]
+    if len(path) > 1 and path[0] in ("data", "model", "schedule"):
+        del path[1]
+    return tuple(part for part in path if "-" not in part and "[" not in part)
+
+
+def _explain(raw: Mapping[str, Any], finding: Any) -> str:
+    path = _field(finding)
+    key, received = ".".join(path), finding["input"]
+    match finding["type"]:
+        case "refused":
+            return finding["ctx"]["message"] if len(path) == 1 else f"{key}: {finding['ctx']['message']}"
+        case "unexpected_keyword_argument":
+            group = [name for name in _known_fields(path[0], raw)] if len(path) > 1 else list(_descriptions(Config))
+            return f"unknown key {key!r}{did_you_mean(path[-1], group)}. It may hold: {listed(group)}"
+        case "missing" | "missing_argument":
+            return (
+                f"{key} is missing: {_meaning(path, raw)}. Every group is needed; leave out overrides that remove it."
+            )
+        case "union_tag_invalid":
+            return f"{key}.name={finding['ctx']['tag']!r} is not a choice: {finding['ctx']['expected_tags']}. Choose with {key}=NAME"
+        case "union_tag_not_found":
+            return f"{key}.name is missing. Choose with {key}=NAME; choices: {finding['ctx']['discriminator']}"
+        case _:
+            return f"{key}={_shown(received)} is not allowed: {_meaning(path, raw)}"
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _meaning(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
+    """The description in the schema of the field at this path; of a list's entry, that of the list."""
+    names = [part for part in path if not part.isdigit()]
+    if len(names) == 1:
+        return _descriptions(Config).get(names[0]) or f"the group {names[0]!r}"
+    return _known_fields(names[0], raw).get(names[1]) or f"a value of {'.'.join(names)}"
+
+
+def _known_fields(group: str, raw: Mapping[str, Any]) -> dict[str, str]:
+    hint = next(field.type for field in dataclasses.fields(Config) if field.name == group)  # type: ignore[arg-type]
+    choices = getattr(hint, "__args__", (hint,))
+    given = raw[group].get("name") if isinstance(raw[group], Mapping) else None
+    for choice in choices:
+        names = getattr(choice.__annotations__.get("name"), "__args__", ())
+        if len(choices) == 1 or given in names:
+            return _descriptions(choice)
+    return {}
+
+
+def _descriptions(cls: Any) -> dict[str, str]:
+    return {name: field.description or "" for name, field in cls.__pydantic_fields__.items()}
+
+
+def training_examples(config: Config) -> int:
+    """Examples that are trained on: the official training split, limited, less validation."""
+    data = config.data
+    return min(data.limit or data.train_examples, data.train_examples) - data.validation
+
+
+def _check_data(config: Config) -> None:
+    data, examples = config.data, training_examples(config)
+    if examples < 1:
+        available = examples + data.validation
+        raise ConfigError(
+            f"data.validation={data.validation} leaves no training image: {data.name} has {available:,} training"
+            f" examples{' (data.limit)' if data.limit else ''}. Allowed: 0 to {available - 1:,}"
+        )
+    if config.training.batch_size > examples:
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size} is larger than the training split: {examples:,} examples"
+            f" ({data.name} less data.validation={data.validation}). Allowed: 1 to {examples:,}"
+        )
+    if isinstance(data, Digits) and len(data.class_names) != data.classes:
+        raise ConfigError(f"data.class_names has {len(data.class_names)} names for data.classes={data.classes}")
+
+
+def _check_loss(config: Config) -> None:
+    regression = isinstance(config.data, Linear)
+    allowed = REGRESSION_LOSSES if regression else CLASSIFICATION_LOSSES
+    if config.training.loss not in allowed:
+        what = "numbers" if regression else "classes"
+        raise ConfigError(
+            f"training.loss={config.training.loss} does not fit data={config.data.name}, whose targets are {what}."
+            f" Choose training.loss from: {listed(allowed)}"
+        )
+
+
+def _check_model(config: Config) -> None:
+    model, data = config.model, config.data
+    if isinstance(model, Neuron) and not isinstance(data, Linear):
+        raise ConfigError(
+            f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
+            " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
+        )
+    if isinstance(model, Cnn):
+        if len(data.shape) < 2:
+            raise ConfigError(
+                f"model=cnn needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
+            )
+        size = min(data.shape[:2])
+        for number, _ in enumerate(model.filters, 1):
+            shrunk = (size if model.padding == "same" else size - model.kernel_size + 1) // model.pool_size
+            if shrunk < 1:
+                raise ConfigError(
+                    f"model.filters={model.filters}: nothing is left of a {data.shape[0]}x{data.shape[1]} image after"
+                    f" convolution {number} (kernel {model.kernel_size}, pooling {model.pool_size}, padding"
+                    f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
+                )
+            size = shrunk
+    if model.name != "layers" and getattr(model, "activation", None) in ("softmax", "log_softmax", "sparsemax"):
+        if isinstance(model, Neuron):
+            raise ConfigError("model.activation=softmax of one neuron is always 1. Choose another, such as tanh")
+
+
+def weights(config: Config) -> float:
+    """About how many weights the network has; infinite where only Keras could tell, and for convolutions."""
+    match config.model:
+        case Mlp():
+            outputs = 1 if isinstance(config.data, Linear) else config.data.classes
+            sizes = [prod(config.data.shape), *config.model.units, outputs]
+            return sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+        case Neuron():
+            return prod(config.data.shape) + 1
+        case _:
+            return float("inf")  # convolutions gain from all cores at any size
+
+
+# --- what a config is known by --------------------------------------------------------------------------------------
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The config as plain dictionaries, in the order of the schema."""
+    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    return plain
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"units": [128]}}` -> `{"model.units": "[128]"}`; lists and nested objects of a value as JSON.
+
+    >>> flatten({"seed": 0, "model": {"units": [128, 64]}})
+    {'seed': 0, 'model.units': '[128, 64]'}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and not prefix:
+            flat |= flatten(value, f"{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list | Mapping) else value
+    return flat
+
+
+def fingerprint(config: Config, data_digest: str) -> str:
+    """SHA-256 (hex) of all that can change a result: config, code, versions of the libraries that compute, data."""
+    tree = as_dict(config)
+    for group in CANNOT_CHANGE_THE_RESULT:
+        del tree[group]
+    tree["data"].pop("path", None)
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
+    for package in ("tensorflow", "keras", "numpy"):
+        digest.update(f"{package}=={version(package)}".encode())
+    digest.update(data_digest.encode())
+    return digest.hexdigest()

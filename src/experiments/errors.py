@@ -1,0 +1,31 @@
+"""The ways a command ends that are not a bug: each carries one clear message and an exit code."""
+
+
+class UserError(Exception):
+    """A mistake in the command, the config or the data: exit code 2, nothing was written."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A config that cannot be run: what was given, what is allowed, what to do."""
+
+
+class DataError(UserError):
+    """Data that is missing or damaged: which file, what was expected and found, how to get a good copy."""
+
+
+class StoreError(UserError):
+    """A tracking store that cannot be reached or read: which one, why, what to do."""
+
+
+class TrainingError(Exception):
+    """Training that failed after the run had begun: exit code 1, the run is FAILED with this reason."""
+
+    exit_code = 1
+
+
+class Terminated(BaseException):
+    """SIGTERM: like KeyboardInterrupt it is no Exception, so that nothing on the way swallows it."""
+
+    exit_code = 143

@@ -1,0 +1,186 @@
+"""From a config to a Keras model: the config's `name` picks a builder, its other keys are the builder's arguments.
+
+Every model takes raw inputs (pixels as they are stored) and scales them itself, so that a logged model needs nothing else.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from experiments.config import Config, Linear
+from experiments.errors import ConfigError
+from experiments.keras_api import table
+from experiments.schema import named
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build(config: Config) -> "keras.Sequential":
+    """The network of a config, with its initial weights drawn from `config.seed`.
+
+    Returns:
+        A built Sequential of stock Keras layers: raw inputs [batch, *data.shape] to class probabilities
+        [batch, classes], or to one number [batch, 1] for regression.
+
+    Raises:
+        ConfigError: the layers do not fit each other or the data.
+    """
+    import keras
+
+    keras.backend.clear_session()  # layer names, and so a pool's results, do not depend on earlier models
+    keras.utils.set_random_seed(config.seed)
+    arguments = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(config.model)}
+    layers = BUILDERS[arguments.pop("name")](config, **arguments)
+    model = keras.Sequential([keras.Input(config.data.shape), *_scaling(config)], name=config.model.name)
+    for number, layer in enumerate(layers):
+        try:
+            model.add(layer)
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            received = model.output_shape[1:] if model.layers else tuple(config.data.shape)
+            raise _unfit(number, type(layer).__name__, f"it receives the shape {received}", error) from None
+    _check_output(model, config)
+    return model
+
+
+def _unfit(number: int, layer: str, context: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split("\n\n")[0].split())
+    return ConfigError(f"model.layers[{number}] ({layer}) does not fit: {context}; Keras says: {reason}")
+
+
+def _scaling(config: Config) -> list["keras.Layer"]:
+    import keras
+
+    return [] if isinstance(config.data, Linear) else [keras.layers.Rescaling(1 / config.data.pixel_max)]
+
+
+def mlp(
+    config: Config,
+    units: list[int],
+    activation: str,
+    dropout: float,
+    input_dropout: float,
+    kernel_initializer: Any,
+    kernel_regularizer: Any,
+    kernel_constraint: Any,
+    batch_normalization: bool,
+) -> list["keras.Layer"]:
+    """Flatten, then Dense - activation - Dropout for each of `units`, then the output layer."""
+    import keras
+
+    kernel = lambda: {  # noqa: E731 - each layer its own objects, as Keras asks
+        "kernel_initializer": keras_object("initializers", kernel_initializer),
+        "kernel_regularizer": keras_object("regularizers", kernel_regularizer),
+        "kernel_constraint": keras_object("constraints", kernel_constraint),
+    }
+    layers = [keras.layers.Flatten(), *_dropout(input_dropout)]
+    for width in units:
+        layers += _activated(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
+        layers += _dropout(dropout)
+    return [*layers, _output(config, **kernel())]
+
+
+def cnn(
+    config: Config,
+    filters: list[int],
+    kernel_size: int,
+    pool_size: int,
+    padding: str,
+    units: list[int],
+    activation: str,
+    dropout: float,
+    kernel_initializer: Any,
+    kernel_regularizer: Any,
+    batch_normalization: bool,
+) -> list["keras.Layer"]:
+    """Conv2D - activation - MaxPooling2D for each of `filters`, Flatten, Dropout, dense layers, the output layer."""
+    import keras
+
+    kernel = lambda: {  # noqa: E731
+        "kernel_initializer": keras_object("initializers", kernel_initializer),
+        "kernel_regularizer": keras_object("regularizers", kernel_regularizer),
+    }
+    layers = [keras.layers.Reshape((*config.data.shape, 1))] if len(config.data.shape) == 2 else []
+    for count in filters:
+        size = {"filters": count, "kernel_size": kernel_size, "padding": padding}
+        layers += _activated(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel())
+        layers += [keras.layers.MaxPooling2D(pool_size)] if pool_size > 1 else []
+    layers += [keras.layers.Flatten(), *_dropout(dropout)]
+    for width in units:
+        layers += _activated(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
+        layers += _dropout(dropout)
+    return [*layers, _output(config, **kernel())]
+
+
+def neuron(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
+    """One dense unit: activation(weight * x + bias)."""
+    import keras
+
+    initializer = keras_object("initializers", kernel_initializer)
+    return [keras.layers.Dense(1, activation=activation, kernel_initializer=initializer)]
+
+
+def layers(config: Config, layers: list[Any]) -> list["keras.Layer"]:
+    """The layers as they are written in the config."""
+    import keras
+
+    built = []
+    for number, value in enumerate(layers):
+        name, arguments = named(value, "layer")
+        for key, argument in arguments.items():
+            kind = f"{key.rsplit('_', 1)[-1]}s"
+            if kind in ("initializers", "regularizers", "constraints"):
+                arguments = {**arguments, key: keras_object(kind, argument)}
+        try:
+            built.append(getattr(keras.layers, name)(**arguments))
+        except (ValueError, TypeError) as error:
+            raise _unfit(number, name, "its arguments are wrong", error) from None
+    return built
+
+
+BUILDERS = {"mlp": mlp, "cnn": cnn, "neuron": neuron, "layers": layers}
+
+
+def keras_object(kind: str, value: Any) -> Any:
+    """What Keras builds from a name or {name: {argument: value}}; kind is a key of keras_api.table()."""
+    import keras
+
+    if value is None:
+        return None
+    name, arguments = named(value, kind)
+    assert name in table()[kind], f"{name} passed the schema but is not in Keras's table of {kind}"
+    return getattr(getattr(keras, kind), name)(**arguments)
+
+
+def _activated(layer: Any, activation: str, batch_normalization: bool, **arguments: Any) -> list["keras.Layer"]:
+    import keras
+
+    if not batch_normalization:
+        return [layer(activation=activation, **arguments)]
+    return [
+        layer(use_bias=False, **arguments),
+        keras.layers.BatchNormalization(),
+        keras.layers.Activation(activation),
+    ]
+
+
+def _dropout(rate: float) -> list["keras.Layer"]:
+    import keras
+
+    return [keras.layers.Dropout(rate)] if rate else []
+
+
+def _output(config: Config, **kernel: Any) -> "keras.Layer":
+    import keras
+
+    if isinstance(config.data, Linear):
+        return keras.layers.Dense(1, **kernel)
+    return keras.layers.Dense(config.data.classes, activation="softmax", **kernel)
+
+
+def _check_output(model: "keras.Sequential", config: Config) -> None:
+    expected = (None, 1) if isinstance(config.data, Linear) else (None, config.data.classes)
+    if model.output_shape != expected:
+        raise ConfigError(
+            f"model.layers end in the shape {model.output_shape}, data={config.data.name} needs {expected}. End with"
+            f" {{Dense: {{units: {expected[1]}{', activation: softmax' if expected[1] > 1 else ''}}}}}, after Flatten"
+        )

@@ -1,0 +1,63 @@
+"""From a config to a Keras optimizer, and the learning rate of every step."""
+
+from math import pi
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.keras_api import table
+from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build(config: Optimizer) -> "keras.optimizers.Optimizer":
+    """The Keras optimizer of this name, with the config's other keys as its arguments."""
+    import keras
+
+    cls = getattr(keras.optimizers, table()["optimizers"][config.name]["class"])
+    return cls(learning_rate=config.learning_rate, **config.arguments)
+
+
+def learning_rates(
+    schedule: Constant | Exponential | Cosine | Piecewise | OneCycle, peak: float, steps_per_epoch: int, epochs: int
+) -> np.ndarray:
+    """The learning rate of every step of a run, float32 [epochs, steps_per_epoch]."""
+    steps = steps_per_epoch * epochs
+    step = np.arange(steps)
+    factor = np.asarray(_factor(schedule, step, step / steps_per_epoch, steps, steps_per_epoch))
+    return (peak * np.broadcast_to(factor, steps)).astype(np.float32).reshape(epochs, steps_per_epoch)
+
+
+def _factor(
+    schedule: Constant | Exponential | Cosine | Piecewise | OneCycle,
+    step: np.ndarray,
+    epoch: np.ndarray,
+    steps: int,
+    steps_per_epoch: int,
+) -> np.ndarray | float:
+    """The learning rate over its peak at each step; `epoch` is the time in epochs."""
+    match schedule:
+        case Constant():
+            return 1.0
+        case Exponential():
+            decays = epoch / schedule.decay_epochs
+            return schedule.decay_rate ** (np.floor(decays) if schedule.staircase else decays)
+        case Piecewise():
+            return np.array([1.0, *schedule.factors])[np.searchsorted(schedule.boundaries, epoch, side="right")]
+        case Cosine():
+            warmup = schedule.warmup_epochs * steps_per_epoch
+            rise = (step + 1) / max(warmup, 1)
+            fall = _cosine(1.0, schedule.final_fraction, (step - warmup) / max(steps - 1 - warmup, 1))
+            return np.where(step < warmup, rise, fall)
+        case OneCycle():
+            top = max(schedule.warmup_fraction * steps - 1, 1)
+            rise = _cosine(schedule.initial_fraction, 1.0, step / top)
+            fall = _cosine(1.0, schedule.final_fraction, (step - top) / max(steps - 1 - top, 1))
+            return np.where(step < top, rise, fall)
+
+
+def _cosine(start: float, end: float, progress: np.ndarray) -> np.ndarray:
+    """Half a cosine from start to end while progress goes from 0 to 1."""
+    return end + (start - end) * (1 + np.cos(pi * np.clip(progress, 0, 1))) / 2

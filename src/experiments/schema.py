@@ -1,0 +1,411 @@
+"""What a config may hold: one dataclass per group, every field with its meaning and range.
+
+YAML under conf/ gives the values (there are no defaults here); config.py composes and validates it. The description of
+a field is what a user reads when its value is refused, so each says what is allowed.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from experiments.keras_api import EXACT_RANDOM_LAYERS, table
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+LARGEST_SEED = 2**32 - 1
+OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ["beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "rho", "momentum", "ema_momentum"],
+        (lambda value: 0 <= value < 1, "from 0 up to but not including 1"),
+    ),
+    **dict.fromkeys(["epsilon", "epsilon_1", "epsilon_2"], (lambda value: value > 0, "greater than 0")),
+    **dict.fromkeys(
+        ["clipnorm", "clipvalue", "global_clipnorm", "clip_threshold", "loss_scale_factor"],
+        (lambda value: value > 0, "greater than 0"),
+    ),
+    **dict.fromkeys(["weight_decay", "adam_weight_decay"], (lambda value: value >= 0, "0 or more")),
+    **dict.fromkeys(
+        ["ema_overwrite_frequency", "ns_steps"], (lambda value: value >= 1 and value == int(value), "a count from 1 on")
+    ),
+    "gradient_accumulation_steps": (lambda value: value >= 2 and value == int(value), "a count from 2 on"),
+    "warmup_steps": (lambda value: value >= 0 and value == int(value), "a count of steps from 0 on"),
+}
+
+
+def refuse(message: str) -> PydanticCustomError:
+    """A finding in our own words (braces are pydantic's template marks)."""
+    return PydanticCustomError("refused", "{message}", {"message": message})
+
+
+def one_of(kind: str) -> Callable[[str], str]:
+    """A validator: the name is one that Keras builds, of this kind (a key of keras_api.table())."""
+
+    def check(name: str) -> str:
+        if name not in table()[kind]:
+            raise refuse(
+                f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, table()[kind])}; choices: {listed(table()[kind])}"
+            )
+        return name
+
+    return check
+
+
+def keras_object(kind: str) -> Callable[[Any], Any]:
+    """A validator: a name, or {name: {argument: value}}, of this kind."""
+
+    def check(value: Any) -> Any:
+        name, arguments = named(value, f"{kind[:-1]}")
+        one_of(kind)(name)
+        check_arguments(f"{kind[:-1]} {name}", arguments, table()[kind][name]["arguments"])
+        return value
+
+    return check
+
+
+def named(value: Any, what: str) -> tuple[str, dict[str, Any]]:
+    """Split `name` or `{name: {argument: value}}` into name and arguments."""
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, dict) and len(value) == 1:
+        name, arguments = next(iter(value.items()))
+        if isinstance(name, str) and (arguments is None or isinstance(arguments, dict)):
+            return name, arguments or {}
+    raise refuse(
+        f"a {what} is a name, or one name with its arguments as {{name: {{argument: value}}}}; received {value!r}"
+    )
+
+
+def check_arguments(of: str, given: dict[str, Any], known: dict[str, Any]) -> None:
+    """Refuse arguments that `of` does not have, that are missing, or whose type is not that of Keras's default."""
+    for name, value in given.items():
+        if name not in known:
+            raise refuse(f"{of} has no argument {name!r}{did_you_mean(name, known)}; it has: {listed(known)}")
+        check_argument(f"{of}: {name}", name, value, known[name])
+    missing = [name for name, default in known.items() if default == "required" and name not in given]
+    if missing:
+        raise refuse(f"{of} needs {listed(missing)}")
+
+
+def check_argument(where: str, name: str, value: Any, default: Any) -> None:
+    for suffix in ("initializer", "regularizer", "constraint", "activation"):
+        if name.endswith(suffix) and value is not None:
+            keras_object(f"{suffix}s")(value) if suffix != "activation" else one_of("activations")(value)
+            return
+    expected = {bool: "true or false", int: "a number", float: "a number", str: "a name"}.get(type(default))
+    fits = {bool: bool, int: (int, float), float: (int, float), str: str}.get(type(default), object)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_plain(value):
+        raise refuse(f"{where} takes a finite number, a name or a list of them; received {value!r}")
+    if default == "required" or value is None or isinstance(value, list):
+        return
+    if not isinstance(value, fits) or (isinstance(default, int | float) and isinstance(default, bool) == is_number):
+        raise refuse(f"{where} takes {expected}; received {value!r}")
+
+
+def is_plain(value: Any) -> bool:
+    """Numbers, names and lists of them: nothing that Keras would turn into an object of its own."""
+    if isinstance(value, list):
+        return all(is_plain(item) for item in value)
+    return not isinstance(value, dict) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def check_layer(value: Any) -> Any:
+    name, arguments = named(value, "layer")
+    layers = table()["layers"]
+    if name not in layers:
+        raise refuse(f"Keras has no layer {name!r}{did_you_mean(name, layers)}; see https://keras.io/api/layers")
+    if reason := layers[name]["refused"]:
+        exact = f"; exact and allowed are {', '.join(EXACT_RANDOM_LAYERS)}" if "random" in reason else ""
+        raise refuse(f"layer {name!r} is refused: {reason}{exact}")
+    check_arguments(f"layer {name}", arguments, layers[name]["arguments"])
+    if any(arguments.get(rate) for rate in ("dropout", "recurrent_dropout")):
+        raise refuse(
+            f"layer {name!r} is refused with a dropout rate: its masks could not be repeated; add a Dropout layer"
+        )
+    return value
+
+
+def did_you_mean(word: str, choices: Any) -> str:
+    """`, did you mean 'relu'?` for the nearest choice, else nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(str(word).lower(), [str(choice).lower() for choice in choices], n=1, cutoff=0.6)
+    by_lower_case = {str(choice).lower(): str(choice) for choice in choices}
+    return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
+
+
+def listed(names: Any) -> str:
+    return ", ".join(sorted(map(str, names))) or "none"
+
+
+def as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Activation = Annotated[str, AfterValidator(one_of("activations"))]
+Initializer = Annotated[Any, AfterValidator(keras_object("initializers"))]
+Regularizer = Annotated[Any, AfterValidator(lambda value: value and keras_object("regularizers")(value))]
+Constraint = Annotated[Any, AfterValidator(lambda value: value and keras_object("constraints")(value))]
+
+
+def text(description: str) -> Any:
+    return Field(description=description)
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+VALIDATION = text("number of training examples held out for validation, by seed; 0 trains on everything")
+LIMIT = text("use only the first so many training examples: a count from 1 on, or null for all")
+TRAIN = text("number of examples in the official training split, from 1 on")
+TEST = text("number of examples in the official test split, from 1 on")
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Linear:
+    """A line with noise, generated: y = slope * x + N(0, noise), x in [0, 1]."""
+
+    name: Literal["linear"]
+    validation: Annotated[Count, VALIDATION]
+    limit: Annotated[Positive | None, LIMIT]
+    shape: Annotated[list[Positive], text("shape of one input: [1]")]
+    slope: Annotated[float, text("slope of the line, a finite number")]
+    noise: Annotated[float, Field(ge=0, description="standard deviation of the noise, 0 or more")]
+    train_examples: Annotated[Positive, TRAIN]
+    test_examples: Annotated[Positive, TEST]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Digits:
+    """Images with classes; this one is bundled with scikit-learn."""
+
+    name: Literal["digits"]
+    validation: Annotated[Count, VALIDATION]
+    limit: Annotated[Positive | None, LIMIT]
+    shape: Annotated[list[Positive], text("height and width of an image, in pixels (and channels)")]
+    classes: Annotated[int, Field(ge=2, description="number of classes, from 2 on")]
+    class_names: Annotated[list[str], text("one name per class, in the order of the labels")]
+    pixel_max: Annotated[Positive, text("value of a full pixel, from 1 on: pixels are divided by it")]
+    train_examples: Annotated[Positive, TRAIN]
+    test_examples: Annotated[Positive, TEST]
+    checksums: Annotated[
+        dict[str, str] | None, text("file -> 'sha256:...' or 'md5-gzip:...', or null to accept any content")
+    ]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class ImageFiles(Digits):
+    """Images with classes in MNIST's file format."""
+
+    name: Literal["mnist", "fashion_mnist"]  # type: ignore[assignment]
+    path: Annotated[str | None, text("folder with the IDX or npz files, or null to search the usual places")]
+
+
+DataConfig = Annotated[Digits | ImageFiles | Linear, Field(discriminator="name")]
+
+
+# --- model --------------------------------------------------------------------------------------------------------
+
+DROPOUT = text("fraction of values set to zero in training, from 0 up to but not including 1")
+ACTIVATION = text("activation function, a name that Keras knows, such as relu, tanh, gelu")
+INITIALIZER = text("initial weights, a name that Keras knows, such as glorot_uniform, or {name: {argument: value}}")
+REGULARIZER = text("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
+CONSTRAINT = text("limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none")
+BATCH_NORMALIZATION = text("normalize each layer's values over the batch before the activation: true or false")
+UNITS = text("units of each hidden dense layer, from 1 on: a number or a list; [] for none")
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Mlp:
+    """Dense hidden layers between the flattened input and the output layer."""
+
+    name: Literal["mlp"]
+    units: Annotated[list[Positive], BeforeValidator(as_list), UNITS]
+    activation: Annotated[Activation, ACTIVATION]
+    dropout: Annotated[Rate, DROPOUT]
+    input_dropout: Annotated[Rate, DROPOUT]
+    kernel_initializer: Annotated[Initializer, INITIALIZER]
+    kernel_regularizer: Annotated[Regularizer, REGULARIZER]
+    kernel_constraint: Annotated[Constraint, CONSTRAINT]
+    batch_normalization: Annotated[bool, BATCH_NORMALIZATION]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Cnn:
+    """Blocks of convolution and max pooling, then dense layers."""
+
+    name: Literal["cnn"]
+    filters: Annotated[list[Positive], BeforeValidator(as_list), text("filters of each convolution, from 1 on")]
+    kernel_size: Annotated[Positive, text("height and width of each convolution, in pixels, from 1 on")]
+    pool_size: Annotated[Positive, text("height and width of the max pooling after each convolution, from 1 (none) on")]
+    padding: Annotated[Literal["valid", "same"], text("border of a convolution: valid (shrinks the image) or same")]
+    units: Annotated[list[Positive], BeforeValidator(as_list), UNITS]
+    activation: Annotated[Activation, ACTIVATION]
+    dropout: Annotated[Rate, DROPOUT]
+    kernel_initializer: Annotated[Initializer, INITIALIZER]
+    kernel_regularizer: Annotated[Regularizer, REGULARIZER]
+    batch_normalization: Annotated[bool, BATCH_NORMALIZATION]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Neuron:
+    """One artificial neuron: activation(weight * x + bias)."""
+
+    name: Literal["neuron"]
+    activation: Annotated[Activation, ACTIVATION]
+    kernel_initializer: Annotated[Initializer, INITIALIZER]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Layers:
+    """Any sequential network, written out as Keras layers."""
+
+    name: Literal["layers"]
+    layers: Annotated[
+        list[Annotated[Any, AfterValidator(check_layer)]],
+        Field(min_length=1, description="Keras layers from input to output, each a name or {name: {argument: value}}"),
+    ]
+
+
+ModelConfig = Annotated[Mlp | Cnn | Neuron | Layers, Field(discriminator="name")]
+
+
+# --- optimizer and schedule ---------------------------------------------------------------------------------------
+
+
+@dataclass(config=ConfigDict(extra="allow", strict=True, allow_inf_nan=False), kw_only=True)
+class Optimizer:
+    """A Keras optimizer by its name in lower case, with its own arguments beside name and learning rate."""
+
+    name: Annotated[str, AfterValidator(one_of("optimizers")), text("a Keras optimizer, in lower case, such as adam")]
+    learning_rate: Annotated[PositiveFloat, text("step size, any finite number greater than 0")]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("name", "learning_rate")}
+
+    def __post_init__(self) -> None:
+        known = table()["optimizers"][self.name]["arguments"]
+        check_arguments(f"optimizer {self.name}", self.arguments, known)
+        for key, value in self.arguments.items():
+            if key in OPTIMIZER_RANGES and value is not None:
+                allowed, words = OPTIMIZER_RANGES[key]
+                if isinstance(value, str | bool | list) or not allowed(value):
+                    raise refuse(f"optimizer.{key} must be {words}; received {value!r}")
+
+
+EPOCHS = "in epochs (fractions allowed)"
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Constant:
+    """The optimizer's learning rate throughout."""
+
+    name: Literal["constant"]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Exponential:
+    """learning_rate * decay_rate ** (epochs / decay_epochs)."""
+
+    name: Literal["exponential"]
+    decay_rate: Annotated[float, Field(gt=0, le=1, description="factor per decay_epochs, above 0 up to 1")]
+    decay_epochs: Annotated[PositiveFloat, text(f"length of one decay, {EPOCHS}, greater than 0")]
+    staircase: Annotated[bool, text("decay in steps, once per decay_epochs, rather than smoothly: true or false")]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Cosine:
+    """Linear warm-up from 0, then half a cosine down to the final fraction at the last step."""
+
+    name: Literal["cosine"]
+    warmup_epochs: Annotated[float, Field(ge=0, description=f"length of the warm-up, {EPOCHS}, 0 or more")]
+    final_fraction: Annotated[float, Field(ge=0, le=1, description="last over peak learning rate, from 0 to 1")]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Piecewise:
+    """The learning rate times factors[i] from boundaries[i] on."""
+
+    name: Literal["piecewise"]
+    boundaries: Annotated[list[PositiveFloat], text(f"where the rate changes, rising, {EPOCHS}, greater than 0")]
+    factors: Annotated[list[PositiveFloat], text("learning rate from each boundary on, over optimizer.learning_rate")]
+
+    def __post_init__(self) -> None:
+        if len(self.boundaries) != len(self.factors) or sorted(set(self.boundaries)) != self.boundaries:
+            raise refuse(
+                "schedule.boundaries must rise and schedule.factors have one entry per boundary; received"
+                f" {self.boundaries} and {self.factors}"
+            )
+
+
+@dataclass(config=STRICT, kw_only=True)
+class OneCycle:
+    """Cosine up from initial_fraction to the peak, then cosine down to final_fraction (Smith & Topin 2017)."""
+
+    name: Literal["one_cycle"]
+    warmup_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="share of all steps before the peak, between 0 and 1")
+    ]
+    initial_fraction: Annotated[float, Field(ge=0, le=1, description="first over peak learning rate, from 0 to 1")]
+    final_fraction: Annotated[float, Field(ge=0, le=1, description="last over peak learning rate, from 0 to 1")]
+
+
+ScheduleConfig = Annotated[Constant | Exponential | Cosine | Piecewise | OneCycle, Field(discriminator="name")]
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------
+
+CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy",)
+REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Training:
+    epochs: Annotated[Positive, text("passes over the training examples, from 1 on")]
+    batch_size: Annotated[Positive, text("examples per step, from 1 to the number of training examples")]
+    loss: Annotated[
+        Literal[CLASSIFICATION_LOSSES + REGRESSION_LOSSES],  # type: ignore[valid-type]
+        text(f"classes: {', '.join(CLASSIFICATION_LOSSES)}; numbers: {', '.join(REGRESSION_LOSSES)}"),
+    ]
+    threads: Annotated[
+        Positive | Literal["auto"],
+        text("threads within one operation, from 1 on, or auto: 1 for a small network, all cores for a large one"),
+    ]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Report:
+    style: Annotated[Literal["light", "dark"], text("colours of the figures: light or dark")]
+    figures: Annotated[
+        Literal["full", "light", "none"], text("full, light (learning curves, confusion matrix) or none")
+    ]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Tracking:
+    uri: Annotated[str | None, text("MLflow tracking URI, or null: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")]
+    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment that holds the run, a name")]
+    run_name: Annotated[str | None, text("name of the run, or null: made from what differs from the defaults")]
+    log_model: Annotated[bool, text("store the trained model with the run: true or false")]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Config:
+    """A whole experiment, validated. The groups are the folders of conf/."""
+
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, description="seed of all randomness, from 0 to 4294967295")]
+    data: Digits | ImageFiles | Linear = Field(discriminator="name")
+    model: Mlp | Cnn | Neuron | Layers = Field(discriminator="name")
+    optimizer: Optimizer
+    schedule: Constant | Exponential | Cosine | Piecewise | OneCycle = Field(discriminator="name")
+    training: Training
+    report: Report
+    tracking: Tracking

@@ -1,0 +1,644 @@
+"""Runs in MLflow: the one module that knows it. MLflow is imported inside functions, because that takes a second."""
+
+import fcntl
+import getpass
+import json
+import logging
+import os
+import re
+import socket
+import sqlite3
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.errors import StoreError, Terminated
+from experiments.spool import Operation, Spool, left_behind
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+PROJECT = Path(__file__).resolve().parents[2]
+MODEL = "model"  # runs:/<run id>/model
+
+_SQLITE = "sqlite:///"
+_CHOICES = (
+    f"Choices: {_SQLITE}PATH/mlflow.db, http://HOST:PORT, https://HOST (a database stands behind its own server)."
+)
+
+_ENVIRONMENT = {  # defaults of this project; what the user has set wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own seven retries stall for four minutes; we have the spool
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its errors reach us as exceptions
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def resolve_uri(uri: str | None) -> str:
+    """The tracking URI in force: `uri`, else $MLFLOW_TRACKING_URI, else the project's own SQLite store.
+
+    The path of a SQLite store is made absolute.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
+    path = uri.removeprefix(_SQLITE)
+    return uri if path in (uri, "", ":memory:") else f"{_SQLITE}{Path(path).absolute()}"
+
+
+def check_uri(uri: str) -> None:
+    """Finds without MLflow and without the network what is wrong with a resolved tracking URI.
+
+    Raises:
+        StoreError: for a scheme that is not supported, or a SQLite store that cannot be written.
+    """
+    scheme = uri.partition(":")[0] if "://" in uri or uri.startswith("file:") else ""
+    if scheme in ("http", "https") and re.fullmatch(r"https?://[^/\s]+.*", uri):
+        return
+    if scheme in ("", "file"):
+        path = Path(uri.removeprefix("file://").removeprefix("file:")).absolute()
+        raise StoreError(
+            f"tracking.uri is the folder {uri}, and MLflow has given up its file store. "
+            f"Use a SQLite store in it: tracking.uri={_SQLITE}{path / 'mlflow.db'}"
+        )
+    if not uri.startswith(_SQLITE):
+        raise StoreError(f"tracking.uri={shown(uri)} is not supported. {_CHOICES}")
+    database = _database(uri)
+    if uri in (_SQLITE, f"{_SQLITE}:memory:") or database.is_dir() or "?" in uri:
+        raise StoreError(f"tracking.uri must name a file, and nothing after it: {uri}. {_CHOICES}")
+    folder = next(parent for parent in database.parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"The tracking store {uri} cannot be written: {folder} is not a folder you may write to. "
+            f"Choose another: tracking.uri={_SQLITE}PATH/mlflow.db"
+        )
+    if database.exists():
+        if not os.access(database, os.R_OK | os.W_OK):
+            raise StoreError(f"The tracking store {uri} cannot be written: no permission for {database}.")
+        with database.open("rb") as file:
+            start = file.read(16)
+        if start and start != b"SQLite format 3\0":
+            raise StoreError(f"The tracking store {uri} is no SQLite database. Choose another file. {_CHOICES}")
+
+
+def shown(uri: str) -> str:
+    """The URI without user name and password."""
+    return re.sub(r"://[^/@]*@", "://", uri)
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the store; creates a SQLite store that does not exist yet, safely against other processes and kills.
+
+    Raises:
+        StoreError: if the store cannot be used, within ten seconds if the server does not answer.
+    """
+    check_uri(uri)
+    _quiet()
+    with _store_errors(uri):
+        from mlflow import MlflowClient
+
+        if uri.startswith(_SQLITE):
+            _create_database(_database(uri))
+        elif reason := _outage(uri, timeout=4):
+            raise StoreError(
+                f"The tracking server {shown(uri)} does not answer: {reason}. Start it, correct tracking.uri, "
+                f"or use the local store: tracking.uri={_SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
+            )
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def prepare_store(uri: str, experiment: str) -> str:
+    """Makes the store ready for runs: it exists, nothing is left in spools, dead runs are marked.
+
+    Returns:
+        The id of the experiment, which is created if need be.
+
+    Raises:
+        StoreError: if the store cannot be used or the experiment is deleted.
+    """
+    return _prepare(connect(uri), uri, experiment)
+
+
+def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str]) -> list[str]:
+    """Marks as KILLED the runs that are RUNNING in the store but whose process on this host is gone.
+
+    Runs of other hosts, and all runs on systems without /proc, are left alone.
+
+    Returns:
+        The ids of the runs marked.
+    """
+    here = _process_tags()
+    if "process.boot_id" not in here:
+        return []
+    running = _search(
+        client, experiment_ids, f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
+    )
+    dead = [run for run in running if _is_dead(run.data.tags)]
+    for run in dead:
+        last = max((point.timestamp for point in _points(client, run)), default=run.info.start_time)
+        client.set_tag(run.info.run_id, "end_reason", "the process vanished: killed, or the machine went down")
+        client.set_terminated(run.info.run_id, "KILLED", end_time=last)
+    return [run.info.run_id for run in dead]
+
+
+def latest_experiment(client: "MlflowClient", name: str | None = None) -> str:
+    """The id of the experiment `name`, else of the one with the latest run, else of MLflow's Default.
+
+    Raises:
+        StoreError: if there is no experiment of that name.
+    """
+    experiments = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+    if name is not None:
+        if name not in experiments:
+            raise StoreError(
+                f"There is no experiment {name!r} in the store. Choices: {', '.join(sorted(experiments))}."
+            )
+        return experiments[name]
+    runs = client.search_runs(list(experiments.values()), order_by=["attributes.start_time DESC"], max_results=1)
+    return runs[0].info.experiment_id if runs else "0"
+
+
+@contextmanager
+def open_run(
+    uri: str,
+    experiment: str,
+    name: str | None,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+) -> Iterator["Run"]:
+    """A run that ends with its true status: FINISHED at the normal end, FAILED (with the traceback as an artifact)
+    for an exception, KILLED for Ctrl-C and SIGTERM.
+
+    Args:
+        uri: resolved tracking URI.
+        experiment: name of the experiment, created if need be.
+        name: name of the run, or None for one of MLflow's.
+        params: logged as they print.
+        tags: such as `mlflow.parentRunId`.
+        run_id: an earlier run to enter again; its name and params stay, and points it has are not logged again.
+
+    Raises:
+        StoreError: if the store cannot be used, or `run_id` is unknown or still running.
+    """
+    client = connect(uri)
+    experiment_id = _prepare(client, uri, experiment)
+    tags = {**_source_tags(), **tags, **_process_tags()}
+    with _store_errors(uri):
+        if run_id is None:
+            run = Run(client, uri, client.create_run(experiment_id, run_name=name, tags=tags))
+        else:
+            run = Run(client, uri, _enter(client, uri, run_id, tags))
+    try:
+        if run_id is None:
+            run.log_params(params)
+        yield run
+        run._end("FINISHED")
+    except BaseException as error:
+        try:
+            run._end_with(error)
+        except Exception as failure:  # what ended the run matters more
+            print(f"Run {run.run_id} could not be closed: {_first_line(failure)}", file=sys.stderr)
+        raise
+
+
+class Run:
+    """A run to log to. What a server that does not answer misses is kept on disk and sent, in order, when it answers
+    again: during the run, at its end, or by the next command that uses the store."""
+
+    def __init__(self, client: "MlflowClient", uri: str, run: "MlflowRun") -> None:
+        self.uri = uri
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        self.name: str = run.info.run_name
+        self._client = client
+        self._spool = Spool(shown(uri), self.run_id)
+        self._next_try = 0.0
+        self._tables: list[dict[str, str]] = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
+        self._last_step: dict[str, int] = {}
+        for point in _points(client, run):
+            self._last_step[point.key] = max(point.step, self._last_step.get(point.key, 0))
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+        """Logs the metrics in one batch. A re-entered run leaves out the epochs it has: they are the same."""
+        step, now = epoch or 0, _now()
+        points = [[k, float(v), now, step] for k, v in metrics.items() if step > self._last_step.get(k, -1)]
+        if points:
+            self._log({"metrics": points})
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        self._log({"params": {key: str(value) for key, value in params.items()}})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._log({"tags": dict(tags)})
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        """Uploads a file into a folder of the run's artifacts."""
+        self._log({"artifacts": folder, "source": str(path)})
+
+    def log_artifacts(self, path: Path, folder: str = "") -> None:
+        """Uploads what is in a folder into a folder of the run's artifacts."""
+        self._log({"artifacts": folder, "source": str(path)})
+
+    def log_text(self, text: str, artifact: str) -> None:
+        """Writes a text as an artifact such as `config/config.yaml`."""
+        folder, _, name = artifact.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary, name)
+            path.write_text(text, encoding="utf-8")
+            self.log_file(path, folder)
+
+    def log_table(self, columns: Any, artifact: str) -> None:
+        """Writes a table such as `tables/confusion.json`, in the form that the UI shows as a table.
+
+        MLflow's own function appends to a table that exists; this one replaces it, as a re-entered run must.
+
+        Args:
+            columns: a DataFrame, or a dict of columns of equal length.
+            artifact: its path, ending in .json.
+        """
+        import pandas as pd
+
+        self.log_text(pd.DataFrame(columns).to_json(orient="split", index=False, date_format="iso"), artifact)
+        table = {"path": artifact, "type": "table"}
+        if table not in self._tables:
+            self._tables.append(table)
+            self.set_tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
+
+    def log_dataset(
+        self, name: str, digest: str, source: str, counts: Mapping[str, int], context: str = "training"
+    ) -> None:
+        """Records data that the run used, as the UI's dataset column shows it.
+
+        Args:
+            name: such as `mnist-train`.
+            digest: SHA-256 of all bytes, cut to MLflow's 36 characters. (MLflow's own covers the first 10,000 numbers.)
+            source: path or URL it came from.
+            counts: such as {"num_rows": 55000}.
+            context: what it was used for: training, validation, test.
+        """
+        dataset = {
+            "name": name,
+            "digest": digest[:36],
+            "source_type": "http" if source.startswith("http") else "local",
+            "source": json.dumps({"url" if source.startswith("http") else "uri": source}),
+            "profile": json.dumps(dict(counts)),
+        }
+        self._log({"dataset": dataset, "context": context})
+
+    def log_model(self, model: "keras.Model", inputs: "np.ndarray", outputs: "np.ndarray") -> None:
+        """Stores the model so that MLflow and plain Keras load it without this project: `runs:/<run id>/model`,
+        with the file `data/model.keras` in it. A run has one model; logged again, it is replaced.
+
+        Args:
+            model: takes raw inputs, such as uint8 images.
+            inputs: [n, ...] some raw inputs; their dtype and shape are the signature.
+            outputs: [n, ...] what the model answers to them.
+        """
+        import mlflow.keras
+        from mlflow.models import ModelSignature
+        from mlflow.types.schema import Schema, TensorSpec
+
+        input_spec, output_spec = (Schema([TensorSpec(x.dtype, (-1, *x.shape[1:]))]) for x in (inputs, outputs))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, MODEL)
+            mlflow.keras.save_model(
+                model,
+                str(folder),
+                signature=ModelSignature(input_spec, output_spec),
+                # Given, because MLflow finds them by loading the model in another process, which takes five seconds.
+                pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")],
+            )
+            self._log({"model": MODEL, "source": str(folder)})
+
+    def _end_with(self, error: BaseException) -> None:
+        """Closes the run after an exception."""
+        match error:
+            case KeyboardInterrupt():
+                self._end("KILLED", "interrupted by Ctrl-C")
+            case Terminated():
+                self._end("KILLED", "terminated by SIGTERM")
+            case SystemExit(code=None | 0):
+                self._end("FINISHED")
+            case _:
+                self.log_text("".join(traceback.format_exception(error)), "error/traceback.txt")
+                reason = f"exit code {error.code}" if isinstance(error, SystemExit) else _first_line(error)
+                self._end("FAILED", reason)
+
+    def _end(self, status: str, reason: str | None = None) -> None:
+        if reason is not None:
+            self.set_tags({"end_reason": reason})
+        self._log({"status": status, "time": _now()})
+        if self._spool:
+            self._replay()
+        if self._spool:
+            self._say(
+                f"The tracking store {shown(self.uri)} still does not answer. The rest of run {self.run_id} ({status}) "
+                f"is kept in {self._spool.path}; the next command that uses this store sends it."
+            )
+        self._spool.close()
+
+    def _log(self, operation: Operation) -> None:
+        """Sends an operation to the store, or spools it while the store does not answer.
+
+        Raises:
+            mlflow.exceptions.MlflowException: if the store answers, and refuses it.
+        """
+        if not self._spool:
+            try:
+                return _apply(self._client, self.run_id, operation)
+            except Exception as error:
+                if not _is_outage(error):
+                    raise
+                self._say(
+                    f"The tracking store {shown(self.uri)} does not answer; the run goes on. What it logs is kept in "
+                    f"{self._spool.path} and sent when the store answers again. ({_first_line(error)})"
+                )
+                self._next_try = time.monotonic() + 5
+        self._spool.append(operation)
+        if time.monotonic() > self._next_try:
+            self._replay()
+
+    def _replay(self) -> None:
+        started = time.monotonic()
+        try:
+            if _outage(self.uri, timeout=2) is None:
+                self._spool.replay(partial(_apply, self._client, self.run_id))
+                self._say(f"The tracking store {shown(self.uri)} answers again and has everything.")
+        except Exception as error:
+            if not _is_outage(error):
+                self._say(f"The tracking store {shown(self.uri)} refuses what it missed: {_first_line(error)}")
+        finally:  # waiting for a silent server costs at most a tenth of the run's time
+            self._next_try = time.monotonic() + max(5, 10 * (time.monotonic() - started))
+
+    def _say(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
+def _apply(client: "MlflowClient", run_id: str, operation: Operation) -> None:
+    """Does in the store what the operation says. Doing it twice is the same as once."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    match operation:
+        case {"metrics": points}:
+            client.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
+        case {"params": params}:
+            items = [Param(key, value) for key, value in params.items()]
+            for start in range(0, len(items), 100):  # MLflow takes no more in one request
+                client.log_batch(run_id, params=items[start : start + 100], synchronous=True)
+        case {"tags": tags}:
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+        case {"artifacts": folder, "source": source} if Path(source).is_dir():
+            client.log_artifacts(run_id, source, folder or None)
+        case {"artifacts": folder, "source": source}:
+            client.log_artifact(run_id, source, folder or None)
+        case {"dataset": dataset, "context": context}:
+            _apply_dataset(client, run_id, dataset, context)
+        case {"model": name, "source": source}:
+            _apply_model(client, run_id, name, source)
+        case {"status": status, "time": end}:
+            client.set_terminated(run_id, status, end_time=end)
+        case _:
+            raise AssertionError(f"unknown operation {operation}")
+
+
+def _apply_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str], context: str) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    inputs = [DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", context)])]
+    try:
+        client.log_inputs(run_id, inputs)
+    except MlflowException as error:
+        if _is_outage(error):
+            raise
+        client.log_inputs(run_id, inputs)  # another run of the experiment added the same dataset at the same instant
+
+
+def _apply_model(client: "MlflowClient", run_id: str, name: str, folder: str) -> None:
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    earlier = client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"name = '{name}' AND source_run_id = '{run_id}'"
+    )
+    logged = earlier[0] if earlier else client.create_logged_model(run.info.experiment_id, name, run_id)
+    description = Model.load(folder)
+    description.run_id = run_id
+    description.model_id = description.model_uuid = logged.model_id
+    description.artifact_path = logged.artifact_location
+    description.save(str(Path(folder, "MLmodel")))
+    client.log_model_artifacts(logged.model_id, folder)
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    if run.outputs is None or all(output.model_id != logged.model_id for output in run.outputs.model_outputs):
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+
+
+def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    for spool in left_behind(shown(uri)):
+        try:
+            spool.replay(partial(_apply, client, spool.run_id))
+        except Exception as error:
+            print(
+                f"What the tracking store {shown(uri)} missed of run {spool.run_id} could not be sent: "
+                f"{_first_line(error)} It stays in {spool.path}; delete that file to give it up.",
+                file=sys.stderr,
+            )
+    with _store_errors(uri):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            location = (_database(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
+            try:
+                return client.create_experiment(experiment, artifact_location=location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(experiment)  # another process was faster
+        if found.lifecycle_stage == "deleted":
+            raise StoreError(
+                f"The experiment {experiment!r} is deleted in {shown(uri)}. Restore it with: "
+                f"MLFLOW_TRACKING_URI='{shown(uri)}' mlflow experiments restore --experiment-id {found.experiment_id} "
+                "- or choose another: tracking.experiment=NAME"
+            )
+        mark_dead_runs(client, [found.experiment_id])
+        return found.experiment_id
+
+
+def _enter(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str, str]) -> "MlflowRun":
+    """Makes an earlier run RUNNING again, owned by this process."""
+    from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise StoreError(f"There is no run {run_id!r} in {shown(uri)}.") from None
+    host, pid = (run.data.tags.get(f"process.{key}") for key in ("host", "pid"))
+    if run.info.status == "RUNNING" and (host, pid) != (tags["process.host"], tags["process.pid"]):
+        raise StoreError(f"Run {run_id} is still running, in process {pid} on {host}. Stop that process first.")
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+    if "end_reason" in run.data.tags:
+        client.delete_tag(run_id, "end_reason")
+    client.update_run(run_id, status="RUNNING")
+    return run
+
+
+def _search(client: "MlflowClient", experiment_ids: list[str], filter_string: str) -> "list[MlflowRun]":
+    runs, token = [], None
+    while True:
+        page = client.search_runs(experiment_ids, filter_string, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
+    for key in run.data.metrics:
+        yield from client.get_metric_history(run.info.run_id, key)
+
+
+def _process_tags() -> dict[str, str]:
+    """What tells this process from all others, also after a restart of the machine."""
+    tags = {"process.host": socket.gethostname(), "process.pid": str(os.getpid())}
+    start = _start_time(tags["process.pid"])
+    if start is not None:
+        tags |= {"process.boot_id": _boot_id(), "process.start_time": start}
+    return tags
+
+
+def _is_dead(tags: Mapping[str, str]) -> bool:
+    if tags.get("process.boot_id", "") != _boot_id():
+        return "process.boot_id" in tags
+    return _start_time(tags["process.pid"]) != tags["process.start_time"]
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_time(pid: str) -> str | None:
+    """Clock ticks from the start of the machine to that of the process; None if there is none, or no /proc."""
+    try:
+        state, *fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else fields[18]
+
+
+def _source_tags() -> dict[str, str]:
+    """What the UI shows in its columns User and Source."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = str(os.getuid())
+    return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE))
+
+
+def _create_database(database: Path) -> None:
+    """Creates MLflow's SQLite database in one step: others see nothing or all of it, and a kill leaves nothing of it.
+
+    MLflow alone migrates in place, and processes that start together, or a kill, leave a database that never works.
+    """
+    if database.exists() and database.stat().st_size:
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if database.exists() and database.stat().st_size:
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        temporary = database.with_name(f".{database.name}.tmp")
+        for base in (temporary, database):
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                base.with_name(base.name + suffix).unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"{_SQLITE}{temporary}", (database.parent / "artifacts").as_uri())
+        store.engine.dispose()
+        with closing(sqlite3.connect(temporary)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
+        temporary.rename(database)
+
+
+def _outage(uri: str, timeout: int) -> str | None:
+    """Why the server does not answer; None if it does, or if the store is a file."""
+    if uri.startswith(_SQLITE):
+        return None
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        response = http_request(
+            get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=timeout, raise_on_status=False
+        )
+    except MlflowException as error:
+        cause = error.__cause__ or error.__context__
+        return type(cause).__name__ if cause else _first_line(error)
+    return f"HTTP status {response.status_code}" if response.status_code >= 500 else None
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether the store did not answer, rather than answered no."""
+    import requests
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "error_code", None) == "TEMPORARILY_UNAVAILABLE":
+            return True
+        if isinstance(cause, requests.RequestException):
+            return cause.response is None or cause.response.status_code >= 500
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+@contextmanager
+def _store_errors(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises about the store into a StoreError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"The tracking store {shown(uri)} cannot be used: {_first_line(error)} "
+            f"Correct that, or choose another store with tracking.uri. {_CHOICES}"
+        ) from error
+
+
+def _quiet() -> None:
+    """Sets MLflow's defaults to ours before its import, and hides its chatter."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry
+    warnings.filterwarnings("ignore", module=r"mlflow(\.|$)")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else type(error).__name__
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
