@@ -1,8 +1,12 @@
 """TensorFlow in this process: quiet, with the number of threads that the run records. Call before anything else of it."""
 
+import contextlib
 import logging
 import os
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 
 from experiments.errors import UserError
 
@@ -17,7 +21,8 @@ def start(threads: int) -> None:
         UserError: TensorFlow has started in this process with another number.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    with _silent_start():
+        import tensorflow as tf
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -35,3 +40,22 @@ def start(threads: int) -> None:
             f"training.threads={threads}: TensorFlow already runs with {started} threads in this process."
             " Give all jobs of this sweep the same training.threads."
         ) from None
+
+
+@contextlib.contextmanager
+def _silent_start() -> Iterator[None]:
+    """Hold back what TensorFlow's libraries write to stderr before any log level applies; show it if they fail."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held_back, os.fdopen(os.dup(2), "wb") as stderr:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held_back.seek(0)
+            stderr.write(held_back.read())
+            raise
+        finally:
+            os.dup2(stderr.fileno(), 2)

@@ -1,0 +1,75 @@
+"""What a run needs to be repeated elsewhere: the code's version, the packages and the machine."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+from experiments.config import PROJECT
+
+
+@dataclass(frozen=True)
+class Code:
+    """The state of the project's git repository; empty where there is none."""
+
+    commit: str
+    diff: str  # of all uncommitted changes to HEAD, new files too
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {"git_commit": self.commit, "git_dirty": str(bool(self.diff)).lower()}
+
+
+def code(project: Path = PROJECT) -> Code:
+    """The commit that is checked out, and what differs from it."""
+    commit = _git(project, "rev-parse", "HEAD").strip()
+    if not commit:
+        return Code("", "")
+    new_files = _git(project, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+    additions = [_git(project, "diff", "--no-index", "--binary", "--", os.devnull, name) for name in new_files if name]
+    return Code(commit, "".join([_git(project, "diff", "--binary", "HEAD"), *additions]))
+
+
+def _git(project: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:  # a machine without git
+        return ""
+    return done.stdout
+
+
+def packages() -> str:
+    """Every installed package, one `name==version` a line, sorted."""
+    return "".join(sorted({f"{d.name}=={d.version}\n" for d in distributions()}, key=str.lower))
+
+
+def hardware() -> dict[str, object]:
+    """The machine as far as it can change a result or its cost (devices as TensorFlow sees them)."""
+    import tensorflow as tf
+
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in _gpus()],
+        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+    }
+
+
+def _gpus() -> list:
+    import tensorflow as tf
+
+    return tf.config.list_physical_devices("GPU")
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
