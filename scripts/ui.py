@@ -51,10 +51,13 @@ def show(uri: str, host: str, port: int, experiment: str | None) -> int:
         raise UserError(
             f"Port {port} on {host} is in use or not allowed. Try: python scripts/ui.py --port {other or 0}"
         )
-    client = tracking.connect(uri)
+    tracking.check_uri(uri)
+    tracking.create_database(uri)
     with tempfile.TemporaryFile() as log:
         server = start(uri, host, port, log.fileno())
         try:
+            client = tracking.connect(uri)  # takes two seconds, in which the server starts
+            tracking.mark_dead_runs(client)
             opened = tracking.latest_experiment(client, experiment)
             while server.poll() is None and not answers(host, port):
                 time.sleep(0.1)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
+from experiments.errors import DataError
 from experiments.image_files import FILES, NPZ_KEYS
 from experiments.schema import DataConfig, Digits, ImageFiles, Linear
 
@@ -74,6 +76,13 @@ def write(folder: Path, packing: str = "gzip", **changed: np.ndarray) -> Path:
         else:
             (folder / name).write_bytes(idx(array))
     return folder
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The message of the DataError that the call raises."""
+    with pytest.raises(DataError) as caught:
+        call()
+    return str(caught.value)
 
 
 def damage(folder: Path, part: str, change: Callable[[bytes], bytes], suffix: str = ".gz") -> Path:

@@ -1,92 +1,25 @@
-"""Tiny files in MNIST's format, a real HTTP server that misbehaves, and the real MNIST where it is at hand."""
+"""Datasets from tiny files, from a local server, bundled and generated, and the real MNIST where it is at hand."""
 
-import gzip
-import hashlib
-import http.server
 import json
 import os
-import pickle
-import socket
-import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from mnist_files import ARRAYS, CONF, Mirror, damage, refusal, serving, shipped, tiny, write
 
 from experiments import data
-from experiments.errors import ConfigError, DataError
-from experiments.schema import DataConfig, Digits, ImageFiles, Linear
 
-CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
-SCHEMA = {"mnist": ImageFiles, "fashion_mnist": ImageFiles, "digits": Digits, "linear": Linear}
 REAL = os.environ.get("EXPERIMENTS_DATA_DIR")
 real_mnist = pytest.mark.skipif(
     not REAL or not (Path(REAL) / "mnist").is_dir(), reason="EXPERIMENTS_DATA_DIR names no folder with mnist/"
 )
-
-NAMES = data.FILES
-TRAIN, TEST = 12, 5
-ARRAYS = {
-    "train-images": np.arange(TRAIN * 4 * 3, dtype=np.uint8).reshape(TRAIN, 4, 3),
-    "train-labels": np.arange(TRAIN, dtype=np.uint8) % 3,
-    "test-images": np.arange(150, 150 + TEST * 4 * 3, dtype=np.uint8).reshape(TEST, 4, 3),
-    "test-labels": np.arange(TEST, dtype=np.uint8) % 3,
-}
-
-
-def idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def zipped(part: str) -> bytes:
-    return gzip.compress(idx(ARRAYS[part]), mtime=0)
-
-
-def sha256(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
-CHECKSUMS = {part: sha256(idx(array)) for part, array in ARRAYS.items()}
-
-
-def shipped(name: str, **changes: Any) -> DataConfig:
-    return SCHEMA[name](**yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changes)
-
-
-def tiny(name: str = "mnist", **changes: Any) -> DataConfig:
-    facts: dict[str, Any] = {
-        "validation": 0,
-        "shape": [4, 3],
-        "classes": 3,
-        "class_names": ["a", "b", "c"],
-        "train_examples": TRAIN,
-        "test_examples": TEST,
-        "checksums": CHECKSUMS,
-    }
-    return shipped(name, **facts | changes)
-
-
-def write(folder: Path, packing: str = "gzip", **changed: np.ndarray) -> Path:
-    """The tiny dataset; `train_images=...` and so on replaces an array."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = ARRAYS | {part.replace("_", "-"): array for part, array in changed.items()}
-    if packing == "npz":
-        np.savez(folder / "mnist.npz", **{data.NPZ_KEYS[part]: array for part, array in arrays.items()})
-        return folder
-    for part, array in arrays.items():
-        name = NAMES[part].replace("-idx", ".idx") if packing == "dotted" else NAMES[part]
-        if packing == "gzip":
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array), mtime=0))
-        else:
-            (folder / name).write_bytes(idx(array))
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -100,20 +33,25 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "project" / "data"
 
 
-OFFLINE = {"mnist": (), "fashion_mnist": ()}
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    with serving() as server:
+        yield server
 
 
 def load_from(folder: Path, **changes: Any) -> data.Dataset:
     return data.load(tiny(path=str(folder), **changes), seed=0)
 
 
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(DataError) as caught:
-        call()
-    return str(caught.value)
+def load_downloading(cache: Path, mirror: Mirror) -> data.Dataset:
+    return data.load(tiny(), 0, cache=cache, mirrors={"mnist": [mirror.url]})
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+def as_set(split: data.Split) -> set[bytes]:
+    return {image.tobytes() for image in split.inputs}
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("packing", ["gzip", "plain", "dotted", "npz"])
@@ -153,7 +91,7 @@ def test_the_arrays_are_read_only(tmp_path: Path) -> None:
         assert not split.targets.flags.writeable
 
 
-# --- places -------------------------------------------------------------------------------------------------------
+# --- places ----------------------------------------------------------------------------------------------------------
 
 
 def test_places_are_searched_in_order(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,201 +125,39 @@ def test_bundled_and_generated_data_need_no_place() -> None:
     assert data.find(shipped("linear")) is None
 
 
-@pytest.mark.parametrize(
-    ("make", "finding"),
-    [
-        (lambda folder: None, "does not exist"),
-        (lambda folder: folder.mkdir(), "holds no such files"),
-        (lambda folder: folder.write_text("text"), "is neither a folder nor an npz file"),
-        (
-            lambda folder: (write(folder) / "train-labels-idx1-ubyte.gz").unlink(),
-            "does not hold train-labels-idx1-ubyte",
-        ),
-    ],
-)
-def test_a_given_path_without_the_files_is_refused_though_they_are_elsewhere(
-    tmp_path: Path, cache: Path, make: Callable[[Path], object], finding: str
-) -> None:
+def test_a_given_path_without_the_files_is_refused_though_they_are_elsewhere(tmp_path: Path, cache: Path) -> None:
     write(cache / "mnist")
     folder = tmp_path / "given"
-    make(folder)
     for call in (data.find, lambda config, cache: data.load(config, 0, cache=cache)):
         assert refusal(lambda call=call: call(tiny(path=str(folder)), cache)) == (
-            f"data.path={folder}: {folder} {finding}. Expected train-images-idx3-ubyte, train-labels-idx1-ubyte,"
+            f"data.path={folder}: {folder} does not exist. Expected train-images-idx3-ubyte, train-labels-idx1-ubyte,"
             " t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each plain or .gz), or mnist.npz with x_train, y_train,"
             " x_test, y_test. Correct data.path, or leave it out to search the usual places."
         )
 
 
-# --- damage -------------------------------------------------------------------------------------------------------
+# --- damage ----------------------------------------------------------------------------------------------------------
 
 
-def damage(folder: Path, part: str, change: Callable[[bytes], bytes], suffix: str = ".gz") -> Path:
-    file = folder / (NAMES[part] + suffix)
-    file.write_bytes(change(file.read_bytes()))
-    return file
-
-
-def test_a_truncated_gzip_is_refused_and_names_the_file(tmp_path: Path) -> None:
+def test_a_damaged_file_of_the_user_is_refused_with_the_way_out_and_left_alone(tmp_path: Path) -> None:
     file = damage(write(tmp_path), "train-images", lambda content: content[:50])
     assert refusal(lambda: load_from(tmp_path)) == (
         f"{file} is damaged: expected a whole gzip file, found 50 bytes (Compressed file ended before the"
         " end-of-stream marker was reached). Replace it by a good copy, such as from"
         " https://storage.googleapis.com/cvdf-datasets/mnist; if it is data of your own, set data.checksums=null."
     )
+    assert file.exists()
 
 
-@pytest.mark.parametrize("checksums", [CHECKSUMS, None])
-def test_a_flipped_bit_within_a_gzip_is_refused(tmp_path: Path, checksums: dict[str, str] | None) -> None:
-    file = damage(write(tmp_path), "train-images", lambda content: content[:40] + b"\xff\xff" + content[42:])
-    assert f"{file} is damaged: expected a whole gzip file" in refusal(lambda: load_from(tmp_path, checksums=checksums))
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"<html>not found</html>", "3c 68 74 6d"),
-        (b"", "an empty file"),
-        (b"\x00\x00\x0d\x03" + bytes(100), "00 00 0d 03"),
-        (b"\x00\x00\x08\x03\x00\x00", "00 00 08 03"),
-        (b"\x00\x00\x08", "00 00 08"),
-    ],
-)
-def test_a_file_that_is_not_idx_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
-    file = damage(write(tmp_path), "test-labels", lambda _: content)
-    assert refusal(lambda: load_from(tmp_path, checksums=None)).startswith(
-        f"{file} is damaged: expected the magic number of an IDX file of bytes, 00 00 08 0n, found {found}."
-    )
-
-
-def test_a_plain_file_cut_short_is_refused(tmp_path: Path) -> None:
-    file = damage(write(tmp_path, "plain"), "test-images", lambda content: content[:-1], suffix="")
-    assert f"{file} is damaged: expected 76 bytes for the shape (5, 4, 3) in its header, found 75." in refusal(
-        lambda: load_from(tmp_path)
-    )
-
-
-@pytest.mark.parametrize("packing", ["gzip", "plain", "npz"])
-def test_other_content_than_published_is_refused(tmp_path: Path, packing: str) -> None:
-    images = ARRAYS["train-images"][::-1].copy()
-    write(tmp_path, packing, train_images=images)
-    name = NAMES["train-images"]
-    file = tmp_path / {"gzip": f"{name}.gz", "plain": name, "npz": "mnist.npz"}[packing]
-    assert refusal(lambda: load_from(tmp_path)).startswith(
-        f"{file} is damaged: train-images: expected {CHECKSUMS['train-images']}, found {sha256(idx(images))}."
-    )
-    assert len(load_from(tmp_path, checksums=None).train.inputs) == TRAIN
-
-
-def test_the_published_md5_is_that_of_the_gzip_file(tmp_path: Path) -> None:
-    checksums = {part: f"md5-gzip:{hashlib.md5(zipped(part)).hexdigest()}" for part in NAMES}
-    config = tiny("fashion_mnist", path=str(tmp_path), checksums=checksums)
-    write(tmp_path)
-    assert data.load(config, 0).name == "fashion_mnist"
-    file = damage(tmp_path, "train-labels", lambda content: gzip.compress(gzip.decompress(content), mtime=1))
-    assert f"{file} is damaged: train-labels: expected {checksums['train-labels']}, found md5-gzip:" in refusal(
-        lambda: data.load(config, 0)
-    )
-
-
-def test_an_unknown_kind_of_checksum_is_refused(tmp_path: Path) -> None:
-    write(tmp_path)
-    with pytest.raises(ConfigError) as caught:
-        load_from(tmp_path, checksums=CHECKSUMS | {"test-images": "crc32:0"})
-    assert str(caught.value) == (
-        "data.checksums: test-images must be sha256:... or md5-gzip:..., received 'crc32:0';"
-        " data.checksums=null accepts any content"
-    )
-
-
-class Exploit:
-    """Unpickling it would leave a mark."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
-
-def test_pickled_objects_in_an_npz_are_refused_and_never_loaded(tmp_path: Path) -> None:
-    write(tmp_path, "npz", train_labels=np.array([Exploit(tmp_path / "mark")] * TRAIN, dtype=object))
-    assert refusal(lambda: load_from(tmp_path, checksums=None)).startswith(
-        f"{tmp_path / 'mnist.npz'} is damaged: expected an npz file of arrays of bytes, found: Object arrays cannot be"
-    )
-    assert not (tmp_path / "mark").exists()
-
-
-def test_an_npz_that_is_a_pickle_is_refused_and_never_loaded(tmp_path: Path) -> None:
-    (tmp_path / "mnist.npz").write_bytes(pickle.dumps(Exploit(tmp_path / "mark")))
-    assert "mnist.npz is damaged: expected an npz file" in refusal(lambda: load_from(tmp_path))
-    assert not (tmp_path / "mark").exists()
-
-
-def test_an_npz_without_one_of_the_arrays_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "mnist.npz", x_train=ARRAYS["train-images"], y_train=ARRAYS["train-labels"])
-    assert "expected the arrays x_train, y_train, x_test, y_test; x_test is not a file in the archive" in refusal(
-        lambda: load_from(tmp_path)
-    )
-
-
-def test_an_npz_of_another_type_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "npz", train_images=ARRAYS["train-images"] / np.float32(255))
-    assert "mnist.npz is damaged: x_train: expected uint8, found float32." in refusal(lambda: load_from(tmp_path))
-
-
-@pytest.mark.parametrize("length", [0, 10, 200, 600, 900])
-def test_a_truncated_npz_is_refused(tmp_path: Path, length: int) -> None:
-    file = write(tmp_path, "npz") / "mnist.npz"
-    file.write_bytes(file.read_bytes()[:length])
-    message = refusal(lambda: load_from(tmp_path))
-    assert message.startswith(f"{file} is damaged: expected an npz file of arrays of bytes, found: ")
-
-
-@pytest.mark.parametrize(
-    ("arrays", "facts", "finding"),
-    [
-        (
-            {"train_labels": ARRAYS["train-labels"][:-1]},
-            {},
-            "train split in {}: expected one label for each image, found images (12, 4, 3) and labels (11,)",
-        ),
-        (
-            {},
-            {"train_examples": 60000},
-            "train split in {}: expected images (60000, 4, 3) (data.train_examples and data.shape), found (12, 4, 3)",
-        ),
-        (
-            {},
-            {"shape": [3, 4]},
-            "train split in {}: expected images (12, 3, 4) (data.train_examples and data.shape), found (12, 4, 3)",
-        ),
-        (
-            {"test_labels": np.full(TEST, 3, np.uint8)},
-            {},
-            "test split in {}: expected labels from 0 to 2 (data.classes=3), found 3",
-        ),
-        ({}, {"pixel_max": 200}, "test split in {}: expected pixels up to data.pixel_max=200, found 209"),
-    ],
-)
-def test_files_that_are_not_what_the_config_says_are_refused(
-    tmp_path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], finding: str
-) -> None:
-    write(tmp_path, **arrays)
-    assert refusal(lambda: load_from(tmp_path, checksums=None, **facts)) == f"data=mnist, {finding.format(tmp_path)}"
-
-
-def test_a_damaged_file_is_removed_from_the_cache_and_from_nowhere_else(tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_file_in_the_cache_is_removed_and_downloaded_by_the_next_run(cache: Path, mirror: Mirror) -> None:
     file = damage(write(cache / "mnist"), "train-images", lambda content: content[:50])
-    message = refusal(lambda: data.load(tiny(), 0, cache=cache))
+    message = refusal(lambda: load_downloading(cache, mirror))
     assert message.startswith(f"{file} is damaged: ")
     assert message.endswith(". It was removed: the next run downloads it again.")
     assert not file.exists()
     assert len(list((cache / "mnist").iterdir())) == 3
-
-    own = damage(write(tmp_path / "own"), "train-images", lambda content: content[:50])
-    refusal(lambda: load_from(tmp_path / "own"))
-    assert own.exists()
+    load_downloading(cache, mirror)
+    assert mirror.requests == [(file.name, None)]
 
 
 def test_a_folder_of_the_user_linked_into_the_cache_is_left_alone(tmp_path: Path, cache: Path) -> None:
@@ -392,17 +168,66 @@ def test_a_folder_of_the_user_linked_into_the_cache_is_left_alone(tmp_path: Path
     assert file.exists()
 
 
+def test_own_files_in_the_cache_with_checksums_switched_off_are_left_alone(cache: Path) -> None:
+    file = damage(write(cache / "mnist"), "train-images", lambda content: content[:50])
+    refusal(lambda: data.load(tiny(checksums=None), 0, cache=cache))
+    assert file.exists()
+
+
 def test_a_mistake_in_the_config_removes_nothing_from_the_cache(cache: Path) -> None:
     write(cache / "mnist")
     refusal(lambda: data.load(tiny(shape=[12]), 0, cache=cache))
     assert len(list((cache / "mnist").iterdir())) == 4
 
 
-# --- splits -------------------------------------------------------------------------------------------------------
+# --- download --------------------------------------------------------------------------------------------------------
 
 
-def as_set(split: data.Split) -> set[bytes]:
-    return {image.tobytes() for image in split.inputs}
+def test_a_dataset_that_is_nowhere_is_downloaded_into_the_cache_once(cache: Path, mirror: Mirror) -> None:
+    dataset = load_downloading(cache, mirror)
+    np.testing.assert_array_equal(dataset.train.inputs, ARRAYS["train-images"])
+    assert dataset.source == str(cache / "mnist")
+    assert load_downloading(cache, mirror).digest == dataset.digest
+    assert len(mirror.requests) == 4
+
+
+def test_with_no_data_and_no_network_one_message_says_where_it_looked_and_how_to_go_on(
+    tmp_path: Path, cache: Path, mirror: Mirror
+) -> None:
+    mirror.files = {}
+    closed = "http://127.0.0.1:1"
+    start = time.monotonic()
+    message = refusal(lambda: data.load(tiny(), 0, cache=cache, mirrors={"mnist": [mirror.url, closed]}))
+    assert time.monotonic() - start < 2
+    assert (
+        message
+        == f"""\
+data=mnist is not on this machine, and the download failed.
+Searched:
+  $EXPERIMENTS_DATA_DIR: not set
+  the project: {cache / "mnist"} does not exist
+  the cache of Keras: {tmp_path / "keras" / "datasets" / "mnist.npz"} does not exist
+Download:
+  {mirror.url}/train-images-idx3-ubyte.gz: HTTP Error 404: Not Found
+  {closed}/train-images-idx3-ubyte.gz: [Errno 111] Connection refused
+Expected train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte \
+(each plain or .gz), or mnist.npz with x_train, y_train, x_test, y_test.
+To go on, one of:
+  put the files into {cache / "mnist"}
+  data.path=FOLDER, the folder that holds them
+  EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds them in mnist/
+  data=digits or data=linear, which need no files"""
+    )
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_told(cache: Path, mirror: Mirror) -> None:
+    cache.parent.mkdir()
+    cache.write_text("a file where the folder should be")
+    assert f"[Errno 20] Not a directory: '{cache / 'mnist'}'" in refusal(lambda: load_downloading(cache, mirror))
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
 
 
 def test_validation_is_taken_from_training_and_test_is_left_alone(tmp_path: Path) -> None:
@@ -435,7 +260,7 @@ def test_the_split_follows_the_seed_and_seed_0_is_one_like_any_other() -> None:
     assert not np.array_equal(held_out[0], held_out[2**32 - 1])
 
 
-# --- bundled and generated data -----------------------------------------------------------------------------------
+# --- bundled and generated data --------------------------------------------------------------------------------------
 
 
 def test_digits_are_those_of_scikit_learn_in_its_order() -> None:
@@ -490,271 +315,7 @@ def test_reading_data_loads_no_heavy_package() -> None:
     assert subprocess.check_output([sys.executable, "-c", code, config], text=True) == "[]\n"
 
 
-# --- download -----------------------------------------------------------------------------------------------------
-
-
-class Mirror(http.server.ThreadingHTTPServer):
-    """The tiny dataset over HTTP, with the faults of real servers.
-
-    Attributes:
-        files: content by name; a missing one is answered with 404.
-        ranges: whether Range is honoured.
-        break_after: the first answer for each file ends after so many bytes of its body.
-        stall_after: every answer for a file stops there, the connection open.
-        requests: (name, Range header) of each request.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), MirrorHandler)
-        self.files = {f"{name}.gz": zipped(part) for part, name in NAMES.items()}
-        self.ranges = True
-        self.break_after: int | None = None
-        self.stall_after: int | None = None
-        self.requests: list[tuple[str, str | None]] = []
-        self.released = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class MirrorHandler(http.server.BaseHTTPRequestHandler):
-    server: Mirror
-
-    def do_GET(self) -> None:
-        name, asked = self.path.removeprefix("/"), self.headers["Range"]
-        seen = name in [earlier for earlier, _ in self.server.requests]
-        self.server.requests.append((name, asked))
-        content = self.server.files.get(name)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
-        if content is None or start >= len(content):
-            self.send_error(404 if content is None else 416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if self.server.stall_after is not None:
-            self.wfile.write(content[start : self.server.stall_after])
-            self.wfile.flush()
-            self.server.released.wait(30)
-        elif self.server.break_after is not None and not seen:
-            self.wfile.write(content[start : start + self.server.break_after])
-        else:
-            self.wfile.write(content[start:])
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def mirrors() -> Iterator[list[Mirror]]:
-    servers = [Mirror(), Mirror()]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield servers
-    for server in servers:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
-
-
-def download(cache: Path, *mirrors: Mirror, **changes: Any) -> data.Dataset:
-    return data.load(tiny(**changes), 0, cache=cache, mirrors={"mnist": [mirror.url for mirror in mirrors]})
-
-
-ALL = sorted(f"{name}.gz" for name in NAMES.values())
-FIRST = "train-images-idx3-ubyte.gz"
-
-
-def held(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
-
-
-def test_a_download_fills_the_cache_once_and_says_so(
-    cache: Path, mirrors: list[Mirror], capsys: pytest.CaptureFixture[str]
-) -> None:
-    dataset = download(cache, *mirrors)
-    np.testing.assert_array_equal(dataset.train.inputs, ARRAYS["train-images"])
-    assert dataset.source == str(cache / "mnist")
-    assert held(cache / "mnist") == ALL
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4
-    assert lines[0] == f"Downloading {mirrors[0].url}/{FIRST} (0.0 MB) to {cache / 'mnist'}"
-    download(cache, *mirrors)
-    assert len(mirrors[0].requests) == 4
-    assert mirrors[1].requests == []
-    assert capsys.readouterr().err == ""
-
-
-def test_a_download_that_breaks_off_goes_on_at_the_next_mirror(cache: Path, mirrors: list[Mirror]) -> None:
-    mirrors[0].break_after = 20
-    download(cache, *mirrors)
-    assert mirrors[0].requests == [(FIRST, None)]
-    assert mirrors[1].requests[0] == (FIRST, "bytes=20-")
-    assert held(cache / "mnist") == ALL
-
-
-def test_what_broke_off_is_never_taken_for_whole_and_is_resumed(cache: Path, mirrors: list[Mirror]) -> None:
-    mirrors[0].break_after = 20
-    message = refusal(lambda: download(cache, mirrors[0]))
-    size = len(zipped("train-images"))
-    assert f"{mirrors[0].url}/{FIRST}: broke off after 20 of {size} bytes" in message
-    assert held(cache / "mnist") == [f"{FIRST}.part"]
-    mirrors[0].break_after = None
-    download(cache, mirrors[0])
-    assert mirrors[0].requests[1] == (FIRST, "bytes=20-")
-    assert held(cache / "mnist") == ALL
-
-
-def test_without_range_support_the_download_starts_again(cache: Path, mirrors: list[Mirror]) -> None:
-    mirrors[0].break_after, mirrors[0].ranges = 20, False
-    refusal(lambda: download(cache, mirrors[0]))
-    mirrors[0].break_after = None
-    download(cache, mirrors[0])
-    assert held(cache / "mnist") == ALL
-
-
-@pytest.mark.parametrize("rest", [b"of another copy", zipped("train-images"), bytes(10_000)])
-def test_a_part_that_cannot_be_completed_is_dropped(cache: Path, mirrors: list[Mirror], rest: bytes) -> None:
-    (cache / "mnist").mkdir(parents=True)
-    (cache / "mnist" / f"{FIRST}.part").write_bytes(rest)
-    download(cache, mirrors[0])
-    assert mirrors[0].requests[:2] == [(FIRST, f"bytes={len(rest)}-"), (FIRST, None)]
-    assert held(cache / "mnist") == ALL
-
-
-@pytest.mark.parametrize(
-    "content", [b"<html>Please log in</html>", zipped("test-images"), zipped("train-images")[:-9]], ids=repr
-)
-def test_another_content_than_published_is_refused_and_the_next_mirror_asked(
-    cache: Path, mirrors: list[Mirror], content: bytes
-) -> None:
-    mirrors[0].files[FIRST] = content
-    download(cache, *mirrors)
-    assert held(cache / "mnist") == ALL
-    # The mirror that failed comes last for the other files.
-    assert [name for name, _ in mirrors[1].requests] == [f"{name}.gz" for name in NAMES.values()]
-
-
-def test_wrong_content_leaves_nothing_behind(cache: Path, mirrors: list[Mirror]) -> None:
-    mirrors[0].files[FIRST] = zipped("test-images")
-    found = CHECKSUMS["test-images"]
-    assert f"{mirrors[0].url}/{FIRST}: train-images: expected {CHECKSUMS['train-images']}, found {found}" in refusal(
-        lambda: download(cache, mirrors[0])
-    )
-    assert not cache.exists()
-
-
-def test_only_missing_files_are_downloaded(cache: Path, mirrors: list[Mirror]) -> None:
-    (write(cache / "mnist") / "t10k-labels-idx1-ubyte.gz").unlink()
-    download(cache, mirrors[0])
-    assert mirrors[0].requests == [("t10k-labels-idx1-ubyte.gz", None)]
-
-
-def test_a_file_removed_as_damaged_is_downloaded_by_the_next_run(cache: Path, mirrors: list[Mirror]) -> None:
-    damage(write(cache / "mnist"), "train-images", lambda content: content[:50])
-    refusal(lambda: download(cache, mirrors[0]))
-    download(cache, mirrors[0])
-    assert mirrors[0].requests == [(FIRST, None)]
-
-
-def test_a_mirror_that_does_not_answer_is_given_up(
-    cache: Path, mirrors: list[Mirror], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data, "TIMEOUT", 0.5)
-    mirrors[0].stall_after = 10
-    start = time.monotonic()
-    download(cache, *mirrors)
-    assert time.monotonic() - start < 5
-    assert [name for name, _ in mirrors[0].requests] == [FIRST]
-    # A server that takes the connection and says nothing at all.
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        message = refusal(lambda: data.load(tiny(), 0, cache=cache.parent / "other", mirrors={"mnist": [url]}))
-    assert f"{url}/{FIRST}: no answer within 0.5 s" in message
-
-
-def test_with_no_data_and_no_network_one_message_says_where_it_looked_and_how_to_go_on(
-    tmp_path: Path, cache: Path, mirrors: list[Mirror]
-) -> None:
-    mirrors[0].files = {}
-    closed = "http://127.0.0.1:1"
-    start = time.monotonic()
-    message = refusal(lambda: data.load(tiny(), 0, cache=cache, mirrors={"mnist": [mirrors[0].url, closed]}))
-    assert time.monotonic() - start < 2
-    assert (
-        message
-        == f"""\
-data=mnist is not on this machine, and the download failed.
-Searched:
-  $EXPERIMENTS_DATA_DIR: not set
-  the project: {cache / "mnist"} does not exist
-  the cache of Keras: {tmp_path / "keras" / "datasets" / "mnist.npz"} does not exist
-Download:
-  {mirrors[0].url}/{FIRST}: HTTP Error 404: Not Found
-  {closed}/{FIRST}: [Errno 111] Connection refused
-Expected train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte \
-(each plain or .gz), or mnist.npz with x_train, y_train, x_test, y_test.
-To go on, one of:
-  put the files into {cache / "mnist"}
-  data.path=FOLDER, the folder that holds them
-  EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds them in mnist/
-  data=digits or data=linear, which need no files"""
-    )
-    assert not cache.exists()
-
-
-def test_a_cache_that_cannot_be_written_is_told(cache: Path, mirrors: list[Mirror]) -> None:
-    cache.parent.mkdir()
-    cache.write_text("a file where the folder should be")
-    assert f"[Errno 20] Not a directory: '{cache / 'mnist'}'" in refusal(lambda: download(cache, mirrors[0]))
-
-
-DOWNLOAD = """
-import json, sys
-from pathlib import Path
-from experiments import data
-from experiments.schema import ImageFiles
-config, cache, mirror = json.loads(sys.argv[1])
-print(data.load(ImageFiles(**config), 0, cache=Path(cache), mirrors={"mnist": [mirror]}).digest)
-"""
-
-
-def start_download(cache: Path, mirror: Mirror) -> subprocess.Popen[str]:
-    arguments = json.dumps([vars(tiny()), str(cache), mirror.url], default=lambda _: None)
-    return subprocess.Popen(
-        [sys.executable, "-c", DOWNLOAD, arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def test_processes_that_start_at_once_download_each_file_once(cache: Path, mirrors: list[Mirror]) -> None:
-    processes = [start_download(cache, mirrors[0]) for _ in range(3)]
-    digests = {process.communicate(timeout=30)[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert digests == {f"{download(cache).digest}\n"}
-    assert sorted(name for name, _ in mirrors[0].requests) == ALL
-    assert held(cache / "mnist") == ALL
-
-
-def test_what_a_killed_download_left_is_not_taken_for_whole(cache: Path, mirrors: list[Mirror]) -> None:
-    mirrors[0].stall_after = 20
-    process = start_download(cache, mirrors[0])
-    part = cache / "mnist" / f"{FIRST}.part"
-    deadline = time.monotonic() + 20
-    while not part.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=10)
-    assert held(cache / "mnist") == [".lock", part.name]
-    mirrors[0].stall_after = None
-    mirrors[0].released.set()
-    download(cache, mirrors[0])
-    assert held(cache / "mnist") == ALL
-
-
-# --- the real thing -----------------------------------------------------------------------------------------------
+# --- the real thing --------------------------------------------------------------------------------------------------
 
 
 @real_mnist

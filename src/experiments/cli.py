@@ -38,7 +38,9 @@ def _check(arguments: Any) -> None:
     for flag in ("config_name", "config_path", "experimental_rerun"):
         if getattr(arguments, flag, None):
             option = f"--{flag.replace('_', '-')}"
-            raise ConfigError(f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files.")
+            raise ConfigError(
+                f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files."
+            )
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
     jobs = compose_jobs(arguments.overrides, multirun, arguments.config_dir)
     if arguments.cfg:
@@ -52,7 +54,7 @@ def _check(arguments: Any) -> None:
     if written_out:
         from experiments import models, runtime
 
-        runtime.start(written_out[0].training.threads)  # type: ignore[arg-type]
+        runtime.start(int(written_out[0].training.threads))
         for config in written_out:
             models.build(config)
 

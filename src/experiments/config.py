@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ __all__ = [
 PROJECT = Path(__file__).resolve().parents[2]
 CONF = PROJECT / "conf"
 LARGE_NETWORK = 1_000_000  # weights; below, a second thread within an operation costs more than it gains
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
 CANNOT_CHANGE_THE_RESULT = ("tracking", "report")
 
 
@@ -75,10 +85,8 @@ def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | Non
     with initialize_config_dir(str(CONF), version_base="1.3"):
         parsed = _parse(overrides)
         if multirun:
-            check_group_choices([o for o in parsed if not o.is_sweep_override()])
             jobs = _expand(parsed)
         else:
-            check_group_choices(parsed)
             _refuse_sweep(parsed)
             jobs = [list(overrides)]
         return [validate(_compose(search + job)) for job in jobs]
@@ -114,6 +122,7 @@ def _refuse_sweep(parsed: list[Override]) -> None:
 
 
 def _compose(overrides: list[str]) -> dict[str, Any]:
+    _check_group_choices(_parse(overrides))
     try:
         composed = compose("config", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
@@ -139,8 +148,8 @@ def _nearest(key: str, known: list[str]) -> str:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in node:
-        yield prefix + str(key)
+    for key in map(str, node):
+        yield prefix + key
         if isinstance(node._get_node(key), DictConfig):
             yield from _keys(node[key], f"{prefix}{key}.")
 
@@ -154,12 +163,7 @@ def groups() -> list[str]:
     return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 
 
-def check_group_choices(parsed: Iterable[Override]) -> None:
-    """Refuse a choice that its group does not have, and an experiment that reaches beyond the experiment.
-
-    Raises:
-        ConfigError: names the choices.
-    """
+def _check_group_choices(parsed: Iterable[Override]) -> None:
     loader = GlobalHydra.instance().config_loader()
     for override in parsed:
         group, choice = override.key_or_group, override.value()
@@ -167,13 +171,14 @@ def check_group_choices(parsed: Iterable[Override]) -> None:
             raise ConfigError(
                 f"{override.input_line!r} removes the group {group!r}, which every run needs. Leave it out."
             )
-        if group not in groups() or choice is None or override.is_sweep_override():
+        if group not in groups() or choice is None:
             continue
         choices = loader.get_group_options(group)
         for name in choice if isinstance(choice, list) else [choice]:
             if not isinstance(name, str) or name not in choices:
                 raise ConfigError(
-                    f"{group}={name} is not a choice{did_you_mean(str(name), choices)}. Choices of {group}: {listed(choices)}"
+                    f"{group}={name} is not a choice{did_you_mean(str(name), choices)}."
+                    f" Choices of {group}: {listed(choices)}"
                 )
 
 
@@ -221,18 +226,20 @@ def _explain(raw: Mapping[str, Any], finding: Any) -> str:
         case "refused":
             return finding["ctx"]["message"] if len(path) == 1 else f"{key}: {finding['ctx']['message']}"
         case "unexpected_keyword_argument":
-            group = [name for name in _known_fields(path[0], raw)] if len(path) > 1 else list(_descriptions(Config))
+            group = _known_fields(path[0], raw) if len(path) > 1 else _descriptions(Config)
             return f"unknown key {key!r}{did_you_mean(path[-1], group)}. It may hold: {listed(group)}"
         case "missing" | "missing_argument":
             return (
                 f"{key} is missing: {_meaning(path, raw)}. Every group is needed; leave out overrides that remove it."
             )
         case "union_tag_invalid":
-            return f"{key}.name={finding['ctx']['tag']!r} is not a choice: {finding['ctx']['expected_tags']}. Choose with {key}=NAME"
+            tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
+            return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
         case "union_tag_not_found":
             return f"{key}.name is missing. Choose with {key}=NAME; choices: {finding['ctx']['discriminator']}"
-        case _:
-            return f"{key}={_shown(received)} is not allowed: {_meaning(path, raw)}"
+        case kind:
+            expected = f"expected {EXPECTED[kind]}: " if kind in EXPECTED else ""
+            return f"{key}={_shown(received)} is not allowed: {expected}{_meaning(path, raw)}"
 
 
 def _shown(value: Any) -> str:
@@ -241,14 +248,14 @@ def _shown(value: Any) -> str:
 
 def _meaning(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     """The description in the schema of the field at this path; of a list's entry, that of the list."""
-    names = [part for part in path if not part.isdigit()]
+    names = [part for part in path if not part.isdigit()]  # of a list's entry: the list
     if len(names) == 1:
         return _descriptions(Config).get(names[0]) or f"the group {names[0]!r}"
     return _known_fields(names[0], raw).get(names[1]) or f"a value of {'.'.join(names)}"
 
 
 def _known_fields(group: str, raw: Mapping[str, Any]) -> dict[str, str]:
-    hint = next(field.type for field in dataclasses.fields(Config) if field.name == group)  # type: ignore[arg-type]
+    hint = next(field.type for field in dataclasses.fields(Config) if field.name == group)
     choices = getattr(hint, "__args__", (hint,))
     given = raw[group].get("name") if isinstance(raw[group], Mapping) else None
     for choice in choices:
@@ -318,9 +325,10 @@ def _check_model(config: Config) -> None:
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
             size = shrunk
-    if model.name != "layers" and getattr(model, "activation", None) in ("softmax", "log_softmax", "sparsemax"):
-        if isinstance(model, Neuron):
-            raise ConfigError("model.activation=softmax of one neuron is always 1. Choose another, such as tanh")
+    if isinstance(model, Neuron) and model.activation in ("softmax", "log_softmax", "sparsemax"):
+        raise ConfigError(
+            f"model.activation={model.activation} of one neuron is constant. Choose another, such as tanh"
+        )
 
 
 def weights(config: Config) -> float:
@@ -329,7 +337,7 @@ def weights(config: Config) -> float:
         case Mlp():
             outputs = 1 if isinstance(config.data, Linear) else config.data.classes
             sizes = [prod(config.data.shape), *config.model.units, outputs]
-            return sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+            return sum(a * b for a, b in pairwise(sizes))
         case Neuron():
             return prod(config.data.shape) + 1
         case _:

@@ -27,7 +27,7 @@ def run(config: Config, overrides: Sequence[str]) -> str:
         TrainingError: the loss is not finite; the run is FAILED and keeps what was logged.
     """
     dataset = data.load(config.data, config.seed)
-    runtime.start(config.training.threads)
+    runtime.start(int(config.training.threads))
     model = models.build(config)
     optimizer = optimizers.build(config.optimizer)
     evaluate = training.Evaluator(model, config.training.loss)

@@ -80,7 +80,7 @@ def _functions_of_one_argument(module: Any) -> list[str]:
 
 def _arguments(cls: type) -> dict[str, Any]:
     """Argument -> default as JSON; an argument that must be given has the default "required"."""
-    parameters = inspect.signature(cls.__init__).parameters.values()
+    parameters = inspect.signature(cls).parameters.values()
     return {
         p.name: "required" if p.default is p.empty else p.default
         for p in parameters
@@ -92,7 +92,7 @@ def _why_refused(name: str, cls: type) -> str | None:
     for reason, names in REFUSED_LAYERS.items():
         if name in names.split():
             return reason
-    arguments = inspect.signature(cls.__init__).parameters
+    arguments = inspect.signature(cls).parameters
     has_rates = "dropout" in arguments  # recurrent layers: exact while their dropout rates are 0
     if ("seed" in arguments and name not in EXACT_RANDOM_LAYERS and not has_rates) or name == "AlphaDropout":
         return "its random numbers depend on the order of calls, so a run could not be repeated exactly"

@@ -1,6 +1,7 @@
 """From a config to a Keras model: the config's `name` picks a builder, its other keys are the builder's arguments.
 
-Every model takes raw inputs (pixels as they are stored) and scales them itself, so that a logged model needs nothing else.
+Every model takes raw inputs (pixels as they are stored) and scales them itself, so that a logged model needs nothing
+else.
 """
 
 import dataclasses
@@ -32,11 +33,12 @@ def build(config: Config) -> "keras.Sequential":
     arguments = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(config.model)}
     layers = BUILDERS[arguments.pop("name")](config, **arguments)
     model = keras.Sequential([keras.Input(config.data.shape), *_scaling(config)], name=config.model.name)
+    received = tuple(config.data.shape)
     for number, layer in enumerate(layers):
         try:
             model.add(layer)
+            received = model.output_shape[1:]
         except (ValueError, TypeError, ZeroDivisionError) as error:
-            received = model.output_shape[1:] if model.layers else tuple(config.data.shape)
             raise _unfit(number, type(layer).__name__, f"it receives the shape {received}", error) from None
     _check_output(model, config)
     return model
@@ -137,7 +139,7 @@ def layers(config: Config, layers: list[Any]) -> list["keras.Layer"]:
     return built
 
 
-BUILDERS = {"mlp": mlp, "cnn": cnn, "neuron": neuron, "layers": layers}
+BUILDERS: dict[str, Any] = {"mlp": mlp, "cnn": cnn, "neuron": neuron, "layers": layers}
 
 
 def keras_object(kind: str, value: Any) -> Any:

@@ -11,13 +11,20 @@ from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimize
 if TYPE_CHECKING:
     import keras
 
+# Its second moments reach 1e-30 times 1e-30; XLA flushes them to zero and Keras's own division gives 0 / 0.
+NOT_UNDER_XLA = ("adafactor",)
+
 
 def build(config: Optimizer) -> "keras.optimizers.Optimizer":
     """The Keras optimizer of this name, with the config's other keys as its arguments."""
     import keras
 
-    cls = getattr(keras.optimizers, table()["optimizers"][config.name]["class"])
-    return cls(learning_rate=config.learning_rate, **config.arguments)
+    known = table()["optimizers"][config.name]
+    arguments = {  # 0 for 0.0 is no mistake, but SGD takes no whole number for its momentum
+        key: float(value) if isinstance(known["arguments"][key], float) and value is not None else value
+        for key, value in config.arguments.items()
+    }
+    return getattr(keras.optimizers, known["class"])(learning_rate=config.learning_rate, **arguments)
 
 
 def learning_rates(
@@ -43,16 +50,17 @@ def _factor(
             return 1.0
         case Exponential():
             decays = epoch / schedule.decay_epochs
-            return schedule.decay_rate ** (np.floor(decays) if schedule.staircase else decays)
+            # 0.3 / 0.1 is a little less than 3, and yet the third decay is done.
+            return schedule.decay_rate ** (np.floor(decays + 1e-9) if schedule.staircase else decays)
         case Piecewise():
             return np.array([1.0, *schedule.factors])[np.searchsorted(schedule.boundaries, epoch, side="right")]
         case Cosine():
-            warmup = schedule.warmup_epochs * steps_per_epoch
+            warmup = round(schedule.warmup_epochs * steps_per_epoch)
             rise = (step + 1) / max(warmup, 1)
             fall = _cosine(1.0, schedule.final_fraction, (step - warmup) / max(steps - 1 - warmup, 1))
             return np.where(step < warmup, rise, fall)
         case OneCycle():
-            top = max(schedule.warmup_fraction * steps - 1, 1)
+            top = max(round(schedule.warmup_fraction * steps) - 1, 1)
             rise = _cosine(schedule.initial_fraction, 1.0, step / top)
             fall = _cosine(1.0, schedule.final_fraction, (step - top) / max(steps - 1 - top, 1))
             return np.where(step < top, rise, fall)

@@ -1,4 +1,4 @@
-"""All randomness of training as a function of (seed, epoch, step), never of call order, so that any run can be repeated.
+"""All randomness of training as a function of (seed, epoch, step), never of call order: any run can be repeated.
 
 TensorFlow and Keras are imported inside functions: the modules above load before they are needed.
 """
@@ -20,7 +20,9 @@ def order(seed: int, epoch: int, examples: int) -> np.ndarray:
     return np.random.default_rng([seed, ORDER, epoch]).permutation(examples).astype(np.int32)
 
 
-def uniform_bits(counter: "tf.Tensor", rows: "tf.Tensor", columns: int, first_row: "tf.Tensor | int" = 0) -> "tf.Tensor":
+def uniform_bits(
+    counter: "tf.Tensor", rows: "tf.Tensor", columns: int, first_row: "tf.Tensor | int" = 0
+) -> "tf.Tensor":
     """Uniform random bits as a function of (counter, row, column) alone.
 
     The same under XLA, without it, and for any slice of the rows (TensorFlow's own stateless generators are not).
@@ -59,7 +61,8 @@ def repeatable(model: "keras.Model") -> tuple["keras.Model", list[Any]]:
 
     Returns:
         The model to train, and its dropout layers in order. Before each call in training the loop sets their
-        `counter` (uint32 [4]: seed, layer, epoch, step), `threshold` (uint32: rate * 2**32) and `scale` (1 / (1 - rate)).
+        `counter` (uint32 [4]: seed, layer, epoch, step), `threshold` (uint32: rate * 2**32) and `scale`
+        (1 / (1 - rate)).
     """
     import keras
 

@@ -1,4 +1,4 @@
-"""What a run shows when it ends: figures, tables, predictions and metrics, from what the model makes of the test set."""
+"""What a run shows when it ends: metrics, figures, tables and predictions, from the model's outputs on the test set."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +86,9 @@ def _figures(results: Results) -> Iterator[tuple[str, "Figure"]]:
         if "learned_weight" in metrics and isinstance(config.data, Linear):
             after = results.model(data.train.inputs).numpy()
             facts = {"weight": metrics["learned_weight"], "bias": metrics["learned_bias"], "slope": config.data.slope}
-            fit = figures.regression_fit(data.train.inputs, data.train.targets, results.untrained, after, **facts, style=style)
+            fit = figures.regression_fit(
+                data.train.inputs, data.train.targets, results.untrained, after, **facts, style=style
+            )
             yield "regression_fit", fit
     if not classification:
         return

@@ -1,4 +1,4 @@
-"""TensorFlow in this process: quiet, with the number of threads that the run records. Call before anything else of it."""
+"""TensorFlow in this process: quiet, and with the number of threads that the run records. Comes before all its use."""
 
 import contextlib
 import logging

@@ -29,11 +29,23 @@ OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     **dict.fromkeys(["weight_decay", "adam_weight_decay"], (lambda value: value >= 0, "0 or more")),
     **dict.fromkeys(
-        ["ema_overwrite_frequency", "ns_steps"], (lambda value: value >= 1 and value == int(value), "a count from 1 on")
+        ["initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength"],
+        (lambda value: value >= 0, "0 or more"),
     ),
-    "gradient_accumulation_steps": (lambda value: value >= 2 and value == int(value), "a count from 2 on"),
-    "warmup_steps": (lambda value: value >= 0 and value == int(value), "a count of steps from 0 on"),
+    "l2_shrinkage_regularization_strength": (lambda value: value >= 0, "0 or more"),
+    "learning_rate_power": (lambda value: value <= 0, "0 or less"),
+    "beta_2_decay": (lambda value: value < 0, "less than 0"),
+    "rms_rate": (lambda value: value > 0, "greater than 0"),
+    **dict.fromkeys(["beta", "muon_a", "muon_b", "muon_c", "adam_lr_ratio"], (lambda value: True, "a finite number")),
+    **dict.fromkeys(
+        ["ema_overwrite_frequency", "ns_steps"],
+        (lambda value: isinstance(value, int) and value >= 1, "a count from 1 on"),
+    ),
+    "gradient_accumulation_steps": (lambda value: isinstance(value, int) and value >= 2, "a count from 2 on"),
+    "warmup_steps": (lambda value: isinstance(value, int) and value >= 0, "a count of steps from 0 on"),
 }
+NULL_FOR_NONE = ("weight_decay", "adam_weight_decay", "rms_rate")  # whatever Keras's default; elsewhere null is refused
+CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 def refuse(message: str) -> PydanticCustomError:
@@ -47,7 +59,8 @@ def one_of(kind: str) -> Callable[[str], str]:
     def check(name: str) -> str:
         if name not in table()[kind]:
             raise refuse(
-                f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, table()[kind])}; choices: {listed(table()[kind])}"
+                f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, table()[kind])};"
+                f" choices: {listed(table()[kind])}"
             )
         return name
 
@@ -95,14 +108,18 @@ def check_argument(where: str, name: str, value: Any, default: Any) -> None:
         if name.endswith(suffix) and value is not None:
             keras_object(f"{suffix}s")(value) if suffix != "activation" else one_of("activations")(value)
             return
-    expected = {bool: "true or false", int: "a number", float: "a number", str: "a name"}.get(type(default))
-    fits = {bool: bool, int: (int, float), float: (int, float), str: str}.get(type(default), object)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_plain(value):
         raise refuse(f"{where} takes a finite number, a name or a list of them; received {value!r}")
     if default == "required" or value is None or isinstance(value, list):
         return
-    if not isinstance(value, fits) or (isinstance(default, int | float) and isinstance(default, bool) == is_number):
+    fits, expected = True, ""
+    if isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, int | float):
+        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    elif isinstance(default, str):
+        fits, expected = isinstance(value, str), "a name"
+    if not fits:
         raise refuse(f"{where} takes {expected}; received {value!r}")
 
 
@@ -295,10 +312,14 @@ class Optimizer:
         known = table()["optimizers"][self.name]["arguments"]
         check_arguments(f"optimizer {self.name}", self.arguments, known)
         for key, value in self.arguments.items():
-            if key in OPTIMIZER_RANGES and value is not None:
+            null_is_meant = value is None and (known[key] is None or key in NULL_FOR_NONE)
+            if key in OPTIMIZER_RANGES and not null_is_meant:
                 allowed, words = OPTIMIZER_RANGES[key]
-                if isinstance(value, str | bool | list) or not allowed(value):
+                if isinstance(value, str | bool | list | None) or not allowed(value):
                     raise refuse(f"optimizer.{key} must be {words}; received {value!r}")
+        clipping = [key for key in CLIPPING if self.arguments.get(key) is not None]
+        if len(clipping) > 1:
+            raise refuse(f"optimizer: only one of {listed(CLIPPING)} may be set; received {listed(clipping)}")
 
 
 EPOCHS = "in epochs (fractions allowed)"

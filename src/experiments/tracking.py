@@ -87,10 +87,13 @@ def check_uri(uri: str) -> None:
     if database.exists():
         if not os.access(database, os.R_OK | os.W_OK):
             raise StoreError(f"The tracking store {uri} cannot be written: no permission for {database}.")
-        with database.open("rb") as file:
-            start = file.read(16)
-        if start and start != b"SQLite format 3\0":
-            raise StoreError(f"The tracking store {uri} is no SQLite database. Choose another file. {_CHOICES}")
+        # Through SQLite: to open and close the file in any other way would drop the locks this process holds on it.
+        try:
+            with closing(sqlite3.connect(database)) as connection:
+                connection.execute("PRAGMA schema_version")
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+                raise StoreError(f"The tracking store {uri} is no SQLite database. Choose another file.") from None
 
 
 def shown(uri: str) -> str:
@@ -110,13 +113,40 @@ def connect(uri: str) -> "MlflowClient":
         from mlflow import MlflowClient
 
         if uri.startswith(_SQLITE):
-            _create_database(_database(uri))
+            create_database(uri)
         elif reason := _outage(uri, timeout=4):
             raise StoreError(
                 f"The tracking server {shown(uri)} does not answer: {reason}. Start it, correct tracking.uri, "
                 f"or use the local store: tracking.uri={_SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
             )
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def create_database(uri: str) -> None:
+    """Creates a SQLite store that does not exist, in one step: others see nothing or all of it, a kill leaves nothing.
+
+    MLflow alone migrates in place, and processes that start together, or a kill, leave a database that never works.
+    """
+    database = _database(uri)
+    if database.exists() and database.stat().st_size:
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if database.exists() and database.stat().st_size:
+            return
+        _quiet()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        temporary = database.with_name(f".{database.name}.tmp")
+        for base in (temporary, database):
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                base.with_name(base.name + suffix).unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"{_SQLITE}{temporary}", (database.parent / "artifacts").as_uri())
+        store.engine.dispose()
+        with closing(sqlite3.connect(temporary)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
+        temporary.rename(database)
 
 
 def prepare_store(uri: str, experiment: str) -> str:
@@ -131,10 +161,14 @@ def prepare_store(uri: str, experiment: str) -> str:
     return _prepare(connect(uri), uri, experiment)
 
 
-def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str]) -> list[str]:
+def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = None) -> list[str]:
     """Marks as KILLED the runs that are RUNNING in the store but whose process on this host is gone.
 
     Runs of other hosts, and all runs on systems without /proc, are left alone.
+
+    Args:
+        client: of the store.
+        experiment_ids: where to look; None for everywhere.
 
     Returns:
         The ids of the runs marked.
@@ -142,6 +176,8 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str]) -> list[st
     here = _process_tags()
     if "process.boot_id" not in here:
         return []
+    if experiment_ids is None:
+        experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
     running = _search(
         client, experiment_ids, f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
     )
@@ -554,31 +590,6 @@ def _source_tags() -> dict[str, str]:
 
 def _database(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE))
-
-
-def _create_database(database: Path) -> None:
-    """Creates MLflow's SQLite database in one step: others see nothing or all of it, and a kill leaves nothing of it.
-
-    MLflow alone migrates in place, and processes that start together, or a kill, leave a database that never works.
-    """
-    if database.exists() and database.stat().st_size:
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f".{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if database.exists() and database.stat().st_size:
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        temporary = database.with_name(f".{database.name}.tmp")
-        for base in (temporary, database):
-            for suffix in ("", "-journal", "-wal", "-shm"):
-                base.with_name(base.name + suffix).unlink(missing_ok=True)
-        store = SqlAlchemyStore(f"{_SQLITE}{temporary}", (database.parent / "artifacts").as_uri())
-        store.engine.dispose()
-        with closing(sqlite3.connect(temporary)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
-        temporary.rename(database)
 
 
 def _outage(uri: str, timeout: int) -> str | None:

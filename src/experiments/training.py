@@ -6,13 +6,14 @@ The host acts only between ranges of steps (progress, stopping); no result depen
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from experiments import randomness
 from experiments.data import Split
 from experiments.errors import TrainingError
+from experiments.optimizers import NOT_UNDER_XLA
 
 if TYPE_CHECKING:
     import keras
@@ -62,7 +63,7 @@ def train(
     """
     loop = Loop(model, optimizer, loss, training, batch_size, seed)
     evaluate = Evaluator(model, loss)
-    epochs, steps = learning_rates.shape
+    epochs = len(learning_rates)
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
         for step, metrics in loop.epoch(epoch, learning_rates[epoch - 1]):
@@ -116,7 +117,8 @@ class Loop:
         self.thresholds = tf.constant((rates * 2**32).astype(np.uint32))
         self.scales = tf.constant((1 / (1 - rates)).astype(np.float32))
         optimizer.build(model.trainable_variables)
-        self.whole_batches = tf.function(self._whole_batches, jit_compile=True)
+        xla = optimizer.name not in NOT_UNDER_XLA
+        self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
         self.last_batch = tf.function(self._last_batch)
 
     def epoch(self, epoch: int, learning_rates: np.ndarray) -> Iterator[tuple[int, Metrics]]:
@@ -244,7 +246,9 @@ class Evaluator:
 
         self.model = model
         self.losses, self.quality = per_example(loss)
-        self.forward = tf.function(lambda inputs: model(tf.cast(inputs, tf.float32), training=False), reduce_retracing=True)
+        self.forward = tf.function(
+            lambda inputs: model(tf.cast(inputs, tf.float32), training=False), reduce_retracing=True
+        )
 
     def __call__(self, split: Split) -> Evaluation:
         import tensorflow as tf

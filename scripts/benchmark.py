@@ -1,0 +1,387 @@
+"""Measures the project beside what people would run otherwise. Every figure is a ratio of two things measured in turns.
+
+python scripts/benchmark.py                        all figures: about 15 minutes on two cores
+python scripts/benchmark.py startup walkthrough    some of them
+python scripts/benchmark.py --json FILE            as JSON too, with every sample; - is stdout, the table then on stderr
+python scripts/benchmark.py --quick                one round of few epochs: shows that it works, nothing to quote
+
+Each sample is a process of its own. The sides of a figure take turns, and the order turns round with each round, so that
+a machine that is busy or slows down does the same to all. The ratio is the median of the ratios of the rounds.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, TextIO, TypeVar
+
+from experiments import data, environment
+from experiments.config import PROJECT, compose_jobs
+from experiments.errors import DataError, UserError
+
+# TensorFlow stays out of this process: Linux counts the memory of the parent as the least of a child's peak.
+
+PLAIN_KERAS, JAX_LOOP = (str(PROJECT / "scripts" / name) for name in ("plain_keras.py", "jax_loop.py"))
+NO_REPORT = ["report.figures=none", "tracking.log_model=false"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two things measured side by side, with a sample of each per round.
+
+    Attributes:
+        unit: of the samples, s or MiB.
+        limit: the most that `limited`, a median, may be, as the documentation promises; None where it promises nothing.
+    """
+
+    figure: str
+    measured: str
+    against: str
+    samples: list[float]
+    references: list[float]
+    unit: str = "s"
+    limit: float | None = None
+    limited: Literal["value", "ratio"] = "ratio"
+
+    def as_dict(self) -> dict[str, Any]:
+        ratios = [sample / reference for sample, reference in zip(self.samples, self.references, strict=True)]
+        value, ratio = median(self.samples), median(ratios)
+        kept = None if self.limit is None else (value if self.limited == "value" else ratio) <= self.limit
+        medians = {"value": value, "reference": median(self.references), "ratio": ratio}
+        return {**vars(self), **medians, "ratio_range": [min(ratios), max(ratios)], "limit_kept": kept}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the figures share.
+
+    Attributes:
+        mnist: the folder or npz file with MNIST; only `startup` does without.
+        jax_python: a Python that has jax and optax, or None.
+        folder: for everything that is written.
+    """
+
+    repeats: int
+    quick: bool
+    mnist: Path | None
+    jax_python: str | None
+    folder: Path
+
+    def in_turns(self, name: str, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+        """Call each side once per round, in every second round backwards; their results by the sides' names."""
+        results: dict[str, list[T]] = {side: [] for side in sides}
+        for number in range(self.repeats):
+            print(f"{name}: round {number + 1} of {self.repeats}", file=sys.stderr)
+            for side in list(sides) if number % 2 == 0 else reversed(list(sides)):
+                results[side].append(sides[side]())
+        return results
+
+    def run(self, *overrides: str) -> "Run":
+        """A run of the project in a fresh process, timed from within, tracked in the benchmark's own store."""
+        uri = f"tracking.uri=sqlite:///{self.folder / 'mlflow.db'}"
+        return in_fresh_process(timed_run, [*overrides, *(["training.epochs=2"] if self.quick else []), uri])
+
+    def plain_keras(self, *options: str) -> "Process":
+        return process(sys.executable, PLAIN_KERAS, str(self.mnist), *options)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def startup(bench: Bench) -> list[Row]:
+    """How long until --help, or a mistake in the config, is answered."""
+    ours = {
+        "python run.py --help": partial(process, sys.executable, "run.py", "--help"),
+        "python run.py model.droput=0.3": partial(process, sys.executable, "run.py", "model.droput=0.3", code=2),
+    }
+    theirs = {
+        f'python -c "import {module}"': partial(process, sys.executable, "-c", f"import {module}")
+        for module in ("hydra", "tensorflow")
+    }
+    results = bench.in_turns("startup", ours | theirs)
+    seconds = {side: [p.seconds for p in processes] for side, processes in results.items()}
+    return [Row("startup", our, their, seconds[our], seconds[their]) for our in ours for their in theirs]
+
+
+def walkthrough(bench: Bench) -> list[Row]:
+    """The walkthrough's experiment as a whole, start, tracking, figures and model, beside its script in plain Keras."""
+    epochs = 1 if bench.quick else 10
+
+    def whole_run() -> Process:
+        with tempfile.TemporaryDirectory(dir=bench.folder) as store:
+            uri = f"tracking.uri=sqlite:///{store}/mlflow.db"
+            return process(sys.executable, "run.py", "experiment=walkthrough", f"training.epochs={epochs}", uri)
+
+    script = partial(bench.plain_keras, f"--epochs={epochs}")
+    ours, theirs = bench.in_turns("walkthrough", {"ours": whole_run, "theirs": script}).values()
+    measured, against = "python run.py experiment=walkthrough", "plain Keras: train and evaluate only"
+    seconds = [p.seconds for p in ours], [p.seconds for p in theirs]
+    peaks = [p.mebibytes for p in ours], [p.mebibytes for p in theirs]
+    return [
+        Row("walkthrough", f"{measured}: wall time", against, *seconds, "s", limit=0.40),
+        Row("walkthrough", f"{measured}: peak memory", against, *peaks, "MiB", limit=1.0),
+    ]
+
+
+def epoch(bench: Bench) -> list[Row]:
+    """An epoch after the first, on all 60,000 images, beside Keras's `fit` and the fastest peer."""
+    rows = []
+    for network, batch, epochs in (("mlp", 32, 4), ("mlp", 128, 4), ("cnn", 128, 3)):
+        name, epochs = f"epoch of model={network}, batch {batch}", 2 if bench.quick else epochs
+        overrides = [f"model={network}", f"training.batch_size={batch}", f"training.epochs={epochs}"]
+        options = [f"--network={network}", f"--batch-size={batch}", f"--epochs={epochs}"]
+        sides: dict[str, Callable[[], Run | Process]] = {
+            "ours": partial(bench.run, "data.validation=0", *NO_REPORT, *overrides),
+            "Keras fit": partial(bench.plain_keras, *options),
+        }
+        if bench.jax_python and network == "mlp":
+            images = str(bench.folder / "mnist.npz")
+            sides["JAX scan, optax"] = partial(process, bench.jax_python, JAX_LOOP, images, str(epochs), str(batch))
+        results = bench.in_turns(name, sides)
+        seconds = {side: [median(result.epochs[1:]) for result in results[side]] for side in sides}
+        rows += [Row("epoch", name, peer, seconds["ours"], seconds[peer]) for peer in list(sides)[1:]]
+    return rows
+
+
+def report(bench: Bench) -> list[Row]:
+    """Figures, tables, predictions and the model of the default run, as a share of the whole run."""
+    limits = {"full": 3.0, "light": 0.7}
+    runs = bench.in_turns("report", {size: partial(bench.run, f"report.figures={size}") for size in limits})
+    rows = []
+    for size, limit in limits.items():
+        measured = f"figures, tables, predictions, model: report.figures={size}"
+        seconds = [run.report for run in runs[size]], [run.seconds for run in runs[size]]
+        rows.append(Row("report", measured, "the whole run", *seconds, "s", limit, "value"))
+    return rows
+
+
+def logging(bench: Bench) -> list[Row]:
+    """What MLflow takes between the epochs, as a share of the training."""
+    runs = bench.in_turns("logging", {"run": partial(bench.run, *NO_REPORT)})["run"]
+    seconds = [run.logging for run in runs], [sum(run.epochs) for run in runs]
+    return [Row("logging", "logging the metrics of each epoch", "training", *seconds, "s", 0.03)]
+
+
+def compilation(bench: Bench) -> list[Row]:
+    """What the first epoch takes more than a later one."""
+    runs = bench.in_turns("compile", {"run": partial(bench.run, *NO_REPORT, "training.epochs=4")})["run"]
+    later = [median(run.epochs[1:]) for run in runs]
+    more = [run.epochs[0] - usual for run, usual in zip(runs, later, strict=True)]
+    return [Row("compile", "first epoch less a later one", "a later epoch", more, later, "s", 2.0, "value")]
+
+
+FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
+    "startup": startup,
+    "walkthrough": walkthrough,
+    "epoch": epoch,
+    "report": report,
+    "logging": logging,
+    "compile": compilation,
+}
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that ended: its wall time, and the most memory that it, or a child of it, held at once."""
+
+    seconds: float
+    mebibytes: float
+    output: str
+
+    @property
+    def epochs(self) -> list[float]:
+        """Seconds of each epoch, as plain_keras.py and jax_loop.py print them."""
+        return json.loads(self.output)["epoch_seconds"]
+
+
+def process(*command: str, code: int = 0) -> Process:
+    """Run a command in the project's folder and measure it from without.
+
+    Raises:
+        RuntimeError: it ended with another exit code.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        child = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.kill()
+            raise
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if child.returncode != code:
+            said = "".join(errors.readlines()[-20:])
+            raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}, expected {code}:\n{said}")
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux counts KiB
+        return Process(seconds, peak / 2**20, output.read())
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds of a run, of its report, of its logging between epochs, and of each epoch."""
+
+    seconds: float
+    report: float
+    logging: float
+    epochs: list[float]
+
+
+def timed_run(overrides: list[str]) -> Run:
+    """Do what `python run.py OVERRIDES` does, with a clock around the report and around each logging of metrics."""
+    start = time.perf_counter()
+    config = compose_jobs(overrides, multirun=False)[0]
+    from experiments import experiment, tracking
+
+    seconds: dict[str, list[float]] = {"report": [], "logging": [], "epochs": []}
+    publish = experiment.publish
+
+    def publish_and_keep(run: Any, results: Any) -> None:
+        seconds["epochs"] += results.history["epoch_seconds"]
+        clocked(publish, seconds["report"])(run, results)
+
+    experiment.publish = publish_and_keep
+    log_metrics = clocked(tracking.Run.log_metrics, seconds["logging"])
+    tracking.Run.log_metrics = log_metrics  # type: ignore[method-assign, assignment]
+    with contextlib.redirect_stdout(io.StringIO()):
+        experiment.run(config, overrides)
+    logging = seconds["logging"][: len(seconds["epochs"])]  # less the final metrics
+    return Run(time.perf_counter() - start, sum(seconds["report"]), sum(logging), seconds["epochs"])
+
+
+def clocked(function: Callable[..., T], seconds: list[float]) -> Callable[..., T]:
+    """The function, which then appends the seconds of each call to `seconds`."""
+
+    def call(*arguments: Any, **keywords: Any) -> T:
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    return call
+
+
+def machine() -> dict[str, object]:
+    from experiments import runtime
+
+    runtime.start(1)  # for its silence
+    facts = {key: value for key, value in environment.hardware().items() if key != "threads"}
+    packages = ("tensorflow", "keras", "numpy", "mlflow", "hydra-core")
+    return {**facts, **{package: version(package) for package in packages}, **environment.code().tags}
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=FIGURES, help=f"of: {', '.join(FIGURES)}")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds of each figure (default: 3)")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON too; - is stdout")
+    parser.add_argument("--quick", action="store_true", help="one round, few epochs")
+    parser.add_argument(
+        "--jax-python", metavar="PATH", help="a Python with jax and optax; default: this, if it has them"
+    )
+    options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error(f"--repeats={options.repeats}: expected 1 or more")
+    names, repeats = options.names or list(FIGURES), 1 if options.quick else options.repeats
+    has_jax = importlib.util.find_spec("jax") and importlib.util.find_spec("optax")
+    jax_python = options.jax_python or (sys.executable if has_jax else None)
+    if "epoch" in names and not jax_python:
+        print("JAX is left out: it needs jax and optax, here or in another Python (--jax-python)", file=sys.stderr)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            mnist = None if names == ["startup"] else prepare_mnist(Path(folder))
+            bench = Bench(repeats, options.quick, mnist, jax_python, Path(folder))
+            now, load = datetime.now(UTC).isoformat(timespec="seconds"), round(os.getloadavg()[0], 2)
+            facts = {"date": now, "load_before": load, "repeats": repeats, "quick": options.quick}
+            result = {**facts, "machine": in_fresh_process(machine)}
+            result["figures"] = [row.as_dict() for name in names for row in FIGURES[name](bench)]
+    except (UserError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        return 130
+    to_stdout = options.json == "-"
+    show(result, sys.stderr if to_stdout else sys.stdout)
+    if options.json:
+        text = json.dumps(result, indent=2) + "\n"
+        sys.stdout.write(text) if to_stdout else Path(options.json).write_text(text)
+    return 0
+
+
+def prepare_mnist(folder: Path) -> Path:
+    """Where MNIST is, read once to see that it is whole; a copy for JAX goes into the folder.
+
+    Raises:
+        DataError: it is not on this machine, or is damaged.
+    """
+    import numpy as np
+
+    config = compose_jobs(["data.validation=0"], multirun=False)[0]
+    place = data.find(config.data)
+    if place is None:
+        raise DataError(
+            "The figures other than startup need MNIST, which is not on this machine. `python run.py` downloads it; or"
+            " set EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds it in mnist/."
+        )
+    train = data.load(config.data, config.seed).train
+    np.savez(folder / "mnist.npz", x_train=train.inputs, y_train=train.targets)
+    return place
+
+
+def show(result: dict[str, Any], stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+    console.print(", ".join(f"{key} {value}" for key, value in result["machine"].items() if value))
+    console.print(f"{result['date']}, {result['repeats']} rounds, load {result['load_before']} before")
+    table = Table("figure", "measured", "against", "medians", "ratio (least to most)", "limit")
+    for row in result["figures"]:
+        value, reference, ratio, least, most = (
+            f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+            for number in (row["value"], row["reference"], row["ratio"], *row["ratio_range"])
+        )
+        limit = f"{row['limit']:g}{' s' * (row['limited'] == 'value')}: {'kept' if row['limit_kept'] else 'not kept'}"
+        table.add_row(
+            row["figure"],
+            row["measured"],
+            row["against"],
+            f"{value} to {reference} {row['unit']}",
+            f"{ratio} ({least} to {most})",
+            limit if row["limit"] is not None else "",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What several test modules share: real processes of the real commands, and stores and data for them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# The default network on few images: every part of the real path, in seconds.
+SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """The folder with the real MNIST; without it the test is skipped."""
+    from experiments import data
+    from experiments.config import compose_jobs
+
+    place = data.find(compose_jobs([], multirun=False)[0].data)
+    if place is None:
+        pytest.skip("the real MNIST is not on this machine (set EXPERIMENTS_DATA_DIR to the folder that holds mnist/)")
+    return place
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """The tracking URI of a store of this test's own."""
+    return f"sqlite:///{tmp_path}/store/mlflow.db"
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def start(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.Popen[str]:
+    """Start a command of the project as a user would."""
+    return subprocess.Popen(
+        [sys.executable, script, *arguments],
+        cwd=PROJECT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the project as a user would, to its end."""
+    process = start(*arguments, script=script, **environment)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)

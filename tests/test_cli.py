@@ -1,0 +1,104 @@
+"""run.py as a process: what it answers, how it ends, and what it does not load or write."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, command
+
+HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")
+
+MISTAKES = {
+    "model.droput=0.3": "unknown key 'model.droput' (did you mean 'model.dropout'?)",
+    "dropout=0.3": "unknown key 'dropout' (did you mean 'model.dropout'?)",
+    "model=mpl": "model=mpl is not a choice (did you mean 'mlp'?). Choices of model: cnn, layers, mlp, neuron",
+    "experiment=walkthru": "experiment=walkthru is not a choice (did you mean 'walkthrough'?)",
+    "training.epochs=three": "training.epochs=three is not allowed: expected a whole number: passes",
+    "model.dropout=1.5": "model.dropout=1.5 is not allowed: fraction of values set to zero in training, from 0 up",
+    "training.epochs=0": "training.epochs=0 is not allowed: passes over the training examples, from 1 on",
+    "training.batch_size=0": "training.batch_size=0 is not allowed: examples per step, from 1 to the number",
+    "training.batch_size=55001": "larger than the training split: 55,000 examples",
+    "optimizer.learning_rate=-1": "optimizer.learning_rate=-1 is not allowed: step size, any finite number",
+    "optimizer.learning_rate=nan": "optimizer.learning_rate=NaN is not allowed",
+    "optimizer.learning_rate=inf": "optimizer.learning_rate=Infinity is not allowed",
+    "model.units=0": "=0 is not allowed: units of each hidden dense layer, from 1 on",
+    "data.validation=60000": "data.validation=60000 leaves no training image: mnist has 60,000 training examples.",
+    "seed=-1": "seed=-1 is not allowed: seed of all randomness, from 0 to 4294967295",
+    "+model.extra=1": "unknown key 'model.extra'. It may hold: activation, batch_normalization, dropout",
+    "~training": "'~training' removes the group 'training', which every run needs",
+    "optimizer.momentum=0.9": "unknown key 'optimizer.momentum'",
+    "+optimizer.momentum=0.9": "optimizer adam has no argument 'momentum'",
+    "model.activation=rellu": "Keras has no activation 'rellu' (did you mean 'relu'?)",
+    "model.dropout=0.1,0.2": "For a sweep add -m: python run.py -m model.dropout=0.1,0.2",
+    "data.path=/nowhere": "data.path=/nowhere: /nowhere does not exist.",
+    "tracking.uri=ftp://x": "tracking.uri=ftp://x is not supported. Choices: sqlite:///PATH/mlflow.db",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2_before_anything_is_loaded_or_written(
+    override: str, tmp_path: Path
+) -> None:
+    loaded = (
+        "import sys, atexit; from experiments.cli import main;"
+        f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules])); main()"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", loaded, override], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert MISTAKES[override] in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert process.returncode == 2
+    assert process.stdout == "[]\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_is_checked_job_by_job_before_the_first_starts() -> None:
+    done = command("-m", "model.dropout=0.1,0.2,1.5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "model.dropout=1.5 is not allowed" in done.stderr
+
+
+def test_an_unknown_choice_within_a_sweep_is_refused() -> None:
+    done = command("-m", "model=mlp,mpl")
+    assert done.returncode == 2
+    assert "mpl" in done.stderr
+    assert "cnn, layers, mlp, neuron" in done.stderr
+
+
+@pytest.mark.parametrize("question", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
+def test_questions_are_answered_without_loading_anything_heavy(question: list[str]) -> None:
+    script = (
+        "import sys, atexit; from experiments.cli import main;"
+        f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *question], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert "mlp" in done.stdout
+
+
+def test_the_shell_completes_groups_and_choices() -> None:
+    environment = {**os.environ, "COMP_LINE": "python run.py model=", "COMP_POINT": "20"}
+    done = subprocess.run(
+        [sys.executable, "run.py", "-sc", "query=bash"], cwd=PROJECT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["model=cnn", "model=layers", "model=mlp", "model=neuron"]
+
+
+def test_layers_that_do_not_fit_are_named_before_a_run_is_made(uri: str, tmp_path: Path) -> None:
+    layers = "model.layers=[{Conv2D:{filters:8,kernel_size:3}},Flatten,{Dense:{units:10}}]"
+    done = command("data=digits", "model=layers", layers, f"tracking.uri={uri}")
+    assert done.returncode == 2
+    assert "model.layers[0] (Conv2D) does not fit: it receives the shape (8, 8); Keras says:" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_does_not_fit_the_classes_is_refused(uri: str) -> None:
+    done = command("data=digits", "model=layers", "model.layers=[Flatten,{Dense:{units:9}}]", f"tracking.uri={uri}")
+    assert done.returncode == 2
+    assert "model.layers end in the shape (None, 9), data=digits needs (None, 10)" in done.stderr

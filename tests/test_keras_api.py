@@ -1,0 +1,79 @@
+"""The committed table of what Keras can build, beside the Keras that is installed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from experiments import keras_api
+from experiments.keras_api import table
+
+RANDOM = "its random numbers depend on the order of calls, so a run could not be repeated exactly"
+
+
+def test_the_committed_table_is_that_of_the_installed_keras() -> None:
+    assert json.loads(json.dumps(keras_api.describe())) == table(), "renew it: python -m experiments.keras_api"
+
+
+def test_every_default_is_plain_data() -> None:
+    def plain(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return all(plain(item) for item in value)
+        return value is None or isinstance(value, bool | int | float | str)
+
+    objects = {
+        f"{kind}.{name}": entry for kind, entries in keras_api.describe().items() for name, entry in entries.items()
+    }
+    strange = {
+        f"{name}.{argument}": default
+        for name, entry in objects.items()
+        for argument, default in entry.get("arguments", {}).items()
+        if not plain(default)
+    }
+    assert strange == {}
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        ("Lambda", "it runs code of its own"),
+        ("TorchModuleWrapper", "it runs code of its own"),
+        ("GaussianNoise", RANDOM),
+        ("RandomFlip", RANDOM),
+        ("AlphaDropout", RANDOM),
+        ("Bidirectional", "it wraps other layers"),
+        ("Concatenate", "it takes several inputs"),
+        ("TextVectorization", "it reads text or tables, not images or numbers"),
+        ("InputLayer", "it is not a layer of a network"),
+    ],
+)
+def test_what_is_no_plain_exact_layer_is_refused_with_the_reason(layer: str, reason: str) -> None:
+    assert table()["layers"][layer]["refused"] == reason
+
+
+@pytest.mark.parametrize("layer", ["Dense", "Conv2D", "Flatten", "LSTM", "Dropout", "SpatialDropout2D"])
+def test_layers_that_can_be_repeated_exactly_are_allowed(layer: str) -> None:
+    assert table()["layers"][layer]["refused"] is None
+
+
+def test_every_layer_that_is_refused_by_name_is_one_of_keras() -> None:
+    named = {name for names in keras_api.REFUSED_LAYERS.values() for name in names.split()}
+    assert named - set(table()["layers"]) == set()
+
+
+def test_an_entry_tells_class_arguments_and_defaults() -> None:
+    optimizer = table()["optimizers"]["sgd"]
+    assert optimizer["class"] == "SGD"
+    assert optimizer["arguments"]["momentum"] == 0.0
+    assert table()["layers"]["Dropout"]["arguments"] == {"rate": "required"}
+    assert table()["regularizers"]["l2"]["arguments"] == {"l2": 0.01}
+
+
+def test_the_pipelines_own_arguments_are_not_configurable() -> None:
+    arguments = {
+        argument
+        for entries in table().values()
+        for entry in entries.values()
+        for argument in entry.get("arguments", {})
+    }
+    assert arguments & keras_api.NOT_CONFIGURABLE == set()

@@ -1,0 +1,76 @@
+"""scripts/ui.py as a user runs it: real processes, a real server on a free loopback port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+UI = Path(__file__).parents[1] / "scripts" / "ui.py"
+
+
+def run_ui(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, UI, *options], capture_output=True, text=True, timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def processes_naming(text: str) -> list[int]:
+    """Ids of the processes whose command line or environment holds `text`."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                words = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if text.encode() in words:
+                found.append(int(folder.name))
+    return found
+
+
+def test_the_ui_creates_the_store_prints_the_runs_table_serves_it_and_leaves_no_process(tmp_path):
+    uri, port = f"sqlite:///{tmp_path / 'a store' / 'mlflow.db'}", free_port()
+    command = [sys.executable, UI, "--uri", uri, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as ui:
+        try:
+            address = f"http://127.0.0.1:{port}/#/experiments/0/runs?workflowType=machine_learning"
+            assert ui.stdout.readline() == f"{address}\n"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+                assert b"MLflow" in page.read()
+            assert len(processes_naming(uri)) > 1
+
+            taken = run_ui("--uri", uri, "--port", str(port))
+            assert (taken.returncode, taken.stdout) == (2, "")
+            assert f"Port {port} on 127.0.0.1 is in use" in taken.stderr
+            assert "Try: python scripts/ui.py --port" in taken.stderr
+            assert taken.stderr.count("\n") == 1
+
+            remote = run_ui("--uri", f"http://127.0.0.1:{port}")
+            assert (remote.returncode, remote.stdout, remote.stderr) == (0, f"{address}\n", "")
+
+            unknown = run_ui("--uri", f"http://127.0.0.1:{port}", "--experiment", "mnits")
+            assert unknown.returncode == 2
+            assert unknown.stderr == "There is no experiment 'mnits' in the store. Choices: Default.\n"
+        finally:
+            ui.send_signal(signal.SIGTERM)
+        assert ui.wait(timeout=15) == 0
+    assert processes_naming(uri) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a store"]
+
+
+def test_a_store_that_cannot_be_shown_is_told_in_one_line():
+    for uri, message in [("mlruns", "given up its file store"), ("http://127.0.0.1:9", "does not answer")]:
+        result = run_ui("--uri", uri)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
