@@ -117,8 +117,7 @@ class Loop:
         self.thresholds = tf.constant((rates * 2**32).astype(np.uint32))
         self.scales = tf.constant((1 / (1 - rates)).astype(np.float32))
         optimizer.build(model.trainable_variables)
-        xla = optimizer.name not in NOT_UNDER_XLA
-        self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
+        self.whole_batches = tf.function(self._whole_batches, jit_compile=_suits_xla(model, optimizer))
         self.last_batch = tf.function(self._last_batch)
 
     def epoch(self, epoch: int, learning_rates: np.ndarray) -> Iterator[tuple[int, Metrics]]:
@@ -187,6 +186,14 @@ class Loop:
         self.optimizer.apply(gradients, variables)
         examples = tf.cast(tf.shape(rows)[0], tf.float32)
         return tf.stack([loss * examples, tf.reduce_sum(self.quality(targets, outputs))])
+
+
+def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") -> bool:
+    """XLA makes small steps several times faster, but on a CPU it runs a convolution a hundred times slower."""
+    import tensorflow as tf
+
+    convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
+    return optimizer.name not in NOT_UNDER_XLA and not (convolves and not tf.config.list_logical_devices("GPU"))
 
 
 def _next_range(length: int, steps: int, seconds: float) -> int:

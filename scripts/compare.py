@@ -1,0 +1,145 @@
+"""Compares runs: the parameters, code and data that differ, and the metrics with their difference to the best.
+
+python scripts/compare.py                            the latest runs of the latest experiment
+python scripts/compare.py RUN_ID RUN_ID              these runs; the beginning of an id will do
+python scripts/compare.py --sweep RUN_ID             the runs of a sweep
+python scripts/compare.py --experiment NAME          all runs of an experiment
+python scripts/compare.py --group-by seed            mean ± standard deviation over seeds
+python scripts/compare.py --format csv > runs.csv    all metrics, for other programs; or json
+python scripts/compare.py --plot runs.png            also as a figure
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from experiments import compare, runs, tracking
+from experiments.errors import UserError
+
+LATEST = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by the beginnings of their ids")
+    parser.add_argument("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
+    parser.add_argument("--experiment", metavar="NAME", help="add all runs of this experiment")
+    parser.add_argument(
+        "--group-by", metavar="PARAMETER", help="mean and spread of the finished runs that differ only in this: seed"
+    )
+    parser.add_argument(
+        "--metric", metavar="NAME", help="metric that ranks (default: test_accuracy if all runs have it)"
+    )
+    parser.add_argument("--mode", choices=["min", "max"], help="which is best (default: by the metric's name)")
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="write the metric that ranks as a PNG too")
+    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    options = parser.parse_args()
+    try:
+        show(options)
+        sys.stdout.flush()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def show(options: argparse.Namespace) -> None:
+    """Prints the comparison on stdout, and what to do next on stderr."""
+    if options.plot is not None and options.plot.suffix.lower() != ".png":
+        raise compare.CompareError(f"--plot writes a PNG: the name must end in .png, and is {options.plot}.")
+    comparison = compare.compare(select(options), options.metric, options.mode, options.group_by)
+    if options.plot is not None:
+        plot(comparison, options.plot)
+    match options.format:
+        case "csv":
+            print(compare.as_csv(comparison), end="")
+            print(*compare.notes(comparison), sep="\n", file=sys.stderr)
+        case "json":
+            print(compare.as_json(comparison))
+        case _:
+            print_table(comparison)
+    print(*next_steps(comparison, options), sep="\n", file=sys.stderr)
+
+
+def select(options: argparse.Namespace) -> list[runs.RunRecord]:
+    """The runs that the command names, each once; without any, the latest."""
+    client = runs.open_store(tracking.resolve_uri(options.uri))
+    chosen = runs.by_id(client, options.run_ids)
+    if options.sweep is not None:
+        chosen += runs.children(client, options.sweep)
+    if options.experiment is not None or not chosen:
+        newest = LATEST if options.experiment is None else None
+        name, found, older = runs.of_experiment(client, options.experiment, newest)
+        if not found:
+            raise compare.CompareError(f"The experiment {name!r} has no runs. Make one: python run.py")
+        kept = without_empty_parents(found)
+        chosen += kept
+        said = f"Experiment {name!r}: {len(kept)} runs"
+        said += f", the latest; all of them: --experiment {shlex.quote(name)}" if older else ""
+        said += f"; {len(found) - len(kept)} left out that only hold sweeps together" if len(kept) < len(found) else ""
+        print(f"{said}.", file=sys.stderr)
+    return list({run.run_id: run for run in chosen}.values())
+
+
+def without_empty_parents(found: list[runs.RunRecord]) -> list[runs.RunRecord]:
+    """The runs less those that only hold a sweep together."""
+    parents = {run.tags.get("mlflow.parentRunId") for run in found}
+    return [run for run in found if run.metrics or not ("sweep" in run.tags or run.run_id in parents)] or found
+
+
+def plot(comparison: compare.Comparison, path: Path) -> None:
+    from experiments.figures import save
+
+    try:
+        save(compare.figure(comparison), path)
+    except OSError as error:
+        raise compare.CompareError(f"--plot cannot write {path}: {error.strerror}.") from None
+
+
+def print_table(comparison: compare.Comparison) -> None:
+    """Prints the table, as wide as it gets where no terminal limits it, and its notes."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    width = console.width if console.is_terminal else None
+    table, hidden = compare.as_table(comparison, width)
+    if width is None:
+        console.width = 100_000
+    console.print(table)
+    console.print()
+    for note in compare.notes(comparison):
+        console.print(note, markup=False, soft_wrap=True)
+    if hidden:
+        print(f"No room for {', '.join(hidden)}: --format csv has all.", file=sys.stderr)
+
+
+def next_steps(comparison: compare.Comparison, options: argparse.Namespace) -> list[str]:
+    lines = []
+    if comparison.left_out:
+        ids = ", ".join(f"{run.run_id[:8]} ({run.status})" for run in comparison.left_out[:5])
+        more = ", ..." if len(comparison.left_out) > 5 else ""
+        lines.append(f"Left out of the means, as not finished: {ids}{more}")
+    if options.plot is not None:
+        lines.append(f"Wrote {options.plot}")
+    lines.append("Next:")
+    best = comparison.groups[0][0]
+    if len(comparison.runs) == 1:
+        lines.append("  add the ids of other runs to compare it with")
+    if "seed" in comparison.params and comparison.group_by is None:
+        lines.append("  --group-by seed                           mean and spread over seeds")
+    if options.plot is None and comparison.metric is not None:
+        lines.append(f"  --plot runs.png                           {compare.plain(comparison.metric)} as a figure")
+    if "fingerprint" in best.tags:
+        lines.append(f"  python scripts/reproduce.py {best.run_id[:12]}  repeat the best run")
+    return lines if lines[-1] != "Next:" else lines[:-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

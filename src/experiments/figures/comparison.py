@@ -1,0 +1,188 @@
+"""Figures that compare runs: a metric over one parameter or two, and for each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from experiments.figures.style import (
+    MARGIN,
+    PALETTES,
+    WIDTH,
+    Style,
+    add_axes,
+    add_legend,
+    new_page,
+    shorten,
+    text_width,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LINES = 6  # that colour and dashes can tell apart
+RANKED = 40  # runs in one figure
+
+
+def over_parameter(
+    metric: str,
+    parameter: str,
+    x: Sequence[float | str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    lines: Sequence[float | str] | None = None,
+    lines_title: str = "",
+    subtitle: str = "",
+    style: Style = "light",
+) -> Figure:
+    """A metric over a parameter: a point for each run or group with its spread, and a line through the means at each
+    value of the parameter.
+
+    Args:
+        x, mean, std: [n] the parameter, the metric and its standard deviation (0 for none).
+        lines: [n] which line the point belongs to, of at most `LINES`; None for one line.
+        lines_title: the parameter that tells the lines apart.
+    """
+    palette = PALETTES[style]
+    title = f"{metric} over {parameter}" + (f", for each {lines_title}" if lines_title else "")
+    figure = new_page(palette, 4.4, _literal(title), subtitle)
+    axes = add_axes(figure, palette, 0.95, 0.6, WIDTH - 0.95 - MARGIN, 3.6, grid="y")
+    places, means, spreads = (np.asarray(values, dtype=float) for values in (x, mean, std))
+    names = np.asarray([""] * len(x) if lines is None else [_text(line) for line in lines])
+    colours = (palette.blue, palette.orange, palette.green)
+    for number, name in enumerate(sorted(set(names), key=_by_number)):
+        here = names == name
+        colour = colours[number % 3]
+        at = np.unique(places[here])
+        line = [means[here & (places == place)].mean() for place in at]
+        dashes: dict[str, Any] = {"dashes": (4, 1.5)} if number >= 3 else {}
+        axes.plot(at, line, color=colour, linewidth=2, label=_literal(shorten(name, 30)), **dashes)
+        axes.errorbar(places[here], means[here], spreads[here], color=colour, fmt="o", markersize=5, capsize=3)
+    if lines is not None:
+        add_legend(axes, palette)
+    _number_axis(axes, places)
+    axes.set(xlabel=_literal(parameter), ylabel=_literal(metric))
+    return figure
+
+
+def heat_map(
+    metric: str,
+    x_parameter: str,
+    x: Sequence[float | str],
+    y_parameter: str,
+    y: Sequence[float | str],
+    mean: Sequence[float],
+    mode: Literal["min", "max"],
+    subtitle: str = "",
+    style: Style = "light",
+) -> Figure:
+    """A metric over two parameters as a grid of colours with the numbers in it; the best has a frame. Several runs in
+    one cell are averaged, and a cell without runs is empty.
+
+    Args:
+        x, y, mean: [n] the parameters and the metric.
+        mode: which end of the metric is best, and has the strongest colour.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    palette = PALETTES[style]
+    columns, rows = sorted(set(x), key=_by_number), sorted(set(y), key=_by_number)
+    values = np.full((len(rows), len(columns)), np.nan)
+    at = np.array([(rows.index(b), columns.index(a)) for a, b in zip(x, y, strict=True)])
+    for row, column in {tuple(place) for place in at.tolist()}:
+        values[row, column] = np.mean(np.asarray(mean)[(at == (row, column)).all(axis=1)])
+    height = max(2.0, 0.42 * len(rows))
+    labels = [[_literal(shorten(_text(value), 20)) for value in side] for side in (columns, rows)]
+    left = 0.75 + text_width(labels[1], 10)
+    figure = new_page(
+        palette, height + 0.9, f"{_literal(metric)} over {_literal(x_parameter)} and {_literal(y_parameter)}", subtitle
+    )
+    axes = add_axes(figure, palette, left, 0.65, WIDTH - left - MARGIN, height)
+    colours = LinearSegmentedColormap.from_list("metric", [palette.background, palette.blue])
+    low, high = np.nanmin(values), np.nanmax(values)
+    axes.imshow(values, aspect="auto", origin="lower", cmap=colours if mode == "max" else colours.reversed())
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            strength = (value - low) / (high - low or 1)
+            strength = strength if mode == "max" else 1 - strength
+            axes.text(
+                column,
+                row,
+                f"{value:.4g}",
+                color=palette.background if strength > 0.6 else palette.text,
+                fontsize=9 if len(columns) <= 12 else 6,
+                ha="center",
+                va="center",
+            )
+    best = np.nanargmax(values) if mode == "max" else np.nanargmin(values)
+    row, column = np.unravel_index(best, values.shape)
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=palette.orange, linewidth=2.5))
+    axes.set_xticks(range(len(columns)), labels[0], rotation=45 if len(columns) > 10 else 0)
+    axes.set_yticks(range(len(rows)), labels[1])
+    axes.set(xlabel=_literal(x_parameter), ylabel=_literal(y_parameter))
+    return figure
+
+
+def ranking(
+    metric: str,
+    labels: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    subtitle: str = "",
+    style: Style = "light",
+) -> Figure:
+    """A metric for each run or group, the first on top; the first `RANKED` of them.
+
+    Args:
+        labels, mean, std: [n] names, the metric and its standard deviation (0 for none).
+    """
+    palette = PALETTES[style]
+    shown = min(len(labels), RANKED)
+    if shown < len(labels):
+        subtitle = f"the best {shown} of {subtitle}"
+    names = [_literal(shorten(label, 44)) for label in labels[:shown]]
+    height = max(1.2, 0.24 * shown)
+    left = 0.4 + text_width(names, 9)
+    figure = new_page(palette, height + 0.8, _literal(metric), subtitle)
+    axes = add_axes(figure, palette, left, 0.6, WIDTH - left - MARGIN, height, grid="both")
+    places = np.arange(shown)
+    axes.errorbar(
+        list(mean)[:shown], places, xerr=list(std)[:shown], fmt="o", color=palette.blue, markersize=5, capsize=3
+    )
+    axes.set_yticks(places, names, fontsize=9)
+    axes.set_ylim(shown - 0.5, -0.5)
+    axes.set_xlabel(_literal(metric))
+    axes.locator_params(axis="x", nbins=6)
+    return figure
+
+
+def _number_axis(axes: Axes, x: np.ndarray) -> None:
+    """Logarithmic where the values span orders of magnitude, with the values themselves as ticks if they are few."""
+    places = np.unique(x)
+    logarithmic = places[0] > 0 and places[-1] / places[0] >= 20
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if len(places) <= 8:
+        axes.set_xticks(places)
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _by_number(value: float | str) -> tuple[float, str]:
+    try:
+        return float(value), ""
+    except ValueError:
+        return float("inf"), str(value)
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _literal(text: str) -> str:
+    """The text as it is: Matplotlib sets what stands between dollar signs as mathematics."""
+    return text.replace("$", r"\$")

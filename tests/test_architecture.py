@@ -1,0 +1,64 @@
+"""The modules' rules, read from their source: which way imports go, and what is never imported early."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+PACKAGE = PROJECT / "src" / "experiments"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "scipy"}
+
+
+def imports(path: Path, at_module_level: bool) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if at_module_level else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", [*MODULES, PROJECT / "run.py"], ids=lambda path: path.stem)
+def test_nothing_heavy_is_imported_at_module_level(path: Path) -> None:
+    assert not tops(imports(path, at_module_level=True)) & HEAVY
+
+
+def test_only_tracking_imports_mlflow() -> None:
+    sources = [*MODULES, *(PROJECT / "scripts").glob("*.py")]
+    assert [path.name for path in sources if "mlflow" in tops(imports(path, at_module_level=False))] == ["tracking.py"]
+
+
+# module -> the modules of ours that it may know; what is not listed may be known by none of those above it.
+LAYERS = [
+    {"errors", "keras_api", "figures", "spool"},
+    {"schema"},
+    {"config", "image_files"},
+    {"data", "download", "models", "optimizers", "tracking", "environment", "randomness", "runtime", "progress"},
+    {"training", "compare", "checkpoints", "distribution"},
+    {"report"},
+    {"summary"},
+    {"experiment"},
+    {"cli"},
+]
+
+
+def test_imports_go_one_way() -> None:
+    height = {name: level for level, names in enumerate(LAYERS) for name in names}
+    for path in MODULES:
+        module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if module == "__init__":
+            continue
+        assert module in height, f"{module}.py has no place in the layers of this test"
+        for name in imports(path, at_module_level=False):
+            other = name.removeprefix("experiments.").partition(".")[0] if name.startswith("experiments.") else module
+            if other in height and other != module:
+                assert height[other] <= height[module], f"{module} imports {other}, which stands above it"

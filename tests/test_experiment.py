@@ -1,0 +1,262 @@
+"""Whole runs, as real processes on shrunk real data: what MLflow holds afterwards, and how runs end."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SHRUNK, command, start
+from mnist_files import idx
+
+from experiments import tracking
+
+DIGITS = ["data=digits", "training.epochs=2"]
+PER_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "examples_per_second")
+FINAL = {"test_loss", "test_accuracy", "test_error_percent", "best_val_accuracy", "best_epoch", "train_seconds"}
+TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
+
+
+def runs(uri: str) -> list[Any]:
+    """Every run in the store, the first first."""
+    client = tracking.connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+
+
+def history(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Every point of every metric that is not a time, by step."""
+    client = tracking.connect(uri)
+    names = set(client.get_run(run_id).data.metrics) - TIMES
+    return {n: sorted((p.step, p.value) for p in client.get_metric_history(run_id, n)) for n in names}
+
+
+def artifact(uri: str, run_id: str, path: str) -> str:
+    return Path(tracking.connect(uri).download_artifacts(run_id, path)).read_text()
+
+
+def files(uri: str, run_id: str, folder: str = "") -> set[str]:
+    return {item.path for item in tracking.connect(uri).list_artifacts(run_id, folder)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> tuple[str, Any, str]:
+    """One run of the default config on a part of the real MNIST: the store, the run, and what was printed."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    done = command(*SHRUNK, "model.dropout=0.3", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return uri, runs(uri)[0], done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_logs_its_config_as_params(finished: tuple[str, Any, str]) -> None:
+    _, run, _ = finished
+    params = run.data.params
+    expected = {
+        "seed": "0",
+        "data.name": "mnist",
+        "data.validation": "200",
+        "model.name": "mlp",
+        "model.units": "[128]",
+        "model.dropout": "0.3",
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": "0.001",
+        "schedule.name": "constant",
+        "training.epochs": "2",
+        "training.batch_size": "32",
+        "training.threads": "1",
+    }
+    assert {key: params[key] for key in expected} == expected
+    assert run.info.run_name == "limit=1200 validation=200 epochs=2 dropout=0.3"
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_run_logs_every_metric_of_every_epoch_and_at_the_end(finished: tuple[str, Any, str]) -> None:
+    uri, run, printed = finished
+    assert set(run.data.metrics) == {*PER_EPOCH, *FINAL}
+    client = tracking.connect(uri)
+    for name in PER_EPOCH:
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [1, 2]
+    assert run.data.metrics["test_accuracy"] > 0.7
+    accuracy = run.data.metrics["test_accuracy"]
+    assert run.data.metrics["test_error_percent"] == pytest.approx(100 * (1 - accuracy), abs=1e-4)
+    assert f"{accuracy:.2%}" in printed
+
+
+@pytest.mark.slow
+def test_a_run_tags_code_and_data_and_keeps_what_repeating_it_needs(finished: tuple[str, Any, str]) -> None:
+    uri, run, _ = finished
+    run_id, tags = run.info.run_id, run.data.tags
+    assert len(tags["fingerprint"]) == 64
+    assert tags["data_digest"] == run.inputs.dataset_inputs[0].dataset.digest
+    assert {"git_commit", "git_dirty", "mlflow.note.content"} <= set(tags)
+    assert files(uri, run_id) >= {"config", "environment", "figures", "predictions", "tables"}
+    assert json.loads(artifact(uri, run_id, "environment/hardware.json"))["cores"] >= 1
+    assert "tensorflow==" in artifact(uri, run_id, "environment/packages.txt")
+    assert "dropout: 0.3" in artifact(uri, run_id, "config/config.yaml")
+    assert "model.dropout=0.3" in artifact(uri, run_id, "config/overrides.yaml")
+    figures = {"figures/learning_curves.png", "figures/confusion_matrix.png", "figures/predictions.png"}
+    assert files(uri, run_id, "figures") >= figures
+    assert artifact(uri, run_id, "predictions/test.csv").count("\n") == 10_001
+
+
+@pytest.mark.slow
+def test_the_model_gives_the_logged_predictions_in_a_process_without_this_project(
+    finished: tuple[str, Any, str], mnist: Path, tmp_path: Path
+) -> None:
+    uri, run, _ = finished
+    from experiments import data
+    from experiments.config import compose_jobs
+
+    test = data.load(compose_jobs([], multirun=False)[0].data, 0).test
+    np.save(tmp_path / "images.npy", test.inputs[:300])
+    script = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "experiments": raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import numpy as np, mlflow, keras
+mlflow.set_tracking_uri({uri!r})
+images = np.load({str(tmp_path / "images.npy")!r})
+probabilities = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/model").predict(images)
+file = mlflow.artifacts.download_artifacts("runs:/{run.info.run_id}/model") + "/data/model.keras"
+assert np.allclose(keras.saving.load_model(file).predict(images, verbose=0), probabilities, atol=1e-6)
+np.save({str(tmp_path / "predicted.npy")!r}, np.asarray(probabilities).argmax(1))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    table = np.genfromtxt(
+        io.StringIO(artifact(uri, run.info.run_id, "predictions/test.csv")), delimiter=",", names=True
+    )
+    assert np.load(tmp_path / "predicted.npy").tolist() == table["predicted"][:300].tolist()
+
+
+@pytest.mark.slow
+def test_the_default_network_reaches_the_published_accuracy_on_the_real_mnist(mnist: Path, uri: str) -> None:
+    done = command("report.figures=none", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    run = runs(uri)[0]
+    assert run.data.metrics["test_accuracy"] >= 0.975
+    assert run.data.metrics["test_accuracy"] < 0.99  # not trained on the test images
+
+
+@pytest.mark.slow
+def test_a_rerun_is_equal_to_the_last_bit_and_other_seeds_are_not(uri: str) -> None:
+    for seed in ("0", "0", "1"):
+        assert command(*DIGITS, f"seed={seed}", "report.figures=none", f"tracking.uri={uri}").returncode == 0
+    first, again, other = (history(uri, run.info.run_id) for run in runs(uri))
+    assert first == again
+    assert first != other
+    fingerprints = [run.data.tags["fingerprint"] for run in runs(uri)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_what_was_logged(uri: str) -> None:
+    # The loss stays finite in the first epoch and explodes with the learning rate that follows it.
+    rates = ["schedule=piecewise", "schedule.boundaries=[1]", "schedule.factors=[1e30]"]
+    done = command("data=digits", "training.epochs=3", *rates, f"tracking.uri={uri}")
+    assert done.returncode == 1
+    assert "in epoch 2 of 3. Likely causes: optimizer.learning_rate is too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    run = runs(uri)[0]
+    assert run.info.status == "FAILED"
+    assert [step for step, _ in history(uri, run.info.run_id)["loss"]] == [1]
+    assert "TrainingError" in artifact(uri, run.info.run_id, "error/traceback.txt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_as_killed(uri: str, sent: signal.Signals, code: int) -> None:
+    process = start("data=digits", "training.epochs=100000", f"tracking.uri={uri}")
+    assert process.stdout
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.poll() is None
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert runs(uri)[0].info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_was_killed_is_marked_by_the_next_command(uri: str) -> None:
+    process = start("data=digits", "training.epochs=100000", f"tracking.uri={uri}")
+    assert process.stdout
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    assert runs(uri)[0].info.status == "RUNNING"
+    assert command(*DIGITS, "report.figures=none", f"tracking.uri={uri}").returncode == 0
+    assert [run.info.status for run in runs(uri)] == ["KILLED", "FINISHED"]
+
+
+@pytest.mark.slow
+def test_eight_runs_at_once_on_a_store_that_does_not_exist_all_succeed_in_their_experiment(uri: str) -> None:
+    arguments = ["data=digits", "training.epochs=1", "report.figures=none", "tracking.experiment=eight"]
+    processes = [start(*arguments, f"seed={seed}", f"tracking.uri={uri}") for seed in range(8)]
+    for process in processes:
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    assert [run.info.status for run in runs(uri)] == ["FINISHED"] * 8
+    client = tracking.connect(uri)
+    assert {client.get_experiment(run.info.experiment_id).name for run in runs(uri)} == {"eight"}
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_read_from_files_in_its_format(uri: str, tmp_path: Path) -> None:
+    folder, random = tmp_path / "fashion", np.random.default_rng(0)
+    folder.mkdir()
+    for prefix, count in (("train", 300), ("t10k", 60)):
+        images = random.integers(0, 256, (count, 28, 28), np.uint8)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(count, dtype=np.uint8) % 10))
+    sizes = ["data.train_examples=300", "data.test_examples=60", "data.validation=50", "data.checksums=null"]
+    done = command("data=fashion_mnist", f"data.path={folder}", *sizes, "training.epochs=1", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    assert "Ankle boot" in artifact(uri, runs(uri)[0].info.run_id, "tables/per_class.json")
+
+
+@pytest.mark.slow
+def test_without_data_and_network_the_message_says_where_it_looked_and_how_to_go_on(tmp_path: Path) -> None:
+    nowhere = {"EXPERIMENTS_DATA_DIR": str(tmp_path), "KERAS_HOME": str(tmp_path)}
+    proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    before = time.perf_counter()
+    done = command("data=fashion_mnist", f"tracking.uri=sqlite:///{tmp_path}/store/mlflow.db", **nowhere, **proxy)
+    assert time.perf_counter() - before < 30
+    assert done.returncode == 2
+    assert f"$EXPERIMENTS_DATA_DIR: {tmp_path}/fashion_mnist does not exist" in done.stderr
+    assert "data=digits or data=linear, which need no files" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", ["optimizer=glob(*)", "schedule=glob(*)", "model=mlp,cnn,layers"])
+def test_every_shipped_choice_trains(choices: str, uri: str) -> None:
+    arguments = ["data=digits", "training.epochs=1", "training.threads=1", "report.figures=none"]
+    done = command("-m", choices, *arguments, "tracking.log_model=false", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {run.info.status for run in runs(uri)} == {"FINISHED"}
+    group = choices.partition("=")[0]
+    names = {run.data.params[f"{group}.name"] for run in runs(uri)}
+    shipped = {path.stem for path in (Path(__file__).parents[1] / "conf" / group).glob("*.yaml")}
+    assert names == shipped - {"neuron"}
+
+
+@pytest.mark.slow
+def test_the_single_neuron_learns_the_line(uri: str) -> None:
+    done = command("experiment=single_neuron", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    run = runs(uri)[0]
+    assert run.data.metrics["learned_weight"] == pytest.approx(0.61, abs=0.03)
+    assert "test_mean_absolute_error" in run.data.metrics
+    assert "figures/regression_fit.png" in files(uri, run.info.run_id, "figures")
