@@ -39,6 +39,7 @@ from experiments.errors import DataError, UserError
 PLAIN_KERAS, JAX_LOOP = (str(PROJECT / "scripts" / name) for name in ("plain_keras.py", "jax_loop.py"))
 NO_REPORT = ["report.figures=none", "tracking.log_model=false"]
 T = TypeVar("T")
+Call = tuple[float, tuple[Any, ...]]  # seconds, arguments
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,8 @@ def walkthrough(bench: Bench) -> list[Row]:
             uri = f"tracking.uri=sqlite:///{store}/mlflow.db"
             return process(sys.executable, "run.py", "experiment=walkthrough", f"training.epochs={epochs}", uri)
 
-    sides: dict[str, Callable[[], Process]] = {
-        "ours": whole_run,
-        "theirs": partial(bench.plain_keras, f"--epochs={epochs}"),
-    }
+    script = partial(bench.plain_keras, f"--epochs={epochs}")
+    sides: dict[str, Callable[[], Process]] = {"ours": whole_run, "theirs": script}
     ours, theirs = bench.in_turns("walkthrough", sides).values()
     measured, against = "python run.py experiment=walkthrough", "plain Keras: train and evaluate only"
     seconds = [p.seconds for p in ours], [p.seconds for p in theirs]
@@ -167,12 +166,9 @@ def report(bench: Bench) -> list[Row]:
     """Figures, tables, predictions and the model of the default run, as a share of the whole run."""
     limits = {"full": 3.0, "light": 0.7}
     runs = bench.in_turns("report", {size: partial(bench.run, f"report.figures={size}") for size in limits})
-    rows = []
-    for size, limit in limits.items():
-        measured = f"figures, tables, predictions, model: report.figures={size}"
-        seconds = [run.report for run in runs[size]], [run.seconds for run in runs[size]]
-        rows.append(Row("report", measured, "the whole run", *seconds, "s", limit, "value"))
-    return rows
+    name = "figures, tables, predictions, model: report.figures="
+    seconds = {size: ([run.report for run in runs[size]], [run.seconds for run in runs[size]]) for size in limits}
+    return [Row("report", name + size, "the whole run", *seconds[size], "s", limits[size], "value") for size in limits]
 
 
 def logging(bench: Bench) -> list[Row]:
@@ -263,31 +259,25 @@ def timed_run(overrides: list[str]) -> Run:
     config = compose_jobs(overrides, multirun=False)[0]
     from experiments import experiment, tracking
 
-    seconds: dict[str, list[float]] = {"report": [], "logging": [], "epochs": []}
-    publish = experiment.publish
-
-    def publish_and_keep(run: Any, results: Any) -> None:
-        seconds["epochs"] += results.history["epoch_seconds"]
-        clocked(publish, seconds["report"])(run, results)
-
-    experiment.publish = publish_and_keep
-    log_metrics = clocked(tracking.Run.log_metrics, seconds["logging"])
-    tracking.Run.log_metrics = log_metrics  # type: ignore[method-assign]
+    reports: list[Call] = []
+    logged: list[Call] = []
+    experiment.publish = recorded(experiment.publish, reports)
+    tracking.Run.log_metrics = recorded(tracking.Run.log_metrics, logged)  # type: ignore[method-assign]
     with contextlib.redirect_stdout(io.StringIO()):
         experiment.run(config, overrides)
-    logging = seconds["logging"][: len(seconds["epochs"])]  # less the final metrics
-    return Run(time.perf_counter() - start, sum(seconds["report"]), sum(logging), seconds["epochs"])
+    epochs = [(seconds, metrics["epoch_seconds"]) for seconds, (_, metrics, *_) in logged if "epoch_seconds" in metrics]
+    logging, trained = (list(column) for column in zip(*epochs, strict=True))
+    return Run(time.perf_counter() - start, sum(seconds for seconds, _ in reports), sum(logging), trained)
 
 
-def clocked(function: Callable[..., T], seconds: list[float]) -> Callable[..., T]:
-    """The function, which then appends the seconds of each call to `seconds`."""
+def recorded(function: Callable[..., T], calls: list[Call]) -> Callable[..., T]:
+    """The function, which then also appends the seconds and the arguments of each call to `calls`."""
 
-    def call(*arguments: Any, **keywords: Any) -> T:
+    def call(*arguments: Any) -> T:
         start = time.perf_counter()
-        try:
-            return function(*arguments, **keywords)
-        finally:
-            seconds.append(time.perf_counter() - start)
+        result = function(*arguments)
+        calls.append((time.perf_counter() - start, arguments))
+        return result
 
     return call
 

@@ -2,8 +2,8 @@
 
 python scripts/jax_loop.py FILE.npz EPOCHS BATCH_SIZE
 
-FILE.npz holds x_train, uint8 [examples, 28, 28], and y_train. Prints JSON: the seconds of each epoch, the accuracy in
-the last. Needs jax, optax and numpy only, so that another Python than the project's can run it.
+FILE.npz holds x_train, uint8 [examples, 28, 28], and y_train; a last, smaller batch is left out. Prints JSON: the
+seconds of each epoch, the accuracy in the last. Needs jax, optax and numpy only, so any Python that has them will do.
 """
 
 import json

@@ -44,7 +44,8 @@ def main() -> int:
 def show(uri: str, host: str, port: int, experiment: str | None) -> int:
     """Prints the address of the runs table and serves it until interrupted; a server's own address needs no serving."""
     if uri.startswith("http"):
-        print(table(uri.rstrip("/"), tracking.latest_experiment(tracking.connect(uri), experiment)))
+        client = tracking.connect(uri)
+        print(uri.rstrip("/") + tracking.runs_table(client, tracking.latest_experiment(client, experiment)))
         return 0
     if not is_free(host, port):
         other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(host, p)), None)
@@ -58,11 +59,11 @@ def show(uri: str, host: str, port: int, experiment: str | None) -> int:
         try:
             client = tracking.connect(uri)  # takes two seconds, in which the server starts
             tracking.mark_dead_runs(client)
-            opened = tracking.latest_experiment(client, experiment)
+            table = tracking.runs_table(client, tracking.latest_experiment(client, experiment))
             while server.poll() is None and not answers(host, port):
                 time.sleep(0.1)
             if server.poll() is None:
-                print(table(f"http://{host}:{port}", opened), flush=True)
+                print(f"http://{host}:{port}{table}", flush=True)
                 print("Ctrl-C ends the server.", file=sys.stderr, flush=True)
                 server.wait()
             log.seek(0)
@@ -110,10 +111,6 @@ def answers(host: str, port: int) -> bool:
             return bool(response.status == 200)
     except OSError:
         return False
-
-
-def table(address: str, experiment_id: str) -> str:
-    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark as a command: what it measures and writes, and what it says without MNIST. Never how long a thing took."""
+"""The benchmark as a command: what it writes, and what it says without MNIST. Never how long a thing took."""
 
 import json
 from math import isfinite

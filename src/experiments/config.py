@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
@@ -16,10 +17,14 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -30,6 +35,7 @@ from experiments.schema import (
     REGRESSION_LOSSES,
     Cnn,
     Config,
+    Cosine,
     DataConfig,
     Digits,
     ImageFiles,
@@ -38,6 +44,7 @@ from experiments.schema import (
     ModelConfig,
     Neuron,
     Optimizer,
+    ReduceOnPlateau,
     Report,
     ScheduleConfig,
     Tracking,
@@ -48,7 +55,7 @@ from experiments.schema import (
 
 __all__ = [
     "Config", "DataConfig", "Digits", "ImageFiles", "Linear", "ModelConfig", "Optimizer", "Report", "ScheduleConfig",
-    "Tracking", "Training", "compose_jobs", "fingerprint", "flatten", "validate",
+    "Tracking", "Training", "compose_jobs", "identity", "flatten", "validate",
 ]  # fmt: skip
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -63,7 +70,7 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
-CANNOT_CHANGE_THE_RESULT = ("tracking", "report")
+CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway")
 
 
 # --- composing ------------------------------------------------------------------------------------------------------
@@ -80,16 +87,27 @@ def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | Non
     Raises:
         ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
     """
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        if config_dir is not None:
+            _search(Path(config_dir))
         parsed = _parse(overrides)
         if multirun:
             jobs = _expand(parsed)
         else:
             _refuse_sweep(parsed)
             jobs = [list(overrides)]
-        return [validate(_compose(search + job)) for job in jobs]
+        return [validate(_compose(job)) for job in jobs]
+
+
+def _search(folder: Path) -> None:
+    """Find config files in this folder too, as `hydra.main` does for --config-dir."""
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir={folder} is not a folder. Name one that holds experiment/NAME.yaml.")
+    path = create_config_search_path(str(CONF))
+    path.prepend("command-line", f"file://{folder.absolute()}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("app", path)
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -97,7 +115,10 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     parsed = []
     for override in overrides:
         try:
-            parsed.extend(parser.parse_overrides([override]))
+            (result,) = parser.parse_overrides([override])
+            if not result.key_or_group:
+                raise HydraException("the key is missing")
+            parsed.append(result)
         except HydraException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
@@ -124,6 +145,7 @@ def _refuse_sweep(parsed: list[Override]) -> None:
 def _compose(overrides: list[str]) -> dict[str, Any]:
     _check_group_choices(_parse(overrides))
     try:
+        _refuse_files_that_set_hydra(overrides)
         composed = compose("config", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
@@ -132,13 +154,51 @@ def _compose(overrides: list[str]) -> dict[str, Any]:
 
 def _explain_composition(overrides: list[str], error: Exception) -> str:
     """Hydra names the key that is missing; we also name the one that was meant."""
-    known = list(_keys(compose("config", overrides=[o for o in overrides if _is_group_choice(o)])))
+    try:
+        known = list(_keys(compose("config", overrides=[o for o in overrides if _is_group_choice(o)])))
+    except HydraException:  # the choices themselves are at fault, which the error says
+        return _one_line(error)
     for override in _parse(overrides):
         key = override.key_or_group
         if override.is_add() or override.is_delete() or key in known or key in groups() or key.startswith("hydra"):
             continue
         return f"unknown key {key!r}{_nearest(key, known)}. See every key: python run.py --cfg job"
+    return _one_line(error)
+
+
+def _one_line(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
+    """A config file is data, wherever it comes from: `hydra.*` is not for it, as that can name code to run."""
+    loader = GlobalHydra.instance().config_loader()
+    for chosen in loader.compute_defaults_list("config", overrides, RunMode.RUN).defaults:
+        path, package = chosen.config_path, chosen.package or ""
+        if path is None or path == "config" or path.startswith("hydra/"):  # ours and Hydra's own
+            continue
+        source = next((source for source in loader.get_sources() if source.is_config(path)), None)
+        if source is None:
+            continue
+        content: Any = OmegaConf.to_container(source.load_config(path).config)
+        keys = [f"@package {package}"] if _is_hydras(package) else []
+        keys += ["hydra"] if package == "" and "hydra" in content else []
+        keys += [group for group in map(_group, content.get("defaults", [])) if _is_hydras(group)]
+        if keys:
+            raise ConfigError(
+                f"{source.path}/{path}.yaml sets {keys[0]!r}: Hydra's own keys can name code to run, and a config file"
+                " is data only. Remove it, or give hydra.* on the command line."
+            )
+
+
+def _group(default: Any) -> str:
+    """`override /model@package: mlp` in a defaults list -> "/model"."""
+    key = default if isinstance(default, str) else next(iter(default), "")
+    return str(key).split(" ")[-1].partition("@")[0]
+
+
+def _is_hydras(name: str) -> bool:
+    return re.split("[./]", name.lstrip("/"), maxsplit=1)[0] == "hydra"
 
 
 def _nearest(key: str, known: list[str]) -> str:
@@ -171,13 +231,15 @@ def _check_group_choices(parsed: Iterable[Override]) -> None:
             raise ConfigError(
                 f"{override.input_line!r} removes the group {group!r}, which every run needs. Leave it out."
             )
-        if group not in groups() or choice is None:
+        if group == "hydra.searchpath":
+            raise ConfigError(f"{override.input_line!r} is not supported. Use --config-dir FOLDER for your own files.")
+        if group not in groups() or (choice is None and group not in _descriptions(Config)):
             continue
         choices = loader.get_group_options(group)
         for name in choice if isinstance(choice, list) else [choice]:
             if not isinstance(name, str) or name not in choices:
                 raise ConfigError(
-                    f"{group}={name} is not a choice{did_you_mean(str(name), choices)}."
+                    f"{group}={_shown(name)} is not a choice{did_you_mean(str(name), choices)}."
                     f" Choices of {group}: {listed(choices)}"
                 )
 
@@ -195,32 +257,40 @@ def validate(raw: Mapping[str, Any]) -> Config:
         # As JSON: pydantic's strict mode then takes plain dictionaries, and still no "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(raw, finding) for finding in _first_of_each_field(error))) from None
-    for rule in (_check_data, _check_loss, _check_model):
+        raise ConfigError("\n".join(_explain(raw, finding) for finding in _first_of_each_field(raw, error))) from None
+    for rule in (_check_data, _check_loss, _check_model, _check_schedule, _check_training):
         rule(config)
     threads = config.training.threads
     resolved = (1 if weights(config) < LARGE_NETWORK else os.cpu_count() or 1) if threads == "auto" else threads
     return dataclasses.replace(config, training=dataclasses.replace(config.training, threads=resolved))
 
 
-def _first_of_each_field(error: ValidationError) -> list[Any]:
+def _first_of_each_field(raw: Mapping[str, Any], error: ValidationError) -> list[Any]:
     """Of a union (a number or a name) pydantic reports every branch; one line per field is enough."""
     first: dict[tuple[str, ...], Any] = {}
     for finding in error.errors(include_url=False):
-        first.setdefault(_field(finding), finding)
+        first.setdefault(_field(raw, finding), finding)
     return list(first.values())
 
 
-def _field(finding: Any) -> tuple[str, ...]:
+def _field(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
     """The key's path without the names of the union's branches that pydantic puts between."""
-    path = [str(part) for part in finding["loc"]]
-    if len(path) > 1 and path[0] in ("data", "model", "schedule"):
-        del path[1]
-    return tuple(part for part in path if "-" not in part and "[" not in part)
+    path: list[str] = []
+    node: Any = raw
+    for index, part in enumerate(finding["loc"]):
+        if index == 1 and path[0] in ("data", "model", "schedule"):
+            continue
+        if isinstance(node, Mapping) and (part in node or finding["type"].startswith("missing")):
+            path.append(part)
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int):
+            path.append(str(part))
+            node = node[part]
+    return tuple(path)
 
 
 def _explain(raw: Mapping[str, Any], finding: Any) -> str:
-    path = _field(finding)
+    path = _field(raw, finding)
     key, received = ".".join(path), finding["input"]
     match finding["type"]:
         case "refused":
@@ -303,6 +373,43 @@ def _check_loss(config: Config) -> None:
         )
 
 
+def _check_schedule(config: Config) -> None:
+    schedule, epochs = config.schedule, config.training.epochs
+    if isinstance(schedule, Cosine) and schedule.warmup_epochs >= epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves nothing of training.epochs={epochs} for the"
+            f" cosine. Allowed: 0 to less than {epochs}"
+        )
+
+
+def _check_training(config: Config) -> None:
+    training, schedule, optimizer = config.training, config.schedule, config.optimizer
+    watched = {"training.early_stopping.metric": training.early_stopping.metric}
+    if training.early_stopping.patience is None and not training.restore_best:
+        watched = {}
+    if isinstance(schedule, ReduceOnPlateau):
+        watched["schedule.metric"] = schedule.metric
+    quality = "mean_absolute_error" if isinstance(config.data, Linear) else "accuracy"
+    known = ["loss", quality] + (["val_loss", f"val_{quality}"] if config.data.validation else [])
+    for key, metric in watched.items():
+        if metric not in known:
+            why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
+            raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {listed(known)}")
+    if training.loop == "fit" and (config.distribution.devices or 1) > 1:
+        raise ConfigError(
+            f"training.loop=fit with distribution.devices={config.distribution.devices}: Keras's fit weighs batches that"
+            " do not divide wrongly, repeats dropout masks on every replica and clips before it sums the gradients."
+            " Use training.loop=compiled, which is exact on any number of devices."
+        )
+    if training.loop == "fit" and optimizer.arguments.get("gradient_accumulation_steps"):
+        raise ConfigError(
+            "optimizer.gradient_accumulation_steps under training.loop=fit fails in Keras. Use training.loop=compiled."
+        )
+    clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if optimizer.arguments.get(key)]
+    if training.gradient_clipping and clips:
+        raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
+
+
 def _check_model(config: Config) -> None:
     model, data = config.model, config.data
     if isinstance(model, Neuron) and not isinstance(data, Linear):
@@ -368,16 +475,21 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def fingerprint(config: Config, data_digest: str) -> str:
-    """SHA-256 (hex) of all that can change a result: config, code, versions of the libraries that compute, data."""
+def identity(config: Config, data_digest: str) -> dict[str, str]:
+    """What a result depends on, as tags: digests of code and data, versions, and one fingerprint of it all.
+
+    Returns:
+        code_digest (of the package's sources), versions (of the libraries that compute), data_digest, and fingerprint:
+        SHA-256 (hex) of these three and the config, less what cannot change a result.
+    """
     tree = as_dict(config)
-    for group in CANNOT_CHANGE_THE_RESULT:
-        del tree[group]
+    for key in CANNOT_CHANGE_THE_RESULT:
+        del tree[key]
     tree["data"].pop("path", None)
-    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
+    code = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
-    for package in ("tensorflow", "keras", "numpy"):
-        digest.update(f"{package}=={version(package)}".encode())
-    digest.update(data_digest.encode())
-    return digest.hexdigest()
+        code.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
+    versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
+    parts = {"code_digest": code.hexdigest()[:36], "versions": versions, "data_digest": data_digest}
+    whole = json.dumps([tree, parts], sort_keys=True)
+    return {**parts, "fingerprint": hashlib.sha256(whole.encode()).hexdigest()}

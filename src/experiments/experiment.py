@@ -7,71 +7,84 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from experiments import data, environment, models, optimizers, report, runtime, summary, tracking, training
-from experiments.config import PROJECT, Config, Linear, as_dict, fingerprint, flatten
+from experiments import (
+    checkpoints,
+    data,
+    distribution,
+    environment,
+    models,
+    optimizers,
+    report,
+    resume,
+    summary,
+    tracking,
+)
+from experiments.config import PROJECT, Config, Linear, as_dict, flatten, identity
+from experiments.evaluation import Evaluator
 from experiments.progress import Progress
+from experiments.training import Trainer
 
 
 def run(config: Config, overrides: Sequence[str]) -> str:
     """Train what the config describes, record it in MLflow, and say what came out.
 
     Args:
-        config: validated.
+        config: validated; with `resume` set, the run of that id goes on with its own recorded config.
         overrides: what was given on the command line; recorded, and the run is named by them.
 
     Returns:
         The id of the MLflow run.
 
     Raises:
-        UserError: data or store cannot be used; no run was made.
-        TrainingError: the loss is not finite; the run is FAILED and keeps what was logged.
+        UserError: data, devices or store cannot be used, or the run cannot be resumed; nothing was written.
+        TrainingError: a loss is not finite; the run is FAILED and keeps what was logged.
+        KeyboardInterrupt, Terminated: after a checkpoint; the run is KILLED.
     """
+    resumed = resume.find(config, overrides) if config.resume else None
+    if resumed:
+        config, overrides = resumed.config, resumed.overrides
     dataset = data.load(config.data, config.seed)
-    runtime.start(int(config.training.threads))
-    model = models.build(config)
-    optimizer = optimizers.build(config.optimizer)
-    evaluate = training.Evaluator(model, config.training.loss)
-    untrained = evaluate(dataset.train).outputs if isinstance(config.data, Linear) else None
-    epochs, batch_size, examples = config.training.epochs, config.training.batch_size, len(dataset.train.targets)
-    steps = -(-examples // batch_size)
-    rates = optimizers.learning_rates(config.schedule, config.optimizer.learning_rate, steps, epochs)
     code = environment.code()
-    tags = {"fingerprint": fingerprint(config, dataset.digest), "data_digest": dataset.digest, **code.tags}
+    tags = identity(config, dataset.digest) | code.tags
+    if resumed:
+        resumed.check(tags)
+    strategy = distribution.start(config.distribution, int(config.training.threads))
+    with strategy.scope():
+        model = models.build(config)
+        optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
+    evaluate = Evaluator(model, config.training.loss)
+    untrained = evaluate(dataset.train).outputs if isinstance(config.data, Linear) else None
 
     uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
-    with tracking.open_run(uri, config.tracking.experiment, name, params(config), tags) as run:
-        record(run, config, overrides, dataset, code)
-        history: dict[str, list[float]] = {}
-        with Progress(epochs, steps, examples) as progress:
-            for epoch, metrics in enumerate(
-                training.train(
-                    model,
-                    optimizer,
-                    config.training.loss,
-                    rates,
-                    dataset.train,
-                    dataset.validation,
-                    batch_size,
-                    config.seed,
-                    progress,
-                ),
-                start=1,
-            ):
-                run.log_metrics(metrics, epoch)
-                for metric, value in metrics.items():
-                    history.setdefault(metric, []).append(value)
-        results = report.Results(config, dataset, model, history, untrained, evaluate(dataset.test))
+    run_id = resumed.run.run_id if resumed else None
+    with tracking.open_run(uri, config.tracking.experiment, name, params(config), tags, run_id) as run:
+        if not resumed:
+            record(run, config, overrides, dataset, code)
+        checkpoint = checkpoints.path(run.run_id)
+        trainer = Trainer(config, strategy, model, optimizer, dataset, checkpoint)
+        for epoch, metrics in trainer.finished_epochs():
+            run.log_metrics(metrics, epoch)  # those that a kill kept from the store
+        try:
+            with Progress(config.training.epochs, trainer.steps, trainer.examples) as progress:
+                for epoch, metrics in trainer.run(progress):
+                    run.log_metrics(metrics, epoch)
+        except BaseException:
+            summary.show_way_on(run.run_id, checkpoint)
+            raise
+        results = report.Results(config, dataset, model, trainer.state.history, untrained, evaluate(dataset.test))
         final = report.final_metrics(results)
-        run.log_metrics(final, epochs)
+        run.log_metrics(final, trainer.state.epoch - 1)
         publish(run, results)
         run.set_tags({"mlflow.note.content": summary.note(results, final, overrides, run.run_id)})
+    checkpoint.unlink(missing_ok=True)
     summary.show(results, final, run)
     return run.run_id
 
 
 def params(config: Config) -> dict[str, object]:
     """The config as MLflow's params: flat and dotted. The files' checksums are in the artifact only."""
-    return {key: value for key, value in flatten(as_dict(config)).items() if key != "data.checksums"}
+    left_out = ("data.checksums", "resume", "resume_anyway")
+    return {key: value for key, value in flatten(as_dict(config)).items() if key not in left_out}
 
 
 def record(

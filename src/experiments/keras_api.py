@@ -17,6 +17,7 @@ NOT_CONFIGURABLE = {
     *("self", "name", "seed", "dtype", "kwargs", "learning_rate", "noise_shape", "weights", "vocabulary"),
     *("quantization_config", "lora_rank", "lora_alpha", "gptq_unpacked_column_size", "reverse_dtype"),
 }
+NOT_AN_ACTIVATION = frozenset({"get", "serialize", "deserialize", "glu"})  # glu halves the units that Dense announces
 NOT_AN_OPTIMIZER = frozenset({"Optimizer", "OptimizerMap", "LossScaleOptimizer", "MultiOptimizer"})
 EXACT_RANDOM_LAYERS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
 REFUSED_LAYERS = {
@@ -27,6 +28,7 @@ REFUSED_LAYERS = {
     " AdditiveAttention MultiHeadAttention GroupQueryAttention",
     "it reads text or tables, not images or numbers": "StringLookup IntegerLookup TextVectorization Hashing"
     " HashedCrossing Discretization CategoryEncoding MaxNumBoundingBoxes",
+    "Keras cannot build it into a network": "Equalization",
     "it is not a layer of a network": "Layer InputLayer InputSpec",
 }
 
@@ -69,11 +71,10 @@ def _by_lower_case_name(module: Any) -> dict[str, Any]:
 
 def _functions_of_one_argument(module: Any) -> list[str]:
     functions = inspect.getmembers(module, inspect.isfunction)
-    helpers = {"get", "serialize", "deserialize"}
     return [
         name
         for name, function in functions
-        if name not in helpers
+        if name not in NOT_AN_ACTIVATION
         and sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
     ]
 

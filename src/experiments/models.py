@@ -5,12 +5,16 @@ else.
 """
 
 import dataclasses
+import re
+from math import prod
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from experiments.config import Config, Linear
 from experiments.errors import ConfigError
 from experiments.keras_api import table
-from experiments.schema import named
+from experiments.schema import Layers, named
 
 if TYPE_CHECKING:
     import keras
@@ -24,29 +28,48 @@ def build(config: Config) -> "keras.Sequential":
         [batch, classes], or to one number [batch, 1] for regression.
 
     Raises:
-        ConfigError: the layers do not fit each other or the data.
+        ConfigError: the layers do not fit each other or the data, or Keras refuses an argument.
     """
     import keras
 
     keras.backend.clear_session()  # layer names, and so a pool's results, do not depend on earlier models
     keras.utils.set_random_seed(config.seed)
+    precision = config.training.mixed_precision
+    keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
     arguments = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(config.model)}
-    layers = BUILDERS[arguments.pop("name")](config, **arguments)
+    builder = BUILDERS[arguments.pop("name")]
+    try:
+        layers = builder(config, **arguments)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"model={config.model.name} cannot be built: Keras says: {_reason(error)}") from None
     model = keras.Sequential([keras.Input(config.data.shape), *_scaling(config)], name=config.model.name)
     received = tuple(config.data.shape)
     for number, layer in enumerate(layers):
         try:
             model.add(layer)
             received = model.output_shape[1:]
-        except (ValueError, TypeError, ZeroDivisionError) as error:
-            raise _unfit(number, type(layer).__name__, f"it receives the shape {received}", error) from None
+        except Exception as error:  # Keras raises whatever its own code stumbles over
+            raise _unfit(config, number, type(layer).__name__, f"it receives the shape {received}", error) from None
     _check_output(model, config)
+    _try(model, config)
     return model
 
 
-def _unfit(number: int, layer: str, context: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split("\n\n")[0].split())
-    return ConfigError(f"model.layers[{number}] ({layer}) does not fit: {context}; Keras says: {reason}")
+def _unfit(config: Config, number: int, layer: str, context: str, error: Exception) -> ConfigError:
+    where = (
+        f"model.layers[{number}]"
+        if isinstance(config.model, Layers)
+        else f"layer {number} of model={config.model.name}"
+    )
+    return ConfigError(f"{where} ({layer}) does not fit: {context}; Keras says: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """The paragraph of Keras's message that says what is wrong, without colours and TensorFlow's node names."""
+    text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\}|Exception encountered when calling \S+\.", "", str(error))
+    return " ".join((text.strip().split("\n\n")[0] or type(error).__name__).split())
 
 
 def _scaling(config: Config) -> list["keras.Layer"]:
@@ -128,14 +151,14 @@ def layers(config: Config, layers: list[Any]) -> list["keras.Layer"]:
     built = []
     for number, value in enumerate(layers):
         name, arguments = named(value, "layer")
-        for key, argument in arguments.items():
-            kind = f"{key.rsplit('_', 1)[-1]}s"
-            if kind in ("initializers", "regularizers", "constraints"):
-                arguments = {**arguments, key: keras_object(kind, argument)}
         try:
+            for key, argument in arguments.items():
+                kind = f"{key.rsplit('_', 1)[-1]}s"
+                if kind in ("initializers", "regularizers", "constraints"):
+                    arguments = {**arguments, key: keras_object(kind, argument)}
             built.append(getattr(keras.layers, name)(**arguments))
-        except (ValueError, TypeError) as error:
-            raise _unfit(number, name, "its arguments are wrong", error) from None
+        except Exception as error:
+            raise _unfit(config, number, name, "its arguments are wrong", error) from None
     return built
 
 
@@ -177,6 +200,30 @@ def _output(config: Config, **kernel: Any) -> "keras.Layer":
     if isinstance(config.data, Linear):
         return keras.layers.Dense(1, **kernel)
     return keras.layers.Dense(config.data.classes, activation="softmax", **kernel)
+
+
+def _try(model: "keras.Sequential", config: Config) -> None:
+    """Find now what would fail, or mean nothing, in the first step: two inputs from the smallest to the largest."""
+    size = prod(config.data.shape)
+    if isinstance(config.data, Linear):
+        ramp = np.linspace(0, 1, 2 * size, dtype=np.float32)
+    else:
+        ramp = np.linspace(0, config.data.pixel_max, 2 * size).astype(np.uint8)
+    try:
+        outputs = model(ramp.reshape(2, *config.data.shape)).numpy()
+        for variable in model.trainable_variables:
+            if variable.regularizer is not None:
+                variable.regularizer(variable)
+            if variable.constraint is not None:
+                variable.constraint(variable)
+    except Exception as error:
+        raise ConfigError(f"model={config.model.name} does not run: Keras says: {_reason(error)}") from None
+    sums = outputs.sum(axis=1)
+    if not isinstance(config.data, Linear) and (outputs.min() < 0 or abs(sums - 1).max() > 1e-3):
+        raise ConfigError(
+            f"model.layers end in values that are no probabilities: for one image they add up to {sums[0]:.3g}, not 1."
+            f" End with {{Dense: {{units: {config.data.classes}, activation: softmax}}}}"
+        )
 
 
 def _check_output(model: "keras.Sequential", config: Config) -> None:

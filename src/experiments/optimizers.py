@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.keras_api import table
-from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise
+from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise, ReduceOnPlateau, Schedule
 
 if TYPE_CHECKING:
     import keras
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 NOT_UNDER_XLA = ("adafactor",)
 
 
-def build(config: Optimizer) -> "keras.optimizers.Optimizer":
-    """The Keras optimizer of this name, with the config's other keys as its arguments."""
+def build(config: Optimizer, gradient_clipping: float | None) -> "keras.optimizers.Optimizer":
+    """The Keras optimizer of this name, with the config's other keys as its arguments.
+
+    Args:
+        gradient_clipping: largest norm of all gradients together, or None.
+    """
     import keras
 
     known = table()["optimizers"][config.name]
@@ -24,11 +28,13 @@ def build(config: Optimizer) -> "keras.optimizers.Optimizer":
         key: float(value) if isinstance(known["arguments"][key], float) and value is not None else value
         for key, value in config.arguments.items()
     }
+    if gradient_clipping is not None:
+        arguments["global_clipnorm"] = gradient_clipping
     return getattr(keras.optimizers, known["class"])(learning_rate=config.learning_rate, **arguments)
 
 
 def learning_rates(
-    schedule: Constant | Exponential | Cosine | Piecewise | OneCycle, peak: float, steps_per_epoch: int, epochs: int
+    schedule: Schedule, peak: float, steps_per_epoch: int, epochs: int
 ) -> np.ndarray:
     """The learning rate of every step of a run, float32 [epochs, steps_per_epoch]."""
     steps = steps_per_epoch * epochs
@@ -38,7 +44,7 @@ def learning_rates(
 
 
 def _factor(
-    schedule: Constant | Exponential | Cosine | Piecewise | OneCycle,
+    schedule: Schedule,
     step: np.ndarray,
     epoch: np.ndarray,
     steps: int,
@@ -46,7 +52,7 @@ def _factor(
 ) -> np.ndarray | float:
     """The learning rate over its peak at each step; `epoch` is the time in epochs."""
     match schedule:
-        case Constant():
+        case Constant() | ReduceOnPlateau():  # the plateau's factor depends on the metrics: training.py
             return 1.0
         case Exponential():
             decays = epoch / schedule.decay_epochs

@@ -56,19 +56,25 @@ def _mix(h: "tf.Tensor") -> "tf.Tensor":
     return tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, tf.constant(15, tf.uint32)))
 
 
-def repeatable(model: "keras.Model") -> tuple["keras.Model", list[Any]]:
+def repeatable(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
     """The same model, on the same weights, with dropout layers whose masks are functions of a counter.
+
+    Args:
+        model: of stock layers; it stays as it is, and its weights are those that are trained.
+        synchronized: batch normalization over the batches of all replicas.
 
     Returns:
         The model to train, and its dropout layers in order. Before each call in training the loop sets their
-        `counter` (uint32 [4]: seed, layer, epoch, step), `threshold` (uint32: rate * 2**32) and `scale`
-        (1 / (1 - rate)).
+        `counter` (uint32 [4]: seed, layer, epoch, step), `threshold` (uint32: rate * 2**32), `scale`
+        (1 / (1 - rate)) and `first_row` (of the rows at hand, within the global batch).
     """
     import keras
 
     dropouts: list[Any] = []
 
     def replace(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = synchronized
         if not isinstance(layer, keras.layers.Dropout):  # SpatialDropout1D to 3D are subclasses
             return layer
         dropouts.append(_counter_dropout()(layer))
@@ -87,9 +93,11 @@ def _counter_dropout() -> Any:
         counter: tf.Tensor
         threshold: tf.Tensor
         scale: tf.Tensor
+        first_row: tf.Tensor | int = 0
 
         def __init__(self, layer: Any) -> None:
             super().__init__(name=layer.name)
+            self.supports_masking = True  # as Keras's: a mask reaches the layers behind
             self.rate = layer.rate
             self.drops_whole_channels = type(layer) is not keras.layers.Dropout
             self.channels_axis = 1 if getattr(layer, "data_format", "") == "channels_first" else -1
@@ -101,7 +109,7 @@ def _counter_dropout() -> Any:
             if self.drops_whole_channels:
                 channels, shape = shape[self.channels_axis], [1] * len(shape)
                 shape[self.channels_axis] = channels
-            bits = uniform_bits(self.counter, tf.shape(inputs)[0], prod(shape[1:]))
+            bits = uniform_bits(self.counter, tf.shape(inputs)[0], prod(shape[1:]), self.first_row)
             keep = tf.reshape(bits >= self.threshold, [-1, *shape[1:]])
             return tf.where(keep, inputs * tf.cast(self.scale, inputs.dtype), tf.zeros((), inputs.dtype))
 

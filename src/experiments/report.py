@@ -1,7 +1,8 @@
 """What a run shows when it ends: metrics, figures, tables and predictions, from the model's outputs on the test set."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from experiments import figures
 from experiments.config import Config, Linear
 from experiments.data import Dataset
-from experiments.training import Evaluation
+from experiments.evaluation import Evaluation
+from experiments.evaluation import Evaluation
 
 if TYPE_CHECKING:
     import keras
@@ -56,51 +58,68 @@ def final_metrics(results: Results) -> dict[str, float]:
             metrics |= {f"best_{name}": history[name][best], "best_epoch": best + 1}
     metrics["train_seconds"] = sum(history["epoch_seconds"])
     if results.untrained is not None and results.config.model.name == "neuron":
-        weight, bias = (float(np.ravel(value)[0]) for value in results.model.get_weights())
-        metrics |= {"learned_weight": weight, "learned_bias": bias}
+        metrics |= zip(("learned_weight", "learned_bias"), _line(results.model), strict=True)
     return metrics
 
 
 def write_figures(results: Results, folder: Path) -> None:
     """Draw the figures that `report.figures` asks for, each as a PNG in `folder`."""
-    for name, figure in _figures(results):
-        figures.save(figure, folder / f"{name}.png")
+    for name, draw in drawings(results).items():
+        figures.save(draw(), folder / f"{name}.png")
 
 
-def _figures(results: Results) -> Iterator[tuple[str, "Figure"]]:
-    config, data, style = results.config, results.dataset, results.config.report.style
+def drawings(results: Results) -> dict[str, Callable[[], "Figure"]]:
+    """The figures that `report.figures` asks for: names in the order in which they are best read, and what draws each.
+
+    A figure has the same number in every run, because MLflow compares the artifacts of runs by their names.
+    """
+    config, data = results.config, results.dataset
     if config.report.figures == "none":
-        return
-    classification = not isinstance(config.data, Linear)
+        return {}
+    style = config.report.style
     test, outputs, names = data.test, results.test.outputs, data.class_names
-    yield "learning_curves", figures.learning_curves(results.history, style)
-    if classification:
-        yield "confusion_matrix", figures.confusion_matrix(test.targets, results.predicted, names, style)
-    if config.report.figures == "light":
-        return
-    yield "network", figures.network_diagram(_boxes(results.model), style)
+    chosen: dict[str, Callable[[], Figure]] = {
+        "01_learning_curves": partial(figures.learning_curves, results.history, style=style)
+    }
+    if isinstance(config.data, Linear):
+        if results.untrained is not None and config.model.name == "neuron":
+            chosen["02_regression_fit"] = partial(_regression_fit, results, config.data.slope)
+    else:
+        judged = (test.inputs, test.targets, outputs, names)
+        chosen |= {
+            "02_confusion_matrix": partial(
+                figures.confusion_matrix, test.targets, results.predicted, names, style=style
+            ),
+            "03_mistakes": partial(figures.worst_mistakes, *judged, style=style),
+            "04_classes": partial(figures.per_class_accuracy, test.targets, results.predicted, names, style=style),
+            "05_calibration": partial(figures.calibration, test.targets, outputs, style=style),
+            "06_predictions": partial(figures.predictions_grid, *judged, style=style),
+            "07_samples": partial(figures.samples_grid, data.train.inputs, data.train.targets, names, style=style),
+            "08_flatten": partial(figures.flatten, data.train.inputs[0], names[data.train.targets[0]], style=style),
+        }
+    chosen["09_network"] = partial(figures.network_diagram, _boxes(results.model), style=style)
     if (activation := getattr(config.model, "activation", None)) and activation not in ("softmax", "glu"):
-        yield "activation", figures.activation_functions(activation, _function(activation), style)
-    if results.untrained is not None:
-        metrics = final_metrics(results)
-        if "learned_weight" in metrics and isinstance(config.data, Linear):
-            after = results.model(data.train.inputs).numpy()
-            facts = {"weight": metrics["learned_weight"], "bias": metrics["learned_bias"], "slope": config.data.slope}
-            fit = figures.regression_fit(
-                data.train.inputs, data.train.targets, results.untrained, after, **facts, style=style
-            )
-            yield "regression_fit", fit
-    if not classification:
-        return
-    yield "predictions", figures.predictions_grid(test.inputs, test.targets, outputs, names, style)
-    yield "samples", figures.samples_grid(data.train.inputs, data.train.targets, names, style)
-    yield "mistakes", figures.worst_mistakes(test.inputs, test.targets, outputs, names, style)
-    yield "classes", figures.per_class_accuracy(test.targets, results.predicted, names, style)
-    yield "calibration", figures.calibration(test.targets, outputs, style)
-    yield "flatten", figures.flatten(data.train.inputs[0], names[data.train.targets[0]], style)
+        chosen["10_activation"] = partial(figures.activation_functions, activation, _function(activation), style=style)
+    shape = tuple(config.data.shape)
     weights = _first_weights(results.model)
-    if weights is not None and (weights.ndim == 4 or len(weights) == np.prod(config.data.shape)):
-        yield "first_layer", figures.first_layer_weights(weights, tuple(config.data.shape), style)
+    if len(shape) > 1 and weights is not None and (weights.ndim == 4 or len(weights) == np.prod(shape)):
+        chosen["11_first_layer"] = partial(figures.first_layer_weights, weights, shape, style=style)
+    return chosen if config.report.figures == "full" else {name: chosen[name] for name in chosen if name < "03"}
+
+
+def _regression_fit(results: Results, slope: float) -> "Figure":
+    x, y = results.dataset.train.inputs, results.dataset.train.targets
+    after = results.model(x).numpy()
+    weight, bias = _line(results.model)
+    style = results.config.report.style
+    assert results.untrained is not None
+    return figures.regression_fit(x, y, results.untrained, after, slope=slope, weight=weight, bias=bias, style=style)
+
+
+def _line(neuron: "keras.Model") -> tuple[float, float]:
+    """Weight and bias of a single neuron."""
+    weight, bias = (float(np.ravel(value)[0]) for value in neuron.get_weights())
+    return weight, bias
 
 
 def _boxes(model: "keras.Model") -> list[figures.LayerBox]:

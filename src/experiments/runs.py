@@ -11,8 +11,7 @@ from experiments import tracking
 from experiments.errors import StoreError
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run as MlflowRun
+    from experiments.tracking import MlflowClient, MlflowRun
 
 _SQLITE = "sqlite:///"
 _IDS_AT_ONCE = 100  # MLflow parses the filter with a library that is slow, and gives up, on long ones

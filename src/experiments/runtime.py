@@ -10,9 +10,11 @@ from collections.abc import Iterator
 
 from experiments.errors import UserError
 
+_started = (0, 0)  # threads and devices that TensorFlow has in this process
 
-def start(threads: int) -> None:
-    """Load TensorFlow with `threads` threads within an operation.
+
+def start(threads: int, devices: int = 1) -> None:
+    """Load TensorFlow with `threads` threads within an operation, and the CPU as so many logical devices.
 
     The number of threads changes the last bits of a result, so it belongs to the config and cannot change once
     TensorFlow has started.
@@ -20,6 +22,7 @@ def start(threads: int) -> None:
     Raises:
         UserError: TensorFlow has started in this process with another number.
     """
+    global _started
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _silent_start():
         import tensorflow as tf
@@ -28,18 +31,23 @@ def start(threads: int) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"keras|tensorflow")
     tf.autograph.set_verbosity(0)
-    if tf.config.threading.get_intra_op_parallelism_threads() == threads:
+    if _started == (threads, devices):
         return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        # Operators of a step form a chain; a second thread between them only adds hand-overs.
-        tf.config.threading.set_inter_op_parallelism_threads(2)
+        # Each replica waits for the others within a step, so there must be a thread for each, and one to spare.
+        tf.config.threading.set_inter_op_parallelism_threads(2 * devices)
+        if devices > 1:
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            logical = [tf.config.LogicalDeviceConfiguration() for _ in range(devices)]
+            tf.config.set_logical_device_configuration(cpu, logical)
     except RuntimeError:
-        started = tf.config.threading.get_intra_op_parallelism_threads()
         raise UserError(
-            f"training.threads={threads}: TensorFlow already runs with {started} threads in this process."
-            " Give all jobs of this sweep the same training.threads."
+            f"training.threads={threads} on {devices} devices: TensorFlow already runs with {_started[0]} threads on"
+            f" {_started[1]} devices in this process. Give all jobs of this sweep the same training.threads and"
+            " distribution.devices."
         ) from None
+    _started = threads, devices
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ a field is what a user reads when its value is refused, so each says what is all
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -44,7 +44,10 @@ OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "gradient_accumulation_steps": (lambda value: isinstance(value, int) and value >= 2, "a count from 2 on"),
     "warmup_steps": (lambda value: isinstance(value, int) and value >= 0, "a count of steps from 0 on"),
 }
-NULL_FOR_NONE = ("weight_decay", "adam_weight_decay", "rms_rate")  # whatever Keras's default; elsewhere null is refused
+# Where Keras takes None although its default is a number; elsewhere null is refused.
+NULL_FOR_NONE = {("muon", "weight_decay"), ("muon", "adam_weight_decay"), ("muon", "rms_rate")}
+BETA_1_ABOVE_0 = ("lion", "schedulefreeadamw")
+DROPOUT_RATE = "fraction of values set to zero in training, from 0 up to but not including 1"
 CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
@@ -79,6 +82,11 @@ def keras_object(kind: str) -> Callable[[Any], Any]:
     return check
 
 
+def or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same validator, which also takes null."""
+    return lambda value: value if value is None else check(value)
+
+
 def named(value: Any, what: str) -> tuple[str, dict[str, Any]]:
     """Split `name` or `{name: {argument: value}}` into name and arguments."""
     if isinstance(value, str):
@@ -87,8 +95,9 @@ def named(value: Any, what: str) -> tuple[str, dict[str, Any]]:
         name, arguments = next(iter(value.items()))
         if isinstance(name, str) and (arguments is None or isinstance(arguments, dict)):
             return name, arguments or {}
+    what = f"an {what}" if what[0] in "aeiou" else f"a {what}"
     raise refuse(
-        f"a {what} is a name, or one name with its arguments as {{name: {{argument: value}}}}; received {value!r}"
+        f"{what} is a name, or one name with its arguments as {{name: {{argument: value}}}}; received {value!r}"
     )
 
 
@@ -139,11 +148,21 @@ def check_layer(value: Any) -> Any:
         exact = f"; exact and allowed are {', '.join(EXACT_RANDOM_LAYERS)}" if "random" in reason else ""
         raise refuse(f"layer {name!r} is refused: {reason}{exact}")
     check_arguments(f"layer {name}", arguments, layers[name]["arguments"])
+    if name in EXACT_RANDOM_LAYERS and not is_rate(arguments["rate"]):
+        raise refuse(f"layer {name}: rate={arguments['rate']!r} is not allowed: {DROPOUT_RATE}")
+    if name == "Normalization" and None in (arguments.get("mean"), arguments.get("variance")):
+        raise refuse(
+            f"layer {name!r} needs mean and variance: it is not adapted to the data; or use BatchNormalization"
+        )
     if any(arguments.get(rate) for rate in ("dropout", "recurrent_dropout")):
         raise refuse(
             f"layer {name!r} is refused with a dropout rate: its masks could not be repeated; add a Dropout layer"
         )
     return value
+
+
+def is_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def did_you_mean(word: str, choices: Any) -> str:
@@ -169,8 +188,8 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Activation = Annotated[str, AfterValidator(one_of("activations"))]
 Initializer = Annotated[Any, AfterValidator(keras_object("initializers"))]
-Regularizer = Annotated[Any, AfterValidator(lambda value: value and keras_object("regularizers")(value))]
-Constraint = Annotated[Any, AfterValidator(lambda value: value and keras_object("constraints")(value))]
+Regularizer = Annotated[Any, AfterValidator(or_none(keras_object("regularizers")))]
+Constraint = Annotated[Any, AfterValidator(or_none(keras_object("constraints")))]
 
 
 def text(description: str) -> Any:
@@ -192,7 +211,10 @@ class Linear:
     name: Literal["linear"]
     validation: Annotated[Count, VALIDATION]
     limit: Annotated[Positive | None, LIMIT]
-    shape: Annotated[list[Positive], text("shape of one input: [1]")]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=1, le=1)]],
+        Field(min_length=1, max_length=1, description="shape of one input, always [1]"),
+    ]
     slope: Annotated[float, text("slope of the line, a finite number")]
     noise: Annotated[float, Field(ge=0, description="standard deviation of the noise, 0 or more")]
     train_examples: Annotated[Positive, TRAIN]
@@ -206,7 +228,10 @@ class Digits:
     name: Literal["digits"]
     validation: Annotated[Count, VALIDATION]
     limit: Annotated[Positive | None, LIMIT]
-    shape: Annotated[list[Positive], text("height and width of an image, in pixels (and channels)")]
+    shape: Annotated[
+        list[Positive],
+        Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels)"),
+    ]
     classes: Annotated[int, Field(ge=2, description="number of classes, from 2 on")]
     class_names: Annotated[list[str], text("one name per class, in the order of the labels")]
     pixel_max: Annotated[Positive, text("value of a full pixel, from 1 on: pixels are divided by it")]
@@ -230,7 +255,7 @@ DataConfig = Annotated[Digits | ImageFiles | Linear, Field(discriminator="name")
 
 # --- model --------------------------------------------------------------------------------------------------------
 
-DROPOUT = text("fraction of values set to zero in training, from 0 up to but not including 1")
+DROPOUT = text(DROPOUT_RATE)
 ACTIVATION = text("activation function, a name that Keras knows, such as relu, tanh, gelu")
 INITIALIZER = text("initial weights, a name that Keras knows, such as glorot_uniform, or {name: {argument: value}}")
 REGULARIZER = text("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
@@ -308,21 +333,29 @@ class Optimizer:
     def arguments(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in ("name", "learning_rate")}
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         known = table()["optimizers"][self.name]["arguments"]
         check_arguments(f"optimizer {self.name}", self.arguments, known)
         for key, value in self.arguments.items():
-            null_is_meant = value is None and (known[key] is None or key in NULL_FOR_NONE)
+            null_is_meant = value is None and (known[key] is None or (self.name, key) in NULL_FOR_NONE)
             if key in OPTIMIZER_RANGES and not null_is_meant:
                 allowed, words = OPTIMIZER_RANGES[key]
                 if isinstance(value, str | bool | list | None) or not allowed(value):
                     raise refuse(f"optimizer.{key} must be {words}; received {value!r}")
+        if self.name in BETA_1_ABOVE_0 and self.arguments.get("beta_1") == 0:
+            raise refuse(f"optimizer.beta_1 of {self.name} must be greater than 0 and less than 1; received 0")
+        excluded = self.arguments.get("exclude_layers")
+        if not (excluded is None or (isinstance(excluded, list) and all(isinstance(name, str) for name in excluded))):
+            raise refuse(f"optimizer.exclude_layers must be a list of names, or null; received {excluded!r}")
         clipping = [key for key in CLIPPING if self.arguments.get(key) is not None]
         if len(clipping) > 1:
             raise refuse(f"optimizer: only one of {listed(CLIPPING)} may be set; received {listed(clipping)}")
+        return self
 
 
 EPOCHS = "in epochs (fractions allowed)"
+WATCHED = "a metric of each epoch, such as val_loss or val_accuracy"
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -379,13 +412,45 @@ class OneCycle:
     final_fraction: Annotated[float, Field(ge=0, le=1, description="last over peak learning rate, from 0 to 1")]
 
 
-ScheduleConfig = Annotated[Constant | Exponential | Cosine | Piecewise | OneCycle, Field(discriminator="name")]
+@dataclass(config=STRICT, kw_only=True)
+class ReduceOnPlateau:
+    """The learning rate times `factor` whenever the metric has not improved for `patience` epochs."""
+
+    name: Literal["reduce_on_plateau"]
+    metric: Annotated[str, text(WATCHED)]
+    factor: Annotated[float, Field(gt=0, lt=1, description="what the learning rate is multiplied by, between 0 and 1")]
+    patience: Annotated[Positive, text("epochs without improvement before the rate falls, from 1 on")]
+    min_delta: Annotated[float, Field(ge=0, description="smallest change that counts as improvement, 0 or more")]
+    smallest_fraction: Annotated[float, Field(ge=0, le=1, description="smallest over first learning rate, from 0 to 1")]
+
+
+Schedule = Constant | Exponential | Cosine | Piecewise | OneCycle | ReduceOnPlateau
+ScheduleConfig = Annotated[Schedule, Field(discriminator="name")]
 
 
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy",)
 REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
+
+
+@dataclass(config=STRICT, kw_only=True)
+class EarlyStopping:
+    patience: Annotated[Positive | None, text("epochs without improvement before training stops, from 1 on, or null")]
+    metric: Annotated[str, text(WATCHED)]
+    min_delta: Annotated[float, Field(ge=0, description="smallest change that counts as improvement, 0 or more")]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Distribution:
+    strategy: Annotated[
+        Literal["auto", "one_device", "mirrored"],
+        text("auto (all local GPUs, else one CPU device), one_device, or mirrored (GPUs, or logical CPU devices)"),
+    ]
+    devices: Annotated[
+        Annotated[int, Field(ge=1, le=16)] | None,
+        text("devices that share each batch, from 1 to 16, or null: all GPUs, else one CPU device"),
+    ]
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -399,6 +464,21 @@ class Training:
     threads: Annotated[
         Positive | Literal["auto"],
         text("threads within one operation, from 1 on, or auto: 1 for a small network, all cores for a large one"),
+    ]
+    loop: Annotated[Literal["compiled", "fit"], text("compiled (fast, any strategy) or fit (Keras's own, one device)")]
+    gradient_clipping: Annotated[
+        PositiveFloat | None, text("largest norm of all gradients together, greater than 0, or null")
+    ]
+    mixed_precision: Annotated[
+        Literal["bfloat16"] | None, text("type of the computation: bfloat16, or null for float32 throughout")
+    ]
+    early_stopping: Annotated[EarlyStopping, text("when to stop before the last epoch")]
+    restore_best: Annotated[
+        bool, text("end with the weights of the epoch best by early_stopping.metric: true or false")
+    ]
+    checkpoint_minutes: Annotated[
+        Annotated[float, Field(ge=0)] | None,
+        text("minutes between checkpoints within an epoch, 0 or more, or null: only after each epoch"),
     ]
 
 
@@ -426,7 +506,10 @@ class Config:
     data: Digits | ImageFiles | Linear = Field(discriminator="name")
     model: Mlp | Cnn | Neuron | Layers = Field(discriminator="name")
     optimizer: Optimizer
-    schedule: Constant | Exponential | Cosine | Piecewise | OneCycle = Field(discriminator="name")
+    schedule: Schedule = Field(discriminator="name")
+    resume: Annotated[str | None, text("id of a run that was cut off, to go on with, or null")]
+    resume_anyway: Annotated[bool, text("resume although code, packages or data have changed: true or false")]
     training: Training
+    distribution: Distribution
     report: Report
     tracking: Tracking

@@ -32,6 +32,22 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[2]
 MODEL = "model"  # runs:/<run id>/model
 
+# The columns of the runs table. MLflow's own choice has neither metrics nor params; what no run has is not shown.
+_COLUMNS = {
+    "metrics": [
+        "test_accuracy",
+        "test_error_percent",
+        "best_val_accuracy",
+        "test_mean_absolute_error",
+        "learned_weight",
+        "learned_bias",
+        "train_seconds",
+    ],
+    "params": ["data.name", "model.name", "optimizer.name", "optimizer.learning_rate"],
+}
+_VIEW = "results"  # the name of the view of an experiment's runs that has these columns
+_VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
+
 _SQLITE = "sqlite:///"
 _CHOICES = (
     f"Choices: {_SQLITE}PATH/mlflow.db, http://HOST:PORT, https://HOST (a database stands behind its own server)."
@@ -204,6 +220,27 @@ def latest_experiment(client: "MlflowClient", name: str | None = None) -> str:
         return experiments[name]
     runs = client.search_runs(list(experiments.values()), order_by=["attributes.start_time DESC"], max_results=1)
     return runs[0].info.experiment_id if runs else "0"
+
+
+def runs_table(client: "MlflowClient", experiment_id: str) -> str:
+    """Where the UI shows the runs of an experiment as a table, with the columns of this project if it made it: the
+    part of the address after the server's."""
+    tags = client.get_experiment(experiment_id).tags
+    view = f"&viewStateShareKey={_VIEW}" if _VIEW_TAG in tags else ""
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning{view}"
+
+
+def download(uri: str, run_id: str, artifact: str) -> Path:
+    """A local copy of an artifact of a run, such as `config/config.yaml`.
+
+    Raises:
+        StoreError: the store cannot be used, or the run has no such artifact.
+    """
+    client = connect(uri)
+    try:
+        return Path(client.download_artifacts(run_id, artifact))
+    except Exception as error:  # each kind of artifact store has its own
+        raise StoreError(f"Run {run_id} in {shown(uri)} has no artifact {artifact}: {_first_line(error)}") from None
 
 
 @contextmanager
@@ -500,7 +537,7 @@ def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
         if found is None:
             location = (_database(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
             try:
-                return client.create_experiment(experiment, artifact_location=location)
+                return client.create_experiment(experiment, artifact_location=location, tags={_VIEW_TAG: _view()})
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -513,6 +550,12 @@ def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
             )
         mark_dead_runs(client, [found.experiment_id])
         return found.experiment_id
+
+
+def _view() -> str:
+    """The state of the runs table, as the UI keeps it when somebody shares a view."""
+    columns = [f"{group}.`{name}`" for group, names in _COLUMNS.items() for name in names]
+    return json.dumps({"selectedColumns": ["attributes.`Duration`", *columns]})
 
 
 def _enter(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str, str]) -> "MlflowRun":

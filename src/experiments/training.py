@@ -1,271 +1,244 @@
-"""One compiled training loop: the steps of an epoch run inside one XLA program, on data held in memory.
+"""Training, epoch by epoch: what happens between the steps, whichever loop runs them.
 
-The host acts only between ranges of steps (progress, stopping); no result depends on where the ranges are cut.
+Metrics, early stopping, the best epoch, the plateau rule, checkpoints and signals are here; the steps themselves in
+compiled.py, and in fit.py for Keras's own loop.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from experiments import randomness
-from experiments.data import Split
-from experiments.errors import TrainingError
-from experiments.optimizers import NOT_UNDER_XLA
+from experiments import checkpoints, optimizers
+from experiments.compiled import CompiledLoop
+from experiments.config import Config
+from experiments.data import Dataset
+from experiments.errors import Terminated, TrainingError
+from experiments.evaluation import Evaluator, Metrics
+from experiments.fit import FitLoop
+from experiments.schema import ReduceOnPlateau
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-SECONDS_BETWEEN_REPORTS = 0.25
-EVALUATION_BATCH = 500  # examples; bounds the memory of a forward pass, has no influence on the result
-
-Metrics = dict[str, float]
-
 
 class Progress(Protocol):
-    """What the loop tells while it runs."""
+    """What training tells while it runs."""
 
     def step(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
 
-def train(
-    model: "keras.Model",
-    optimizer: "keras.optimizers.Optimizer",
-    loss: str,
-    learning_rates: np.ndarray,
-    training: Split,
-    validation: Split,
-    batch_size: int,
-    seed: int,
-    progress: Progress,
-) -> Iterator[Metrics]:
-    """Train `model` in place, and yield the metrics of each epoch when it is through.
+@dataclass
+class Watch:
+    """Waits for a metric to improve: how good it was, when, and how many epochs ago."""
+
+    best: float | None = None
+    epoch: int = 0
+    wait: int = 0
+
+    def improved(self, metric: str, value: float, epoch: int, min_delta: float) -> bool:
+        """Note the value of an epoch; whether it is better than the best so far by more than `min_delta`."""
+        sign = 1 if "accuracy" in metric else -1
+        if self.best is None or sign * (value - self.best) > min_delta:
+            self.best, self.epoch, self.wait = value, epoch, 0
+            return True
+        self.wait += 1
+        return False
+
+
+@dataclass
+class State:
+    """Where training stands; with weights and optimizer all that going on from here needs.
+
+    Attributes:
+        epoch: in progress, from 1 on; one more than the last when all are done.
+        step: steps of it that are done.
+        sums: of loss and metric over the examples of those steps.
+        seconds: spent on those steps.
+        history: metric -> one value per finished epoch.
+        stopping, plateau: what early stopping and the schedule have seen.
+        plateau_factor: learning rate over that of the schedule.
+        stopped: early stopping has ended the training.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    seconds: float = 0.0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    stopping: Watch = field(default_factory=Watch)
+    plateau: Watch = field(default_factory=Watch)
+    plateau_factor: float = 1.0
+    stopped: bool = False
+
+
+class Trainer:
+    """The training of one run, in place, from the start or from its checkpoint.
 
     Args:
+        strategy: the model and optimizer were made in its scope.
         model: built, of stock layers; its dropout layers are made repeatable for training only.
-        loss: the name of a loss in `keras.losses`.
-        learning_rates: float32 [epochs, steps per epoch].
-        training: the examples to learn from; the last batch of an epoch is smaller when they do not divide.
-        validation: examples to measure on after each epoch; with none there are no `val_` metrics.
-        seed: with epoch and step, all that the order and the dropout masks depend on.
-
-    Yields:
-        loss, accuracy (or mean_absolute_error) over the epoch's training examples as they were trained on, the same
-        with `val_` after the epoch, learning_rate (of the last step), epoch_seconds and examples_per_second.
-
-    Raises:
-        TrainingError: a loss is not finite.
+        checkpoint: the file to keep the state in, and to go on from if it exists; None keeps none.
     """
-    loop = Loop(model, optimizer, loss, training, batch_size, seed)
-    evaluate = Evaluator(model, loss)
-    epochs = len(learning_rates)
-    for epoch in range(1, epochs + 1):
-        start = time.perf_counter()
-        for step, metrics in loop.epoch(epoch, learning_rates[epoch - 1]):
-            progress.step(epoch, step, metrics)
-        trained = time.perf_counter() - start
-        if epoch == epochs:
-            optimizer.finalize_variable_values(model.trainable_variables)
-        if len(validation.targets):
-            metrics |= {f"val_{name}": value for name, value in evaluate(validation).metrics.items()}
-        _refuse_infinite(metrics, epoch, epochs)
-        metrics |= {
-            "learning_rate": float(learning_rates[epoch - 1, -1]),
-            "epoch_seconds": trained,
-            "examples_per_second": len(training.targets) / trained,
-        }
-        progress.epoch(epoch, metrics)
-        yield metrics
-
-
-def _refuse_infinite(metrics: Metrics, epoch: int, epochs: int) -> None:
-    for name, value in metrics.items():
-        if not np.isfinite(value):
-            raise TrainingError(
-                f"{name} became {value} in epoch {epoch} of {epochs}. Likely causes: optimizer.learning_rate is too"
-                " large (try a tenth of it), gradients explode (try optimizer.global_clipnorm=1), or model.activation"
-                " and model.kernel_initializer do not go together."
-            )
-
-
-class Loop:
-    """The compiled steps over one training set."""
 
     def __init__(
         self,
+        config: Config,
+        strategy: "tf.distribute.Strategy",
         model: "keras.Model",
         optimizer: "keras.optimizers.Optimizer",
-        loss: str,
-        training: Split,
-        batch_size: int,
-        seed: int,
+        dataset: Dataset,
+        checkpoint: Path | None,
     ) -> None:
-        import tensorflow as tf
+        self.config, self.model, self.optimizer, self.dataset = config, model, optimizer, dataset
+        self.checkpoint, self.state = checkpoint, State()
+        self.best_weights: list[np.ndarray] = []
+        training = config.training
+        arguments = (model, optimizer, training.loss, dataset.train, training.batch_size, config.seed)
+        self.loop = FitLoop(*arguments) if training.loop == "fit" else CompiledLoop(strategy, *arguments)
+        self.evaluate = Evaluator(model, training.loss)
+        self.examples = len(dataset.train.targets)
+        self.steps = -(-self.examples // training.batch_size)
+        self.learning_rates = optimizers.learning_rates(
+            config.schedule, config.optimizer.learning_rate, self.steps, training.epochs
+        )
+        self.saved = time.monotonic()
+        if checkpoint and checkpoint.exists():
+            self._restore(checkpoint)
 
-        self.model, self.dropouts = randomness.repeatable(model)
-        self.optimizer, self.seed, self.batch_size = optimizer, seed, batch_size
-        self.losses, self.quality = per_example(loss)
-        self.examples = len(training.targets)
-        self.inputs, self.targets = tf.constant(training.inputs), tf.constant(training.targets)
-        rates = np.array([layer.rate for layer in self.dropouts], np.float64)
-        # Rates are inputs of the program, not constants in it: one program serves every rate.
-        self.thresholds = tf.constant((rates * 2**32).astype(np.uint32))
-        self.scales = tf.constant((1 / (1 - rates)).astype(np.float32))
-        optimizer.build(model.trainable_variables)
-        self.whole_batches = tf.function(self._whole_batches, jit_compile=_suits_xla(model, optimizer))
-        self.last_batch = tf.function(self._last_batch)
+    def finished_epochs(self) -> Iterator[tuple[int, Metrics]]:
+        """The epochs that were through before this process began, as `run` would yield them."""
+        for index in range(self.state.epoch - 1):
+            yield index + 1, {name: values[index] for name, values in self.state.history.items()}
 
-    def epoch(self, epoch: int, learning_rates: np.ndarray) -> Iterator[tuple[int, Metrics]]:
-        """Run all steps of an epoch; yield after each range the steps done and the means so far."""
-        import tensorflow as tf
+    def run(self, progress: Progress) -> Iterator[tuple[int, Metrics]]:
+        """Train, and yield epoch and metrics whenever an epoch is through.
 
-        order = tf.constant(randomness.order(self.seed, epoch, self.examples))
-        rates = tf.constant(learning_rates)
-        counter = tf.constant(np.array([self.seed, epoch], np.uint32))
-        sums = tf.zeros(2)
-        whole, rest = divmod(self.examples, self.batch_size)
-        done, length = 0, 1
-        while done < whole:
-            start = time.perf_counter()
-            stop = min(done + length, whole)
-            sums = self.whole_batches(sums, order, rates, counter, tf.constant(done), tf.constant(stop))
-            totals = sums.numpy()
-            length = _next_range(length, stop - done, time.perf_counter() - start)
-            done = stop
-            yield done, self._means(totals, done * self.batch_size)
-        if rest:
-            sums = self.last_batch(sums, order[whole * self.batch_size :], rates[whole], counter, tf.constant(whole))
-            yield whole + 1, self._means(sums.numpy(), self.examples)
+        The metrics are loss and accuracy (or mean_absolute_error) over the epoch's examples as they were trained on,
+        the same with `val_` after the epoch, learning_rate (of the last step), epoch_seconds (without validation) and
+        examples_per_second. Afterwards the model has its final weights: the best epoch's with `training.restore_best`.
+
+        Raises:
+            TrainingError: a metric is not finite.
+            KeyboardInterrupt, Terminated: after a checkpoint.
+        """
+        state, epochs = self.state, self.config.training.epochs
+        with Signals() as signals:
+            while state.epoch <= epochs and not state.stopped:
+                metrics = self._epoch(progress, signals)
+                for name, value in metrics.items():
+                    state.history.setdefault(name, []).append(value)
+                progress.epoch(state.epoch, metrics)
+                self._judge(metrics)
+                state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, [0.0, 0.0], 0.0
+                self._save()
+                yield state.epoch - 1, metrics
+                signals.check()
+        self.optimizer.finalize_variable_values(self.model.trainable_variables)
+        if self.best_weights:
+            self.model.set_weights(self.best_weights)
+
+    def _epoch(self, progress: Progress, signals: "Signals") -> Metrics:
+        state, epoch = self.state, self.state.epoch
+        rates = (self.learning_rates[epoch - 1] * np.float32(state.plateau_factor)).astype(np.float32)
+        began = time.perf_counter() - state.seconds
+
+        def report(step: int, sums: np.ndarray) -> None:
+            progress.step(epoch, step, self._means(sums, min(step * self.config.training.batch_size, self.examples)))
+            if self.loop.resumes_within_an_epoch:
+                state.step, state.sums = step, [float(value) for value in sums]
+                state.seconds = time.perf_counter() - began
+                minutes = self.config.training.checkpoint_minutes
+                if signals.received or (minutes is not None and time.monotonic() - self.saved > 60 * minutes):
+                    self._save()
+            signals.check()
+
+        sums = self.loop.epoch(epoch, rates, state.step, np.array(state.sums, np.float32), report)
+        seconds = time.perf_counter() - began
+        metrics = self._means(sums, self.examples)
+        if len(self.dataset.validation.targets):
+            metrics |= {f"val_{name}": value for name, value in self.evaluate(self.dataset.validation).metrics.items()}
+        self._refuse_infinite(metrics)
+        times = {"epoch_seconds": seconds, "examples_per_second": self.examples / seconds}
+        return metrics | {"learning_rate": float(rates[-1])} | times
 
     def _means(self, sums: np.ndarray, examples: int) -> Metrics:
-        return {"loss": float(sums[0]) / examples, self.quality.name: float(sums[1]) / examples}
+        return {"loss": float(sums[0]) / examples, self.evaluate.quality.name: float(sums[1]) / examples}
 
-    def _whole_batches(
-        self,
-        sums: "tf.Tensor",
-        order: "tf.Tensor",
-        rates: "tf.Tensor",
-        counter: "tf.Tensor",
-        start: "tf.Tensor",
-        stop: "tf.Tensor",
-    ) -> "tf.Tensor":
-        import tensorflow as tf
+    def _refuse_infinite(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                raise TrainingError(
+                    f"{name} became {value} in epoch {self.state.epoch} of {self.config.training.epochs}. Likely causes:"
+                    " optimizer.learning_rate is too large (try a tenth of it), gradients explode (try"
+                    " training.gradient_clipping=1), or model.activation and model.kernel_initializer do not go"
+                    " together."
+                )
 
-        step = start  # a tf.range would make XLA compile anew for each start and stop
-        while step < stop:
-            rows = tf.slice(order, [step * self.batch_size], [self.batch_size])
-            sums += self._step(rows, rates[step], counter, step)
-            step += 1
-        return sums
+    def _judge(self, metrics: Metrics) -> None:
+        """Early stopping, the best weights, and the plateau rule, after an epoch."""
+        state, stopping, schedule = self.state, self.config.training.early_stopping, self.config.schedule
+        if stopping.patience is not None or self.config.training.restore_best:
+            if state.stopping.improved(stopping.metric, metrics[stopping.metric], state.epoch, stopping.min_delta):
+                self.best_weights = self.model.get_weights() if self.config.training.restore_best else []
+            state.stopped = stopping.patience is not None and state.stopping.wait >= stopping.patience
+        if isinstance(schedule, ReduceOnPlateau):
+            state.plateau.improved(schedule.metric, metrics[schedule.metric], state.epoch, schedule.min_delta)
+            if state.plateau.wait >= schedule.patience:
+                state.plateau.wait = 0
+                state.plateau_factor = max(state.plateau_factor * schedule.factor, schedule.smallest_fraction)
 
-    def _last_batch(
-        self, sums: "tf.Tensor", rows: "tf.Tensor", rate: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
-    ) -> "tf.Tensor":
-        return sums + self._step(rows, rate, counter, step)
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        optimizer = [variable.numpy() for variable in self.optimizer.variables]
+        arrays = {"weights": self.model.get_weights(), "optimizer": optimizer, "best": self.best_weights}
+        checkpoints.save(self.checkpoint, asdict(self.state), arrays)
+        self.saved = time.monotonic()
 
-    def _step(self, rows: "tf.Tensor", rate: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor") -> "tf.Tensor":
-        """One step of gradient descent on these rows; the sums of loss and quality over them, float32 [2]."""
-        import tensorflow as tf
-
-        inputs = tf.cast(tf.gather(self.inputs, rows), tf.float32)
-        targets = tf.gather(self.targets, rows)
-        for index, layer in enumerate(self.dropouts):
-            layer.counter = tf.stack([counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)])
-            layer.threshold, layer.scale = self.thresholds[index], self.scales[index]
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            outputs = self.model(inputs, training=True)
-            loss = tf.reduce_mean(self.losses(targets, outputs)) + sum(self.model.losses)
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        self.optimizer.learning_rate = rate
-        self.optimizer.apply(gradients, variables)
-        examples = tf.cast(tf.shape(rows)[0], tf.float32)
-        return tf.stack([loss * examples, tf.reduce_sum(self.quality(targets, outputs))])
+    def _restore(self, checkpoint: Path) -> None:
+        stored, arrays = checkpoints.load(checkpoint)
+        watches: dict[str, Any] = {name: Watch(**stored.pop(name)) for name in ("stopping", "plateau")}
+        self.state = State(**stored, **watches)
+        self.model.set_weights(arrays["weights"])
+        for variable, value in zip(self.optimizer.variables, arrays["optimizer"], strict=True):
+            variable.assign(value)
+        self.best_weights = arrays.get("best", [])
 
 
-def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") -> bool:
-    """XLA makes small steps several times faster, but on a CPU it runs a convolution a hundred times slower."""
-    import tensorflow as tf
+class Signals:
+    """Puts SIGINT and SIGTERM off to the next `check`, so that they never part weights from the state beside them."""
 
-    convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
-    return optimizer.name not in NOT_UNDER_XLA and not (convolves and not tf.config.list_logical_devices("GPU"))
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
 
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # only there are signals handled
+            self.before = {sent: signal.signal(sent, self._note) for sent in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
-def _next_range(length: int, steps: int, seconds: float) -> int:
-    """So many steps that a range takes SECONDS_BETWEEN_REPORTS; the first is short, and pays for the compilation."""
-    if length == 1:
-        return 8
-    return max(1, min(4 * length, round(steps * SECONDS_BETWEEN_REPORTS / seconds)))
+    def __exit__(self, *_: object) -> None:
+        for sent, handler in self.before.items():
+            signal.signal(sent, handler)
 
+    def _note(self, sent: int, _: object) -> None:
+        impatient = self.received is not None
+        self.received = sent
+        if impatient:
+            self.check()
 
-class Quality(Protocol):
-    """The metric beside the loss: its name, and its value for each example."""
-
-    name: str
-
-    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor": ...
-
-
-class Accuracy:
-    name = "accuracy"
-
-    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.cast(tf.argmax(outputs, 1, output_type=tf.int32) == targets, tf.float32)
-
-
-class AbsoluteError:
-    name = "mean_absolute_error"
-
-    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.reduce_mean(tf.abs(outputs - targets), axis=-1)
-
-
-def per_example(loss: str) -> tuple[Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"], Quality]:
-    """The loss of each example [batch] by its name in Keras, and the metric that goes with it."""
-    import keras
-
-    quality: Quality = Accuracy() if "crossentropy" in loss else AbsoluteError()
-    return getattr(keras.losses, loss), quality
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model makes of a split: outputs float32 [n, classes or 1], and the mean metrics."""
-
-    outputs: np.ndarray
-    metrics: Metrics
-
-
-class Evaluator:
-    """Runs the model forward over a whole split, every example once."""
-
-    def __init__(self, model: "keras.Model", loss: str) -> None:
-        import tensorflow as tf
-
-        self.model = model
-        self.losses, self.quality = per_example(loss)
-        self.forward = tf.function(
-            lambda inputs: model(tf.cast(inputs, tf.float32), training=False), reduce_retracing=True
-        )
-
-    def __call__(self, split: Split) -> Evaluation:
-        import tensorflow as tf
-
-        starts = range(0, len(split.targets), EVALUATION_BATCH)
-        outputs = tf.concat([self.forward(tf.constant(split.inputs[s : s + EVALUATION_BATCH])) for s in starts], 0)
-        targets = tf.constant(split.targets)
-        penalty = sum(self.model.losses)
-        metrics = {
-            "loss": float(tf.reduce_mean(self.losses(targets, outputs)) + penalty),
-            self.quality.name: float(tf.reduce_mean(self.quality(targets, outputs))),
-        }
-        return Evaluation(outputs.numpy(), metrics)
+    def check(self) -> None:
+        """Raise what a signal that came in the meantime stands for."""
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received == signal.SIGTERM:
+            raise Terminated

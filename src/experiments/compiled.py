@@ -1,0 +1,201 @@
+"""The compiled loop: the steps of an epoch inside one program, on data held in memory, under any strategy.
+
+The host acts only between ranges of steps; no result depends on where the ranges are cut.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments import randomness
+from experiments.data import Split
+from experiments.evaluation import per_example
+from experiments.optimizers import NOT_UNDER_XLA
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+SECONDS_BETWEEN_REPORTS = 0.25
+
+
+class CompiledLoop:
+    """Trains a model by compiled ranges of steps.
+
+    One device runs them under XLA. Several replicas each take their rows of the global batch; gradients are summed over
+    all replicas before the optimizer clips and applies them, so that the result is that of one device, to rounding.
+
+    Args:
+        model, optimizer: made in the scope of `strategy`.
+        loss: name of a loss in `keras.losses`.
+        training: the examples to learn from.
+        batch_size: of the global batch.
+        seed: with epoch and step, all that order and dropout masks depend on.
+    """
+
+    resumes_within_an_epoch = True
+
+    def __init__(
+        self,
+        strategy: "tf.distribute.Strategy",
+        model: "keras.Model",
+        optimizer: "keras.optimizers.Optimizer",
+        loss: str,
+        training: Split,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        import tensorflow as tf
+
+        self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
+        with strategy.scope():
+            self.model, self.dropouts = randomness.repeatable(model, synchronized=self.replicas > 1)
+            optimizer.build(model.trainable_variables)
+        self.optimizer, self.seed, self.batch_size = optimizer, seed, batch_size
+        self.losses, self.quality = per_example(loss)
+        self.examples = len(training.targets)
+        # On every device a copy: the data of this project is small, and a gather from host memory is not free.
+        self.inputs, self.targets = (self._on_each_device(part) for part in (training.inputs, training.targets))
+        rates = np.array([layer.rate for layer in self.dropouts], np.float64)
+        # Rates are inputs of the program, not constants in it: one program serves every rate.
+        self.thresholds = tf.constant((rates * 2**32).astype(np.uint32))
+        self.scales = tf.constant((1 / (1 - rates)).astype(np.float32))
+        xla = self.replicas == 1 and _suits_xla(model, optimizer)
+        self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
+        self.last_batch = tf.function(self._last_batch)
+
+    def _on_each_device(self, array: np.ndarray) -> "tf.Tensor":
+        import tensorflow as tf
+
+        if self.replicas == 1:
+            return tf.constant(array)
+        return self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(array))
+
+    def epoch(
+        self,
+        epoch: int,
+        learning_rates: np.ndarray,
+        start: int,
+        sums: np.ndarray,
+        report: Callable[[int, np.ndarray], None],
+    ) -> np.ndarray:
+        """Run the steps of an epoch from `start` on.
+
+        Args:
+            epoch: from 1 on.
+            learning_rates: float32 [steps].
+            start: steps of this epoch that are done.
+            sums: float32 [2], the sums of loss and metric over the examples of those steps.
+            report: called after each range with the steps done and the sums so far; what it raises ends the epoch.
+
+        Returns:
+            The sums over the whole epoch.
+        """
+        import tensorflow as tf
+
+        order = tf.constant(randomness.order(self.seed, epoch, self.examples))
+        rates, carried = tf.constant(learning_rates), tf.constant(sums, tf.float32)
+        counter = tf.constant(np.array([self.seed, epoch], np.uint32))
+        whole, rest = divmod(self.examples, self.batch_size)
+        done, length, totals = start, 1, sums
+        while done < whole:
+            began = time.perf_counter()
+            stop = min(done + length, whole)
+            carried = self.whole_batches(carried, order, rates, counter, tf.constant(done), tf.constant(stop))
+            totals = carried.numpy()
+            length = _next_range(length, stop - done, time.perf_counter() - began)
+            done = stop
+            report(done, totals)
+        if rest and done == whole:
+            rows = order[whole * self.batch_size :]
+            totals = self.last_batch(carried, rows, rates[whole], counter, tf.constant(whole)).numpy()
+            report(whole + 1, totals)
+        return totals
+
+    def _whole_batches(
+        self,
+        sums: "tf.Tensor",
+        order: "tf.Tensor",
+        rates: "tf.Tensor",
+        counter: "tf.Tensor",
+        start: "tf.Tensor",
+        stop: "tf.Tensor",
+    ) -> "tf.Tensor":
+        import tensorflow as tf
+
+        step = start  # a tf.range would make XLA compile anew for each start and stop
+        while step < stop:
+            rows = tf.slice(order, [step * self.batch_size], [self.batch_size])
+            sums += self._step(rows, rates[step], counter, step)
+            step += 1
+        return sums
+
+    def _last_batch(
+        self, sums: "tf.Tensor", rows: "tf.Tensor", rate: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+    ) -> "tf.Tensor":
+        return sums + self._step(rows, rate, counter, step)
+
+    def _step(self, rows: "tf.Tensor", rate: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor") -> "tf.Tensor":
+        """One step of gradient descent on these rows; the sums of loss and metric over them, float32 [2]."""
+        # Keras's optimizer reduces within a replica after it has clipped; outside of one it takes what it is given.
+        if self.replicas == 1:
+            gradients, sums = self._gradients(self.inputs, self.targets, rows, counter, step)
+        else:
+            per_replica = self.strategy.run(self._gradients, args=(self.inputs, self.targets, rows, counter, step))
+            gradients, sums = self._local(per_replica)
+        self.optimizer.learning_rate = rate
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return sums
+
+    def _local(self, per_replica: tuple) -> tuple[list["tf.Tensor"], "tf.Tensor"]:
+        gradients, sums = per_replica  # reduced: the same on every replica
+        return [self.strategy.experimental_local_results(g)[0] for g in gradients], (
+            self.strategy.experimental_local_results(sums)[0]
+        )
+
+    def _gradients(
+        self, inputs: "tf.Tensor", targets: "tf.Tensor", rows: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+    ) -> tuple[list["tf.Tensor"], "tf.Tensor"]:
+        """On this replica's share of the rows: gradients and sums, over all replicas."""
+        import tensorflow as tf
+
+        examples = tf.shape(rows)[0]
+        first = tf.constant(0)
+        if self.replicas > 1:
+            replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+            first, last = (n * examples // self.replicas for n in (replica, replica + 1))
+            rows = rows[first:last]
+        inputs = tf.cast(tf.gather(inputs, rows), tf.float32)
+        targets = tf.gather(targets, rows)
+        for index, layer in enumerate(self.dropouts):
+            layer.counter = tf.stack([counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)])
+            layer.threshold, layer.scale, layer.first_row = self.thresholds[index], self.scales[index], first
+        variables = self.model.trainable_variables
+        count = tf.cast(examples, tf.float32)
+        with tf.GradientTape() as tape:
+            outputs = tf.cast(self.model(inputs, training=True), tf.float32)
+            # A share of the mean over the global batch, whatever the number of rows here, none included.
+            loss = tf.reduce_sum(self.losses(targets, outputs)) / count + sum(self.model.losses) / self.replicas
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        sums = tf.stack([loss * count, tf.reduce_sum(self.quality(targets, outputs))])
+        if self.replicas > 1:
+            *gradients, sums = tf.distribute.get_replica_context().all_reduce("sum", [*gradients, sums])
+        return gradients, sums
+
+
+def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") -> bool:
+    """XLA makes small steps several times faster, but on a CPU it runs a convolution a hundred times slower."""
+    import tensorflow as tf
+
+    convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
+    return optimizer.name not in NOT_UNDER_XLA and not (convolves and not tf.config.list_logical_devices("GPU"))
+
+
+def _next_range(length: int, steps: int, seconds: float) -> int:
+    """So many steps that a range takes SECONDS_BETWEEN_REPORTS; the first is short, and pays for the compilation."""
+    if length == 1:
+        return 8
+    return max(1, min(4 * length, round(steps * SECONDS_BETWEEN_REPORTS / seconds)))

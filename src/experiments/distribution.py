@@ -1,0 +1,43 @@
+"""The devices of a run: a tf.distribute strategy from the config."""
+
+from typing import TYPE_CHECKING
+
+from experiments import runtime
+from experiments.errors import UserError
+from experiments.schema import Distribution
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
+    """Load TensorFlow and make the strategy: before any other use of TensorFlow in this process.
+
+    Args:
+        config: the group `distribution`.
+        threads: within an operation, for each device.
+
+    Raises:
+        UserError: more devices are wanted than there are.
+    """
+    wanted = config.devices or 0
+    runtime.start(threads, devices=max(1, wanted) if config.strategy == "mirrored" else 1)
+    import tensorflow as tf
+
+    gpus = tf.config.list_logical_devices("GPU")
+    if config.strategy == "one_device" or (config.strategy == "auto" and len(gpus) < 2 and wanted < 2):
+        return tf.distribute.get_strategy()
+    if config.strategy == "auto" and len(gpus) < max(wanted, 2):
+        raise UserError(
+            f"distribution.devices={wanted}, but this machine has {len(gpus)} GPUs. Use distribution=mirrored"
+            f" distribution.devices={wanted} for logical CPU devices, or leave distribution.devices out."
+        )
+    if gpus:
+        if wanted > len(gpus):
+            raise UserError(f"distribution.devices={wanted}, but this machine has {len(gpus)} GPUs. Use at most those.")
+        return tf.distribute.MirroredStrategy([device.name for device in gpus[: wanted or None]])
+    if not wanted:
+        raise UserError(
+            "distribution=mirrored found no GPU. For N logical devices on this CPU add distribution.devices=N."
+        )
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(wanted)])

@@ -1,0 +1,88 @@
+"""What a model makes of a split: its outputs, the loss, and the metric that goes with the loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from experiments.data import Split
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+BATCH = 500  # examples; bounds the memory of a forward pass, has no influence on the result
+
+Metrics = dict[str, float]
+Losses = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+
+
+class Quality(Protocol):
+    """The metric beside the loss: its name, and its value for each example."""
+
+    name: str
+
+    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor": ...
+
+
+class Accuracy:
+    name = "accuracy"
+
+    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.cast(tf.argmax(outputs, 1, output_type=tf.int32) == targets, tf.float32)
+
+
+class AbsoluteError:
+    name = "mean_absolute_error"
+
+    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.reduce_mean(tf.abs(outputs - targets), axis=-1)
+
+
+def per_example(loss: str) -> tuple[Losses, Quality]:
+    """The loss of each example [batch] by its name in Keras, and the metric that goes with it."""
+    import keras
+
+    quality: Quality = Accuracy() if "crossentropy" in loss else AbsoluteError()
+    return getattr(keras.losses, loss), quality
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outputs, float32 [n, classes or 1], and the means of loss and metric over all examples."""
+
+    outputs: np.ndarray
+    metrics: Metrics
+
+
+class Evaluator:
+    """Runs a model forward over a whole split, every example once. The loss includes penalties, as Keras's does."""
+
+    def __init__(self, model: "keras.Model", loss: str) -> None:
+        import tensorflow as tf
+
+        self.model = model
+        self.losses, self.quality = per_example(loss)
+        self.forward = tf.function(self._forward, reduce_retracing=True)
+
+    def _forward(self, inputs: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.cast(self.model(tf.cast(inputs, tf.float32), training=False), tf.float32)
+
+    def __call__(self, split: Split) -> Evaluation:
+        import tensorflow as tf
+
+        starts = range(0, len(split.targets), BATCH)
+        outputs = tf.concat([self.forward(tf.constant(split.inputs[s : s + BATCH])) for s in starts], 0)
+        targets = tf.constant(split.targets)
+        metrics = {
+            "loss": float(tf.reduce_mean(self.losses(targets, outputs)) + sum(self.model.losses)),
+            self.quality.name: float(tf.reduce_mean(self.quality(targets, outputs))),
+        }
+        return Evaluation(outputs.numpy(), metrics)

@@ -1,0 +1,85 @@
+"""Keras's own `fit` under the contract of the compiled loop: the same order, masks, learning rates and metrics."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import randomness
+from experiments.data import Split
+from experiments.evaluation import per_example
+
+if TYPE_CHECKING:
+    import keras
+
+
+class FitLoop:
+    """Trains a model by `keras.Model.fit`, an epoch a call, on one device. It can be resumed at epochs only.
+
+    Args: as CompiledLoop.
+    """
+
+    resumes_within_an_epoch = False
+
+    def __init__(
+        self,
+        model: "keras.Model",
+        optimizer: "keras.optimizers.Optimizer",
+        loss: str,
+        training: Split,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        import tensorflow as tf
+
+        self.model, self.dropouts = randomness.repeatable(model)
+        self.optimizer, self.training, self.batch_size, self.seed = optimizer, training, batch_size, seed
+        self.metric = per_example(loss)[1].name
+        for layer in self.dropouts:
+            layer.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
+            layer.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
+            layer.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
+        self.model.compile(optimizer=optimizer, loss=loss, metrics=[self.metric])
+        optimizer.build(model.trainable_variables)
+
+    def epoch(
+        self,
+        epoch: int,
+        learning_rates: np.ndarray,
+        start: int,
+        sums: np.ndarray,
+        report: Callable[[int, np.ndarray], None],
+    ) -> np.ndarray:
+        """Run the steps of an epoch; arguments and result as CompiledLoop.epoch (`start` is 0, `sums` are zeros)."""
+        import keras
+
+        examples = len(self.training.targets)
+        order = randomness.order(self.seed, epoch, examples)
+        loop = self
+
+        class Steps(keras.callbacks.Callback):
+            """Sets what depends on the step before it, and reports after it."""
+
+            def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
+                loop.optimizer.learning_rate = learning_rates[step]
+                for index, layer in enumerate(loop.dropouts):
+                    layer.counter.assign(np.array([loop.seed, index, epoch, step], np.uint32))
+
+            def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+                done = min((step + 1) * loop.batch_size, examples)
+                report(step + 1, loop._sums(logs, done))
+
+        history = self.model.fit(
+            self.training.inputs[order].astype(np.float32),
+            self.training.targets[order],
+            batch_size=self.batch_size,
+            shuffle=False,
+            epochs=epoch,
+            initial_epoch=epoch - 1,
+            verbose=0,
+            callbacks=[Steps()],
+        ).history
+        return self._sums({name: values[-1] for name, values in history.items()}, examples)
+
+    def _sums(self, means: dict[str, float], examples: int) -> np.ndarray:
+        return np.array([means["loss"] * examples, means[self.metric] * examples])

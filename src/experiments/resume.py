@@ -1,0 +1,89 @@
+"""Going on with a run that was cut off: its recorded config, and whether code and data are still the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import yaml
+
+from experiments import runs, tracking
+from experiments.config import Config, as_dict, flatten, groups, validate
+from experiments.errors import ConfigError, UserError
+
+IDENTITY = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
+
+
+class NothingToResumeError(UserError):
+    """The run is finished: said, but no failure."""
+
+    exit_code = 0
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run to go on with: its record, the config it was started with, and the overrides that made it."""
+
+    run: runs.RunRecord
+    config: Config
+    overrides: list[str]
+
+    def check(self, tags: Mapping[str, str]) -> None:
+        """Compare the identity of code, packages and data then with that of now.
+
+        Raises:
+            ConfigError: they differ, and `resume_anyway` is not set.
+        """
+        changed = [
+            f"{what} ({key} was {self.run.tags.get(key, 'not recorded')}, is {tags[key]})"
+            for key, what in IDENTITY.items()
+            if self.run.tags.get(key) != tags[key]
+        ]
+        if changed and not self.config.resume_anyway:
+            raise ConfigError(
+                f"Run {self.run.run_id} cannot go on as it began, for these differ: {'; '.join(changed)}. Bring them"
+                f" back (its commit was {self.run.tags.get('git_commit', 'not recorded')}), or add resume_anyway=true."
+            )
+
+
+def find(config: Config, overrides: Sequence[str]) -> Resumed:
+    """The run that `config.resume` names, to go on with as it was recorded.
+
+    Args:
+        overrides: given beside `resume=`; what they set must be what was recorded.
+
+    Raises:
+        NothingToResumeError: the run is finished.
+        ConfigError: an override disagrees with the record.
+        StoreError: there is no such run, or it has no config.
+    """
+    uri = tracking.resolve_uri(config.tracking.uri)
+    client = runs.open_store(uri)
+    (run,) = runs.by_id(client, [str(config.resume)])
+    if run.status == "FINISHED":
+        raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
+    recorded = validate(yaml.safe_load(_artifact(uri, run.run_id, "config/config.yaml")))
+    _check_overrides(as_dict(config), as_dict(recorded), overrides, run.run_id)
+    recorded = replace(
+        recorded, resume=run.run_id, resume_anyway=config.resume_anyway, tracking=replace(recorded.tracking, uri=uri)
+    )
+    return Resumed(run, recorded, yaml.safe_load(_artifact(uri, run.run_id, "config/overrides.yaml")))
+
+
+def _artifact(uri: str, run_id: str, path: str) -> str:
+    return tracking.download(uri, run_id, path).read_text()
+
+
+def _check_overrides(given: dict, recorded: dict, overrides: Sequence[str], run_id: str) -> None:
+    flat_given, flat_recorded = flatten(given), flatten(recorded)
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if key.startswith(("resume", "tracking", "report")):
+            continue
+        chosen = [name for name in flat_given if name == key or name.startswith(f"{key}.")] or [key]
+        if key in groups() and key != "experiment":
+            chosen = [f"{key}.name" if f"{key}.name" in flat_given else f"{key}.strategy"]
+        for name in chosen:
+            if flat_given.get(name) != flat_recorded.get(name):
+                raise ConfigError(
+                    f"{override} disagrees with run {run_id}, which was started with"
+                    f" {name}={flat_recorded.get(name)}. Leave it out, or start a new run without resume."
+                )
