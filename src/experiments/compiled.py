@@ -170,8 +170,8 @@ class CompiledLoop:
         inputs = tf.cast(tf.gather(inputs, rows), tf.float32)
         targets = tf.gather(targets, rows)
         for index, layer in enumerate(self.dropouts):
-            layer.counter = tf.stack([counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)])
-            layer.threshold, layer.scale, layer.first_row = self.thresholds[index], self.scales[index], first
+            layer.draw.counter = tf.stack([counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)])
+            layer.draw.threshold, layer.draw.scale, layer.draw.first_row = self.thresholds[index], self.scales[index], first
         variables = self.model.trainable_variables
         count = tf.cast(examples, tf.float32)
         with tf.GradientTape() as tape:

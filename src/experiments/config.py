@@ -3,6 +3,7 @@
 Nothing here loads TensorFlow, Keras or MLflow, so a mistake is answered in well under a second.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -71,6 +73,8 @@ EXPECTED = {
     "dict_type": "a mapping",
 }
 CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway")
+# What Hydra raises on config files that do not go together, or are no YAML.
+NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 
 
 # --- composing ------------------------------------------------------------------------------------------------------
@@ -97,6 +101,9 @@ def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | Non
         else:
             _refuse_sweep(parsed)
             jobs = [list(overrides)]
+        for choices in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
+            with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
+                _refuse_files_that_set_hydra(list(choices))
         return [validate(_compose(job)) for job in jobs]
 
 
@@ -145,10 +152,9 @@ def _refuse_sweep(parsed: list[Override]) -> None:
 def _compose(overrides: list[str]) -> dict[str, Any]:
     _check_group_choices(_parse(overrides))
     try:
-        _refuse_files_that_set_hydra(overrides)
         composed = compose("config", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
-    except (HydraException, OmegaConfBaseException) as error:
+    except NOT_COMPOSABLE as error:
         raise ConfigError(_explain_composition(overrides, error)) from None
 
 
@@ -156,7 +162,7 @@ def _explain_composition(overrides: list[str], error: Exception) -> str:
     """Hydra names the key that is missing; we also name the one that was meant."""
     try:
         known = list(_keys(compose("config", overrides=[o for o in overrides if _is_group_choice(o)])))
-    except HydraException:  # the choices themselves are at fault, which the error says
+    except NOT_COMPOSABLE:  # the choices themselves are at fault, which the error says
         return _one_line(error)
     for override in _parse(overrides):
         key = override.key_or_group
@@ -189,6 +195,11 @@ def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
                 f"{source.path}/{path}.yaml sets {keys[0]!r}: Hydra's own keys can name code to run, and a config file"
                 " is data only. Remove it, or give hydra.* on the command line."
             )
+
+
+def _may_choose_a_file(override: str) -> bool:
+    key = override.partition("=")[0]
+    return "." not in key and (key in groups() or key not in _descriptions(Config))
 
 
 def _group(default: Any) -> str:
@@ -457,6 +468,7 @@ def weights(config: Config) -> float:
 def as_dict(config: Config) -> dict[str, Any]:
     """The config as plain dictionaries, in the order of the schema."""
     plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    plain["optimizer"] |= config.optimizer.arguments  # pydantic leaves out what the schema does not name
     return plain
 
 

@@ -24,6 +24,9 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
     runtime.start(threads, devices=max(1, wanted) if config.strategy == "mirrored" else 1)
     import tensorflow as tf
 
+    import keras
+
+    keras.backend.clear_session()  # names of layers do not depend on earlier models of this process
     gpus = tf.config.list_logical_devices("GPU")
     if config.strategy == "one_device" or (config.strategy == "auto" and len(gpus) < 2 and wanted < 2):
         return tf.distribute.get_strategy()

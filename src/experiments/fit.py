@@ -36,9 +36,9 @@ class FitLoop:
         self.optimizer, self.training, self.batch_size, self.seed = optimizer, training, batch_size, seed
         self.metric = per_example(loss)[1].name
         for layer in self.dropouts:
-            layer.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
-            layer.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
-            layer.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
+            layer.draw.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
+            layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
+            layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
         self.model.compile(optimizer=optimizer, loss=loss, metrics=[self.metric])
         optimizer.build(model.trainable_variables)
 
@@ -63,7 +63,7 @@ class FitLoop:
             def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
                 loop.optimizer.learning_rate = learning_rates[step]
                 for index, layer in enumerate(loop.dropouts):
-                    layer.counter.assign(np.array([loop.seed, index, epoch, step], np.uint32))
+                    layer.draw.counter.assign(np.array([loop.seed, index, epoch, step], np.uint32))
 
             def on_train_batch_end(self, step: int, logs: Any = None) -> None:
                 done = min((step + 1) * loop.batch_size, examples)

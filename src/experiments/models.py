@@ -32,7 +32,6 @@ def build(config: Config) -> "keras.Sequential":
     """
     import keras
 
-    keras.backend.clear_session()  # layer names, and so a pool's results, do not depend on earlier models
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
@@ -156,7 +155,9 @@ def layers(config: Config, layers: list[Any]) -> list["keras.Layer"]:
                 kind = f"{key.rsplit('_', 1)[-1]}s"
                 if kind in ("initializers", "regularizers", "constraints"):
                     arguments = {**arguments, key: keras_object(kind, argument)}
-            built.append(getattr(keras.layers, name)(**arguments))
+            # Probabilities of half precision would not add up to 1.
+            precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
+            built.append(getattr(keras.layers, name)(**arguments, **precision))
         except Exception as error:
             raise _unfit(config, number, name, "its arguments are wrong", error) from None
     return built
@@ -198,8 +199,8 @@ def _output(config: Config, **kernel: Any) -> "keras.Layer":
     import keras
 
     if isinstance(config.data, Linear):
-        return keras.layers.Dense(1, **kernel)
-    return keras.layers.Dense(config.data.classes, activation="softmax", **kernel)
+        return keras.layers.Dense(1, dtype="float32", **kernel)
+    return keras.layers.Dense(config.data.classes, activation="softmax", dtype="float32", **kernel)
 
 
 def _try(model: "keras.Sequential", config: Config) -> None:

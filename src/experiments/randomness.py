@@ -3,6 +3,7 @@
 TensorFlow and Keras are imported inside functions: the modules above load before they are needed.
 """
 
+import threading
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,22 @@ def _mix(h: "tf.Tensor") -> "tf.Tensor":
     return tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, tf.constant(15, tf.uint32)))
 
 
+class Draw(threading.local):
+    """What the mask of a dropout layer is drawn from; of each thread its own, as each replica is traced in one.
+
+    Attributes:
+        counter: uint32 [4], seed, layer, epoch and step.
+        threshold: uint32, rate * 2**32.
+        scale: 1 / (1 - rate).
+        first_row: of the rows at hand, within the global batch.
+    """
+
+    counter: "tf.Tensor"
+    threshold: "tf.Tensor"
+    scale: "tf.Tensor"
+    first_row: "tf.Tensor | int" = 0
+
+
 def repeatable(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
     """The same model, on the same weights, with dropout layers whose masks are functions of a counter.
 
@@ -64,9 +81,8 @@ def repeatable(model: "keras.Model", synchronized: bool = False) -> tuple["keras
         synchronized: batch normalization over the batches of all replicas.
 
     Returns:
-        The model to train, and its dropout layers in order. Before each call in training the loop sets their
-        `counter` (uint32 [4]: seed, layer, epoch, step), `threshold` (uint32: rate * 2**32), `scale`
-        (1 / (1 - rate)) and `first_row` (of the rows at hand, within the global batch).
+        The model to train, and its dropout layers in order. Before each call in training the loop sets the `draw` of
+        each.
     """
     import keras
 
@@ -90,15 +106,10 @@ def _counter_dropout() -> Any:
     class CounterDropout(keras.layers.Layer):
         """Dropout whose mask is a function of (counter, row, column) alone."""
 
-        counter: tf.Tensor
-        threshold: tf.Tensor
-        scale: tf.Tensor
-        first_row: tf.Tensor | int = 0
-
         def __init__(self, layer: Any) -> None:
             super().__init__(name=layer.name)
             self.supports_masking = True  # as Keras's: a mask reaches the layers behind
-            self.rate = layer.rate
+            self.rate, self.draw = layer.rate, Draw()
             self.drops_whole_channels = type(layer) is not keras.layers.Dropout
             self.channels_axis = 1 if getattr(layer, "data_format", "") == "channels_first" else -1
 
@@ -109,8 +120,9 @@ def _counter_dropout() -> Any:
             if self.drops_whole_channels:
                 channels, shape = shape[self.channels_axis], [1] * len(shape)
                 shape[self.channels_axis] = channels
-            bits = uniform_bits(self.counter, tf.shape(inputs)[0], prod(shape[1:]), self.first_row)
-            keep = tf.reshape(bits >= self.threshold, [-1, *shape[1:]])
-            return tf.where(keep, inputs * tf.cast(self.scale, inputs.dtype), tf.zeros((), inputs.dtype))
+            draw = self.draw
+            bits = uniform_bits(draw.counter, tf.shape(inputs)[0], prod(shape[1:]), draw.first_row)
+            keep = tf.reshape(bits >= draw.threshold, [-1, *shape[1:]])
+            return tf.where(keep, inputs * tf.cast(draw.scale, inputs.dtype), tf.zeros((), inputs.dtype))
 
     return CounterDropout

@@ -12,7 +12,6 @@ from experiments import figures
 from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.evaluation import Evaluation
-from experiments.evaluation import Evaluation
 
 if TYPE_CHECKING:
     import keras

@@ -12,6 +12,9 @@ from experiments import tracking
 from experiments.config import CONF, Config, Linear, as_dict, compose_jobs, flatten, groups, validate
 
 if TYPE_CHECKING:
+    import keras
+
+    from experiments.data import Dataset
     from experiments.report import Results
 
 SAME_RESULT = ("tracking.", "report.", "data.path", "hydra")
@@ -86,13 +89,21 @@ def command(overrides: Sequence[str]) -> str:
 
 def commands(config: Config, overrides: Sequence[str], run_id: str) -> dict[str, str]:
     """What to do with a run, a word for each command; passwords in the address of the store are left out."""
-    store = f" --uri {shlex.quote(config.tracking.uri)}" if config.tracking.uri else ""
+    uri = config.tracking.uri
+    option, override = (f" --uri {shlex.quote(uri)}", ["tracking.uri=" + uri]) if uri else ("", [])
     found = {
         "repeat": command(overrides),
-        "compare": f"python scripts/compare.py {run_id} OTHER_RUN_ID{store}",
-        "look": f"python scripts/ui.py{store}",
+        "resume": command([f"resume={run_id}", *override]),
+        "compare": f"python scripts/compare.py {run_id} OTHER_RUN_ID{option}",
+        "look": f"python scripts/ui.py{option}",
     }
     return {word: tracking.shown(line) for word, line in found.items()}
+
+
+def about(config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str) -> str:
+    """The run page's description before there is a result; it stays when the run is cut off."""
+    blocks = ["**Not finished.**", *_setting(config, dataset, model), _listed(commands(config, overrides, run_id))]
+    return "\n\n".join(blocks)
 
 
 def note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[str], run_id: str) -> str:
@@ -102,24 +113,34 @@ def note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[s
     """
     from experiments import report
 
-    config, dataset, training = results.config, results.dataset, results.config.training
-    differs = [f"`{difference}`" for difference in differences(config)]
+    config = results.config
+    time = f"after {_plural(config.training.epochs, 'epoch')} in {metrics['train_seconds']:.1f} s"
     blocks = [
-        f"{_result(results, metrics)} after {_plural(training.epochs, 'epoch')} in {metrics['train_seconds']:.1f} s.",
-        f"**{config.model.name}** with {_plural(results.model.count_params(), 'weight')}, trained on"
-        f" {len(dataset.train.targets):,} examples of **{dataset.name}**"
-        f" ({len(dataset.validation.targets):,} held out for validation) with {config.optimizer.name}, learning rate"
-        f" {config.optimizer.learning_rate:g}, batch size {training.batch_size}, seed {config.seed}.",
-        f"Differs from the defaults: {', '.join(differs) or 'nothing'}.",
-        *_about_the_neuron(config),
+        f"{_result(results, metrics)} {time}.",
+        *_setting(config, results.dataset, results.model),
         *_worst_classes(results),
-        "\n".join(["```", *_listed(commands(config, overrides, run_id)), "```"]),
+        *_about_the_neuron(config),
+        _listed(commands(config, overrides, run_id)),
     ]
     for picture in list(report.drawings(results))[:PICTURES]:
         file = f"figures/{picture}.png"
         # The address is relative to the page, so it holds on every server, also behind a prefix.
         blocks.append(f"![{file}](get-artifact?path={file}&run_uuid={run_id})")
     return "\n\n".join(blocks)
+
+
+def _setting(config: Config, dataset: "Dataset", model: "keras.Model") -> list[str]:
+    """What is trained on what, and what of that differs from the defaults."""
+    held_out = len(dataset.validation.targets)
+    validation = f" ({held_out:,} held out for validation)" if held_out else ""
+    differs = ", ".join(f"`{difference}`" for difference in differences(config))
+    return [
+        f"**{config.model.name}** with {_plural(model.count_params(), 'weight')}, trained on"
+        f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
+        f" learning rate {config.optimizer.learning_rate:g}, batch size {config.training.batch_size},"
+        f" seed {config.seed}.",
+        f"Differs from the defaults: {differs or 'nothing'}.",
+    ]
 
 
 def _result(results: "Results", metrics: Mapping[str, float]) -> str:
@@ -137,7 +158,7 @@ def _result(results: "Results", metrics: Mapping[str, float]) -> str:
 
 
 def _worst_classes(results: "Results") -> list[str]:
-    """A table of the classes with the largest error, and what they are most often taken for."""
+    """The classes with the largest error, and what they are most often taken for."""
     import numpy as np
 
     if isinstance(results.config.data, Linear):
@@ -151,12 +172,12 @@ def _worst_classes(results: "Results") -> list[str]:
     worst = [label for label in np.argsort(-rate, kind="stable")[:WORST_CLASSES] if errors[label]]
     if not worst:
         return []
-    rows = [
-        f"| {names[label]} | {errors[label]:,} of {examples[label]:,} ({rate[label]:.2%}) |"
-        f" {names[confusion[label].argmax()]} ({_plural(confusion[label].max(), 'time')}) |"
+    items = [
+        f"- **{names[label]}**: {errors[label]:,} of {examples[label]:,} wrong ({rate[label]:.2%}), most often taken"
+        f" for {names[confusion[label].argmax()]} ({_plural(confusion[label].max(), 'time')})"
         for label in worst
     ]
-    return ["\n".join(["| Worst class | Wrong | Most often taken for |", "|---|---|---|", *rows])]
+    return ["Worst classes:", "\n".join(items)]
 
 
 def _about_the_neuron(config: Config) -> list[str]:
@@ -178,9 +199,9 @@ def _about_the_neuron(config: Config) -> list[str]:
     ]
 
 
-def _listed(commands: Mapping[str, str]) -> list[str]:
+def _listed(commands: Mapping[str, str]) -> str:
     """Each command below the word for it: on one line they would be wider than the run page's column."""
-    return [line for word, command in commands.items() for line in (f"# {word}", command)]
+    return "\n".join(["```", *(line for word, command in commands.items() for line in (f"# {word}", command)), "```"])
 
 
 def _plural(number: Any, noun: str) -> str:
@@ -202,7 +223,7 @@ def show(results: "Results", metrics: Mapping[str, float], run: tracking.Run) ->
     console.print(f"\nRun {run.name} ({run.run_id}) in {run.uri}")
     console.print("\nNext:")
     for word, line in commands(results.config, [], run.run_id).items():
-        if word != "repeat":
+        if word in ("compare", "look"):
             console.print(f"  {line}  # {word}")
 
 
