@@ -13,35 +13,13 @@ import numpy as np
 import pytest
 from conftest import SHRUNK, command, start
 from mnist_files import idx
+from stores import artifact, files, history, runs
 
 from experiments import tracking
 
 DIGITS = ["data=digits", "training.epochs=2"]
 PER_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "examples_per_second")
 FINAL = {"test_loss", "test_accuracy", "test_error_percent", "best_val_accuracy", "best_epoch", "train_seconds"}
-TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
-
-
-def runs(uri: str) -> list[Any]:
-    """Every run in the store, the first first."""
-    client = tracking.connect(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
-
-
-def history(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """Every point of every metric that is not a time, by step."""
-    client = tracking.connect(uri)
-    names = set(client.get_run(run_id).data.metrics) - TIMES
-    return {n: sorted((p.step, p.value) for p in client.get_metric_history(run_id, n)) for n in names}
-
-
-def artifact(uri: str, run_id: str, path: str) -> str:
-    return Path(tracking.connect(uri).download_artifacts(run_id, path)).read_text()
-
-
-def files(uri: str, run_id: str, folder: str = "") -> set[str]:
-    return {item.path for item in tracking.connect(uri).list_artifacts(run_id, folder)}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +61,33 @@ def differences(config: Config) -> list[str]:
     Where another choice of a group was made, such as data=digits, that choice is the one difference, and the group's
     other keys are compared with the defaults of the choice.
     """
-    import yaml
-
-    default, tree = as_dict(compose_jobs([], multirun=False)[0]), as_dict(config)
+    default, tree = as_dict(_default()), as_dict(config)
     left_to_us = dataclasses.replace(config, training=dataclasses.replace(config.training, threads="auto"))
     default["training"]["threads"] = validate(as_dict(left_to_us)).training.threads
     found = []
     for group in tree:
         if isinstance(tree[group], Mapping) and tree[group].get("name") != default[group].get("name"):
             found.append(f"{group}: {default[group]['name']} -> {tree[group]['name']}")
-            default[group] = yaml.safe_load((CONF / group / f"{tree[group]['name']}.yaml").read_text())
+            default[group] = _choice(group, tree[group]["name"])
     before, after = flatten(default), flatten(tree)
     for key, value in after.items():
         if not key.startswith(SAME_RESULT) and (key not in before or before[key] != value):
             found.append(f"{key}: {_value(before.get(key))} -> {_value(value)}")
     return found
+
+
+# Cached, so that the note is not of other defaults when the files are edited while the run trains.
+@cache
+def _default() -> Config:
+    return compose_jobs([], multirun=False)[0]
+
+
+@cache
+def _choice(group: str, name: str) -> Mapping[str, Any]:
+    import yaml
+
+    choice: Mapping[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return choice
 
 
 def _value(value: object) -> str:

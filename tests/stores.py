@@ -1,0 +1,43 @@
+"""Helpers of the tests that read a store back: runs, histories, artifacts and models as MLflow holds them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import tracking
+
+TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
+
+
+def runs(uri: str) -> list[Any]:
+    """Every run in the store, the first first."""
+    client = tracking.connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+
+
+def history(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Every point of every metric that is not a time, by step."""
+    client = tracking.connect(uri)
+    names = set(client.get_run(run_id).data.metrics) - TIMES
+    return {n: sorted((p.step, p.value) for p in client.get_metric_history(run_id, n)) for n in names}
+
+
+def artifact(uri: str, run_id: str, path: str) -> str:
+    return Path(tracking.connect(uri).download_artifacts(run_id, path)).read_text()
+
+
+def files(uri: str, run_id: str, folder: str = "") -> set[str]:
+    return {item.path for item in tracking.connect(uri).list_artifacts(run_id, folder)}
+
+
+def weights(uri: str, run_id: str) -> list[np.ndarray]:
+    """The weights of the logged model."""
+    import keras
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/model")
+    model: Any = keras.saving.load_model(f"{folder}/data/model.keras")
+    return list(model.get_weights())

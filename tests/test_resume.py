@@ -1,0 +1,129 @@
+"""Runs that are killed at any moment and go on: afterwards they are what an uninterrupted run is, to the last bit."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT, command, start
+from stores import history, runs, weights
+
+# With dropout, batch normalization, a plateau, the best epoch, an uneven last batch, and checkpoints between steps.
+EVERYTHING = [
+    "training.epochs=5",
+    "training.checkpoint_minutes=0",
+    "training.restore_best=true",
+    "model.batch_normalization=true",
+    "schedule=reduce_on_plateau",
+    "schedule.patience=1",
+    "schedule.min_delta=0.05",
+    "report.figures=none",
+    "data.limit=20000",
+]
+
+
+def killed_after(seconds: float, *arguments: str, line: str = "epoch") -> None:
+    """Start a command, wait for its first line that begins so, and some seconds more, and SIGKILL it."""
+    process = start(*arguments)
+    assert process.stdout
+    while not (printed := process.stdout.readline()).startswith(line):
+        assert printed, process.communicate()[1]
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> tuple[str, str]:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('whole')}/mlflow.db"
+    done = command(*EVERYTHING, f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    return uri, runs(uri)[0].info.run_id
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_equal_to_the_last_bit_to_one_that_was_not(
+    uninterrupted: tuple[str, str], uri: str
+) -> None:
+    moments = random.Random()
+    killed_after(moments.uniform(0, 0.3), *EVERYTHING, f"tracking.uri={uri}")
+    run_id = runs(uri)[0].info.run_id
+    for _ in range(2):
+        # The progress bar of a resumed run says nothing before an epoch is through, so the kill may come at any time.
+        process = start(f"resume={run_id}", f"tracking.uri={uri}")
+        time.sleep(moments.uniform(4, 9))
+        process.kill()
+        process.communicate()
+    done = command(f"resume={run_id}", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    assert [run.info.status for run in runs(uri)] == ["FINISHED"]
+    whole_uri, whole_id = uninterrupted
+    assert history(uri, run_id) == history(whole_uri, whole_id)
+    for ours, theirs in zip(weights(uri, run_id), weights(whole_uri, whole_id), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["compiled", "fit"])
+def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(loop: str, uri: str) -> None:
+    arguments = ["data=digits", f"training.loop={loop}", "report.figures=none", "training.epochs=40"]
+    process = start(*arguments, f"tracking.uri={uri}")
+    assert process.stdout
+    while not process.stdout.readline().startswith("epoch  2"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the run was faster than the signal")
+    assert process.returncode == 130, err
+    run_id = runs(uri)[0].info.run_id
+    assert f"Go on with it, from its last checkpoint: python run.py resume={run_id}" in err
+    assert runs(uri)[0].info.status == "KILLED"
+    assert command(f"resume={run_id}", f"tracking.uri={uri}").returncode == 0
+    assert command(*arguments, f"tracking.uri={uri}").returncode == 0
+    resumed, whole = (history(uri, run.info.run_id) for run in runs(uri))
+    assert resumed == whole
+
+
+@pytest.mark.slow
+def test_what_cannot_be_resumed_is_said_and_nothing_is_made(uri: str) -> None:
+    small = ["data=digits", "training.epochs=1", "report.figures=none", "tracking.log_model=false"]
+    assert command(*small, f"tracking.uri={uri}").returncode == 0
+    run_id = runs(uri)[0].info.run_id
+
+    finished = command(f"resume={run_id}", f"tracking.uri={uri}")
+    assert (finished.returncode, "is finished: there is nothing to resume" in finished.stderr) == (0, True)
+    unknown = command(f"resume={'0' * 32}", f"tracking.uri={uri}")
+    assert (unknown.returncode, "There is no run" in unknown.stderr) == (2, True)
+
+    killed_after(0, "data=digits", "training.epochs=100000", "report.figures=none", f"tracking.uri={uri}")
+    run_id = runs(uri)[1].info.run_id
+    other = command(f"resume={run_id}", "training.epochs=7", f"tracking.uri={uri}")
+    assert other.returncode == 2
+    assert "training.epochs=7 disagrees with run" in other.stderr
+    assert "started with training.epochs=100000" in other.stderr
+
+    module = PROJECT / "src" / "experiments" / "_changed.py"
+    try:
+        module.write_text("# not the code that the run began with\n")
+        changed = command(f"resume={run_id}", f"tracking.uri={uri}")
+    finally:
+        module.unlink()
+    assert changed.returncode == 2
+    assert "cannot go on as it began, for these differ: the project's code (code_digest was" in changed.stderr
+    assert "resume_anyway=true" in changed.stderr
+    assert len(runs(uri)) == 2
+
+
+@pytest.mark.slow
+def test_a_sigterm_checkpoints_and_ends_with_143(uri: str) -> None:
+    process = start("data=digits", "training.epochs=100000", f"tracking.uri={uri}")
+    assert process.stdout
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, runs(uri)[0].info.status) == (143, "KILLED")
+    assert "python run.py resume=" in err
