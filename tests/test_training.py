@@ -162,13 +162,6 @@ def test_penalties_on_outputs_are_in_the_loss() -> None:
     compare("model=layers", f"model.layers={layers}", "data=digits", *SMALL[2:], "training.epochs=1", rel=1e-5)
 
 
-def test_statistics_of_batch_normalization_are_updated() -> None:
-    model, _ = train(*with_data("model.batch_normalization=true", "training.epochs=1"))
-    (layer,) = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
-    assert (layer.moving_mean.numpy() != 0).all()
-    assert (layer.moving_variance.numpy() != 1).all()
-
-
 def with_data(*overrides: str, **sizes: int) -> tuple[Config, Dataset]:
     config = job(*overrides)
     return config, dataset(config, **sizes)
@@ -196,6 +189,34 @@ def test_the_learning_rates_of_the_schedule_are_used_step_by_step() -> None:
             weight, bias = weight - rate * 2 * (error * x[rows]).mean(), bias - rate * 2 * error.mean()
     np.testing.assert_allclose([value.ravel()[0] for value in model.get_weights()], [weight, bias], rtol=1e-5)
     assert [metrics["learning_rate"] for metrics in history] == [0.25, 0.125]
+
+
+LINES = (
+    "Masking, {SpatialDropout1D: {rate: 0.1}}, ZeroPadding1D, Cropping1D, UpSampling1D, MaxPooling1D,"
+    " {AveragePooling1D: {pool_size: 2}}, {LSTM: {units: 4, return_sequences: true}}, {AdaptiveMaxPooling1D:"
+    " {output_size: 2}}, {GRU: {units: 4, return_sequences: true}}, {Permute: {dims: [2, 1]}}, {SimpleRNN: {units: 8}},"
+    " BatchNormalization, ELU, LeakyReLU, PReLU, {GroupNormalization: {groups: 2}}, LayerNormalization,"
+    " RMSNormalization, UnitNormalization, {Dropout: {rate: 0.1}}, {RepeatVector: {n: 2}}"
+)
+PICTURES = (
+    "{Reshape: {target_shape: [8, 8, 1]}}, AutoContrast, ZeroPadding2D, {Resizing: {height: 8, width: 8}},"
+    " {CenterCrop: {height: 6, width: 6}}, UpSampling2D, MaxPooling2D, {SpatialDropout2D: {rate: 0.1}},"
+    " {AdaptiveAveragePooling2D: {output_size: 4}}, {Reshape: {target_shape: [4, 4, 1, 1]}}, UpSampling3D,"
+    " {AveragePooling3D: {pool_size: [2, 2, 1]}}, {SpatialDropout3D: {rate: 0.1}}"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [LINES, PICTURES], ids=["lines", "pictures"])
+def test_layers_of_every_kind_are_compiled_and_trained(layers: str) -> None:
+    written = f"model.layers=[{layers}, Flatten, {{Dense: {{units: 10, activation: softmax}}}}]"
+    config, data = with_data("data=digits", "model=layers", written, *SMALL[2:], "training.epochs=1", validation=0)
+    distribution.start(config.distribution, threads=1)
+    before = models.build(config).get_weights()
+    model, (metrics,) = train(config, data)
+    assert np.isfinite(metrics["loss"])
+    changed = [(a != b).any() for a, b in zip(before, model.get_weights(), strict=True)]
+    assert sum(changed) > 0.8 * len(changed)
 
 
 def test_a_model_learns() -> None:

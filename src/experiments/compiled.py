@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 SECONDS_BETWEEN_REPORTS = 0.25
+RANGES_OF_WORKERS = 20  # in an epoch
 
 
 class CompiledLoop:
@@ -50,6 +51,7 @@ class CompiledLoop:
         import tensorflow as tf
 
         self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
+        self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         with strategy.scope():
             self.model, self.dropouts = randomness.repeatable(model, synchronized=self.replicas > 1)
             optimizer.build(model.trainable_variables)
@@ -65,6 +67,17 @@ class CompiledLoop:
         xla = self.replicas == 1 and _suits_xla(model, optimizer)
         self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
         self.last_batch = tf.function(self._last_batch)
+
+    def _next_range(self, length: int, steps: int, seconds: float) -> int:
+        """So many steps that a range takes SECONDS_BETWEEN_REPORTS; the first is short, and pays for the compilation.
+
+        Workers must cut alike, as a collective operation waits for its peer in the same iteration of the same call.
+        """
+        if self.several_processes:
+            return max(1, self.examples // self.batch_size // RANGES_OF_WORKERS)
+        if length == 1:
+            return 8
+        return max(1, min(4 * length, round(steps * SECONDS_BETWEEN_REPORTS / seconds)))
 
     def _on_each_device(self, array: np.ndarray) -> "tf.Tensor":
         import tensorflow as tf
@@ -105,7 +118,7 @@ class CompiledLoop:
             stop = min(done + length, whole)
             carried = self.whole_batches(carried, order, rates, counter, tf.constant(done), tf.constant(stop))
             totals = carried.numpy()
-            length = _next_range(length, stop - done, time.perf_counter() - began)
+            length = self._next_range(length, stop - done, time.perf_counter() - began)
             done = stop
             report(done, totals)
         if rest and done == whole:
@@ -170,8 +183,14 @@ class CompiledLoop:
         inputs = tf.cast(tf.gather(inputs, rows), tf.float32)
         targets = tf.gather(targets, rows)
         for index, layer in enumerate(self.dropouts):
-            layer.draw.counter = tf.stack([counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)])
-            layer.draw.threshold, layer.draw.scale, layer.draw.first_row = self.thresholds[index], self.scales[index], first
+            layer.draw.counter = tf.stack(
+                [counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)]
+            )
+            layer.draw.threshold, layer.draw.scale, layer.draw.first_row = (
+                self.thresholds[index],
+                self.scales[index],
+                first,
+            )
         variables = self.model.trainable_variables
         count = tf.cast(examples, tf.float32)
         with tf.GradientTape() as tape:
@@ -192,10 +211,3 @@ def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") ->
 
     convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
     return optimizer.name not in NOT_UNDER_XLA and not (convolves and not tf.config.list_logical_devices("GPU"))
-
-
-def _next_range(length: int, steps: int, seconds: float) -> int:
-    """So many steps that a range takes SECONDS_BETWEEN_REPORTS; the first is short, and pays for the compilation."""
-    if length == 1:
-        return 8
-    return max(1, min(4 * length, round(steps * SECONDS_BETWEEN_REPORTS / seconds)))

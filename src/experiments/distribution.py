@@ -1,8 +1,9 @@
 """The devices of a run: a tf.distribute strategy from the config."""
 
+import os
 from typing import TYPE_CHECKING
 
-from experiments import runtime
+from experiments import cluster, runtime
 from experiments.errors import UserError
 from experiments.schema import Distribution
 
@@ -21,12 +22,14 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
         UserError: more devices are wanted than there are.
     """
     wanted = config.devices or 0
-    runtime.start(threads, devices=max(1, wanted) if config.strategy == "mirrored" else 1)
+    runtime.start(threads, max(1, wanted) if config.strategy == "mirrored" else 1)
     import tensorflow as tf
 
     import keras
 
     keras.backend.clear_session()  # names of layers do not depend on earlier models of this process
+    if config.strategy == "multi_worker":
+        return _multi_worker()
     gpus = tf.config.list_logical_devices("GPU")
     if config.strategy == "one_device" or (config.strategy == "auto" and len(gpus) < 2 and wanted < 2):
         return tf.distribute.get_strategy()
@@ -44,3 +47,27 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
             "distribution=mirrored found no GPU. For N logical devices on this CPU add distribution.devices=N."
         )
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(wanted)])
+
+
+def is_chief(strategy: "tf.distribute.Strategy") -> bool:
+    """Whether this process tracks the run: the first worker, or the only process."""
+    return worker_index(strategy) == 0
+
+
+def worker_index(strategy: "tf.distribute.Strategy") -> int:
+    """This process's place among the workers; 0 where there is one process."""
+    resolver = strategy.cluster_resolver
+    return int(resolver.task_id or 0) if resolver is not None else 0
+
+
+def _multi_worker() -> "tf.distribute.Strategy":
+    import tensorflow as tf
+
+    resolvers = tf.distribute.cluster_resolver
+    slurm = cluster.on_slurm() and "TF_CONFIG" not in os.environ
+    resolver = resolvers.SlurmClusterResolver() if slurm else resolvers.TFConfigClusterResolver()
+    communication = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=communication.AUTO if tf.config.list_physical_devices("GPU") else communication.RING
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver, communication_options=options)

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import yaml
 
 from experiments import (
     checkpoints,
+    cluster,
     data,
     distribution,
     environment,
@@ -20,6 +23,7 @@ from experiments import (
     tracking,
 )
 from experiments.config import PROJECT, Config, Linear, as_dict, flatten, identity
+from experiments.errors import TrainingError
 from experiments.evaluation import Evaluator
 from experiments.progress import Progress
 from experiments.training import Trainer
@@ -43,6 +47,8 @@ def run(config: Config, overrides: Sequence[str]) -> str:
     resumed = resume.find(config, overrides) if config.resume else None
     if resumed:
         config, overrides = resumed.config, resumed.overrides
+    if cluster.supervises(config.distribution):
+        return cluster.supervise(config.distribution, partial(_record_failure, config, overrides)) or ""
     dataset = data.load(config.data, config.seed)
     code = environment.code()
     tags = identity(config, dataset.digest) | code.tags
@@ -52,12 +58,17 @@ def run(config: Config, overrides: Sequence[str]) -> str:
     with strategy.scope():
         model = models.build(config)
         optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
+    signs = cluster.Signs(distribution.worker_index(strategy))
+    if not distribution.is_chief(strategy):
+        checkpoint = checkpoints.path(resumed.run.run_id) if resumed else None
+        return _follow(Trainer(config, strategy, model, optimizer, dataset, checkpoint), signs)
     evaluate = Evaluator(model, config.training.loss)
     untrained = evaluate(dataset.train).outputs if isinstance(config.data, Linear) else None
 
     uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
     run_id = resumed.run.run_id if resumed else None
     with tracking.open_run(uri, config.tracking.experiment, name, params(config), tags, run_id) as run:
+        signs.run(run.run_id)
         if not resumed:
             record(run, config, overrides, dataset, code)
         checkpoint = checkpoints.path(run.run_id)
@@ -65,12 +76,15 @@ def run(config: Config, overrides: Sequence[str]) -> str:
         for epoch, metrics in trainer.finished_epochs():
             run.log_metrics(metrics, epoch)  # those that a kill kept from the store
         try:
-            with Progress(config.training.epochs, trainer.steps, trainer.examples) as progress:
+            signs.phase(cluster.TRAINING)
+            size = (config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
+            with cluster.named_failures(), Progress(*size, signs.progress) as progress:
                 for epoch, metrics in trainer.run(progress):
                     run.log_metrics(metrics, epoch)
         except BaseException:
             summary.show_way_on(run.run_id, checkpoint)
             raise
+        signs.phase(cluster.REPORTING)
         results = report.Results(config, dataset, model, trainer.state.history, untrained, evaluate(dataset.test))
         final = report.final_metrics(results)
         run.log_metrics(final, trainer.state.epoch - 1)
@@ -79,6 +93,24 @@ def run(config: Config, overrides: Sequence[str]) -> str:
     checkpoint.unlink(missing_ok=True)
     summary.show(results, final, run)
     return run.run_id
+
+
+def _follow(trainer: Trainer, signs: cluster.Signs) -> str:
+    """Train as a worker that is not the chief: the same steps, and nothing said or written."""
+    trainer.checkpoint = None
+    signs.phase(cluster.TRAINING)
+    for _ in trainer.run(signs):
+        pass
+    signs.phase(cluster.REPORTING)
+    return ""
+
+
+def _record_failure(config: Config, overrides: Sequence[str], reason: str, run_id: str | None) -> NoReturn:
+    """Give the run of a cluster that failed its status and the reason, and raise it."""
+    uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
+    with tracking.open_run(uri, config.tracking.experiment, name, params(config), {}, run_id) as run:
+        summary.show_way_on(run.run_id, checkpoints.path(run.run_id))
+        raise TrainingError(reason)
 
 
 def params(config: Config) -> dict[str, object]:

@@ -33,9 +33,7 @@ def build(config: Optimizer, gradient_clipping: float | None) -> "keras.optimize
     return getattr(keras.optimizers, known["class"])(learning_rate=config.learning_rate, **arguments)
 
 
-def learning_rates(
-    schedule: Schedule, peak: float, steps_per_epoch: int, epochs: int
-) -> np.ndarray:
+def learning_rates(schedule: Schedule, peak: float, steps_per_epoch: int, epochs: int) -> np.ndarray:
     """The learning rate of every step of a run, float32 [epochs, steps_per_epoch]."""
     steps = steps_per_epoch * epochs
     step = np.arange(steps)

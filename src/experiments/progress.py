@@ -1,7 +1,7 @@
 """What a person sees while a run trains: a live bar per epoch in a terminal, one plain line per epoch elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,13 +18,15 @@ class Progress:
         epochs: of the whole run.
         steps: of one epoch.
         examples: trained on in one epoch.
+        done: steps that an earlier process has done; they do not count for the time that is left.
+        alive: called at each sign of progress.
     """
 
-    def __init__(self, epochs: int, steps: int, examples: int) -> None:
+    def __init__(self, epochs: int, steps: int, examples: int, done: int, alive: Callable[[], None]) -> None:
         from rich.console import Console
 
         self.console = Console(highlight=False, soft_wrap=True)
-        self.epochs, self.steps, self.examples = epochs, steps, examples
+        self.epochs, self.steps, self.examples, self.done, self.alive = epochs, steps, examples, done, alive
         self.bar: Bar | None = None
         self.task: TaskID | None = None
         self.started = self.epoch_started = 0.0
@@ -46,11 +48,12 @@ class Progress:
 
     def step(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """After some steps: the means of the epoch so far."""
+        self.alive()
         if not self.bar or self.task is None:
             return
         now = time.perf_counter()
         done = (epoch - 1) * self.steps + step
-        left = (now - self.started) / done * (self.epochs * self.steps - done)
+        left = (now - self.started) / (done - self.done) * (self.epochs * self.steps - done)
         rate = self.examples * step / self.steps / (now - self.epoch_started)
         facts = f"{_listed(metrics)}  {rate:,.0f} examples/s  {_duration(left)} left"
         self.bar.update(self.task, completed=step, description=self._title(epoch), facts=facts)

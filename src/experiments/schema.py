@@ -444,12 +444,22 @@ class EarlyStopping:
 @dataclass(config=STRICT, kw_only=True)
 class Distribution:
     strategy: Annotated[
-        Literal["auto", "one_device", "mirrored"],
-        text("auto (all local GPUs, else one CPU device), one_device, or mirrored (GPUs, or logical CPU devices)"),
+        Literal["auto", "one_device", "mirrored", "multi_worker"],
+        text(
+            "auto (all local GPUs, else one CPU device), one_device, mirrored (GPUs or logical CPU devices), multi_worker"
+        ),
     ]
     devices: Annotated[
         Annotated[int, Field(ge=1, le=16)] | None,
         text("devices that share each batch, from 1 to 16, or null: all GPUs, else one CPU device"),
+    ]
+    workers: Annotated[
+        Annotated[int, Field(ge=2, le=16)] | None,
+        text("processes of multi_worker to start on this machine, from 2 to 16, or null: TF_CONFIG or Slurm says"),
+    ]
+    timeout_seconds: Annotated[
+        PositiveFloat,
+        text("how long multi_worker waits for a worker to come up or to move, in seconds, greater than 0"),
     ]
 
 

@@ -114,6 +114,11 @@ class Trainer:
         if checkpoint and checkpoint.exists():
             self._restore(checkpoint)
 
+    @property
+    def steps_done(self) -> int:
+        """Steps of the whole run that are done."""
+        return (self.state.epoch - 1) * self.steps + self.state.step
+
     def finished_epochs(self) -> Iterator[tuple[int, Metrics]]:
         """The epochs that were through before this process began, as `run` would yield them."""
         for index in range(self.state.epoch - 1):
