@@ -1,6 +1,6 @@
 """A headless Chromium, driven through chromedriver by the WebDriver protocol: JSON over HTTP, no library needed.
 
-python tests/browser.py ADDRESS FILE.png [WIDTH HEIGHT]     saves what the address shows
+python tests/browser.py ADDRESS FILE.png [TEXT]     saves what the address shows, once what bears the text was clicked
 """
 
 import base64
@@ -129,8 +129,10 @@ def browser(width: int = 1600, height: int = 1200) -> Iterator[Browser]:
 
 
 if __name__ == "__main__":
-    with browser(*map(int, sys.argv[3:5])) as window:
+    with browser(1600, 1300) as window:
         window.open(sys.argv[1])
         window.wait(CLOSE_ASSISTANT)
+        for text in sys.argv[3:]:
+            window.click(text)
         time.sleep(3)  # for charts and pictures
         window.screenshot(Path(sys.argv[2]))

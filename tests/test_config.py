@@ -322,6 +322,11 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
             "model=layers model.layers=[Normalization]",
             "layer 'Normalization' needs mean and variance: it is not adapted to the data; or use BatchNormalization",
         ),
+        (
+            "model=layers model.layers=[{Resizing:{height:4,width:4,interpolation:bicubic}}]",
+            "layer Resizing: interpolation='bicubic' is refused: XLA cannot compile it; choices: bilinear, nearest",
+        ),
+        ("model=layers model.layers=[{Resizing:{height:4,width:4,antialias:true}}]", "antialias=True is refused"),
         ("model=layers model.layers=[{Dense:{units:2,name:a}}]", "layer Dense has no argument 'name'"),
         ("model=layers model.layers=[{Dense:{units:2,bias_constraint:1}}]", "a constraint is a name, or one name"),
     ],

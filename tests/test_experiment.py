@@ -80,7 +80,7 @@ def test_a_run_tags_code_and_data_and_keeps_what_repeating_it_needs(finished: tu
     assert "tensorflow==" in artifact(uri, run_id, "environment/packages.txt")
     assert "dropout: 0.3" in artifact(uri, run_id, "config/config.yaml")
     assert "model.dropout=0.3" in artifact(uri, run_id, "config/overrides.yaml")
-    figures = {"figures/learning_curves.png", "figures/confusion_matrix.png", "figures/predictions.png"}
+    figures = {"figures/01_learning_curves.png", "figures/02_confusion_matrix.png", "figures/06_predictions.png"}
     assert files(uri, run_id, "figures") >= figures
     assert artifact(uri, run_id, "predictions/test.csv").count("\n") == 10_001
 
@@ -237,4 +237,4 @@ def test_the_single_neuron_learns_the_line(uri: str) -> None:
     run = runs(uri)[0]
     assert run.data.metrics["learned_weight"] == pytest.approx(0.61, abs=0.03)
     assert "test_mean_absolute_error" in run.data.metrics
-    assert "figures/regression_fit.png" in files(uri, run.info.run_id, "figures")
+    assert "figures/02_regression_fit.png" in files(uri, run.info.run_id, "figures")

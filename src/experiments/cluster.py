@@ -37,8 +37,8 @@ def supervises(config: Distribution) -> bool:
         return False
     if config.workers is None and "TF_CONFIG" not in os.environ and not on_slurm():
         raise ConfigError(
-            "distribution=multi_worker needs to know its workers. Add distribution.workers=N to start N on this machine,"
-            " or set TF_CONFIG on each, or start it by srun in a Slurm allocation."
+            "distribution=multi_worker needs to know its workers. Add distribution.workers=N to start N on this"
+            " machine, or set TF_CONFIG on each, or start it by srun in a Slurm allocation."
         )
     return True
 
@@ -71,14 +71,14 @@ class Worker:
         if code is None:
             phase = self._read("phase") or STARTING
             alive, moved = self._seconds_since("alive"), self._seconds_since("progress")
-            if alive > timeout:
+            if phase == STARTING and (waited := time.monotonic() - self.started) > timeout:
+                return f"{self.name} still waits for its peers after {waited:.0f} s{_unreachable()}"
+            if phase != STARTING and alive > timeout:
                 return (
                     f"{self.name} hangs: no sign of life for {alive:.0f} s (distribution.timeout_seconds={timeout:g})"
                 )
             if phase == TRAINING and moved > timeout:
                 return f"no step of {self.name} has ended for {moved:.0f} s (distribution.timeout_seconds={timeout:g})"
-            if phase == STARTING and (waited := time.monotonic() - self.started) > timeout:
-                return f"{self.name} still waits for its peers after {waited:.0f} s{_unreachable(self.index)}"
         return None
 
     def _last_words(self) -> str:
@@ -105,7 +105,7 @@ def supervise(config: Distribution, fail: Callable[[str, str | None], None]) -> 
         The id of the chief's run, None in a process that has not the chief.
     """
     with tempfile.TemporaryDirectory(prefix="experiments-") as folder:
-        workers = [_start(index, task, Path(folder)) for index, task in _tasks(config)]
+        workers = [_start(index, task, Path(folder)) for index, task in _tasks(config.workers)]
         chief = next((worker for worker in workers if worker.index == 0), None)
         try:
             reason = _watch(workers, config.timeout_seconds)
@@ -146,14 +146,14 @@ def _watch(workers: list[Worker], timeout: float) -> str | None:
         time.sleep(0.1)
 
 
-def _tasks(config: Distribution) -> Iterator[tuple[int, str | None]]:
+def _tasks(workers: int | None) -> Iterator[tuple[int, str | None]]:
     """Index and TF_CONFIG of each worker to start here; no TF_CONFIG where Slurm says it all."""
     if given := os.environ.get("TF_CONFIG"):
         yield json.loads(given)["task"]["index"], given
     elif on_slurm():
         yield int(os.environ["SLURM_PROCID"]), None
     else:
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(config.workers or 0)]
+        addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers or 0)]
         for index in range(len(addresses)):
             yield index, json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
@@ -176,8 +176,8 @@ def _start(index: int, task: str | None, folder: Path) -> Worker:
     return Worker(index, process, folder)
 
 
-def _unreachable(index: int) -> str:
-    """Which peers of a worker do not answer at all."""
+def _unreachable() -> str:
+    """Which workers of the cluster do not answer at all."""
     addresses = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])
     silent = []
     for peer, address in enumerate(addresses):
@@ -195,10 +195,10 @@ def _unreachable(index: int) -> str:
 class Signs:
     """A worker's signs of life to the process that started it; nothing in a run of one process."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self) -> None:
         folder = os.environ.get(FOLDER)
         self.folder = Path(folder) if folder else None
-        self.index = index
+        self.index = next(_tasks(None))[0] if folder else 0
         if self.folder:
             threading.Thread(target=self._live, daemon=True).start()
 
@@ -242,4 +242,6 @@ def named_failures() -> Iterator[None]:
             raise
         gone = sorted(set(re.findall(r"/task:(\d+)", str(e))))
         who = " or ".join(f"worker {index}" for index in gone) or "a worker"
-        raise TrainingError(f"{who} of the cluster is gone: {str(e).splitlines()[0]}") from e
+        raise TrainingError(
+            f"{who} of the cluster is gone or hangs: a step could not end without it ({type(e).__name__})"
+        ) from e

@@ -56,8 +56,21 @@ from experiments.schema import (
 )
 
 __all__ = [
-    "Config", "DataConfig", "Digits", "ImageFiles", "Linear", "ModelConfig", "Optimizer", "Report", "ScheduleConfig",
-    "Tracking", "Training", "compose_jobs", "identity", "flatten", "validate",
+    "Config",
+    "DataConfig",
+    "Digits",
+    "ImageFiles",
+    "Linear",
+    "ModelConfig",
+    "Optimizer",
+    "Report",
+    "ScheduleConfig",
+    "Tracking",
+    "Training",
+    "compose_jobs",
+    "flatten",
+    "identity",
+    "validate",
 ]  # fmt: skip
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -408,8 +421,8 @@ def _check_training(config: Config) -> None:
             raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {listed(known)}")
     if training.loop == "fit" and (config.distribution.devices or 1) > 1:
         raise ConfigError(
-            f"training.loop=fit with distribution.devices={config.distribution.devices}: Keras's fit weighs batches that"
-            " do not divide wrongly, repeats dropout masks on every replica and clips before it sums the gradients."
+            f"training.loop=fit with distribution.devices={config.distribution.devices}: Keras's fit weighs batches"
+            " that do not divide wrongly, repeats dropout masks on every replica and clips before it sums the gradients."
             " Use training.loop=compiled, which is exact on any number of devices."
         )
     if training.loop == "fit" and optimizer.arguments.get("gradient_accumulation_steps"):

@@ -23,9 +23,8 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
     """
     wanted = config.devices or 0
     runtime.start(threads, max(1, wanted) if config.strategy == "mirrored" else 1)
-    import tensorflow as tf
-
     import keras
+    import tensorflow as tf
 
     keras.backend.clear_session()  # names of layers do not depend on earlier models of this process
     if config.strategy == "multi_worker":
@@ -47,17 +46,6 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
             "distribution=mirrored found no GPU. For N logical devices on this CPU add distribution.devices=N."
         )
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(wanted)])
-
-
-def is_chief(strategy: "tf.distribute.Strategy") -> bool:
-    """Whether this process tracks the run: the first worker, or the only process."""
-    return worker_index(strategy) == 0
-
-
-def worker_index(strategy: "tf.distribute.Strategy") -> int:
-    """This process's place among the workers; 0 where there is one process."""
-    resolver = strategy.cluster_resolver
-    return int(resolver.task_id or 0) if resolver is not None else 0
 
 
 def _multi_worker() -> "tf.distribute.Strategy":

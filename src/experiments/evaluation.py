@@ -82,7 +82,11 @@ class Evaluator:
         outputs = tf.concat([self.forward(tf.constant(split.inputs[s : s + BATCH])) for s in starts], 0)
         targets = tf.constant(split.targets)
         metrics = {
-            "loss": float(tf.reduce_mean(self.losses(targets, outputs)) + sum(self.model.losses)),
-            self.quality.name: float(tf.reduce_mean(self.quality(targets, outputs))),
+            "loss": _mean(self.losses(targets, outputs)) + float(sum(self.model.losses)),
+            self.quality.name: _mean(self.quality(targets, outputs)),
         }
         return Evaluation(outputs.numpy(), metrics)
+
+
+def _mean(values: "tf.Tensor") -> float:
+    return float(values.numpy().mean(dtype=np.float64))

@@ -54,12 +54,12 @@ def run(config: Config, overrides: Sequence[str]) -> str:
     tags = identity(config, dataset.digest) | code.tags
     if resumed:
         resumed.check(tags)
+    signs = cluster.Signs()
     strategy = distribution.start(config.distribution, int(config.training.threads))
     with strategy.scope():
         model = models.build(config)
         optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
-    signs = cluster.Signs(distribution.worker_index(strategy))
-    if not distribution.is_chief(strategy):
+    if signs.index > 0:
         checkpoint = checkpoints.path(resumed.run.run_id) if resumed else None
         return _follow(Trainer(config, strategy, model, optimizer, dataset, checkpoint), signs)
     evaluate = Evaluator(model, config.training.loss)
@@ -71,6 +71,7 @@ def run(config: Config, overrides: Sequence[str]) -> str:
         signs.run(run.run_id)
         if not resumed:
             record(run, config, overrides, dataset, code)
+        run.set_tags({"mlflow.note.content": summary.about(config, dataset, model, overrides, run.run_id)})
         checkpoint = checkpoints.path(run.run_id)
         trainer = Trainer(config, strategy, model, optimizer, dataset, checkpoint)
         for epoch, metrics in trainer.finished_epochs():

@@ -48,6 +48,8 @@ OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 NULL_FOR_NONE = {("muon", "weight_decay"), ("muon", "adam_weight_decay"), ("muon", "rms_rate")}
 BETA_1_ABOVE_0 = ("lion", "schedulefreeadamw")
 DROPOUT_RATE = "fraction of values set to zero in training, from 0 up to but not including 1"
+# Arguments of Resizing and UpSampling2D of which XLA can compile these values only.
+COMPILED = {"interpolation": ("bilinear", "nearest"), "antialias": (False,), "pad_to_aspect_ratio": (False,)}
 CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
@@ -154,6 +156,12 @@ def check_layer(value: Any) -> Any:
         raise refuse(
             f"layer {name!r} needs mean and variance: it is not adapted to the data; or use BatchNormalization"
         )
+    for argument, choices in COMPILED.items():
+        if argument in arguments and arguments[argument] not in choices:
+            raise refuse(
+                f"layer {name}: {argument}={arguments[argument]!r} is refused: XLA cannot compile it;"
+                f" choices: {listed(choices)}"
+            )
     if any(arguments.get(rate) for rate in ("dropout", "recurrent_dropout")):
         raise refuse(
             f"layer {name!r} is refused with a dropout rate: its masks could not be repeated; add a Dropout layer"
@@ -445,9 +453,7 @@ class EarlyStopping:
 class Distribution:
     strategy: Annotated[
         Literal["auto", "one_device", "mirrored", "multi_worker"],
-        text(
-            "auto (all local GPUs, else one CPU device), one_device, mirrored (GPUs or logical CPU devices), multi_worker"
-        ),
+        text("auto (all local GPUs, else one CPU device), one_device, mirrored (GPUs or CPU devices) or multi_worker"),
     ]
     devices: Annotated[
         Annotated[int, Field(ge=1, le=16)] | None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from experiments.data import Dataset
     from experiments.report import Results
 
-SAME_RESULT = ("tracking.", "report.", "data.path", "hydra")
+SAME_RESULT = ("tracking.", "report.", "data.path", "resume", "hydra")
 SHOWN = {
     "test_accuracy": "{:.2%}",
     "test_error_percent": "{:.2f} %",

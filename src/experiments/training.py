@@ -182,8 +182,8 @@ class Trainer:
         for name, value in metrics.items():
             if not np.isfinite(value):
                 raise TrainingError(
-                    f"{name} became {value} in epoch {self.state.epoch} of {self.config.training.epochs}. Likely causes:"
-                    " optimizer.learning_rate is too large (try a tenth of it), gradients explode (try"
+                    f"{name} became {value} in epoch {self.state.epoch} of {self.config.training.epochs}. Likely"
+                    " causes: optimizer.learning_rate is too large (try a tenth of it), gradients explode (try"
                     " training.gradient_clipping=1), or model.activation and model.kernel_initializer do not go"
                     " together."
                 )

@@ -1,0 +1,178 @@
+"""Replicas, on logical CPU devices, and workers, as real processes: the same result as one device."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import command, start
+from stores import history, runs, weights
+
+from experiments.cluster import _free_ports
+from experiments.config import compose_jobs
+from experiments.errors import ConfigError
+
+# Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
+# weights, a constraint, and a last batch of 10 that 4 replicas cannot share evenly.
+HARD = [
+    "data.limit=6410",
+    "data.validation=0",
+    "training.epochs=1",
+    "model.batch_normalization=true",
+    "model.kernel_constraint={max_norm:{max_value:2}}",
+    "optimizer=adamw",
+    "optimizer.use_ema=true",
+    "training.gradient_clipping=0.5",
+]
+WORKERS = ["distribution=multi_worker", "distribution.workers=2", "distribution.timeout_seconds=90"]
+SMALL = ["data.limit=6410", "data.validation=500", "training.epochs=2", "report.figures=none"]
+
+
+def trained(out: Path, *arguments: str) -> dict[str, np.ndarray]:
+    done = command(str(out), *arguments, script="tests/train_once.py")
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as stored:
+        return dict(stored)
+
+
+@pytest.mark.slow
+def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(tmp_path: Path, mnist: Path) -> None:
+    one = trained(tmp_path / "1.npz", *HARD)
+    for devices in ("2", "4"):
+        replicas = ["distribution=mirrored", f"distribution.devices={devices}"]
+        several = trained(tmp_path / f"{devices}.npz", *HARD, *replicas)
+        for name, value in one.items():
+            np.testing.assert_allclose(several[name], value, rtol=0, atol=5e-6, err_msg=f"{name}, {devices} replicas")
+
+
+@pytest.mark.slow
+def test_batches_smaller_than_the_number_of_replicas_leave_some_empty_and_are_right(tmp_path: Path) -> None:
+    tiny = ["data=digits", "data.limit=80", "data.validation=0", "training.epochs=1", "training.batch_size=3"]
+    one = trained(tmp_path / "1.npz", *tiny)
+    four = trained(tmp_path / "4.npz", *tiny, "distribution=mirrored", "distribution.devices=4")
+    for name, value in one.items():
+        np.testing.assert_allclose(four[name], value, rtol=0, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_fit_equals_the_compiled_loop_to_rounding(tmp_path: Path) -> None:
+    arguments = ["data=digits", "training.epochs=2", "model.batch_normalization=true", "schedule=one_cycle"]
+    compiled = trained(tmp_path / "compiled.npz", *arguments)
+    fit = trained(tmp_path / "fit.npz", *arguments, "training.loop=fit")
+    for name, value in compiled.items():
+        np.testing.assert_allclose(fit[name], value, rtol=0, atol=5e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_epochs_of_mnist_on_two_replicas_agree_in_loss_and_accuracy(uri: str, mnist: Path) -> None:
+    for arguments in ([], ["distribution=mirrored", "distribution.devices=2"]):
+        light = ["training.epochs=2", "report.figures=none", "tracking.log_model=false"]
+        assert command(*arguments, *light, f"tracking.uri={uri}").returncode == 0
+    one, two = (run.data.metrics for run in runs(uri))
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=0.01)
+    assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.002)
+
+
+@pytest.mark.slow
+def test_two_workers_equal_two_replicas_to_the_last_bit(uri: str, mnist: Path) -> None:
+    for distribution in (WORKERS, ["distribution=mirrored", "distribution.devices=2"]):
+        done = command(*SMALL, *distribution, f"tracking.uri={uri}")
+        assert done.returncode == 0, done.stderr
+    workers, replicas = (run.info.run_id for run in runs(uri))
+    assert history(uri, workers) == history(uri, replicas)
+    for ours, theirs in zip(weights(uri, workers), weights(uri, replicas), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a run, the chief first."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in listed.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [(signal.SIGKILL, "was killed by SIGKILL. All workers were ended"), (signal.SIGSTOP, "is gone or hangs")],
+)
+def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_on(
+    sent: signal.Signals, said: str, uri: str, mnist: Path
+) -> None:
+    arguments = [*SMALL[:2], "training.epochs=60", "report.figures=none", *WORKERS]
+    process = start(*arguments, f"tracking.uri={uri}")
+    assert process.stdout
+    while not (line := process.stdout.readline()).startswith("epoch  2"):
+        assert line or process.poll() is None, process.communicate()
+    workers = children(process.pid)
+    os.kill(workers[1], sent)
+    before = time.monotonic()
+    _, err = process.communicate(timeout=150)
+    assert time.monotonic() - before < 120
+    assert process.returncode == 1, err
+    assert "worker 1" in err
+    assert said in err
+    for pid in workers:
+        assert not Path(f"/proc/{pid}").exists()
+    (run,) = runs(uri)
+    assert run.info.status == "FAILED"
+    assert "worker 1" in run.data.tags["end_reason"]
+    if sent == signal.SIGSTOP:
+        return
+    resumed = command(f"resume={run.info.run_id}", f"tracking.uri={uri}")
+    assert resumed.returncode == 0, resumed.stderr
+    whole = command(*arguments, "distribution=mirrored", "distribution.devices=2", f"tracking.uri={uri}")
+    assert whole.returncode == 0, whole.stderr
+    ours, theirs = (history(uri, run.info.run_id) for run in runs(uri))
+    assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_peer_that_never_comes_up_is_named_and_the_run_failed(uri: str) -> None:
+    ports = _free_ports(2)
+    task = {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": 0}}
+    arguments = ["data=digits", "distribution=multi_worker", "distribution.timeout_seconds=20", f"tracking.uri={uri}"]
+    done = command(*arguments, TF_CONFIG=json.dumps(task))
+    assert done.returncode == 1
+    assert "still waits for its peers" in done.stderr
+    assert f"no answer from worker 1 at 127.0.0.1:{ports[1]}" in done.stderr
+    assert [run.info.status for run in runs(uri)] == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["distribution=central_storage"], "distribution=central_storage is not a choice"),
+        (["distribution=mirrored", "distribution.devices=17"], "distribution.devices=17 is not allowed"),
+        (["training.loop=fit", "distribution=mirrored", "distribution.devices=2"], "Use training.loop=compiled"),
+        (
+            ["training.loop=fit", "optimizer.gradient_accumulation_steps=2"],
+            "fails in Keras. Use training.loop=compiled",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose_jobs(overrides, multirun=False)
+    assert said in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["distribution=mirrored"], "found no GPU. For N logical devices on this CPU add distribution.devices=N"),
+        (["distribution=auto", "distribution.devices=2"], "but this machine has 0 GPUs"),
+        (["distribution=multi_worker"], "needs to know its workers. Add distribution.workers=N"),
+    ],
+)
+def test_devices_that_are_not_there_are_said_before_a_run_is_made(
+    overrides: list[str], said: str, uri: str, tmp_path: Path
+) -> None:
+    done = command("data=digits", *overrides, f"tracking.uri={uri}")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,23 @@
+"""A process that trains as run.py does, without a store, and keeps the weights: python train_once.py OUT overrides...
+
+TensorFlow takes its logical devices once per process, so each number of replicas needs a process of its own.
+"""
+
+import sys
+
+import numpy as np
+
+from experiments import data, distribution, models, optimizers
+from experiments.cluster import Signs
+from experiments.config import compose_jobs
+from experiments.training import Trainer
+
+(config,) = compose_jobs(sys.argv[2:], multirun=False)
+dataset = data.load(config.data, config.seed)
+strategy = distribution.start(config.distribution, int(config.training.threads))
+with strategy.scope():
+    model = models.build(config)
+    optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
+trainer = Trainer(config, strategy, model, optimizer, dataset, None)
+losses = [metrics["loss"] for _, metrics in trainer.run(Signs())]
+np.savez(sys.argv[1], *model.get_weights(), losses=losses)
