@@ -1,0 +1,116 @@
+"""Docs are enforced: every command, output, path and choice that the README shows is tried or looked up."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT, command
+from mnist_files import idx
+from stores import runs
+
+from experiments.config import CONF, compose_jobs
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+RUNS = [line for line in LINES if re.match(r"python run\.py(?! -| resume=)", line)]
+OTHERS = [line for line in LINES if line and line not in RUNS]
+IN_THEIR_OWN_PROCESS = ("distribution=",)
+SHRINK = "data.limit={} data.validation={} training.epochs={} training.threads=1 report.figures=light"
+
+
+def arguments(line: str) -> list[str]:
+    # Unlike a shell, shlex leaves brackets alone, as a shell does when no file matches.
+    return shlex.split(line)[2:]
+
+
+def shrunk(line: str, uri: str, folder: Path) -> list[str]:
+    """The overrides of a command, on little data and in a store of this test's own."""
+    limit = SHRINK.format(400, 100, 2).split()
+    if "single_neuron" in line:
+        limit = ["training.epochs=2"]
+    if "fashion_mnist" in line:
+        for prefix, count in (("train", 400), ("t10k", 40)):
+            images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
+            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(count, dtype=np.uint8) % 10))
+        limit += [f"data.path={folder}", "data.train_examples=400", "data.test_examples=40", "data.checksums=null"]
+    return [*arguments(line), *limit, f"tracking.uri={uri}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", RUNS)
+def test_a_command_of_the_readme_does_what_it_says(line: str, uri: str, tmp_path: Path, mnist: Path) -> None:
+    overrides = shrunk(line, uri, tmp_path)
+    if any(word in line for word in IN_THEIR_OWN_PROCESS):
+        done = command(*overrides)
+        assert done.returncode == 0, done.stderr
+    else:
+        from experiments import experiment
+
+        (config,) = compose_jobs(overrides, multirun=False)
+        experiment.run(config, overrides)
+    (run,) = runs(uri)
+    assert run.info.status == "FINISHED"
+
+
+def test_every_other_command_is_one_that_these_tests_know() -> None:
+    known = {
+        "make run": "Makefile",
+        "make ui": "Makefile",
+        "python run.py resume=RUN_ID": "tests/test_resume.py",
+        "python run.py --help": "tests/test_cli.py",
+        "python run.py --cfg job model=cnn": "tests/test_cli.py",
+        'eval "$(python run.py -sc install=bash)"': "tests/test_cli.py",
+        "python run.py -m model.dropout=0.1,0.2,0.3 seed=0,1": "tests/test_readme.py",
+        "python scripts/compare.py": "tests/test_compare.py",
+        "python scripts/compare.py --group-by seed": "tests/test_compare.py",
+        "python scripts/benchmark.py": "tests/test_benchmark.py",
+        "python scripts/benchmark.py startup walkthrough": "tests/test_benchmark.py",
+    }
+    assert set(OTHERS) == set(known)
+    for path in known.values():
+        assert (PROJECT / path).exists()
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_readme_makes_every_combination_and_compare_groups_them(uri: str, mnist: Path) -> None:
+    (line,) = [line for line in OTHERS if " -m " in line]
+    done = command(*arguments(line), *SHRINK.format(200, 50, 1).split(), f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    assert len(runs(uri)) == 6
+    table = command("--group-by", "seed", "--uri", uri, "--format", "csv", script="scripts/compare.py")
+    assert table.returncode == 0, table.stderr
+    assert len(table.stdout.splitlines()) == 1 + 3
+
+
+def test_outputs_shown_in_the_readme_are_those_of_the_commands() -> None:
+    (session,) = [text for kind, text in BLOCKS if kind == "console"]
+    for part in session.strip().split("$ ")[1:]:
+        line, _, expected = part.partition("\n")
+        assert command(*arguments(line)).stderr.strip() == expected.strip()
+
+
+def test_the_table_of_choices_is_that_of_conf() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (`.*`) \|$", README, re.MULTILINE)
+    for group, choices in rows:
+        shipped = {path.stem for path in (CONF / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", choices)) == shipped, group
+
+
+def test_yaml_shown_in_the_readme_composes(tmp_path: Path) -> None:
+    (text,) = [text for kind, text in BLOCKS if kind == "yaml"]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own.yaml").write_text(text)
+    (config,) = compose_jobs(["model=own"], multirun=False, config_dir=str(tmp_path))
+    from experiments import models, runtime
+
+    runtime.start(1)
+    assert models.build(config).output_shape == (None, 10)
+
+
+def test_links_and_images_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (PROJECT / target).exists(), target
