@@ -31,7 +31,8 @@ from statistics import median
 from typing import Any, Literal, TextIO, TypeVar
 
 from experiments import data, environment
-from experiments.config import PROJECT, compose_jobs
+from experiments.compose import compose_jobs
+from experiments.config import PROJECT
 from experiments.errors import DataError, UserError
 
 # TensorFlow stays out of this process: Linux counts the memory of the parent as the least of a child's peak.

@@ -18,7 +18,7 @@ SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
 def mnist() -> Path:
     """The folder with the real MNIST; without it the test is skipped."""
     from experiments import data
-    from experiments.config import compose_jobs
+    from experiments.compose import compose_jobs
 
     place = data.find(compose_jobs([], multirun=False)[0].data)
     if place is None:

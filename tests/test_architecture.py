@@ -42,6 +42,7 @@ LAYERS = [
     {"errors", "keras_api", "figures", "spool"},
     {"schema"},
     {"config", "image_files"},
+    {"compose"},
     {"data", "download", "models", "optimizers", "tracking", "environment", "randomness", "runtime", "progress"},
     {"training", "compare", "checkpoints", "distribution"},
     {"report"},

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import config as config_module
-from experiments.config import CONF, as_dict, compose_jobs, flatten, identity, training_examples, validate
+from experiments.compose import CONF, compose_jobs, groups
+from experiments.config import as_dict, flatten, identity, training_examples, validate
 from experiments.errors import ConfigError
 from experiments.keras_api import table
 from experiments.schema import Config
@@ -73,9 +73,9 @@ def test_the_files_give_exactly_the_fields_of_the_schema(file: Path) -> None:
 
 def test_the_groups_are_the_fields_of_the_config() -> None:
     top_level = {key for key in yaml.safe_load((CONF / "config.yaml").read_text()) if key not in ("defaults", "hydra")}
-    assert {field.name for field in dataclasses.fields(Config)} - top_level <= set(config_module.groups())
+    assert {field.name for field in dataclasses.fields(Config)} - top_level <= set(groups())
     chosen = {key for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"][:-3] for key in entry}
-    assert chosen - {"_"} <= set(config_module.groups()) | set("_self_")
+    assert chosen - {"_"} <= set(groups()) | set("_self_")
 
 
 def uncommented_keys(text: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from conftest import command, start
 from stores import history, runs, weights
 
 from experiments.cluster import _free_ports
-from experiments.config import compose_jobs
+from experiments.compose import compose_jobs
 from experiments.errors import ConfigError
 
 # Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the

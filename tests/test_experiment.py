@@ -91,7 +91,7 @@ def test_the_model_gives_the_logged_predictions_in_a_process_without_this_projec
 ) -> None:
     uri, run, _ = finished
     from experiments import data
-    from experiments.config import compose_jobs
+    from experiments.compose import compose_jobs
 
     test = data.load(compose_jobs([], multirun=False)[0].data, 0).test
     np.save(tmp_path / "images.npy", test.inputs[:300])

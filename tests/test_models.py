@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import distribution, models, runtime
-from experiments.config import compose_jobs
+from experiments.compose import compose_jobs
 from experiments.errors import ConfigError
 from experiments.keras_api import table
 

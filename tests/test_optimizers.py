@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from experiments import optimizers
 from experiments.keras_api import table
-from experiments.optimizers import learning_rates
 from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "optimizer"
@@ -22,6 +21,12 @@ FILES = sorted(file.stem for file in CONF.glob("*.yaml"))
 def shipped(name: str) -> dict[str, Any]:
     contents: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     return contents
+
+
+def all_rates(schedule: Any, peak: float, steps_per_epoch: int, epochs: int) -> np.ndarray:
+    """The rates of every epoch, [epochs, steps_per_epoch]."""
+    every = range(1, epochs + 1)
+    return np.stack([optimizers.learning_rates(schedule, peak, steps_per_epoch, epochs, epoch) for epoch in every])
 
 
 def assert_rates(rates: np.ndarray, expected: list[list[float]]) -> None:
@@ -34,44 +39,44 @@ def assert_rates(rates: np.ndarray, expected: list[list[float]]) -> None:
 
 
 def test_constant_is_the_optimizers_rate_throughout() -> None:
-    assert_rates(learning_rates(Constant(name="constant"), 0.1, 2, 3), [[0.1, 0.1], [0.1, 0.1], [0.1, 0.1]])
+    assert_rates(all_rates(Constant(name="constant"), 0.1, 2, 3), [[0.1, 0.1], [0.1, 0.1], [0.1, 0.1]])
 
 
 def test_exponential_decays_at_every_step() -> None:
     schedule = Exponential(name="exponential", decay_rate=0.25, decay_epochs=1.0, staircase=False)
-    assert_rates(learning_rates(schedule, 8.0, 2, 2), [[8.0, 4.0], [2.0, 1.0]])
+    assert_rates(all_rates(schedule, 8.0, 2, 2), [[8.0, 4.0], [2.0, 1.0]])
 
 
 def test_exponential_with_staircase_decays_once_per_decay_epochs() -> None:
     schedule = Exponential(name="exponential", decay_rate=0.5, decay_epochs=1.5, staircase=True)
-    assert_rates(learning_rates(schedule, 8.0, 2, 4), [[8.0, 8.0], [8.0, 4.0], [4.0, 4.0], [2.0, 2.0]])
+    assert_rates(all_rates(schedule, 8.0, 2, 4), [[8.0, 8.0], [8.0, 4.0], [4.0, 4.0], [2.0, 2.0]])
 
 
 def test_a_staircase_of_fractions_of_an_epoch_misses_no_step() -> None:
     schedule = Exponential(name="exponential", decay_rate=0.5, decay_epochs=0.1, staircase=True)
-    assert_rates(learning_rates(schedule, 1.0, 10, 1), [[0.5**step for step in range(10)]])
+    assert_rates(all_rates(schedule, 1.0, 10, 1), [[0.5**step for step in range(10)]])
 
 
 def test_piecewise_changes_at_the_boundaries() -> None:
     schedule = Piecewise(name="piecewise", boundaries=[1.0, 2.5], factors=[0.5, 2.0])
-    assert_rates(learning_rates(schedule, 0.1, 2, 4), [[0.1, 0.1], [0.05, 0.05], [0.05, 0.2], [0.2, 0.2]])
+    assert_rates(all_rates(schedule, 0.1, 2, 4), [[0.1, 0.1], [0.05, 0.05], [0.05, 0.2], [0.2, 0.2]])
 
 
 def test_cosine_without_warm_up_falls_from_the_peak_to_its_final_fraction() -> None:
     schedule = Cosine(name="cosine", warmup_epochs=0.0, final_fraction=0.5)
     expected = [2.0, 1 + (1 + cos(pi / 3)) / 2, 1 + (1 + cos(2 * pi / 3)) / 2, 1.0]
-    assert_rates(learning_rates(schedule, 2.0, 2, 2), [expected[:2], expected[2:]])
+    assert_rates(all_rates(schedule, 2.0, 2, 2), [expected[:2], expected[2:]])
 
 
 def test_cosine_rises_in_a_line_to_the_peak_and_ends_at_its_final_fraction() -> None:
     schedule = Cosine(name="cosine", warmup_epochs=1.0, final_fraction=0.0)
-    assert_rates(learning_rates(schedule, 4.0, 4, 2), [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 1.0, 0.0]])
+    assert_rates(all_rates(schedule, 4.0, 4, 2), [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 1.0, 0.0]])
 
 
 @pytest.mark.parametrize("warmup_epochs", [0.0, 0.3, 0.5, 1.3, 2.2])
 def test_a_warm_up_of_fractions_of_an_epoch_reaches_the_peak_and_does_not_pass_it(warmup_epochs: float) -> None:
     schedule = Cosine(name="cosine", warmup_epochs=warmup_epochs, final_fraction=0.25)
-    rates = learning_rates(schedule, 4.0, 5, 3)
+    rates = all_rates(schedule, 4.0, 5, 3)
     assert rates.max() == 4.0
     assert rates[-1, -1] == 1.0
 
@@ -79,7 +84,7 @@ def test_a_warm_up_of_fractions_of_an_epoch_reaches_the_peak_and_does_not_pass_i
 def test_one_cycle_starts_peaks_and_ends_where_it_says() -> None:
     schedule = OneCycle(name="one_cycle", warmup_fraction=0.5, initial_fraction=0.5, final_fraction=0.0)
     assert_rates(
-        learning_rates(schedule, 4.0, 3, 2), [[2.0, 3.0, 4.0], [2 * (1 + cos(pi / 3)), 2 * (1 + cos(2 * pi / 3)), 0.0]]
+        all_rates(schedule, 4.0, 3, 2), [[2.0, 3.0, 4.0], [2 * (1 + cos(pi / 3)), 2 * (1 + cos(2 * pi / 3)), 0.0]]
     )
 
 
@@ -87,13 +92,13 @@ def test_one_cycle_follows_half_cosines() -> None:
     schedule = OneCycle(name="one_cycle", warmup_fraction=0.625, initial_fraction=0.0, final_fraction=0.5)
     rise = [0.0, (1 - sqrt(0.5)) / 2, 0.5, (1 + sqrt(0.5)) / 2]
     fall = [1.0, 0.5 + (1 + cos(pi / 3)) / 4, 0.5 + (1 + cos(2 * pi / 3)) / 4, 0.5]
-    assert_rates(learning_rates(schedule, 1.0, 4, 2), [rise, fall])
+    assert_rates(all_rates(schedule, 1.0, 4, 2), [rise, fall])
 
 
 @pytest.mark.parametrize("warmup_fraction", [0.05, 0.3, 0.33, 0.9])
 def test_one_cycle_reaches_its_peak_at_a_step_whatever_its_place(warmup_fraction: float) -> None:
     schedule = OneCycle(name="one_cycle", warmup_fraction=warmup_fraction, initial_fraction=0.25, final_fraction=0.125)
-    rates = learning_rates(schedule, 4.0, 7, 3)
+    rates = all_rates(schedule, 4.0, 7, 3)
     assert rates.max() == 4.0
     assert (rates[0, 0], rates[-1, -1]) == (1.0, 0.5)
 
@@ -109,7 +114,7 @@ def test_one_cycle_reaches_its_peak_at_a_step_whatever_its_place(warmup_fraction
     ids=lambda schedule: schedule.name,
 )
 def test_a_run_of_one_step_is_made_at_the_peak(schedule: Any) -> None:
-    assert_rates(learning_rates(schedule, 0.1, 1, 1), [[0.1]])
+    assert_rates(all_rates(schedule, 0.1, 1, 1), [[0.1]])
 
 
 # --- optimizers ---------------------------------------------------------------------------------------------------
@@ -135,7 +140,7 @@ def test_the_optimizer_is_keras_own_class_with_the_arguments_of_the_file(name: s
     import keras
 
     values = shipped(name)
-    optimizer = optimizers.build(Optimizer(**values))
+    optimizer = optimizers.build(Optimizer(**values), None)
     assert type(optimizer) is getattr(keras.optimizers, table()["optimizers"][values.pop("name")]["class"])
     built = optimizer.get_config()
     assert built["learning_rate"] == pytest.approx(values.pop("learning_rate"), rel=1e-6)  # float32 in Keras
@@ -147,13 +152,13 @@ def test_the_optimizer_is_keras_own_class_with_the_arguments_of_the_file(name: s
 
 def test_changed_arguments_reach_keras() -> None:
     config = Optimizer(**shipped("adam") | {"learning_rate": 0.5, "beta_1": 0.75, "clipnorm": 2.0, "amsgrad": True})
-    optimizer = optimizers.build(config)
+    optimizer = optimizers.build(config, None)
     assert float(optimizer.learning_rate) == 0.5
     assert (optimizer.beta_1, optimizer.clipnorm, optimizer.amsgrad) == (0.75, 2.0, True)
 
 
 def test_a_whole_number_is_taken_where_keras_wants_a_fraction() -> None:
-    assert optimizers.build(Optimizer(**shipped("sgd") | {"momentum": 0})).momentum == 0.0
+    assert optimizers.build(Optimizer(**shipped("sgd") | {"momentum": 0}), None).momentum == 0.0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from conftest import PROJECT, command
 from mnist_files import idx
 from stores import runs
 
-from experiments.config import CONF, compose_jobs
+from experiments.compose import CONF, compose_jobs
 
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)

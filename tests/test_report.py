@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import data, models, report
-from experiments.config import compose_jobs
+from experiments.compose import compose_jobs
 from experiments.evaluation import Evaluation, Evaluator
 
 HISTORY = {

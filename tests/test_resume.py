@@ -74,7 +74,7 @@ def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(loop: str, u
     while not process.stdout.readline().startswith("epoch  2"):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("the run was faster than the signal")
     assert process.returncode == 130, err

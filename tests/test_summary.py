@@ -8,7 +8,7 @@ import yaml
 from test_report import answered, classified, fitted
 
 from experiments import report, summary
-from experiments.config import CONF, compose_jobs, groups
+from experiments.compose import CONF, compose_jobs, groups
 
 
 def config(*overrides):

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import data, distribution, models, optimizers
 from experiments.cluster import Signs
-from experiments.config import compose_jobs
+from experiments.compose import compose_jobs
 from experiments.training import Trainer
 
 (config,) = compose_jobs(sys.argv[2:], multirun=False)

@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import CONF, compose_jobs, validate
+from experiments.compose import CONF, compose_jobs
+from experiments.config import validate
 from experiments.errors import ConfigError, Terminated, TrainingError, UserError
 
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "shell_completion", "info")  # --version has ended by then

@@ -1,34 +1,19 @@
-"""From a command line to a validated Config: compose with Hydra, check everything once, explain what is wrong.
+"""From a composed dict to a validated Config: check everything once, explain what is wrong, tell what it is known by.
 
-Nothing here loads TensorFlow, Keras or MLflow, so a mistake is answered in well under a second.
+Nothing here loads Hydra, TensorFlow, Keras or MLflow.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.errors import ConfigError
@@ -67,14 +52,12 @@ __all__ = [
     "ScheduleConfig",
     "Tracking",
     "Training",
-    "compose_jobs",
     "flatten",
     "identity",
     "validate",
 ]  # fmt: skip
 
 PROJECT = Path(__file__).resolve().parents[2]
-CONF = PROJECT / "conf"
 LARGE_NETWORK = 1_000_000  # weights; below, a second thread within an operation costs more than it gains
 EXPECTED = {
     "int_type": "a whole number",
@@ -86,189 +69,6 @@ EXPECTED = {
     "dict_type": "a mapping",
 }
 CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway")
-# What Hydra raises on config files that do not go together, or are no YAML.
-NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
-
-
-# --- composing ------------------------------------------------------------------------------------------------------
-
-
-def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[Config]:
-    """Compose and validate every job that a command stands for: one, or all of a sweep.
-
-    Args:
-        overrides: Hydra overrides as given on the command line.
-        multirun: expand sweeps such as `seed=0,1,2` (`-m`).
-        config_dir: a further folder of config files, as Hydra's --config-dir.
-
-    Raises:
-        ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
-    """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        if config_dir is not None:
-            _search(Path(config_dir))
-        parsed = _parse(overrides)
-        if multirun:
-            jobs = _expand(parsed)
-        else:
-            _refuse_sweep(parsed)
-            jobs = [list(overrides)]
-        for choices in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
-            with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
-                _refuse_files_that_set_hydra(list(choices))
-        return [validate(_compose(job)) for job in jobs]
-
-
-def _search(folder: Path) -> None:
-    """Find config files in this folder too, as `hydra.main` does for --config-dir."""
-    if not folder.is_dir():
-        raise ConfigError(f"--config-dir={folder} is not a folder. Name one that holds experiment/NAME.yaml.")
-    path = create_config_search_path(str(CONF))
-    path.prepend("command-line", f"file://{folder.absolute()}", SearchPathQuery(provider="schema"))
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2("app", path)
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    parsed = []
-    for override in overrides:
-        try:
-            (result,) = parser.parse_overrides([override])
-            if not result.key_or_group:
-                raise HydraException("the key is missing")
-            parsed.append(result)
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"{override!r} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
-                " quote values with special characters: 'key=\"a b\"'."
-            ) from None
-    return parsed
-
-
-def _expand(parsed: list[Override]) -> list[list[str]]:
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(job) for batch in batches for job in batch]
-
-
-def _refuse_sweep(parsed: list[Override]) -> None:
-    for override in parsed:
-        if override.is_sweep_override():
-            raise ConfigError(
-                f"{override.input_line!r} names several values. For a sweep add -m: python run.py -m"
-                f" {override.input_line}; for one list value write it in brackets: key=[a,b]."
-            )
-
-
-def _compose(overrides: list[str]) -> dict[str, Any]:
-    _check_group_choices(_parse(overrides))
-    try:
-        composed = compose("config", overrides=overrides)
-        return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
-    except NOT_COMPOSABLE as error:
-        raise ConfigError(_explain_composition(overrides, error)) from None
-
-
-def _explain_composition(overrides: list[str], error: Exception) -> str:
-    """Hydra names the key that is missing; we also name the one that was meant."""
-    try:
-        known = list(_keys(compose("config", overrides=[o for o in overrides if _is_group_choice(o)])))
-    except NOT_COMPOSABLE:  # the choices themselves are at fault, which the error says
-        return _one_line(error)
-    for override in _parse(overrides):
-        key = override.key_or_group
-        if override.is_add() or override.is_delete() or key in known or key in groups() or key.startswith("hydra"):
-            continue
-        return f"unknown key {key!r}{_nearest(key, known)}. See every key: python run.py --cfg job"
-    return _one_line(error)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-
-
-def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
-    """A config file is data, wherever it comes from: `hydra.*` is not for it, as that can name code to run."""
-    loader = GlobalHydra.instance().config_loader()
-    for chosen in loader.compute_defaults_list("config", overrides, RunMode.RUN).defaults:
-        path, package = chosen.config_path, chosen.package or ""
-        if path is None or path == "config" or path.startswith("hydra/"):  # ours and Hydra's own
-            continue
-        source = next((source for source in loader.get_sources() if source.is_config(path)), None)
-        if source is None:
-            continue
-        content: Any = OmegaConf.to_container(source.load_config(path).config)
-        keys = [f"@package {package}"] if _is_hydras(package) else []
-        keys += ["hydra"] if package == "" and "hydra" in content else []
-        keys += [group for group in map(_group, content.get("defaults", [])) if _is_hydras(group)]
-        if keys:
-            raise ConfigError(
-                f"{source.path}/{path}.yaml sets {keys[0]!r}: Hydra's own keys can name code to run, and a config file"
-                " is data only. Remove it, or give hydra.* on the command line."
-            )
-
-
-def _may_choose_a_file(override: str) -> bool:
-    key = override.partition("=")[0]
-    return "." not in key and (key in groups() or key not in _descriptions(Config))
-
-
-def _group(default: Any) -> str:
-    """`override /model@package: mlp` in a defaults list -> "/model"."""
-    key = default if isinstance(default, str) else next(iter(default), "")
-    return str(key).split(" ")[-1].partition("@")[0]
-
-
-def _is_hydras(name: str) -> bool:
-    return re.split("[./]", name.lstrip("/"), maxsplit=1)[0] == "hydra"
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    last = key.rsplit(".", 1)[-1]
-    same_ending = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    return f" (did you mean {same_ending[0]!r}?)" if same_ending else did_you_mean(key, known)
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in map(str, node):
-        yield prefix + key
-        if isinstance(node._get_node(key), DictConfig):
-            yield from _keys(node[key], f"{prefix}{key}.")
-
-
-def _is_group_choice(override: str) -> bool:
-    return override.partition("=")[0] in groups()
-
-
-def groups() -> list[str]:
-    """The config groups of this project: the folders of conf/, without Hydra's own."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-
-
-def _check_group_choices(parsed: Iterable[Override]) -> None:
-    loader = GlobalHydra.instance().config_loader()
-    for override in parsed:
-        group, choice = override.key_or_group, override.value()
-        if override.is_delete() and group in groups():
-            raise ConfigError(
-                f"{override.input_line!r} removes the group {group!r}, which every run needs. Leave it out."
-            )
-        if group == "hydra.searchpath":
-            raise ConfigError(f"{override.input_line!r} is not supported. Use --config-dir FOLDER for your own files.")
-        if group not in groups() or (choice is None and group not in _descriptions(Config)):
-            continue
-        choices = loader.get_group_options(group)
-        for name in choice if isinstance(choice, list) else [choice]:
-            if not isinstance(name, str) or name not in choices:
-                raise ConfigError(
-                    f"{group}={_shown(name)} is not a choice{did_you_mean(str(name), choices)}."
-                    f" Choices of {group}: {listed(choices)}"
-                )
-
-
-# --- validating -----------------------------------------------------------------------------------------------------
 
 
 def validate(raw: Mapping[str, Any]) -> Config:
@@ -320,7 +120,7 @@ def _explain(raw: Mapping[str, Any], finding: Any) -> str:
         case "refused":
             return finding["ctx"]["message"] if len(path) == 1 else f"{key}: {finding['ctx']['message']}"
         case "unexpected_keyword_argument":
-            group = _known_fields(path[0], raw) if len(path) > 1 else _descriptions(Config)
+            group = _known_fields(path[0], raw) if len(path) > 1 else descriptions(Config)
             return f"unknown key {key!r}{did_you_mean(path[-1], group)}. It may hold: {listed(group)}"
         case "missing" | "missing_argument":
             return (
@@ -333,10 +133,10 @@ def _explain(raw: Mapping[str, Any], finding: Any) -> str:
             return f"{key}.name is missing. Choose with {key}=NAME; choices: {finding['ctx']['discriminator']}"
         case kind:
             expected = f"expected {EXPECTED[kind]}: " if kind in EXPECTED else ""
-            return f"{key}={_shown(received)} is not allowed: {expected}{_meaning(path, raw)}"
+            return f"{key}={shown(received)} is not allowed: {expected}{_meaning(path, raw)}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
 
 
@@ -344,7 +144,7 @@ def _meaning(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     """The description in the schema of the field at this path; of a list's entry, that of the list."""
     names = [part for part in path if not part.isdigit()]  # of a list's entry: the list
     if len(names) == 1:
-        return _descriptions(Config).get(names[0]) or f"the group {names[0]!r}"
+        return descriptions(Config).get(names[0]) or f"the group {names[0]!r}"
     return _known_fields(names[0], raw).get(names[1]) or f"a value of {'.'.join(names)}"
 
 
@@ -355,11 +155,11 @@ def _known_fields(group: str, raw: Mapping[str, Any]) -> dict[str, str]:
     for choice in choices:
         names = getattr(choice.__annotations__.get("name"), "__args__", ())
         if len(choices) == 1 or given in names:
-            return _descriptions(choice)
+            return descriptions(choice)
     return {}
 
 
-def _descriptions(cls: Any) -> dict[str, str]:
+def descriptions(cls: Any) -> dict[str, str]:
     return {name: field.description or "" for name, field in cls.__pydantic_fields__.items()}
 
 
@@ -422,13 +222,22 @@ def _check_training(config: Config) -> None:
     if training.loop == "fit" and (config.distribution.devices or 1) > 1:
         raise ConfigError(
             f"training.loop=fit with distribution.devices={config.distribution.devices}: Keras's fit weighs batches"
-            " that do not divide wrongly, repeats dropout masks on every replica and clips before it sums the gradients."
+            " that do not divide wrongly, repeats dropout masks on every replica and clips before it sums the"
+            " gradients."
             " Use training.loop=compiled, which is exact on any number of devices."
         )
     if training.loop == "fit" and optimizer.arguments.get("gradient_accumulation_steps"):
         raise ConfigError(
             "optimizer.gradient_accumulation_steps under training.loop=fit fails in Keras. Use training.loop=compiled."
         )
+    if optimizer.arguments.get("use_ema") and (training.restore_best or training.loop == "fit"):
+        other = "training.restore_best" if training.restore_best else "training.loop=fit"
+        why = (
+            "the average of all steps and the best epoch are two answers to which weights to keep"
+            if training.restore_best
+            else "Keras's fit puts the average in place of the weights after every epoch"
+        )
+        raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
     clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if optimizer.arguments.get(key)]
     if training.gradient_clipping and clips:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")

@@ -70,19 +70,22 @@ class Evaluator:
         self.losses, self.quality = per_example(loss)
         self.forward = tf.function(self._forward, reduce_retracing=True)
 
-    def _forward(self, inputs: "tf.Tensor") -> "tf.Tensor":
+    def _forward(self, inputs: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
+        """Outputs, and the penalties on weights and values: the latter belong to this batch."""
         import tensorflow as tf
 
-        return tf.cast(self.model(tf.cast(inputs, tf.float32), training=False), tf.float32)
+        outputs = tf.cast(self.model(tf.cast(inputs, tf.float32), training=False), tf.float32)
+        return outputs, tf.cast(sum(self.model.losses), tf.float32)
 
     def __call__(self, split: Split) -> Evaluation:
         import tensorflow as tf
 
-        starts = range(0, len(split.targets), BATCH)
-        outputs = tf.concat([self.forward(tf.constant(split.inputs[s : s + BATCH])) for s in starts], 0)
-        targets = tf.constant(split.targets)
+        batches = [split.inputs[start : start + BATCH] for start in range(0, len(split.targets), BATCH)]
+        parts, penalties = zip(*(self.forward(tf.constant(batch)) for batch in batches), strict=True)
+        outputs, targets = tf.concat(parts, 0), tf.constant(split.targets)
+        penalty = np.average([float(value) for value in penalties], weights=[len(batch) for batch in batches])
         metrics = {
-            "loss": _mean(self.losses(targets, outputs)) + float(sum(self.model.losses)),
+            "loss": _mean(self.losses(targets, outputs)) + float(penalty),
             self.quality.name: _mean(self.quality(targets, outputs)),
         }
         return Evaluation(outputs.numpy(), metrics)

@@ -33,12 +33,17 @@ def build(config: Optimizer, gradient_clipping: float | None) -> "keras.optimize
     return getattr(keras.optimizers, known["class"])(learning_rate=config.learning_rate, **arguments)
 
 
-def learning_rates(schedule: Schedule, peak: float, steps_per_epoch: int, epochs: int) -> np.ndarray:
-    """The learning rate of every step of a run, float32 [epochs, steps_per_epoch]."""
-    steps = steps_per_epoch * epochs
-    step = np.arange(steps)
-    factor = np.asarray(_factor(schedule, step, step / steps_per_epoch, steps, steps_per_epoch))
-    return (peak * np.broadcast_to(factor, steps)).astype(np.float32).reshape(epochs, steps_per_epoch)
+def learning_rates(schedule: Schedule, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
+    """The learning rate of every step of an epoch, float32 [steps_per_epoch].
+
+    Args:
+        peak: `optimizer.learning_rate`.
+        epochs: of the whole run.
+        epoch: from 1 on.
+    """
+    step = (epoch - 1) * steps_per_epoch + np.arange(steps_per_epoch)
+    factor = np.asarray(_factor(schedule, step, step / steps_per_epoch, steps_per_epoch * epochs, steps_per_epoch))
+    return (peak * np.broadcast_to(factor, steps_per_epoch)).astype(np.float32)
 
 
 def _factor(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import yaml
 
 from experiments import runs, tracking
-from experiments.config import Config, as_dict, flatten, groups, validate
+from experiments.compose import groups
+from experiments.config import Config, as_dict, flatten, validate
 from experiments.errors import ConfigError, UserError
 
 IDENTITY = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import tracking
-from experiments.config import CONF, Config, Linear, as_dict, compose_jobs, flatten, groups, validate
+from experiments.compose import CONF, compose_jobs, groups
+from experiments.config import Config, Linear, as_dict, flatten, validate
 
 if TYPE_CHECKING:
     import keras

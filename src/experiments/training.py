@@ -107,9 +107,6 @@ class Trainer:
         self.evaluate = Evaluator(model, training.loss)
         self.examples = len(dataset.train.targets)
         self.steps = -(-self.examples // training.batch_size)
-        self.learning_rates = optimizers.learning_rates(
-            config.schedule, config.optimizer.learning_rate, self.steps, training.epochs
-        )
         self.saved = time.monotonic()
         if checkpoint and checkpoint.exists():
             self._restore(checkpoint)
@@ -152,8 +149,9 @@ class Trainer:
             self.model.set_weights(self.best_weights)
 
     def _epoch(self, progress: Progress, signals: "Signals") -> Metrics:
-        state, epoch = self.state, self.state.epoch
-        rates = (self.learning_rates[epoch - 1] * np.float32(state.plateau_factor)).astype(np.float32)
+        state, epoch, config = self.state, self.state.epoch, self.config
+        peak = config.optimizer.learning_rate * state.plateau_factor
+        rates = optimizers.learning_rates(config.schedule, peak, self.steps, config.training.epochs, epoch)
         began = time.perf_counter() - state.seconds
 
         def report(step: int, sums: np.ndarray) -> None:

@@ -1,0 +1,207 @@
+"""From a command line to validated configs: Hydra composes the files and overrides, config.py checks the outcome.
+
+Nothing here loads TensorFlow, Keras or MLflow, so a mistake is answered in well under a second.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import PROJECT, Config, descriptions, shown, validate
+from experiments.errors import ConfigError
+from experiments.schema import did_you_mean, listed
+
+CONF = PROJECT / "conf"
+# What Hydra raises on config files that do not go together, or are no YAML.
+NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
+
+
+def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[Config]:
+    """Compose and validate every job that a command stands for: one, or all of a sweep.
+
+    Args:
+        overrides: Hydra overrides as given on the command line.
+        multirun: expand sweeps such as `seed=0,1,2` (`-m`).
+        config_dir: a further folder of config files, as Hydra's --config-dir.
+
+    Raises:
+        ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        if config_dir is not None:
+            _search(Path(config_dir))
+        parsed = _parse(overrides)
+        if multirun:
+            jobs = _expand(parsed)
+        else:
+            _refuse_sweep(parsed)
+            jobs = [list(overrides)]
+        for choices in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
+            with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
+                _refuse_files_that_set_hydra(list(choices))
+        return [validate(_compose(job)) for job in jobs]
+
+
+def _search(folder: Path) -> None:
+    """Find config files in this folder too, as `hydra.main` does for --config-dir."""
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir={folder} is not a folder. Name one that holds experiment/NAME.yaml.")
+    path = create_config_search_path(str(CONF))
+    path.prepend("command-line", f"file://{folder.absolute()}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("app", path)
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = []
+    for override in overrides:
+        try:
+            (result,) = parser.parse_overrides([override])
+            if not result.key_or_group:
+                raise HydraException("the key is missing")
+            parsed.append(result)
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"{override!r} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
+                " quote values with special characters: 'key=\"a b\"'."
+            ) from None
+    return parsed
+
+
+def _expand(parsed: list[Override]) -> list[list[str]]:
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def _refuse_sweep(parsed: list[Override]) -> None:
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line!r} names several values. For a sweep add -m: python run.py -m"
+                f" {override.input_line}; for one list value write it in brackets: key=[a,b]."
+            )
+
+
+def _compose(overrides: list[str]) -> dict[str, Any]:
+    _check_group_choices(_parse(overrides))
+    try:
+        composed = compose("config", overrides=overrides)
+        return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    except NOT_COMPOSABLE as error:
+        raise ConfigError(_explain_composition(overrides, error)) from None
+
+
+def _explain_composition(overrides: list[str], error: Exception) -> str:
+    """Hydra names the key that is missing; we also name the one that was meant."""
+    try:
+        known = list(_keys(compose("config", overrides=[o for o in overrides if _is_group_choice(o)])))
+    except NOT_COMPOSABLE:  # the choices themselves are at fault, which the error says
+        return _one_line(error)
+    for override in _parse(overrides):
+        key = override.key_or_group
+        if override.is_add() or override.is_delete() or key in known or key in groups() or key.startswith("hydra"):
+            continue
+        return f"unknown key {key!r}{_nearest(key, known)}. See every key: python run.py --cfg job"
+    return _one_line(error)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
+    """A config file is data, wherever it comes from: `hydra.*` is not for it, as that can name code to run."""
+    loader = GlobalHydra.instance().config_loader()
+    for chosen in loader.compute_defaults_list("config", overrides, RunMode.RUN).defaults:
+        path, package = chosen.config_path, chosen.package or ""
+        if path is None or path == "config" or path.startswith("hydra/"):  # ours and Hydra's own
+            continue
+        source = next((source for source in loader.get_sources() if source.is_config(path)), None)
+        if source is None:
+            continue
+        content: Any = OmegaConf.to_container(source.load_config(path).config)
+        keys = [f"@package {package}"] if _is_hydras(package) else []
+        keys += ["hydra"] if package == "" and "hydra" in content else []
+        keys += [group for group in map(_group, content.get("defaults", [])) if _is_hydras(group)]
+        if keys:
+            raise ConfigError(
+                f"{source.path}/{path}.yaml sets {keys[0]!r}: Hydra's own keys can name code to run, and a config file"
+                " is data only. Remove it, or give hydra.* on the command line."
+            )
+
+
+def _may_choose_a_file(override: str) -> bool:
+    key = override.partition("=")[0]
+    return "." not in key and (key in groups() or key not in descriptions(Config))
+
+
+def _group(default: Any) -> str:
+    """`override /model@package: mlp` in a defaults list -> "/model"."""
+    key = default if isinstance(default, str) else next(iter(default), "")
+    return str(key).split(" ")[-1].partition("@")[0]
+
+
+def _is_hydras(name: str) -> bool:
+    return re.split("[./]", name.lstrip("/"), maxsplit=1)[0] == "hydra"
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    last = key.rsplit(".", 1)[-1]
+    same_ending = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    return f" (did you mean {same_ending[0]!r}?)" if same_ending else did_you_mean(key, known)
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, node):
+        yield prefix + key
+        if isinstance(node._get_node(key), DictConfig):
+            yield from _keys(node[key], f"{prefix}{key}.")
+
+
+def _is_group_choice(override: str) -> bool:
+    return override.partition("=")[0] in groups()
+
+
+def groups() -> list[str]:
+    """The config groups of this project: the folders of conf/, without Hydra's own."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+
+
+def _check_group_choices(parsed: Iterable[Override]) -> None:
+    loader = GlobalHydra.instance().config_loader()
+    for override in parsed:
+        group, choice = override.key_or_group, override.value()
+        if override.is_delete() and group in groups():
+            raise ConfigError(
+                f"{override.input_line!r} removes the group {group!r}, which every run needs. Leave it out."
+            )
+        if group == "hydra.searchpath":
+            raise ConfigError(f"{override.input_line!r} is not supported. Use --config-dir FOLDER for your own files.")
+        if group not in groups() or (choice is None and group not in descriptions(Config)):
+            continue
+        choices = loader.get_group_options(group)
+        for name in choice if isinstance(choice, list) else [choice]:
+            if not isinstance(name, str) or name not in choices:
+                raise ConfigError(
+                    f"{group}={shown(name)} is not a choice{did_you_mean(str(name), choices)}."
+                    f" Choices of {group}: {listed(choices)}"
+                )
