@@ -142,6 +142,19 @@ def test_a_peer_that_never_comes_up_is_named_and_the_run_failed(uri: str) -> Non
     assert [run.info.status for run in runs(uri)] == ["FAILED"]
 
 
+@pytest.mark.slow
+def test_the_tasks_of_a_slurm_step_are_the_workers(uri: str) -> None:
+    """Slurm itself is not here: its variables are, as srun sets them for two tasks on this host."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
+    step["SLURM_STEP_TASKS_PER_NODE"] = "2"
+    arguments = ["data=digits", "training.epochs=2", "report.figures=none", "distribution=multi_worker"]
+    tasks = [start(*arguments, f"tracking.uri={uri}", **step, SLURM_PROCID=str(index)) for index in range(2)]
+    for task in tasks:
+        _, err = task.communicate(timeout=150)
+        assert task.returncode == 0, err
+    assert [run.info.status for run in runs(uri)] == ["FINISHED"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -45,7 +45,7 @@ def supervises(config: Distribution) -> bool:
 
 def on_slurm() -> bool:
     """Whether Slurm started this process as one of several tasks."""
-    return int(os.environ.get("SLURM_NTASKS", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 @dataclass

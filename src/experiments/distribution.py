@@ -1,6 +1,7 @@
 """The devices of a run: a tf.distribute strategy from the config."""
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 from experiments import cluster, runtime
@@ -53,7 +54,13 @@ def _multi_worker() -> "tf.distribute.Strategy":
 
     resolvers = tf.distribute.cluster_resolver
     slurm = cluster.on_slurm() and "TF_CONFIG" not in os.environ
-    resolver = resolvers.SlurmClusterResolver() if slurm else resolvers.TFConfigClusterResolver()
+    if slurm:
+        # It asks nvidia-smi for the GPUs, and cannot do without any: a CPU's tasks are told that each has one.
+        tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        cpus = {} if shutil.which("nvidia-smi") else {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
+        resolver = resolvers.SlurmClusterResolver(**cpus)
+    else:
+        resolver = resolvers.TFConfigClusterResolver()
     communication = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=communication.AUTO if tf.config.list_physical_devices("GPU") else communication.RING
