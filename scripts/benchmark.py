@@ -10,25 +10,21 @@ machine that is busy or slows down does the same to all. The ratio is the median
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TextIO, TypeVar
+
+from measuring import Process, Run, in_fresh_process, process, timed_run
 
 from experiments import data, environment
 from experiments.compose import compose_jobs
@@ -40,7 +36,6 @@ from experiments.errors import DataError, UserError
 PLAIN_KERAS, JAX_LOOP = (str(PROJECT / "scripts" / name) for name in ("plain_keras.py", "jax_loop.py"))
 NO_REPORT = ["report.figures=none", "tracking.log_model=false"]
 T = TypeVar("T")
-Call = tuple[float, tuple[Any, ...]]  # seconds, arguments
 
 
 @dataclass(frozen=True)
@@ -94,12 +89,12 @@ class Bench:
                 results[side].append(sides[side]())
         return results
 
-    def run(self, *overrides: str) -> "Run":
+    def run(self, *overrides: str) -> Run:
         """A run of the project in a fresh process, timed from within, tracked in the benchmark's own store."""
         uri = f"tracking.uri=sqlite:///{self.folder / 'mlflow.db'}"
         return in_fresh_process(timed_run, [*overrides, *(["training.epochs=2"] if self.quick else []), uri])
 
-    def plain_keras(self, *options: str) -> "Process":
+    def plain_keras(self, *options: str) -> Process:
         return process(sys.executable, PLAIN_KERAS, str(self.mnist), *options)
 
 
@@ -143,6 +138,9 @@ def walkthrough(bench: Bench) -> list[Row]:
     ]
 
 
+EPOCH_LIMITS = {("mlp", 32): 1 / 7, ("mlp", 128): 1 / 4, ("cnn", 128): 1.0}
+
+
 def epoch(bench: Bench) -> list[Row]:
     """An epoch after the first, on all 60,000 images, beside Keras's `fit` and the fastest peer."""
     rows = []
@@ -159,7 +157,9 @@ def epoch(bench: Bench) -> list[Row]:
             sides["JAX scan, optax"] = partial(process, bench.jax_python, JAX_LOOP, images, str(epochs), str(batch))
         results = bench.in_turns(name, sides)
         seconds = {side: [median(result.epochs[1:]) for result in results[side]] for side in sides}
-        rows += [Row("epoch", name, peer, seconds["ours"], seconds[peer]) for peer in list(sides)[1:]]
+        limits = {"Keras fit": EPOCH_LIMITS[network, batch], "JAX scan, optax": 1 / 1.2 if batch == 32 else None}
+        peers = list(sides)[1:]
+        rows += [Row("epoch", name, p, seconds["ours"], seconds[p], limit=limits[p]) for p in peers]
     return rows
 
 
@@ -187,6 +187,45 @@ def compilation(bench: Bench) -> list[Row]:
     return [Row("compile", "first epoch less a later one", "a later epoch", more, later, "s", 2.0, "value")]
 
 
+SIZES = {
+    "training.batch_size": [8, 32, 128, 512],
+    "model.units": [32, 128, 512, 1024],
+    "data.limit": [7500, 15000, 30000, 60000],
+    "distribution.devices": [1, 2, 4],
+}
+
+
+def scaling(bench: Bench) -> list[Row]:
+    """How the cost of an epoch grows with batch size, units, examples and replicas, beside the default's."""
+    base = ["data.validation=0", "training.epochs=3", *NO_REPORT]
+    rows = []
+    for key, values in SIZES.items():
+        mirrored = ["distribution=mirrored"] if key == "distribution.devices" else []
+        sides = {f"{key}={value}": partial(bench.run, *base, *mirrored, f"{key}={value}") for value in values}
+        results = bench.in_turns(f"scaling of {key}", {"default": partial(bench.run, *base), **sides})
+        seconds = {side: [median(run.epochs[1:]) for run in runs] for side, runs in results.items()}
+        rows += [Row("scaling", side, "default", seconds[side], seconds["default"]) for side in sides]
+    return rows
+
+
+def plot_scaling(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each key of SIZES: seconds per epoch over its values."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    for axes, key in zip(figure.subplots(2, 2).flat, SIZES, strict=True):
+        points = [
+            (float(r["measured"].partition("=")[2]), r["value"]) for r in rows if r["measured"].startswith(f"{key}=")
+        ]
+        axes.plot(*zip(*points, strict=True), "o-")
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel=key, ylabel="seconds per epoch", xticks=[x for x, _ in points])
+        axes.set_xticklabels([f"{x:g}" for x, _ in points])
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
 FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "startup": startup,
     "walkthrough": walkthrough,
@@ -194,93 +233,11 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "report": report,
     "logging": logging,
     "compile": compilation,
+    "scaling": scaling,
 }
 
 
-# --- measuring ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that ended: its wall time, and the most memory that it, or a child of it, held at once."""
-
-    seconds: float
-    mebibytes: float
-    output: str
-
-    @property
-    def epochs(self) -> list[float]:
-        """Seconds of each epoch, as plain_keras.py and jax_loop.py print them."""
-        return json.loads(self.output)["epoch_seconds"]
-
-
-def process(*command: str, code: int = 0) -> Process:
-    """Run a command in the project's folder and measure it from without.
-
-    Raises:
-        RuntimeError: it ended with another exit code.
-    """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        start = time.perf_counter()
-        child = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
-        try:
-            _, status, usage = os.wait4(child.pid, 0)
-        except BaseException:
-            child.kill()
-            raise
-        seconds = time.perf_counter() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        errors.seek(0)
-        if child.returncode != code:
-            said = "".join(errors.readlines()[-20:])
-            raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}, expected {code}:\n{said}")
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux counts KiB
-        return Process(seconds, peak / 2**20, output.read())
-
-
-def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-@dataclass(frozen=True)
-class Run:
-    """Seconds of a run, of its report, of its logging between epochs, and of each epoch."""
-
-    seconds: float
-    report: float
-    logging: float
-    epochs: list[float]
-
-
-def timed_run(overrides: list[str]) -> Run:
-    """Do what `python run.py OVERRIDES` does, with a clock around the report and around each logging of metrics."""
-    start = time.perf_counter()
-    config = compose_jobs(overrides, multirun=False)[0]
-    from experiments import experiment, tracking
-
-    reports: list[Call] = []
-    logged: list[Call] = []
-    experiment.publish = recorded(experiment.publish, reports)
-    tracking.Run.log_metrics = recorded(tracking.Run.log_metrics, logged)  # type: ignore[method-assign]
-    with contextlib.redirect_stdout(io.StringIO()):
-        experiment.run(config, overrides)
-    epochs = [(seconds, metrics["epoch_seconds"]) for seconds, (_, metrics, *_) in logged if "epoch_seconds" in metrics]
-    logging, trained = (list(column) for column in zip(*epochs, strict=True))
-    return Run(time.perf_counter() - start, sum(seconds for seconds, _ in reports), sum(logging), trained)
-
-
-def recorded(function: Callable[..., T], calls: list[Call]) -> Callable[..., T]:
-    """The function, which then also appends the seconds and the arguments of each call to `calls`."""
-
-    def call(*arguments: Any) -> T:
-        start = time.perf_counter()
-        result = function(*arguments)
-        calls.append((time.perf_counter() - start, arguments))
-        return result
-
-    return call
+# --- the command ----------------------------------------------------------------------------------------------------
 
 
 def machine() -> dict[str, object]:
@@ -292,14 +249,12 @@ def machine() -> dict[str, object]:
     return {**facts, **{package: version(package) for package in packages}, **environment.code().tags}
 
 
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(FIGURES)}")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds of each figure (default: 3)")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON too; - is stdout")
+    parser.add_argument("--plot", metavar="FILE", help="draw the figure `scaling` as a PNG")
     parser.add_argument("--quick", action="store_true", help="one round, few epochs")
     parser.add_argument(
         "--jax-python", metavar="PATH", help="a Python with jax and optax; default: this, if it has them"
@@ -308,6 +263,8 @@ def main() -> int:
     if options.repeats < 1:
         parser.error(f"--repeats={options.repeats}: expected 1 or more")
     names, repeats = options.names or list(FIGURES), 1 if options.quick else options.repeats
+    if options.plot and "scaling" not in names:
+        parser.error("--plot draws the figure scaling, which is not among the names")
     if unknown := [name for name in names if name not in FIGURES]:
         parser.error(f"unknown figure {unknown[0]!r}. Choices: {', '.join(FIGURES)}")
     jax_python = options.jax_python or (sys.executable if find_spec("jax") and find_spec("optax") else None)
@@ -328,6 +285,8 @@ def main() -> int:
         return 130
     to_stdout = options.json == "-"
     show(result, sys.stderr if to_stdout else sys.stdout)
+    if options.plot:
+        plot_scaling([row for row in result["figures"] if row["figure"] == "scaling"], Path(options.plot))
     if options.json:
         text = json.dumps(result, indent=2) + "\n"
         sys.stdout.write(text) if to_stdout else Path(options.json).write_text(text)

@@ -41,12 +41,13 @@ def test_only_tracking_imports_mlflow() -> None:
 LAYERS = [
     {"errors", "keras_api", "figures", "spool"},
     {"schema"},
-    {"config", "image_files"},
-    {"compose"},
+    {"config", "cluster", "image_files"},
     {"data", "download", "models", "optimizers", "tracking", "environment", "randomness", "runtime", "progress"},
-    {"training", "compare", "checkpoints", "distribution"},
-    {"report"},
-    {"summary"},
+    {"evaluation", "runs", "checkpoints", "distribution"},
+    {"compiled", "fit", "compare"},
+    {"training", "report"},
+    {"compose"},
+    {"summary", "resume"},
     {"experiment"},
     {"cli"},
 ]

@@ -347,3 +347,42 @@ def test_evaluation_counts_penalties_on_outputs_as_keras_does() -> None:
     model.compile(loss=config.training.loss, metrics=["accuracy"])
     expected = model.evaluate(data.inputs, data.targets, batch_size=4, verbose=0, return_dict=True)
     assert found.metrics == pytest.approx(expected, rel=1e-5)
+
+
+# --- between the epochs, in both loops ------------------------------------------------------------------------------
+
+LOOPS = pytest.mark.parametrize("loop", ["compiled", "fit"])
+# One epoch gets better, then a learning rate of 5 makes every later one worse.
+SPOILED = (
+    *("schedule=piecewise", "schedule.boundaries=[1]", "schedule.factors=[5000]"),
+    *("optimizer=sgd", "optimizer.learning_rate=0.001", "training.epochs=12"),
+)
+
+
+@LOOPS
+def test_training_stops_when_the_watched_metric_has_not_improved_for_patience_epochs(loop: str) -> None:
+    config = job(*SPOILED, f"training.loop={loop}", "training.early_stopping.patience=3")
+    _, history = train(config, dataset(config))
+    losses = [metrics["val_loss"] for metrics in history]
+    assert len(history) < 12
+    assert len(history) == int(np.argmin(losses)) + 1 + 3
+
+
+@LOOPS
+def test_the_best_epoch_is_restored(loop: str) -> None:
+    config = job(*SPOILED, f"training.loop={loop}", "training.restore_best=true")
+    data = dataset(config)
+    model, history = train(config, data)
+    best = min(metrics["val_loss"] for metrics in history)
+    assert Evaluator(model, config.training.loss)(data.validation).metrics["loss"] == pytest.approx(best, rel=1e-6)
+    assert history[-1]["val_loss"] > best
+
+
+@LOOPS
+def test_the_learning_rate_falls_on_a_plateau_and_not_below_the_smallest(loop: str) -> None:
+    plateau = ["schedule=reduce_on_plateau", "schedule.patience=2", "schedule.factor=0.5", "schedule.min_delta=100"]
+    config = job(*plateau, "schedule.smallest_fraction=0.3", f"training.loop={loop}", "training.epochs=8")
+    _, history = train(config, dataset(config))
+    rates = [metrics["learning_rate"] / config.optimizer.learning_rate for metrics in history]
+    # The first epoch is an improvement on nothing; each two after it are none.
+    assert rates == pytest.approx([1, 1, 1, 0.5, 0.5, 0.3, 0.3, 0.3])

@@ -1,7 +1,7 @@
 """What a config may hold: one dataclass per group, every field with its meaning and range.
 
-YAML under conf/ gives the values (there are no defaults here); config.py composes and validates it. The description of
-a field is what a user reads when its value is refused, so each says what is allowed.
+YAML under conf/ gives the values (there are no defaults here); compose.py reads them, config.py checks them. The
+description of a field is what a user reads when its value is refused, so each says what is allowed.
 """
 
 import math
