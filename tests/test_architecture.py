@@ -48,8 +48,8 @@ LAYERS = [
     {"training", "report"},
     {"compose"},
     {"summary", "resume"},
-    {"experiment"},
-    {"cli"},
+    {"experiment", "evaluate"},
+    {"cli", "reproduce"},
 ]
 
 

@@ -65,8 +65,10 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
         "python run.py --cfg job model=cnn": "tests/test_cli.py",
         'eval "$(python run.py -sc install=bash)"': "tests/test_cli.py",
         "python run.py -m model.dropout=0.1,0.2,0.3 seed=0,1": "tests/test_readme.py",
+        "python scripts/reproduce.py RUN_ID": "tests/test_reproduce.py",
         "python scripts/compare.py": "tests/test_compare.py",
         "python scripts/compare.py --group-by seed": "tests/test_compare.py",
+        "python scripts/evaluate.py RUN_ID": "tests/test_evaluate.py",
         "python scripts/benchmark.py": "tests/test_benchmark.py",
         "python scripts/benchmark.py startup walkthrough": "tests/test_benchmark.py",
     }

@@ -83,7 +83,7 @@ def test_the_note_of_a_classification():
     note = summary.note(results, report.final_metrics(results), ["data=digits", "model.units=[64]"], "1234abcd")
     of_class = int((targets == wrong).sum())
     assert note.split("\n\n") == [
-        "**Test accuracy 99.72%** (1 of 360 wrong), best validation accuracy 70.00% in epoch 2, after 10 epochs in"
+        "**Test accuracy 99.72%** (1 of 360 wrong), best validation accuracy 70.00% in epoch 2, after 3 epochs in"
         " 1.0 s.",
         "**mlp** with 9,610 weights, trained on 1,287 examples of **digits** (150 held out for validation) with adam,"
         " learning rate 0.001, batch size 32, seed 0.",
@@ -92,7 +92,9 @@ def test_the_note_of_a_classification():
         f"- **{wrong}**: 1 of {of_class} wrong ({1 / of_class:.2%}), most often taken for {(wrong + 1) % 10} (1 time)",
         "```\n# repeat\npython run.py data=digits 'model.units=[64]'\n"
         "# resume\npython run.py resume=1234abcd\n"
+        "# reproduce\npython scripts/reproduce.py 1234abcd\n"
         "# compare\npython scripts/compare.py 1234abcd OTHER_RUN_ID\n"
+        "# evaluate\npython scripts/evaluate.py 1234abcd\n"
         "# look\npython scripts/ui.py\n```",
         "![figures/01_learning_curves.png](get-artifact?path=figures/01_learning_curves.png&run_uuid=1234abcd)",
         "![figures/02_confusion_matrix.png](get-artifact?path=figures/02_confusion_matrix.png&run_uuid=1234abcd)",
@@ -114,6 +116,8 @@ def test_the_commands_name_the_store_without_its_password():
     assert "secret" not in str(found)
     assert found["resume"] == "python run.py resume=1234abcd tracking.uri=http://example.org"
     assert found["compare"].endswith(" --uri http://example.org")
+    assert found["evaluate"] == "python scripts/evaluate.py 1234abcd --uri http://example.org"
+    assert found["reproduce"] == "python scripts/reproduce.py 1234abcd --uri http://example.org"
 
 
 def test_a_run_that_is_not_finished_says_so_and_how_to_resume_it():

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.compose import CONF, compose_jobs
-from experiments.config import validate
+from experiments.config import Config, validate
 from experiments.errors import ConfigError, Terminated, TrainingError, UserError
 
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "shell_completion", "info")  # --version has ended by then
@@ -51,11 +51,25 @@ def _check(arguments: Any) -> None:
     for config in jobs:
         tracking.check_uri(tracking.resolve_uri(config.tracking.uri))
         data.find(config.data)
-    written_out = [config for config in jobs if config.model.name == "layers"]
-    if written_out:
-        from experiments import models, runtime
+    if multirun:
+        _check_together(jobs)
 
-        runtime.start(int(written_out[0].training.threads))
+
+def _check_together(jobs: list[Config]) -> None:
+    """What the jobs of a sweep that run one after the other in this process have to share."""
+    shared = {(config.training.threads, config.distribution.strategy, config.distribution.devices) for config in jobs}
+    if len(shared) > 1:
+        raise ConfigError(
+            "The jobs of this sweep differ in training.threads (which `auto` chooses by the network), or in"
+            " distribution, and TensorFlow takes both once per process. Give all the same, such as training.threads=1."
+        )
+    if jobs[0].distribution.strategy == "multi_worker":
+        raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
+    written_out = [config for config in jobs if config.model.name == "layers"]
+    if written_out:  # only Keras can tell whether the layers fit; a single run finds out before it is made
+        from experiments import distribution, models
+
+        distribution.start(written_out[0].distribution, int(written_out[0].training.threads))
         for config in written_out:
             models.build(config)
 

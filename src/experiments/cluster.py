@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.errors import ConfigError, Terminated, TrainingError
 from experiments.schema import Distribution
@@ -31,14 +32,14 @@ def supervises(config: Distribution) -> bool:
     """Whether this process has to start the workers, rather than to be one.
 
     Raises:
-        ConfigError: nothing says what the cluster is.
+        ConfigError: nothing says what the cluster is, or two things do.
     """
     if config.strategy != "multi_worker" or FOLDER in os.environ:
         return False
-    if config.workers is None and "TF_CONFIG" not in os.environ and not on_slurm():
+    if sum((config.workers is not None, "TF_CONFIG" in os.environ, on_slurm())) != 1:
         raise ConfigError(
-            "distribution=multi_worker needs to know its workers. Add distribution.workers=N to start N on this"
-            " machine, or set TF_CONFIG on each, or start it by srun in a Slurm allocation."
+            "distribution=multi_worker needs to know its workers from one source. Add distribution.workers=N to start N"
+            " on this machine, or set TF_CONFIG on each, or start it by srun in a Slurm allocation; not two of them."
         )
     return True
 
@@ -95,7 +96,7 @@ class Worker:
         return time.time() - path.stat().st_mtime if path.exists() else time.monotonic() - self.started
 
 
-def supervise(config: Distribution, fail: Callable[[str, str | None], None]) -> str | None:
+def supervise(config: Distribution, fail: Callable[[str, str | None], NoReturn]) -> str | None:
     """Start the workers, wait for their end, and end all when one fails, hangs or does not come up.
 
     Args:
@@ -128,10 +129,11 @@ def supervise(config: Distribution, fail: Callable[[str, str | None], None]) -> 
     if chief is None:
         raise TrainingError(f"{reason}. This worker has ended.")
     code = chief.process.returncode
+    if code == 0:  # its run is finished, whatever ended another worker after its last step
+        return run_id
     if code is not None and code > 0:  # the chief itself failed, and has said and recorded why
         sys.exit(code)
     fail(f"{reason}. All workers were ended", run_id)
-    return None
 
 
 def _watch(workers: list[Worker], timeout: float) -> str | None:
@@ -199,11 +201,12 @@ class Signs:
         folder = os.environ.get(FOLDER)
         self.folder = Path(folder) if folder else None
         self.index = next(_tasks(None))[0] if folder else 0
+        self.parent = os.getppid()
         if self.folder:
             threading.Thread(target=self._live, daemon=True).start()
 
     def _live(self) -> None:
-        while self.folder and self.folder.exists():
+        while self.folder and self.folder.exists() and os.getppid() == self.parent:
             self._write("alive", "")
             time.sleep(0.5)
         os._exit(1)  # the process that watches over all workers is gone
@@ -226,8 +229,10 @@ class Signs:
 
     def _write(self, what: str, text: str) -> None:
         if self.folder:
+            path = self.folder / f"{what}-{self.index}"
             with contextlib.suppress(FileNotFoundError):  # the folder is removed at the end
-                (self.folder / f"{what}-{self.index}").write_text(text)
+                path.with_suffix(".new").write_text(text)
+                path.with_suffix(".new").replace(path)  # never read half written
 
 
 @contextlib.contextmanager

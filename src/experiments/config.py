@@ -52,6 +52,7 @@ __all__ = [
     "ScheduleConfig",
     "Tracking",
     "Training",
+    "fingerprint",
     "flatten",
     "identity",
     "validate",
@@ -82,7 +83,7 @@ def validate(raw: Mapping[str, Any]) -> Config:
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(raw, finding) for finding in _first_of_each_field(raw, error))) from None
-    for rule in (_check_data, _check_loss, _check_model, _check_schedule, _check_training):
+    for rule in (_check_data, _check_loss, _check_model, _check_schedule, _check_training, _check_distribution):
         rule(config)
     threads = config.training.threads
     resolved = (1 if weights(config) < LARGE_NETWORK else os.cpu_count() or 1) if threads == "auto" else threads
@@ -206,6 +207,19 @@ def _check_schedule(config: Config) -> None:
         )
 
 
+def _check_distribution(config: Config) -> None:
+    wanted = config.distribution
+    if wanted.workers is not None and wanted.strategy != "multi_worker":
+        raise ConfigError(
+            f"distribution.workers={wanted.workers} needs distribution=multi_worker. Add it, or leave it out."
+        )
+    if (wanted.devices or 1) > 1 and wanted.strategy in ("one_device", "multi_worker"):
+        raise ConfigError(
+            f"distribution.devices={wanted.devices} does not go with distribution={wanted.strategy}, which has one"
+            " device in each process. Use distribution=mirrored."
+        )
+
+
 def _check_training(config: Config) -> None:
     training, schedule, optimizer = config.training, config.schedule, config.optimizer
     watched = {"training.early_stopping.metric": training.early_stopping.metric}
@@ -219,12 +233,11 @@ def _check_training(config: Config) -> None:
         if metric not in known:
             why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
             raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {listed(known)}")
-    if training.loop == "fit" and (config.distribution.devices or 1) > 1:
+    if training.loop == "fit" and config.distribution.strategy in ("mirrored", "multi_worker"):
         raise ConfigError(
-            f"training.loop=fit with distribution.devices={config.distribution.devices}: Keras's fit weighs batches"
-            " that do not divide wrongly, repeats dropout masks on every replica and clips before it sums the"
-            " gradients."
-            " Use training.loop=compiled, which is exact on any number of devices."
+            f"training.loop=fit with distribution={config.distribution.strategy}: Keras's fit weighs batches that do"
+            " not divide wrongly, repeats dropout masks on every replica and clips before it sums the gradients. Use"
+            " training.loop=compiled, which is exact on any number of devices."
         )
     if training.loop == "fit" and optimizer.arguments.get("gradient_accumulation_steps"):
         raise ConfigError(
@@ -316,14 +329,19 @@ def identity(config: Config, data_digest: str) -> dict[str, str]:
         code_digest (of the package's sources), versions (of the libraries that compute), data_digest, and fingerprint:
         SHA-256 (hex) of these three and the config, less what cannot change a result.
     """
-    tree = as_dict(config)
-    for key in CANNOT_CHANGE_THE_RESULT:
-        del tree[key]
-    tree["data"].pop("path", None)
     code = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
     parts = {"code_digest": code.hexdigest()[:36], "versions": versions, "data_digest": data_digest}
-    whole = json.dumps([tree, parts], sort_keys=True)
-    return {**parts, "fingerprint": hashlib.sha256(whole.encode()).hexdigest()}
+    return {**parts, "fingerprint": fingerprint(config, parts)}
+
+
+def fingerprint(config: Config, parts: Mapping[str, str]) -> str:
+    """SHA-256 (hex) of the config, less what cannot change a result, and of the digests and versions in `parts`."""
+    tree = as_dict(config)
+    for key in CANNOT_CHANGE_THE_RESULT:
+        del tree[key]
+    tree["data"].pop("path", None)
+    whole = json.dumps([tree, dict(parts)], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()

@@ -25,6 +25,10 @@ class TrainingError(Exception):
     exit_code = 1
 
 
+class NotFiniteError(TrainingError):
+    """A loss or metric that is NaN or infinite: going on from the checkpoint would only meet it again."""
+
+
 class Terminated(BaseException):
     """SIGTERM: like KeyboardInterrupt it is no Exception, so that nothing on the way swallows it."""
 

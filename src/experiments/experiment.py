@@ -1,7 +1,9 @@
 """The story of one run, from config to closed MLflow run, top to bottom on one screen."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,12 +31,13 @@ from experiments.progress import Progress
 from experiments.training import Trainer
 
 
-def run(config: Config, overrides: Sequence[str]) -> str:
+def run(config: Config, overrides: Sequence[str], tags: Mapping[str, str] | None = None) -> str:
     """Train what the config describes, record it in MLflow, and say what came out.
 
     Args:
         config: validated; with `resume` set, the run of that id goes on with its own recorded config.
         overrides: what was given on the command line; recorded, and the run is named by them.
+        tags: further tags of the run, such as one that names the run it repeats.
 
     Returns:
         The id of the MLflow run.
@@ -51,7 +54,7 @@ def run(config: Config, overrides: Sequence[str]) -> str:
         return cluster.supervise(config.distribution, partial(_record_failure, config, overrides)) or ""
     dataset = data.load(config.data, config.seed)
     code = environment.code()
-    tags = identity(config, dataset.digest) | code.tags
+    tags = {**(tags or {}), **identity(config, dataset.digest), **code.tags}
     if resumed:
         resumed.check(tags)
     signs = cluster.Signs()
@@ -67,31 +70,31 @@ def run(config: Config, overrides: Sequence[str]) -> str:
 
     uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
     run_id = resumed.run.run_id if resumed else None
-    with tracking.open_run(uri, config.tracking.experiment, name, params(config), tags, run_id) as run:
+    opened = tracking.open_run(uri, config.tracking.experiment, name, params(config), tags, run_id)
+    with opened as run, summary.way_on(config, run.run_id):
         signs.run(run.run_id)
         if not resumed:
             record(run, config, overrides, dataset, code)
         run.set_tags({"mlflow.note.content": summary.about(config, dataset, model, overrides, run.run_id)})
-        checkpoint = checkpoints.path(run.run_id)
-        trainer = Trainer(config, strategy, model, optimizer, dataset, checkpoint)
+        trainer = Trainer(config, strategy, model, optimizer, dataset, checkpoints.path(run.run_id))
         for epoch, metrics in trainer.finished_epochs():
             run.log_metrics(metrics, epoch)  # those that a kill kept from the store
-        try:
-            signs.phase(cluster.TRAINING)
-            size = (config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
-            with cluster.named_failures(), Progress(*size, signs.progress) as progress:
-                for epoch, metrics in trainer.run(progress):
-                    run.log_metrics(metrics, epoch)
-        except BaseException:
-            summary.show_way_on(run.run_id, checkpoint)
-            raise
+        signs.phase(cluster.TRAINING)
+        size = (config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
+        with (
+            cluster.named_failures(),
+            Progress(*size, signs.progress) as progress,
+            closing(trainer.run(progress)) as epochs,
+        ):
+            for epoch, metrics in epochs:
+                run.log_metrics(metrics, epoch)
         signs.phase(cluster.REPORTING)
         results = report.Results(config, dataset, model, trainer.state.history, untrained, evaluate(dataset.test))
         final = report.final_metrics(results)
         run.log_metrics(final, trainer.state.epoch - 1)
         publish(run, results)
         run.set_tags({"mlflow.note.content": summary.note(results, final, overrides, run.run_id)})
-    checkpoint.unlink(missing_ok=True)
+    checkpoints.path(run.run_id).unlink(missing_ok=True)
     summary.show(results, final, run)
     return run.run_id
 
@@ -109,14 +112,14 @@ def _follow(trainer: Trainer, signs: cluster.Signs) -> str:
 def _record_failure(config: Config, overrides: Sequence[str], reason: str, run_id: str | None) -> NoReturn:
     """Give the run of a cluster that failed its status and the reason, and raise it."""
     uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
-    with tracking.open_run(uri, config.tracking.experiment, name, params(config), {}, run_id) as run:
-        summary.show_way_on(run.run_id, checkpoints.path(run.run_id))
+    opened = tracking.open_run(uri, config.tracking.experiment, name, params(config), {}, run_id)
+    with opened as run, summary.way_on(config, run.run_id):
         raise TrainingError(reason)
 
 
 def params(config: Config) -> dict[str, object]:
     """The config as MLflow's params: flat and dotted. The files' checksums are in the artifact only."""
-    left_out = ("data.checksums", "resume", "resume_anyway")
+    left_out = ("data.checksums", "resume", "resume_anyway", "tracking.uri")
     return {key: value for key, value in flatten(as_dict(config)).items() if key not in left_out}
 
 
@@ -124,11 +127,13 @@ def record(
     run: tracking.Run, config: Config, overrides: Sequence[str], dataset: data.Dataset, code: environment.Code
 ) -> None:
     """Log what the run is made of: data, config, and the environment that repeating it needs."""
+    # Where it is stored is known to who reads it, and may hold a password.
+    without_place = replace(config, tracking=replace(config.tracking, uri=None))
     counts = {name: len(getattr(dataset, name).targets) for name in ("train", "validation", "test")}
     run.log_dataset(dataset.name, dataset.digest, dataset.source, counts)
     texts = {
-        "config/config.yaml": yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True),
-        "config/overrides.yaml": yaml.safe_dump(list(overrides), allow_unicode=True),
+        "config/config.yaml": yaml.safe_dump(as_dict(without_place), sort_keys=False, allow_unicode=True),
+        "config/overrides.yaml": yaml.safe_dump([tracking.shown(o) for o in overrides], allow_unicode=True),
         "environment/packages.txt": environment.packages(),
         "environment/hardware.json": json.dumps(environment.hardware(), indent=2),
         "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),

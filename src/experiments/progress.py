@@ -25,7 +25,7 @@ class Progress:
     def __init__(self, epochs: int, steps: int, examples: int, done: int, alive: Callable[[], None]) -> None:
         from rich.console import Console
 
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
         self.epochs, self.steps, self.examples, self.done, self.alive = epochs, steps, examples, done, alive
         self.bar: Bar | None = None
         self.task: TaskID | None = None

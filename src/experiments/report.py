@@ -158,16 +158,6 @@ def tables(results: Results) -> dict[str, dict[str, list[Any]]]:
     if isinstance(results.config.data, Linear):
         return {}
     labels, predicted, names = results.dataset.test.targets, results.predicted, results.dataset.class_names
-    examples = np.bincount(labels, minlength=len(names))
-    errors = np.bincount(labels[labels != predicted], minlength=len(names))
-    share = errors / np.maximum(examples, 1)
-    per_class = {
-        "class": list(names),
-        "examples": examples.tolist(),
-        "errors": errors.tolist(),
-        "accuracy": (1 - share).round(6).tolist(),
-        "error_percent": (100 * share).round(4).tolist(),
-    }
     probability = results.test.outputs.max(1)
     wrong = np.flatnonzero(labels != predicted)
     wrong = wrong[np.argsort(-probability[wrong], kind="stable")][:MOST_MISTAKES]
@@ -178,7 +168,21 @@ def tables(results: Results) -> dict[str, dict[str, list[Any]]]:
         "probability": probability[wrong].astype(float).round(6).tolist(),
         "probability_of_actual": results.test.outputs[wrong, labels[wrong]].astype(float).round(6).tolist(),
     }
-    return {"per_class": per_class, "mistakes": mistakes}
+    return {"per_class": per_class(labels, predicted, names), "mistakes": mistakes}
+
+
+def per_class(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, list[Any]]:
+    """A table with a row for each class, as columns; `labels` and `predicted` are classes, int [n]."""
+    examples = np.bincount(labels, minlength=len(names))
+    errors = np.bincount(labels[labels != predicted], minlength=len(names))
+    share = errors / np.maximum(examples, 1)
+    return {
+        "class": list(names),
+        "examples": examples.tolist(),
+        "errors": errors.tolist(),
+        "accuracy": (1 - share).round(6).tolist(),
+        "error_percent": (100 * share).round(4).tolist(),
+    }
 
 
 def predictions(results: Results) -> str:

@@ -33,11 +33,7 @@ class Resumed:
         Raises:
             ConfigError: they differ, and `resume_anyway` is not set.
         """
-        changed = [
-            f"{what} ({key} was {self.run.tags.get(key, 'not recorded')}, is {tags[key]})"
-            for key, what in IDENTITY.items()
-            if self.run.tags.get(key) != tags[key]
-        ]
+        changed = changes(self.run, tags)
         if changed and not self.config.resume_anyway:
             raise ConfigError(
                 f"Run {self.run.run_id} cannot go on as it began, for these differ: {'; '.join(changed)}. Bring them"
@@ -61,24 +57,51 @@ def find(config: Config, overrides: Sequence[str]) -> Resumed:
     (run,) = runs.by_id(client, [str(config.resume)])
     if run.status == "FINISHED":
         raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
-    recorded = validate(yaml.safe_load(_artifact(uri, run.run_id, "config/config.yaml")))
-    _check_overrides(as_dict(config), as_dict(recorded), overrides, run.run_id)
-    recorded = replace(
-        recorded, resume=run.run_id, resume_anyway=config.resume_anyway, tracking=replace(recorded.tracking, uri=uri)
+    then, given = recorded(uri, run.run_id)
+    _check_overrides(as_dict(config), as_dict(then), overrides, given, run.run_id)
+    then = replace(
+        then, resume=run.run_id, resume_anyway=config.resume_anyway, tracking=replace(then.tracking, uri=uri)
     )
-    return Resumed(run, recorded, yaml.safe_load(_artifact(uri, run.run_id, "config/overrides.yaml")))
+    return Resumed(run, then, given)
 
 
-def _artifact(uri: str, run_id: str, path: str) -> str:
-    return tracking.download(uri, run_id, path).read_text()
+def recorded(uri: str, run_id: str) -> tuple[Config, list[str]]:
+    """The config that a run was started with, and the overrides that made it.
+
+    Raises:
+        StoreError: the run has none.
+        ConfigError: it is no longer one that can be run.
+    """
+    texts = [tracking.download(uri, run_id, f"config/{name}.yaml").read_text() for name in ("config", "overrides")]
+    try:
+        config, overrides = map(yaml.safe_load, texts)
+        return validate(config), overrides
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"The config that run {run_id} recorded cannot be run by this code: {error}") from None
 
 
-def _check_overrides(given: dict, recorded: dict, overrides: Sequence[str], run_id: str) -> None:
+def changes(run: runs.RunRecord, tags: Mapping[str, str]) -> list[str]:
+    """Which of code, packages and data are no longer what the run recorded; `tags` are those of now."""
+    return [
+        f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags[key]})"
+        for key, what in IDENTITY.items()
+        if run.tags.get(key) != tags[key]
+    ]
+
+
+def _check_overrides(
+    given: dict, recorded: dict, overrides: Sequence[str], recorded_overrides: list[str], run_id: str
+) -> None:
     flat_given, flat_recorded = flatten(given), flatten(recorded)
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
         if key.startswith(("resume", "tracking", "report")):
             continue
+        if key == "experiment" and override not in recorded_overrides:
+            raise ConfigError(
+                f"{override} disagrees with run {run_id}, which was started with"
+                f" {' '.join(recorded_overrides) or 'the defaults'}. Leave it out, or start a new run without resume."
+            )
         chosen = [name for name in flat_given if name == key or name.startswith(f"{key}.")] or [key]
         if key in groups() and key != "experiment":
             chosen = [f"{key}.name" if f"{key}.name" in flat_given else f"{key}.strategy"]

@@ -118,6 +118,15 @@ def of_experiment(
     return title, found[:newest], newest is not None and len(found) > newest
 
 
+def history(client: "MlflowClient", run: RunRecord) -> dict[str, list[tuple[int, float]]]:
+    """Every point of every metric of a run: (epoch, value), the first epoch first."""
+    with tracking._store_errors(tracking_uri(client)):
+        return {
+            key: sorted((point.step, point.value) for point in client.get_metric_history(run.run_id, key))
+            for key in run.metrics
+        }
+
+
 def tracking_uri(client: "MlflowClient") -> str:
     return str(client.tracking_uri)
 

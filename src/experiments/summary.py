@@ -4,14 +4,15 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import tracking
+from experiments import checkpoints, tracking
 from experiments.compose import CONF, compose_jobs, groups
 from experiments.config import Config, Linear, as_dict, flatten, validate
+from experiments.errors import NotFiniteError
 
 if TYPE_CHECKING:
     import keras
@@ -108,7 +109,9 @@ def commands(config: Config, overrides: Sequence[str], run_id: str) -> dict[str,
     found = {
         "repeat": command(overrides),
         "resume": command([f"resume={run_id}", *override]),
+        "reproduce": f"python scripts/reproduce.py {run_id}{option}",
         "compare": f"python scripts/compare.py {run_id} OTHER_RUN_ID{option}",
+        "evaluate": f"python scripts/evaluate.py {run_id}{option}",
         "look": f"python scripts/ui.py{option}",
     }
     return {word: tracking.shown(line) for word, line in found.items()}
@@ -128,7 +131,7 @@ def note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[s
     from experiments import report
 
     config = results.config
-    time = f"after {_plural(config.training.epochs, 'epoch')} in {metrics['train_seconds']:.1f} s"
+    time = f"after {_plural(len(results.history['loss']), 'epoch')} in {metrics['train_seconds']:.1f} s"
     blocks = [
         f"{_result(results, metrics)} {time}.",
         *_setting(config, results.dataset, results.model),
@@ -227,7 +230,7 @@ def show(results: "Results", metrics: Mapping[str, float], run: tracking.Run) ->
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, form in SHOWN.items():
         if key in metrics:
@@ -237,11 +240,19 @@ def show(results: "Results", metrics: Mapping[str, float], run: tracking.Run) ->
     console.print(f"\nRun {run.name} ({run.run_id}) in {run.uri}")
     console.print("\nNext:")
     for word, line in commands(results.config, [], run.run_id).items():
-        if word in ("compare", "look"):
+        if word in ("reproduce", "compare", "look"):
             console.print(f"  {line}  # {word}")
 
 
-def show_way_on(run_id: str, checkpoint: Path) -> None:
-    """Print, when a run is cut off, the command that goes on with it."""
-    since = "from its last checkpoint" if checkpoint.exists() else "from the start, as there is no checkpoint yet"
-    print(f"\nGo on with it, {since}: python run.py resume={run_id}", file=sys.stderr)
+@contextmanager
+def way_on(config: Config, run_id: str) -> Iterator[None]:
+    """Print, when a run is cut off, the command that goes on with it; not where that would only fail again."""
+    try:
+        yield
+    except NotFiniteError:
+        raise
+    except BaseException:
+        known = checkpoints.path(run_id).exists()
+        since = "from its last checkpoint" if known else "from the start, as there is no checkpoint yet"
+        print(f"\nGo on with it, {since}: {commands(config, [], run_id)['resume']}", file=sys.stderr)
+        raise

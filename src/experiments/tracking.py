@@ -114,7 +114,7 @@ def check_uri(uri: str) -> None:
 
 def shown(uri: str) -> str:
     """The URI without user name and password."""
-    return re.sub(r"://[^/@]*@", "://", uri)
+    return re.sub(r"://[^/\s@]*@", "://", uri)
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -241,6 +241,46 @@ def download(uri: str, run_id: str, artifact: str) -> Path:
         return Path(client.download_artifacts(run_id, artifact))
     except Exception as error:  # each kind of artifact store has its own
         raise StoreError(f"Run {run_id} in {shown(uri)} has no artifact {artifact}: {_first_line(error)}") from None
+
+
+def download_model(uri: str, run_id: str, folder: Path) -> Path:
+    """A copy in `folder` of the run's model as Keras stores it, a `.keras` file.
+
+    Raises:
+        StoreError: the store cannot be used, or the run has no model.
+    """
+    client = connect(uri)
+    with _store_errors(uri):
+        logged = _logged_models(client, client.get_run(run_id).info.experiment_id, MODEL, run_id)
+    if not logged:
+        raise StoreError(
+            f"Run {run_id} in {shown(uri)} has no model: a run logs it when it ends, unless tracking.log_model=false."
+        )
+    from mlflow.artifacts import download_artifacts
+
+    # By its place, as MLflow looks for models:/ and runs:/ in the store of $MLFLOW_TRACKING_URI, whatever it is told.
+    source = f"{logged[0].artifact_location}/data/model.keras"
+    try:
+        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+    except Exception as error:  # each kind of artifact store has its own
+        raise StoreError(
+            f"The model of run {run_id} in {shown(uri)} cannot be downloaded: {_first_line(error)}"
+        ) from None
+
+
+@contextmanager
+def ended_run(uri: str, run_id: str) -> Iterator["Run"]:
+    """An earlier run to add results to: its status and times stay, and its last value of a metric is the one added.
+
+    Raises:
+        StoreError: if the store cannot be used, or there is no such run.
+    """
+    client = connect(uri)
+    with _store_errors(uri):
+        run = Run(client, uri, client.get_run(run_id))
+        run._last_step.clear()  # what was added before may be added again
+        yield run
+        run._spool.close()
 
 
 @contextmanager
@@ -406,7 +446,7 @@ class Run:
             case SystemExit(code=None | 0):
                 self._end("FINISHED")
             case _:
-                self.log_text("".join(traceback.format_exception(error)), "error/traceback.txt")
+                self.log_text(shown("".join(traceback.format_exception(error))), "error/traceback.txt")
                 reason = f"exit code {error.code}" if isinstance(error, SystemExit) else _first_line(error)
                 self._end("FAILED", reason)
 
@@ -505,9 +545,7 @@ def _apply_model(client: "MlflowClient", run_id: str, name: str, folder: str) ->
     from mlflow.models import Model
 
     run = client.get_run(run_id)
-    earlier = client.search_logged_models(
-        [run.info.experiment_id], filter_string=f"name = '{name}' AND source_run_id = '{run_id}'"
-    )
+    earlier = _logged_models(client, run.info.experiment_id, name, run_id)
     logged = earlier[0] if earlier else client.create_logged_model(run.info.experiment_id, name, run_id)
     description = Model.load(folder)
     description.run_id = run_id
@@ -518,6 +556,11 @@ def _apply_model(client: "MlflowClient", run_id: str, name: str, folder: str) ->
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     if run.outputs is None or all(output.model_id != logged.model_id for output in run.outputs.model_outputs):
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+
+
+def _logged_models(client: "MlflowClient", experiment_id: str, name: str, run_id: str) -> list[Any]:
+    chosen = f"name = '{name}' AND source_run_id = '{run_id}'"
+    return list(client.search_logged_models([experiment_id], filter_string=chosen))
 
 
 def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
@@ -691,7 +734,7 @@ def _quiet() -> None:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else type(error).__name__
+    return shown(lines[0][:500]) if lines else type(error).__name__
 
 
 def _now() -> int:

@@ -7,7 +7,7 @@ compiled.py, and in fit.py for Keras's own loop.
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +18,7 @@ from experiments import checkpoints, optimizers
 from experiments.compiled import CompiledLoop
 from experiments.config import Config
 from experiments.data import Dataset
-from experiments.errors import Terminated, TrainingError
+from experiments.errors import NotFiniteError, Terminated
 from experiments.evaluation import Evaluator, Metrics
 from experiments.fit import FitLoop
 from experiments.schema import ReduceOnPlateau
@@ -121,7 +121,7 @@ class Trainer:
         for index in range(self.state.epoch - 1):
             yield index + 1, {name: values[index] for name, values in self.state.history.items()}
 
-    def run(self, progress: Progress) -> Iterator[tuple[int, Metrics]]:
+    def run(self, progress: Progress) -> Generator[tuple[int, Metrics], None, None]:
         """Train, and yield epoch and metrics whenever an epoch is through.
 
         The metrics are loss and accuracy (or mean_absolute_error) over the epoch's examples as they were trained on,
@@ -129,7 +129,7 @@ class Trainer:
         examples_per_second. Afterwards the model has its final weights: the best epoch's with `training.restore_best`.
 
         Raises:
-            TrainingError: a metric is not finite.
+            NotFiniteError: a metric is not finite.
             KeyboardInterrupt, Terminated: after a checkpoint.
         """
         state, epochs = self.state, self.config.training.epochs
@@ -179,7 +179,7 @@ class Trainer:
     def _refuse_infinite(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
             if not np.isfinite(value):
-                raise TrainingError(
+                raise NotFiniteError(
                     f"{name} became {value} in epoch {self.state.epoch} of {self.config.training.epochs}. Likely"
                     " causes: optimizer.learning_rate is too large (try a tenth of it), gradients explode (try"
                     " training.gradient_clipping=1), or model.activation and model.kernel_initializer do not go"

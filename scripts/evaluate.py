@@ -1,0 +1,64 @@
+"""Evaluates the model of a run on its official test set, or on that of other data, and adds the result to the run.
+
+python scripts/evaluate.py RUN_ID                       the run's own test set; the beginning of an id will do
+python scripts/evaluate.py RUN_ID data=fashion_mnist    other data that fits the model
+python scripts/evaluate.py RUN_ID data.path=FOLDER      other files; of your own: with data.checksums=null
+"""
+
+import argparse
+import os
+import sys
+
+from experiments import summary
+from experiments.errors import UserError
+from experiments.evaluate import Evaluated, evaluate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_id", metavar="RUN_ID", help="run whose model to evaluate, by the beginning of its id")
+    parser.add_argument(
+        "overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's own data config"
+    )
+    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    options = parser.parse_intermixed_args()
+    try:
+        show(evaluate(options.run_id, options.overrides, options.uri))
+        sys.stdout.flush()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def show(evaluated: Evaluated) -> None:
+    """Prints the tables on stdout, and what to do next on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    run, name = evaluated.run, evaluated.config.data.name
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in evaluated.metrics.items():
+        form = summary.SHOWN.get(key.replace(f"evaluation_{name}_", "test_"), "{:.4f}")
+        table.add_row(key, form.format(value))
+    console.print(table)
+    if evaluated.per_class:
+        console.print()
+        classes = Table(*evaluated.per_class, box=None, pad_edge=False)
+        for row in zip(*evaluated.per_class.values(), strict=True):
+            classes.add_row(*map(str, row))
+        console.print(classes)
+    print(f"Evaluated on {name} from {evaluated.source}; added to run {run.name} ({run.run_id}).", file=sys.stderr)
+    print("Next:", file=sys.stderr)
+    for word, line in summary.commands(evaluated.config, [], run.run_id).items():
+        if word in ("compare", "look"):
+            print(f"  {line}  # {word}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

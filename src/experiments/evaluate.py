@@ -1,0 +1,146 @@
+"""A run's model on its official test set again, or on that of other data; what comes out is added to the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from experiments import data, figures, report, resume, runs, runtime, tracking
+from experiments.compose import compose_jobs
+from experiments.config import Config, DataConfig, Linear, as_dict
+from experiments.errors import ConfigError, DataError, StoreError
+from experiments.evaluation import Evaluation, Evaluator
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a run's model made of a test set.
+
+    Attributes:
+        config: the run's, with the data that it was evaluated on and the store that it is in.
+        source: where the data came from.
+        metrics: as they were added to the run.
+        per_class: a table, as columns; empty for regression.
+    """
+
+    run: runs.RunRecord
+    config: Config
+    source: str
+    metrics: dict[str, float]
+    per_class: dict[str, list[Any]]
+
+
+def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None) -> Evaluated:
+    """Evaluate the model of a run on the whole official test split, and add the result to the run.
+
+    The run's status and times stay as they were. A second evaluation on data of the same name replaces the first.
+
+    Args:
+        run_id: of the run, or a unique beginning of it.
+        overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys of it.
+        uri: of the tracking store; None for the one in force.
+
+    Raises:
+        ConfigError: an override is not of the data, or not allowed.
+        DataError: the data cannot be found, is damaged, or does not fit the model.
+        StoreError: there is no such run, or it has no model.
+    """
+    store = tracking.resolve_uri(uri)
+    _refuse_other_groups(overrides)
+    (run,) = runs.by_id(runs.open_store(store), [run_id])
+    with TemporaryDirectory() as folder:
+        file = tracking.download_model(store, run.run_id, Path(folder))
+        config, _ = resume.recorded(store, run.run_id)
+        chosen = _choose(config, overrides)
+        _check_fit(run.run_id, config.data, chosen)
+        dataset = data.load(chosen, config.seed)
+        runtime.start(int(config.training.threads))
+        model = _load(file, run.run_id)
+    test = Evaluator(model, config.training.loss)(dataset.test)
+    prefix = f"evaluation_{dataset.name}"
+    metrics = {f"{prefix}_{name}": value for name, value in _metrics(test, dataset.test.targets).items()}
+    per_class = {}
+    if dataset.class_names:
+        per_class = report.per_class(dataset.test.targets, test.outputs.argmax(1), dataset.class_names)
+    with tracking.ended_run(store, run.run_id) as ended:
+        ended.log_metrics(metrics)
+        if per_class:
+            ended.log_table(per_class, f"tables/{prefix}.json")
+        if dataset.digest != run.tags.get("data_digest"):
+            counts = {"test": len(dataset.test.targets)}
+            ended.log_dataset(dataset.name, dataset.digest, dataset.source, counts, context="evaluation")
+    config = replace(config, data=chosen, tracking=replace(config.tracking, uri=uri))
+    return Evaluated(run, config, dataset.source, metrics, per_class)
+
+
+def _refuse_other_groups(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key != "data" and not key.startswith("data."):
+            raise ConfigError(
+                f"{override!r} is not about the data, and all else is the run's own. Expected: data=NAME,"
+                " data.path=FOLDER or another data.KEY=VALUE"
+            )
+
+
+def _choose(config: Config, overrides: Sequence[str]) -> DataConfig:
+    """The run's group `data`, or the one that the overrides choose, with their values."""
+    if not overrides:
+        return config.data
+    choices = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
+    linear = choices[-1] == "linear" if choices else isinstance(config.data, Linear)
+    # The test split is all that counts, so nothing about training may be in its way.
+    loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"
+    neutral = ["data.validation=0", "training.batch_size=1", f"training.loss={loss}"]
+    if choices:
+        (composed,) = compose_jobs([*neutral, *overrides], multirun=False)
+        return composed.data
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "data", "recorded.yaml")
+        file.parent.mkdir()
+        file.write_text(yaml.safe_dump(as_dict(config)["data"]))
+        (composed,) = compose_jobs(["data=recorded", *neutral, *overrides], multirun=False, config_dir=folder)
+    return composed.data
+
+
+def _check_fit(run_id: str, trained: DataConfig, chosen: DataConfig) -> None:
+    expected, found = _examples(trained), _examples(chosen)
+    if found != expected:
+        raise DataError(
+            f"data={chosen.name} does not fit the model of run {run_id}: it takes {expected}, and these are {found}."
+            f" Choose data like data={trained.name}, or train a model: python run.py data={chosen.name}"
+        )
+
+
+def _examples(config: DataConfig) -> str:
+    """What a model that is trained on such data relies on, in words."""
+    if isinstance(config, Linear):
+        return "single numbers to predict a number"
+    size = " x ".join(map(str, config.shape))
+    return f"images of {size} pixels from 0 to {config.pixel_max} in {config.classes} classes"
+
+
+def _load(file: Path, run_id: str) -> "keras.Model":
+    import keras
+
+    try:
+        return keras.saving.load_model(file, compile=False)
+    except Exception as error:  # Keras raises whatever its own code stumbles over
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
+
+
+def _metrics(test: Evaluation, targets: np.ndarray) -> dict[str, float]:
+    metrics = dict(test.metrics)
+    if "accuracy" in metrics:
+        wrong = np.count_nonzero(test.outputs.argmax(1) != targets)
+        metrics["error_percent"] = 100 * wrong / len(targets)
+        metrics["expected_calibration_error"] = figures.expected_calibration_error(targets, test.outputs)
+    return metrics

@@ -1,0 +1,202 @@
+"""Running a recorded run again: from its own config, with every metric compared, and its record checked."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from experiments import cluster, data, environment, experiment, resume, runs, tracking
+from experiments.config import Config, as_dict, fingerprint, flatten, identity
+from experiments.errors import StoreError
+
+TIMES = ("epoch_seconds", "examples_per_second", "train_seconds")
+MACHINE = ("processor", "gpus", "threads")  # of environment/hardware.json: what decides the last bits
+NOT_JUDGED = ("best_epoch",)  # among epochs that are nearly equal the last bits choose
+RELATIVE = 0.02
+ABSOLUTE = {"accuracy": 0.005, "error_percent": 0.5}  # by the end of a metric's name: both half a percentage point
+TOLERANCE = "2 % in losses and other metrics, 0.5 percentage points in accuracies; best_epoch is not judged"
+LONGEST_PARAM = 6000  # characters; MLflow cuts the rest
+
+Points = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A finished run as its store has it, to be run again.
+
+    Attributes:
+        uri: tracking URI of the store, as it was given; None for the usual one.
+        run: its name, params, tags and last metrics.
+        config, overrides: what it was started with.
+        points: every metric that is not a time, at every epoch.
+        packages: installed then, `name==version`.
+        hardware: the machine then.
+    """
+
+    uri: str | None
+    run: runs.RunRecord
+    config: Config
+    overrides: list[str]
+    points: Points
+    packages: frozenset[str]
+    hardware: Mapping[str, object]
+
+    def contradictions(self) -> list[str]:
+        """Where the record does not agree with itself: it was changed after the run."""
+        found = []
+        config = {key: str(value)[:LONGEST_PARAM] for key, value in flatten(as_dict(self.config)).items()}
+        for key in sorted(experiment.params(self.config).keys() | self.run.params.keys()):
+            param, value = self.run.params.get(key, "missing"), config.get(key, "missing")
+            if param != value:
+                found.append(f"the param {key} is {param}, in config/config.yaml it is {value}")
+        parts = {key: self.run.tags.get(key, "") for key in resume.IDENTITY}
+        if self.run.tags.get("fingerprint") != fingerprint(self.config, parts):
+            found.append(f"the tag fingerprint is not that of config/config.yaml and the tags {', '.join(parts)}")
+        for key, points in self.points.items():
+            if not points or points[-1][1] != self.run.metrics[key]:
+                found.append(f"the last {key} is {self.run.metrics[key]:g}, and none such in its history")
+        return found
+
+    def changes(self) -> list[str]:
+        """What is no longer as it was: code, packages, data. Loads the data.
+
+        Raises:
+            DataError: they cannot be had.
+        """
+        now = identity(self.config, data.load(self.config.data, self.config.seed).digest)
+        found, code = resume.changes(self.run, now), environment.code().tags
+        found += [
+            f"{key} was {self.run.tags[key]}, is {code[key]}"
+            for key in code
+            if key in self.run.tags and self.run.tags[key] != code[key]
+        ]
+        packages = frozenset(environment.packages().splitlines())
+        if self.packages != packages:
+            gone, new = sorted(self.packages - packages, key=str.lower), sorted(packages - self.packages, key=str.lower)
+            found.append(f"installed packages: was {_some(gone)}, is {_some(new)}")
+        return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric in both runs.
+
+    Attributes:
+        then, now: the last values, None where there is none.
+        difference: the largest of all epochs, absolute; None if the runs do not have the same epochs.
+        epoch: where that is.
+        equal: whether all is within the tolerance.
+    """
+
+    metric: str
+    then: float | None
+    now: float | None
+    difference: float | None
+    epoch: int | None
+    equal: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out: `exact` asks for equality to the last bit, which only the same machine and software gives."""
+
+    exact: bool
+    rows: list[Row]
+    contradictions: list[str]
+    run_id: str
+
+    @property
+    def reproduced(self) -> bool:
+        return not self.contradictions and all(row.equal for row in self.rows)
+
+
+def find(run_id: str, uri: str | None) -> Recorded:
+    """The run with this id, or unique beginning of an id, as it was recorded.
+
+    Raises:
+        StoreError: there is no such run, it is not finished, or parts of its record are missing.
+        ConfigError: its config cannot be run.
+    """
+    resolved = tracking.resolve_uri(uri)
+    client = runs.open_store(resolved)
+    (run,) = runs.by_id(client, [run_id])
+    if run.status != "FINISHED":
+        raise StoreError(
+            f"Run {run.run_id} ({run.name}) is {run.status}: only a finished run can be reproduced."
+            f" Go on with it first: python run.py resume={run.run_id}"
+        )
+    config, overrides = resume.recorded(resolved, run.run_id)
+    packages = tracking.download(resolved, run.run_id, "environment/packages.txt").read_text()
+    hardware = _hardware(resolved, run.run_id)
+    return Recorded(uri, run, config, overrides, _points(client, run), frozenset(packages.splitlines()), hardware)
+
+
+def again(recorded: Recorded) -> str:
+    """Run it as a new run, which has the tag `reproduces` and stands in the same store and experiment.
+
+    Returns:
+        The new run's id; empty in a process that only trains for another one (a worker of a cluster).
+
+    Raises:
+        UserError: devices or store cannot be used.
+        TrainingError: the new run failed.
+    """
+    tracked = replace(recorded.config.tracking, uri=recorded.uri, run_name=f"again: {recorded.run.name}")
+    config = replace(recorded.config, tracking=tracked)
+    run_id = experiment.run(config, recorded.overrides, {"reproduces": recorded.run.run_id})
+    return "" if cluster.FOLDER in os.environ else run_id
+
+
+def judge(recorded: Recorded, run_id: str) -> Verdict:
+    """Compare every metric of the new run with the recorded one, at every epoch."""
+    resolved = tracking.resolve_uri(recorded.uri)
+    client = runs.open_store(resolved)
+    (new,) = runs.by_id(client, [run_id])
+    hardware = _hardware(resolved, run_id)
+    exact = all(recorded.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions")) and all(
+        recorded.hardware.get(key) == hardware[key] for key in MACHINE
+    )
+    return Verdict(exact, compare(recorded.points, _points(client, new), exact), recorded.contradictions(), new.run_id)
+
+
+def compare(then: Points, now: Points, exact: bool) -> list[Row]:
+    """A row for each metric that either run has.
+
+    >>> compare({"loss": [(1, 0.5), (2, 0.25)]}, {"loss": [(1, 0.5625), (2, 0.25)]}, exact=True)
+    [Row(metric='loss', then=0.25, now=0.25, difference=0.0625, epoch=1, equal=False)]
+    """
+    rows = []
+    for metric in [*then, *(metric for metric in now if metric not in then)]:
+        before, after = then.get(metric, []), now.get(metric, [])
+        last_then, last_now = (points[-1][1] if points else None for points in (before, after))
+        if [epoch for epoch, _ in before] != [epoch for epoch, _ in after]:
+            rows.append(Row(metric, last_then, last_now, None, None, False))
+            continue
+        pairs = [(epoch, a, b) for (epoch, a), (_, b) in zip(before, after, strict=True)]
+        equal = all(a == b if exact else _close(metric, a, b) for _, a, b in pairs)
+        epoch, difference = max(((epoch, abs(a - b)) for epoch, a, b in pairs), key=lambda pair: pair[1])
+        rows.append(Row(metric, last_then, last_now, difference, epoch, equal))
+    return rows
+
+
+def _close(metric: str, then: float, now: float) -> bool:
+    if metric in NOT_JUDGED:
+        return True
+    for end, allowed in ABSOLUTE.items():
+        if metric.endswith(end):
+            return abs(now - then) <= allowed
+    return abs(now - then) <= RELATIVE * abs(then)
+
+
+def _points(client: "tracking.MlflowClient", run: runs.RunRecord) -> Points:
+    return {metric: points for metric, points in runs.history(client, run).items() if metric not in TIMES}
+
+
+def _hardware(uri: str, run_id: str) -> dict[str, object]:
+    hardware: dict[str, object] = json.loads(tracking.download(uri, run_id, "environment/hardware.json").read_text())
+    return hardware
+
+
+def _some(packages: list[str]) -> str:
+    shown = ", ".join(packages[:5]) or "none"
+    return f"{shown} and {len(packages) - 5} more" if len(packages) > 5 else shown

@@ -1,0 +1,218 @@
+"""Recorded runs that are run again, and records that somebody changed."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PROJECT, command
+from stores import artifact, history, runs
+
+from experiments import reproduce, resume, tracking
+from experiments.config import fingerprint
+from experiments.errors import StoreError
+
+SCRIPT = "scripts/reproduce.py"
+DIGITS = ["data=digits", "training.epochs=2", "report.figures=none", "tracking.log_model=false"]
+
+
+# --- what is within the tolerance ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "close"),
+    [
+        ("val_loss", 0.5, 0.509, True),
+        ("val_loss", 0.5, 0.511, False),
+        ("test_loss", 0.5, 0.489, False),
+        ("test_mean_absolute_error", 0.1, 0.103, False),
+        ("val_accuracy", 0.95, 0.954, True),
+        ("test_accuracy", 0.95, 0.956, False),
+        ("test_error_percent", 5.0, 5.4, True),
+        ("test_error_percent", 5.0, 5.6, False),
+        ("best_epoch", 3, 9, True),
+    ],
+)
+def test_elsewhere_metrics_may_differ_by_the_tolerance_and_here_by_nothing(
+    metric: str, then: float, now: float, close: bool
+) -> None:
+    assert [row.equal for row in reproduce.compare({metric: [(1, then)]}, {metric: [(1, now)]}, exact=False)] == [close]
+    assert not reproduce.compare({metric: [(1, then)]}, {metric: [(1, now)]}, exact=True)[0].equal
+    assert reproduce.compare({metric: [(1, then)]}, {metric: [(1, then)]}, exact=True)[0].equal
+
+
+def test_the_largest_difference_is_that_of_all_epochs() -> None:
+    (row,) = reproduce.compare({"loss": [(1, 4.0), (2, 2.0)]}, {"loss": [(1, 4.5), (2, 2.25)]}, exact=False)
+    assert row == reproduce.Row("loss", 2.0, 2.25, 0.5, 1, False)
+
+
+def test_a_metric_or_an_epoch_that_only_one_of_the_runs_has_is_no_match() -> None:
+    rows = reproduce.compare({"a": [(1, 1.0)], "b": [(1, 1.0)]}, {"b": [(1, 1.0), (2, 1.0)], "c": [(1, 1.0)]}, False)
+    assert [(row.metric, row.then, row.now, row.difference, row.equal) for row in rows] == [
+        ("a", 1.0, None, None, False),
+        ("b", 1.0, 1.0, None, False),
+        ("c", None, 1.0, None, False),
+    ]
+
+
+# --- the script ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store of one finished run."""
+    folder = tmp_path_factory.mktemp("recorded")
+    done = command(*DIGITS, f"tracking.uri=sqlite:///{folder}/mlflow.db")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def store(recorded: Path, tmp_path: Path) -> tuple[str, str]:
+    """URI of a copy of the store that the test may change, and the run's id."""
+    folder = tmp_path / "store"
+    shutil.copytree(recorded, folder)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        for table, column in {"experiments": "artifact_location", "runs": "artifact_uri"}.items():
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(recorded), str(folder)))
+    uri = f"sqlite:///{folder}/mlflow.db"
+    return uri, runs(uri)[0].info.run_id
+
+
+def again(store: tuple[str, str]) -> subprocess.CompletedProcess[str]:
+    uri, run_id = store
+    return command(run_id, "--uri", uri, script=SCRIPT)
+
+
+def change(store: tuple[str, str], statement: str) -> None:
+    with closing(sqlite3.connect(store[0].removeprefix("sqlite:///"))) as database, database:
+        assert database.execute(statement).rowcount > 0
+
+
+def config_file(store: tuple[str, str]) -> Path:
+    folder = tracking.connect(store[0]).get_run(store[1]).info.artifact_uri.removeprefix("file://")
+    return Path(folder, "config/config.yaml")
+
+
+def assert_found_out(store: tuple[str, str], *said: str) -> str:
+    """The run was tried again, to its end, and what was changed is named."""
+    done = again(store)
+    assert done.returncode == 1, done.stderr
+    for text in said:
+        assert text in done.stdout
+    assert done.stdout.endswith("Not reproduced.\n")
+    assert [run.info.status for run in runs(store[0])] == ["FINISHED"] * 2
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_is_reproduced_to_the_last_bit_as_a_new_run_linked_to_it(store: tuple[str, str]) -> None:
+    uri, run_id = store
+    done = command(run_id[:10], "--uri", uri, script=SCRIPT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Asked for: equal to the last bit" in done.stdout
+    assert done.stdout.endswith("Reproduced.\n")
+    first, new = runs(uri)
+    assert (new.data.tags["reproduces"], new.info.run_name) == (run_id, "again: digits epochs=2")
+    assert new.data.tags["fingerprint"] == first.data.tags["fingerprint"]
+    assert history(uri, new.info.run_id) == history(uri, run_id)
+    for metric in history(uri, run_id):
+        assert metric in done.stdout
+    for time in ("epoch_seconds", "examples_per_second"):
+        assert time not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_metric_that_was_changed_in_the_store_is_named(store: tuple[str, str]) -> None:
+    change(store, "UPDATE metrics SET value = value + 1e-9 WHERE key = 'val_loss' AND step = 1")
+    out = assert_found_out(store, "Not the same: val_loss.\n", "1e-09 in epoch 1")
+    assert "The record was changed" not in out
+
+
+@pytest.mark.slow
+def test_a_config_that_was_changed_is_found_out(store: tuple[str, str]) -> None:
+    path = config_file(store)
+    config = yaml.safe_load(path.read_text())
+    config["seed"] = 1
+    path.write_text(yaml.safe_dump(config))
+    assert_found_out(
+        store,
+        "the param seed is 0, in config/config.yaml it is 1.",
+        "the tag fingerprint is not that of config/config.yaml and the tags code_digest, versions, data_digest.",
+        "Not the same: loss,",
+    )
+
+
+@pytest.mark.slow
+def test_a_param_and_a_result_that_were_changed_where_the_ui_reads_them_are_found_out(store: tuple[str, str]) -> None:
+    change(store, "UPDATE params SET value = '0.5' WHERE key = 'model.dropout'")
+    change(store, "UPDATE latest_metrics SET value = 0.999 WHERE key = 'test_accuracy'")
+    out = assert_found_out(
+        store,
+        "The record was changed after the run: the param model.dropout is 0.5, in config/config.yaml it is 0.2.\n",
+        "The record was changed after the run: the last test_accuracy is 0.999, and none such in its history.\n",
+    )
+    assert out.count("The record was changed") == 2
+    assert "Not the same" not in out
+
+
+@pytest.mark.slow
+def test_other_code_and_packages_are_said_and_allow_for_the_tolerance(store: tuple[str, str]) -> None:
+    uri, run_id = store
+    client = tracking.connect(uri)
+    (config, _), tags = resume.recorded(uri, run_id), dict(client.get_run(run_id).data.tags)
+    parts = {"code_digest": "0" * 36, "versions": tags["versions"], "data_digest": tags["data_digest"]}
+    for key, value in {**parts, "fingerprint": fingerprint(config, parts)}.items():
+        client.set_tag(run_id, key, value)
+    client.log_text(run_id, artifact(uri, run_id, "environment/packages.txt") + "gone==1\n", "environment/packages.txt")
+    change(store, "UPDATE metrics SET value = value * 1.01 WHERE key = 'val_loss' AND step = 1")
+    done = again(store)
+    assert done.returncode == 0, done.stderr
+    assert f"Differs from then: the project's code (code_digest was {'0' * 36}, is " in done.stderr
+    assert "Differs from then: installed packages: was gone==1, is none\n" in done.stderr
+    assert "Asked for: within 2 % in losses and other metrics, 0.5 percentage points in accuracies" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_cannot_be_tried_is_said_and_nothing_is_made(store: tuple[str, str]) -> None:
+    uri, _ = store
+    client = tracking.connect(uri)
+    bare = client.create_run("0", run_name="bare")
+    client.set_terminated(bare.info.run_id)
+    failed = client.create_run("0", run_name="broken")
+    client.set_terminated(failed.info.run_id, "FAILED")
+    for wrong, message in {
+        bare.info.run_id: "has no artifact config/config.yaml",
+        failed.info.run_id: r"\(broken\) is FAILED: only a finished run can be reproduced. Go on with it first: python",
+    }.items():
+        with pytest.raises(StoreError, match=message):
+            reproduce.find(wrong, uri)
+    unknown = command("0" * 32, "--uri", uri, script=SCRIPT)
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1), unknown.stderr
+    assert f"There is no run '{'0' * 32}'" in unknown.stderr
+    assert len(runs(uri)) == 3
+
+
+@pytest.mark.slow
+def test_data_that_is_gone_cannot_be_tried(store: tuple[str, str], tmp_path: Path) -> None:
+    shown = command("--cfg", "job", "data=mnist", f"data.path={tmp_path}/gone")
+    config_file(store).write_text(shown.stdout)
+    done = again(store)
+    assert done.returncode == 2
+    assert f"{tmp_path}/gone does not exist" in done.stderr
+    assert len(runs(store[0])) == 1
+
+
+def test_help_loads_nothing_heavy() -> None:
+    loaded = "import sys, runpy, atexit; atexit.register(lambda: print({'tensorflow', 'mlflow'} & set(sys.modules)));"
+    script = f"{loaded} sys.argv = ['reproduce.py', '--help']; runpy.run_path({SCRIPT!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0
+    assert "RUN_ID" in done.stdout
+    assert done.stdout.endswith("set()\n")
