@@ -189,7 +189,9 @@ def _close(metric: str, then: float, now: float) -> bool:
 
 
 def _points(client: "tracking.MlflowClient", run: runs.RunRecord) -> Points:
-    return {metric: points for metric, points in runs.history(client, run).items() if metric not in TIMES}
+    """What the run itself measured: no times, and nothing that evaluate.py has added since."""
+    history = runs.history(client, run).items()
+    return {name: points for name, points in history if name not in TIMES and not name.startswith("evaluation_")}
 
 
 def _hardware(uri: str, run_id: str) -> dict[str, object]:
