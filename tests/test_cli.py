@@ -61,6 +61,19 @@ def test_a_sweep_is_checked_job_by_job_before_the_first_starts() -> None:
     assert "model.dropout=1.5 is not allowed" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (["model=mlp,cnn"], "The jobs of this sweep differ in training.threads"),
+        (["seed=0,1", "distribution=multi_worker", "distribution.workers=2"], "cannot be swept with -m"),
+    ],
+)
+def test_a_sweep_that_cannot_run_in_one_process_is_refused_before_it_starts(sweep: list[str], said: str) -> None:
+    done = command("-m", *sweep)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
 def test_an_unknown_choice_within_a_sweep_is_refused() -> None:
     done = command("-m", "model=mlp,mpl")
     assert done.returncode == 2

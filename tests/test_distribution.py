@@ -124,7 +124,8 @@ def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_o
         return
     resumed = command(f"resume={run.info.run_id}", f"tracking.uri={uri}")
     assert resumed.returncode == 0, resumed.stderr
-    whole = command(*arguments, "distribution=mirrored", "distribution.devices=2", f"tracking.uri={uri}")
+    replicas = ["distribution=mirrored", "distribution.devices=2"]
+    whole = command(*arguments[: -len(WORKERS)], *replicas, f"tracking.uri={uri}")
     assert whole.returncode == 0, whole.stderr
     ours, theirs = (history(uri, run.info.run_id) for run in runs(uri))
     assert ours == theirs
@@ -160,6 +161,9 @@ def test_the_tasks_of_a_slurm_step_are_the_workers(uri: str) -> None:
     [
         (["distribution=central_storage"], "distribution=central_storage is not a choice"),
         (["distribution=mirrored", "distribution.devices=17"], "distribution.devices=17 is not allowed"),
+        (["training.loop=fit", "distribution=multi_worker"], "Use training.loop=compiled"),
+        (["distribution.workers=2"], "distribution.workers=2 needs distribution=multi_worker"),
+        (["distribution=one_device", "distribution.devices=2"], "Use distribution=mirrored"),
         (["training.loop=fit", "distribution=mirrored", "distribution.devices=2"], "Use training.loop=compiled"),
         (
             ["training.loop=fit", "optimizer.gradient_accumulation_steps=2"],
@@ -179,7 +183,7 @@ def test_what_cannot_work_is_refused_with_the_reason(overrides: list[str], said:
     [
         (["distribution=mirrored"], "found no GPU. For N logical devices on this CPU add distribution.devices=N"),
         (["distribution=auto", "distribution.devices=2"], "but this machine has 0 GPUs"),
-        (["distribution=multi_worker"], "needs to know its workers. Add distribution.workers=N"),
+        (["distribution=multi_worker"], "needs to know its workers from one source. Add distribution.workers=N"),
     ],
 )
 def test_devices_that_are_not_there_are_said_before_a_run_is_made(

@@ -238,3 +238,18 @@ def test_the_single_neuron_learns_the_line(uri: str) -> None:
     assert run.data.metrics["learned_weight"] == pytest.approx(0.61, abs=0.03)
     assert "test_mean_absolute_error" in run.data.metrics
     assert "figures/02_regression_fit.png" in files(uri, run.info.run_id, "figures")
+
+
+@pytest.mark.slow
+def test_a_password_in_the_tracking_uri_is_nowhere_in_the_run(uri: str) -> None:
+    with_password = "http://bob:s3cret@127.0.0.1:9"
+    done = command("data=digits", f"tracking.uri={with_password}")
+    assert done.returncode == 2
+    assert "127.0.0.1:9 does not answer" in done.stderr
+    assert "s3cret" not in done.stderr + done.stdout
+
+    done = command(*DIGITS, "report.figures=none", f"tracking.uri={uri}", MLFLOW_TRACKING_URI=with_password)
+    assert done.returncode == 0, done.stderr
+    run = runs(uri)[0]
+    assert "tracking.uri" not in run.data.params
+    assert "uri: null" in artifact(uri, run.info.run_id, "config/config.yaml")
