@@ -24,7 +24,7 @@ def save(path: Path, state: Mapping[str, Any], arrays: Mapping[str, list[np.ndar
         arrays: name -> arrays in order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(".tmp")
     flat = {f"{name}/{index}": array for name, group in arrays.items() for index, array in enumerate(group)}
     with temporary.open("wb") as file:
         np.savez(file, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **flat)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments import randomness
 from experiments.data import Split
+from experiments.errors import TrainingError
 from experiments.evaluation import per_example
 from experiments.optimizers import NOT_UNDER_XLA
 
@@ -67,6 +68,24 @@ class CompiledLoop:
         xla = self.replicas == 1 and _suits_xla(model, optimizer)
         self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
         self.last_batch = tf.function(self._last_batch)
+
+    def check_agreement(self, steps_done: int) -> None:
+        """Raise unless all workers go on from the same step: a checkpoint that only some can see would part them.
+
+        Raises:
+            TrainingError: names the step of this worker.
+        """
+        import tensorflow as tf
+
+        if not self.several_processes:
+            return
+        local = self.strategy.run(lambda: tf.constant([steps_done, 1.0], tf.float32))
+        total, workers = self.strategy.reduce("sum", local, axis=None).numpy()
+        if total != workers * steps_done:
+            raise TrainingError(
+                f"The workers do not go on from the same step: this one has done {steps_done}, the mean is"
+                f" {total / workers:g}. All need the checkpoint: share the folder outputs/checkpoints between them."
+            )
 
     def _next_range(self, length: int, steps: int, seconds: float) -> int:
         """So many steps that a range takes SECONDS_BETWEEN_REPORTS; the first is short, and pays for the compilation.

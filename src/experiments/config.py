@@ -342,6 +342,7 @@ def fingerprint(config: Config, parts: Mapping[str, str]) -> str:
     tree = as_dict(config)
     for key in CANNOT_CHANGE_THE_RESULT:
         del tree[key]
+    del tree["distribution"]["timeout_seconds"], tree["training"]["checkpoint_minutes"]
     tree["data"].pop("path", None)
     whole = json.dumps([tree, dict(parts)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()

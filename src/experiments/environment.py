@@ -9,6 +9,8 @@ from pathlib import Path
 
 from experiments.config import PROJECT
 
+LARGEST_NEW_FILE, MOST_NEW_FILES = 100_000, 100  # bytes; beyond them a new file is data rather than code
+
 
 @dataclass(frozen=True)
 class Code:
@@ -27,9 +29,11 @@ def code(project: Path = PROJECT) -> Code:
     commit = _git(project, "rev-parse", "HEAD").strip()
     if not commit:
         return Code("", "")
-    new_files = _git(project, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
-    additions = [_git(project, "diff", "--no-index", "--binary", "--", os.devnull, name) for name in new_files if name]
-    return Code(commit, "".join([_git(project, "diff", "--binary", "HEAD"), *additions]))
+    new_files = [name for name in _git(project, "ls-files", "--others", "--exclude-standard", "-z").split("\0") if name]
+    small = [name for name in new_files if (project / name).stat().st_size <= LARGEST_NEW_FILE][:MOST_NEW_FILES]
+    additions = [_git(project, "diff", "--no-index", "--binary", "--", os.devnull, name) for name in small]
+    left_out = [f"# new, and too large or too many to keep: {name}\n" for name in new_files if name not in set(small)]
+    return Code(commit, "".join([_git(project, "diff", "--binary", "HEAD"), *additions, *left_out]))
 
 
 def _git(project: Path, *arguments: str) -> str:

@@ -57,6 +57,7 @@ def run(config: Config, overrides: Sequence[str], tags: Mapping[str, str] | None
     tags = {**(tags or {}), **identity(config, dataset.digest), **code.tags}
     if resumed:
         resumed.check(tags)
+        tags = {"resumed_at_commit": code.commit}  # what the run began with stays recorded
     signs = cluster.Signs()
     strategy = distribution.start(config.distribution, int(config.training.threads))
     with strategy.scope():

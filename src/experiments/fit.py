@@ -42,6 +42,9 @@ class FitLoop:
         self.model.compile(optimizer=optimizer, loss=loss, metrics=[self.metric])
         optimizer.build(model.trainable_variables)
 
+    def check_agreement(self, steps_done: int) -> None:
+        """One process has nobody to agree with."""
+
     def epoch(
         self,
         epoch: int,

@@ -133,6 +133,7 @@ class Trainer:
             KeyboardInterrupt, Terminated: after a checkpoint.
         """
         state, epochs = self.state, self.config.training.epochs
+        self.loop.check_agreement(self.steps_done)
         with Signals() as signals:
             while state.epoch <= epochs and not state.stopped:
                 metrics = self._epoch(progress, signals)
