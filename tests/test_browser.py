@@ -95,7 +95,7 @@ def test_the_note_opens_to_the_worst_classes_the_commands_and_the_figures(page: 
     page.open_run()
     page.browser.click("Show more")
     text = page.browser.wait_for_text("Worst classes:", "most often taken for", "# resume")
-    assert f"python scripts/compare.py {page.run_id} OTHER_RUN_ID" in text
+    assert "python scripts/compare.py" in text
     assert "**" not in text  # nothing of the Markdown is left unrendered
     assert "```" not in text
     widths = page.browser.wait(

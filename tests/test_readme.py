@@ -59,6 +59,7 @@ def test_a_command_of_the_readme_does_what_it_says(line: str, uri: str, tmp_path
 def test_every_other_command_is_one_that_these_tests_know() -> None:
     known = {
         "make run": "Makefile",
+        'make run ARGS="model.dropout=0.3"': "Makefile",
         "make ui": "Makefile",
         "python run.py resume=RUN_ID": "tests/test_resume.py",
         "python run.py --help": "tests/test_cli.py",

@@ -93,9 +93,9 @@ def test_the_note_of_a_classification():
         "```\n# repeat\npython run.py data=digits 'model.units=[64]'\n"
         "# resume\npython run.py resume=1234abcd\n"
         "# reproduce\npython scripts/reproduce.py 1234abcd\n"
-        "# compare\npython scripts/compare.py 1234abcd OTHER_RUN_ID\n"
+        "# compare\npython scripts/compare.py\n"
         "# evaluate\npython scripts/evaluate.py 1234abcd\n"
-        "# look\npython scripts/ui.py\n```",
+        "# look\nmake ui\n```",
         "![figures/01_learning_curves.png](get-artifact?path=figures/01_learning_curves.png&run_uuid=1234abcd)",
         "![figures/02_confusion_matrix.png](get-artifact?path=figures/02_confusion_matrix.png&run_uuid=1234abcd)",
         "![figures/03_mistakes.png](get-artifact?path=figures/03_mistakes.png&run_uuid=1234abcd)",

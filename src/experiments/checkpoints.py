@@ -8,12 +8,27 @@ from typing import Any
 
 import numpy as np
 
+from experiments.errors import UserError
+
 FOLDER = Path(__file__).resolve().parents[2] / "outputs" / "checkpoints"
 
 
 def path(run_id: str) -> Path:
     """Where the checkpoint of a run lies while the run is not finished."""
     return FOLDER / f"{run_id}.npz"
+
+
+def check_folder() -> None:
+    """Find out before a run is made whether its checkpoints can be written.
+
+    Raises:
+        UserError: names the folder that is not writable.
+    """
+    folder = next(parent for parent in (FOLDER, *FOLDER.parents) if parent.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"Checkpoints are kept in {FOLDER}, and {folder} cannot be written. Allow it, or copy the project."
+        )
 
 
 def save(path: Path, state: Mapping[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:

@@ -1,6 +1,7 @@
 """The command line of run.py: check everything first, then let Hydra run the job or the sweep."""
 
 import contextlib
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ from experiments.compose import CONF, compose_jobs
 from experiments.config import Config, validate
 from experiments.errors import ConfigError, Terminated, TrainingError, UserError
 
-ANSWERED_BY_HYDRA = ("help", "hydra_help", "shell_completion", "info")  # --version has ended by then
+ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     arguments = get_args_parser().parse_args()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        if not any(getattr(arguments, question) for question in ANSWERED_BY_HYDRA):
+        if not arguments.shell_completion:
             _check(arguments)
         _job()
     except UserError as error:
@@ -33,6 +34,8 @@ def main() -> None:
         _fail("Interrupted.", 130)
     except Terminated:
         _fail("Terminated.", Terminated.exit_code)
+    except BrokenPipeError:  # the reader of --help has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _check(arguments: Any) -> None:
@@ -44,10 +47,11 @@ def _check(arguments: Any) -> None:
             )
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
     jobs = compose_jobs(arguments.overrides, multirun, arguments.config_dir)
-    if arguments.cfg:
+    if arguments.cfg or any(getattr(arguments, question) for question in ANSWERED_BY_HYDRA):
         return
-    from experiments import data, tracking
+    from experiments import checkpoints, data, tracking
 
+    checkpoints.check_folder()
     for config in jobs:
         tracking.check_uri(tracking.resolve_uri(config.tracking.uri))
         data.find(config.data)

@@ -28,6 +28,8 @@ from experiments.errors import ConfigError
 from experiments.schema import did_you_mean, listed
 
 CONF = PROJECT / "conf"
+# In conf/ as ${project:}, so that a sweep writes there and not where it was started.
+OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 # What Hydra raises on config files that do not go together, or are no YAML.
 NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 

@@ -25,6 +25,7 @@ from experiments.schema import (
     Cosine,
     DataConfig,
     Digits,
+    EarlyStopping,
     ImageFiles,
     Linear,
     Mlp,
@@ -146,6 +147,8 @@ def _meaning(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     names = [part for part in path if not part.isdigit()]  # of a list's entry: the list
     if len(names) == 1:
         return descriptions(Config).get(names[0]) or f"the group {names[0]!r}"
+    if names[:2] == ["training", "early_stopping"] and len(names) > 2:
+        return descriptions(EarlyStopping).get(names[2], "no such key")
     return _known_fields(names[0], raw).get(names[1]) or f"a value of {'.'.join(names)}"
 
 
@@ -315,8 +318,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and not prefix:
-            flat |= flatten(value, f"{key}.")
+        # Below a group a mapping is a value, such as a Keras object with its arguments, but for this one.
+        if isinstance(value, Mapping) and (not prefix or key == "early_stopping"):
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = json.dumps(value) if isinstance(value, list | Mapping) else value
     return flat

@@ -55,10 +55,10 @@ def find(config: Config, overrides: Sequence[str]) -> Resumed:
     uri = tracking.resolve_uri(config.tracking.uri)
     client = runs.open_store(uri)
     (run,) = runs.by_id(client, [str(config.resume)])
-    if run.status == "FINISHED":
-        raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
     then, given = recorded(uri, run.run_id)
     _check_overrides(as_dict(config), as_dict(then), overrides, given, run.run_id)
+    if run.status == "FINISHED":
+        raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
     then = replace(
         then, resume=run.run_id, resume_anyway=config.resume_anyway, tracking=replace(then.tracking, uri=uri)
     )

@@ -61,7 +61,7 @@ def _silent_start() -> Iterator[None]:
         os.dup2(held_back.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held_back.seek(0)
             stderr.write(held_back.read())
             raise

@@ -62,7 +62,7 @@ def one_of(kind: str) -> Callable[[str], str]:
     """A validator: the name is one that Keras builds, of this kind (a key of keras_api.table())."""
 
     def check(name: str) -> str:
-        if name not in table()[kind]:
+        if not isinstance(name, str) or name not in table()[kind]:
             raise refuse(
                 f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, table()[kind])};"
                 f" choices: {listed(table()[kind])}"
@@ -478,8 +478,8 @@ class Training:
         text(f"classes: {', '.join(CLASSIFICATION_LOSSES)}; numbers: {', '.join(REGRESSION_LOSSES)}"),
     ]
     threads: Annotated[
-        Positive | Literal["auto"],
-        text("threads within one operation, from 1 on, or auto: 1 for a small network, all cores for a large one"),
+        Annotated[int, Field(ge=1, le=256)] | Literal["auto"],
+        text("threads within one operation, from 1 to 256, or auto: 1 for a small network, all cores for a large one"),
     ]
     loop: Annotated[Literal["compiled", "fit"], text("compiled (fast, any strategy) or fit (Keras's own, one device)")]
     gradient_clipping: Annotated[

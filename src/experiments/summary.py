@@ -110,9 +110,9 @@ def commands(config: Config, overrides: Sequence[str], run_id: str) -> dict[str,
         "repeat": command(overrides),
         "resume": command([f"resume={run_id}", *override]),
         "reproduce": f"python scripts/reproduce.py {run_id}{option}",
-        "compare": f"python scripts/compare.py {run_id} OTHER_RUN_ID{option}",
+        "compare": f"python scripts/compare.py{option}",
         "evaluate": f"python scripts/evaluate.py {run_id}{option}",
-        "look": f"python scripts/ui.py{option}",
+        "look": f"python scripts/ui.py{option}" if uri else "make ui",
     }
     return {word: tracking.shown(line) for word, line in found.items()}
 
