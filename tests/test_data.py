@@ -176,7 +176,7 @@ def test_own_files_in_the_cache_with_checksums_switched_off_are_left_alone(cache
 
 def test_a_mistake_in_the_config_removes_nothing_from_the_cache(cache: Path) -> None:
     write(cache / "mnist")
-    refusal(lambda: data.load(tiny(shape=[12]), 0, cache=cache))
+    refusal(lambda: data.load(tiny(shape=[12, 12]), 0, cache=cache))
     assert len(list((cache / "mnist").iterdir())) == 4
 
 
