@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import tracking
+from experiments import runtime, tracking
 
 TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
 
@@ -34,6 +34,7 @@ def files(uri: str, run_id: str, folder: str = "") -> set[str]:
 
 def weights(uri: str, run_id: str) -> list[np.ndarray]:
     """The weights of the logged model."""
+    runtime.start(1)  # as every test does that needs TensorFlow in this process: it takes its threads once
     import keras
     import mlflow
 
