@@ -27,6 +27,14 @@ def mnist() -> Path:
 
 
 @pytest.fixture
+def tensorflow() -> None:
+    """TensorFlow in this process, started as every test starts it: it takes its threads once."""
+    from experiments import runtime
+
+    runtime.start(1)
+
+
+@pytest.fixture
 def uri(tmp_path: Path) -> str:
     """The tracking URI of a store of this test's own."""
     return f"sqlite:///{tmp_path}/store/mlflow.db"

@@ -135,6 +135,7 @@ def test_the_file_gives_every_argument_of_keras_and_its_default(name: str) -> No
     assert shipped(name) == {"name": name} | defaults
 
 
+@pytest.mark.usefixtures("tensorflow")
 @pytest.mark.parametrize("name", FILES)
 def test_the_optimizer_is_keras_own_class_with_the_arguments_of_the_file(name: str) -> None:
     import keras
@@ -150,6 +151,7 @@ def test_the_optimizer_is_keras_own_class_with_the_arguments_of_the_file(name: s
     assert {key: built[key] for key in values} == values
 
 
+@pytest.mark.usefixtures("tensorflow")
 def test_changed_arguments_reach_keras() -> None:
     config = Optimizer(**shipped("adam") | {"learning_rate": 0.5, "beta_1": 0.75, "clipnorm": 2.0, "amsgrad": True})
     optimizer = optimizers.build(config, None)
@@ -157,6 +159,7 @@ def test_changed_arguments_reach_keras() -> None:
     assert (optimizer.beta_1, optimizer.clipnorm, optimizer.amsgrad) == (0.75, 2.0, True)
 
 
+@pytest.mark.usefixtures("tensorflow")
 def test_a_whole_number_is_taken_where_keras_wants_a_fraction() -> None:
     assert optimizers.build(Optimizer(**shipped("sgd") | {"momentum": 0}), None).momentum == 0.0
 

@@ -294,6 +294,7 @@ def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(store
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
 def test_the_model_loads_with_mlflow_and_with_plain_keras_where_the_project_is_not(store):
     import keras
 
@@ -362,6 +363,7 @@ class Server:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
 def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_path, spools, monkeypatch, capfd):
     import keras
 
