@@ -42,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     done = command("data=digits", "model.dropout=0.3", "training.epochs=2", f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("mnist")
+    experiment = client.get_experiment_by_name("digits")
     (run,) = client.search_runs([experiment.experiment_id])
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

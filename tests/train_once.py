@@ -20,4 +20,5 @@ with strategy.scope():
     optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
 trainer = Trainer(config, strategy, model, optimizer, dataset, None)
 losses = [metrics["loss"] for _, metrics in trainer.run(Signs())]
-np.savez(sys.argv[1], *model.get_weights(), losses=losses)
+synchronized = [int(getattr(layer, "synchronized", False)) for layer in model.layers]
+np.savez(sys.argv[1], *model.get_weights(), losses=losses, synchronized=synchronized)

@@ -146,6 +146,11 @@ class Trainer:
                 yield state.epoch - 1, metrics
                 signals.check()
         self.optimizer.finalize_variable_values(self.model.trainable_variables)
+        for layer in self.model.layers:
+            if hasattr(
+                layer, "synchronized"
+            ):  # batch normalization; the logged model is for one device, and any backend
+                layer.synchronized = False
         if self.best_weights:
             self.model.set_weights(self.best_weights)
 
