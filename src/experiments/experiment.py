@@ -80,6 +80,7 @@ def run(config: Config, overrides: Sequence[str], tags: Mapping[str, str] | None
         trainer = Trainer(config, strategy, model, optimizer, dataset, checkpoints.path(run.run_id))
         for epoch, metrics in trainer.finished_epochs():
             run.log_metrics(metrics, epoch)  # those that a kill kept from the store
+        report.import_ahead()
         signs.phase(cluster.TRAINING)
         size = (config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
         with (

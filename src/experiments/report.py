@@ -1,5 +1,6 @@
 """What a run shows when it ends: metrics, figures, tables and predictions, from the model's outputs on the test set."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,17 @@ class Results:
     def predicted(self) -> np.ndarray:
         """The most probable class of each test example, int [n]."""
         return self.test.outputs.argmax(1)
+
+
+def import_ahead() -> None:
+    """Load Matplotlib, which shares nothing with training, on the core that training leaves free."""
+
+    def load() -> None:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure
+        import matplotlib.ticker  # noqa: F401
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def final_metrics(results: Results) -> dict[str, float]:
