@@ -15,13 +15,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments import compare, runs, tracking
+from experiments import compare, runs, runtime, tracking
 from experiments.errors import UserError
 
 LATEST = 20
 
 
 def main() -> int:
+    runtime.collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by the beginnings of their ids")
     parser.add_argument("--sweep", metavar="RUN_ID", help="add the runs of this sweep")

@@ -9,12 +9,13 @@ import argparse
 import os
 import sys
 
-from experiments import summary
+from experiments import runtime, summary
 from experiments.errors import UserError
 from experiments.evaluate import Evaluated, evaluate
 
 
 def main() -> int:
+    runtime.collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_id", metavar="RUN_ID", help="run whose model to evaluate, by the beginning of its id")
     parser.add_argument(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from experiments import runtime
 from experiments.compose import compose_jobs
 from experiments.config import PROJECT
 
@@ -78,6 +79,7 @@ class Run:
 def timed_run(overrides: list[str]) -> Run:
     """Do what `python run.py OVERRIDES` does, with a clock around the report and around each logging of metrics."""
     start = time.perf_counter()
+    runtime.collect_garbage_rarely()
     config = compose_jobs(overrides, multirun=False)[0]
     from experiments import experiment, tracking
 

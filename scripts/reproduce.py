@@ -10,11 +10,12 @@ import signal
 import sys
 from typing import NoReturn
 
-from experiments import reproduce
+from experiments import reproduce, runtime
 from experiments.errors import Terminated, TrainingError, UserError
 
 
 def main() -> int:
+    runtime.collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_id", metavar="RUN_ID", help="the run, by the beginning of its id")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from experiments import runtime
 from experiments.compose import CONF, compose_jobs
 from experiments.config import Config, validate
 from experiments.errors import ConfigError, Terminated, TrainingError, UserError
@@ -21,6 +22,7 @@ ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by the
 
 def main() -> None:
     """Run the command in sys.argv; the exit codes are those of the README."""
+    runtime.collect_garbage_rarely()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     arguments = get_args_parser().parse_args()
     signal.signal(signal.SIGTERM, _terminate)

@@ -1,0 +1,26 @@
+"""The process of a command: what it loads, and that it is as quick to end as to start."""
+
+import subprocess
+import sys
+
+LOADED = """
+import sys, gc
+from experiments import runtime
+runtime.collect_garbage_rarely()
+runtime.start(1)
+import keras
+print([name for name in runtime.COMPANIONS if name in sys.modules])
+import matplotlib, pandas, sklearn
+print(pandas.DataFrame({"x": [1]}).x.sum(), sklearn.__name__, matplotlib.__name__)
+keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+import atexit
+atexit.register(lambda: print("frozen:", gc.get_freeze_count() > 0))  # runs before what was registered earlier
+atexit._run_exitfuncs()
+print("frozen:", gc.get_freeze_count() > 100_000)
+"""
+
+
+def test_tensorflow_loads_without_what_keras_can_do_without_and_the_end_looks_through_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["[]", "1 sklearn matplotlib", "frozen: False", "frozen: True"], done.stderr
+    assert done.stderr == ""
