@@ -293,6 +293,24 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
         ),
         ("schedule=piecewise schedule.boundaries=[8,5]", "schedule.boundaries must rise"),
         ("schedule=exponential schedule.decay_rate=1.5", "schedule.decay_rate=1.5 is not allowed: factor per decay"),
+        ("experiment=walkthrough expected.metric=error", "expected.metric=error is not allowed: what is compared: "),
+        (
+            "experiment=walkthrough expected.metric=best_val_accuracy",
+            "expected.metric=best_val_accuracy is not a metric of a run with data=mnist and data.validation=0. Choices:"
+            " test_accuracy, test_error_percent, test_loss",
+        ),
+        ("experiment=walkthrough expected.mean=null", "expected.mean, tolerance and versions belong together, as does"),
+        ("experiment=walkthrough expected.tolerance=0", "expected.tolerance=0 is not allowed: largest difference to"),
+        ("experiment=walkthrough expected.seeds=[]", "expected.seeds=[] is not allowed: seeds to run, each from 0 to"),
+        ("experiment=walkthrough expected.seeds=[1,1]", "expected.seeds=[1, 1] names a seed twice"),
+        ("experiment=walkthrough expected.seeds=[-1]", "expected.seeds.0=-1 is not allowed: seeds to run, each from 0"),
+        ("experiment=walkthrough +expected.means=1", "unknown key 'expected.means' (did you mean 'mean'?)."),
+        ("experiment=walkthrough expected.quick.mean=low", "expected.quick.mean=low is not allowed: expected a number"),
+        (
+            'experiment=walkthrough expected.quick.overrides=["hydra.launcher=x"]',
+            "'hydra.launcher=x' is not allowed: key=value of the experiment itself, such as training.epochs=1; not of",
+        ),
+        ("expected=5", "expected=5 is not allowed: what a published config gives, or null: nothing is expected"),
         ("schedule=one_cycle schedule.warmup_fraction=0", "schedule.warmup_fraction=0 is not allowed: share of all"),
         ("experiment=single_neuron data.shape=[2]", "data.shape.0=2 is not allowed: shape of one input, always [1]"),
         ("experiment=single_neuron data.shape=[1,1]", "data.shape=[1, 1] is not allowed: shape of one input, always"),
@@ -526,6 +544,11 @@ def test_whatever_can_change_a_result_changes_the_fingerprint(override: str) -> 
 )
 def test_what_cannot_change_a_result_leaves_the_fingerprint(override: str) -> None:
     assert fingerprint(job(override), "digest") == fingerprint(job(), "digest")
+
+
+def test_what_is_expected_of_a_config_leaves_the_fingerprint() -> None:
+    with_it, without = (fingerprint(job("experiment=walkthrough", *more), "d") for more in ([], ["expected=null"]))
+    assert with_it == without == fingerprint(job("data.validation=0"), "d")
 
 
 def test_the_data_is_part_of_the_fingerprint() -> None:

@@ -48,6 +48,7 @@ def test_the_command_is_quoted_for_a_shell():
         (["model=cnn"], ["model: mlp -> cnn"]),
         (["optimizer=sgd", "optimizer.momentum=0.9"], ["optimizer: adam -> sgd", "optimizer.momentum: 0.0 -> 0.9"]),
         (["training.threads=7"], ["training.threads: 1 -> 7"]),
+        (["experiment=walkthrough"], ["data.validation: 5000 -> 0"]),
         (["tracking.experiment=x", "tracking.log_model=false", "report.style=dark", "data.path=/x"], []),
         (
             ["experiment=single_neuron"],

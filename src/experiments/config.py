@@ -26,12 +26,14 @@ from experiments.schema import (
     DataConfig,
     Digits,
     EarlyStopping,
+    Expected,
     ImageFiles,
     Linear,
     Mlp,
     ModelConfig,
     Neuron,
     Optimizer,
+    Quick,
     ReduceOnPlateau,
     Report,
     ScheduleConfig,
@@ -45,6 +47,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "Digits",
+    "Expected",
     "ImageFiles",
     "Linear",
     "ModelConfig",
@@ -70,7 +73,8 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
-CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway")
+CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway", "expected")
+NESTED = {("training", "early_stopping"): EarlyStopping, ("expected", "quick"): Quick}
 
 
 def validate(raw: Mapping[str, Any]) -> Config:
@@ -84,7 +88,16 @@ def validate(raw: Mapping[str, Any]) -> Config:
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(raw, finding) for finding in _first_of_each_field(raw, error))) from None
-    for rule in (_check_data, _check_loss, _check_model, _check_schedule, _check_training, _check_distribution):
+    rules = (
+        _check_data,
+        _check_loss,
+        _check_model,
+        _check_schedule,
+        _check_training,
+        _check_distribution,
+        _check_expected,
+    )
+    for rule in rules:
         rule(config)
     threads = config.training.threads
     resolved = (1 if weights(config) < LARGE_NETWORK else os.cpu_count() or 1) if threads == "auto" else threads
@@ -147,14 +160,15 @@ def _meaning(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     names = [part for part in path if not part.isdigit()]  # of a list's entry: the list
     if len(names) == 1:
         return descriptions(Config).get(names[0]) or f"the group {names[0]!r}"
-    if names[:2] == ["training", "early_stopping"] and len(names) > 2:
-        return descriptions(EarlyStopping).get(names[2], "no such key")
+    nested = NESTED.get(tuple(names[:2]))  # type: ignore[arg-type]
+    if nested and len(names) > 2:
+        return descriptions(nested).get(names[2], "no such key")
     return _known_fields(names[0], raw).get(names[1]) or f"a value of {'.'.join(names)}"
 
 
 def _known_fields(group: str, raw: Mapping[str, Any]) -> dict[str, str]:
     hint = next(field.type for field in dataclasses.fields(Config) if field.name == group)
-    choices = getattr(hint, "__args__", (hint,))
+    choices = [choice for choice in getattr(hint, "__args__", (hint,)) if choice is not type(None)]
     given = raw[group].get("name") if isinstance(raw[group], Mapping) else None
     for choice in choices:
         names = getattr(choice.__annotations__.get("name"), "__args__", ())
@@ -257,6 +271,19 @@ def _check_training(config: Config) -> None:
     clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if optimizer.arguments.get(key)]
     if training.gradient_clipping and clips:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
+
+
+def _check_expected(config: Config) -> None:
+    if config.expected is None:
+        return
+    quality = "mean_absolute_error" if isinstance(config.data, Linear) else "accuracy"
+    known = ["test_loss", f"test_{quality}"] + ([f"best_val_{quality}"] if config.data.validation else [])
+    known += ["test_error_percent"] if quality == "accuracy" else []
+    if config.expected.metric not in known:
+        raise ConfigError(
+            f"expected.metric={config.expected.metric} is not a metric of a run with data={config.data.name} and"
+            f" data.validation={config.data.validation}. Choices: {listed(known)}"
+        )
 
 
 def _check_model(config: Config) -> None:

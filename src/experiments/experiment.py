@@ -120,9 +120,10 @@ def _record_failure(config: Config, overrides: Sequence[str], reason: str, run_i
 
 
 def params(config: Config) -> dict[str, object]:
-    """The config as MLflow's params: flat and dotted. The files' checksums are in the artifact only."""
-    left_out = ("data.checksums", "resume", "resume_anyway", "tracking.uri")
-    return {key: value for key, value in flatten(as_dict(config)).items() if key not in left_out}
+    """The config as MLflow's params: flat and dotted. Checksums and what is expected are in the artifact only."""
+    left_out = ("data.checksums", "resume", "resume_anyway", "tracking.uri", "expected")
+    flat = flatten(as_dict(config)).items()
+    return {key: value for key, value in flat if key not in left_out and not key.startswith("expected.")}
 
 
 def record(

@@ -5,6 +5,7 @@ description of a field is what a user reads when its value is refused, so each s
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
@@ -514,6 +515,78 @@ class Tracking:
     log_model: Annotated[bool, text("store the trained model with the run: true or false")]
 
 
+# --- what a published config is expected to give --------------------------------------------------------------------
+
+EXPECTED_METRICS = (
+    "test_accuracy",
+    "test_error_percent",
+    "test_loss",
+    "test_mean_absolute_error",
+    "best_val_accuracy",
+    "best_val_mean_absolute_error",
+)
+NOT_FOR_QUICK = ("hydra", "seed", "expected", "experiment", "tracking", "report", "resume", "resume_anyway")
+MEASURED = "given with expected.mean, or null: not measured"
+
+
+def check_quick_override(value: str) -> str:
+    key = re.match(r"([a-z_]+)(\.\w+)*=", value)
+    if key is None or key[1] in NOT_FOR_QUICK:
+        raise refuse(
+            f"{value!r} is not allowed: key=value of the experiment itself, such as training.epochs=1; not of"
+            f" {', '.join(NOT_FOR_QUICK)}"
+        )
+    return value
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Quick:
+    """A shrunk version of a published config, with what it gave: shows in seconds that it still trains as it did."""
+
+    overrides: Annotated[
+        list[Annotated[str, AfterValidator(check_quick_override)]],
+        Field(min_length=1, description="what shrinks the experiment: a list of key=value, such as training.epochs=1"),
+    ]
+    mean: Annotated[float, text("what the metric came to with the first of expected.seeds, a number")]
+    tolerance: Annotated[PositiveFloat, text("largest difference to expected.quick.mean, greater than 0")]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Expected:
+    """What a config gives: as somebody published it, and as it was measured here over seeds."""
+
+    metric: Annotated[Literal[EXPECTED_METRICS], text(f"what is compared: {', '.join(EXPECTED_METRICS)}")]  # type: ignore[valid-type]
+    published: Annotated[float | None, text("the published number in the metric's unit, or null: none was given")]
+    mean: Annotated[float | None, text("ours, the mean over expected.seeds, or null: not measured")]
+    standard_deviation: Annotated[
+        Annotated[float, Field(ge=0)] | None,
+        text("of a single run, over expected.seeds (n - 1), 0 or more, or null: one seed only, or not measured"),
+    ]
+    tolerance: Annotated[PositiveFloat | None, text(f"largest difference to expected.mean, greater than 0, {MEASURED}")]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]],
+        Field(min_length=1, description="seeds to run, each from 0 to 4294967295, each once"),
+    ]
+    versions: Annotated[dict[str, str] | None, text(f"package -> version that gave the mean, {MEASURED}")]
+    quick: Annotated[Quick | None, text("the shrunk version: overrides, mean and tolerance; or null: none")]
+
+    @property
+    def higher_is_better(self) -> bool:
+        return "accuracy" in self.metric
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise refuse(f"expected.seeds={self.seeds} names a seed twice")
+        measured = {"mean": self.mean, "tolerance": self.tolerance, "versions": self.versions}
+        missing = [key for key, value in measured.items() if value is None]
+        if 0 < len(missing) < len(measured) or (self.mean is None and self.standard_deviation is not None):
+            given = [key for key in (*measured, "standard_deviation") if getattr(self, key) is not None]
+            raise refuse(
+                f"expected.mean, tolerance and versions belong together, as does standard_deviation: given are"
+                f" {listed(given)}, null are {listed(missing)}. Give all that were measured, or null for all"
+            )
+
+
 @dataclass(config=STRICT, kw_only=True)
 class Config:
     """A whole experiment, validated. The groups are the folders of conf/."""
@@ -525,6 +598,7 @@ class Config:
     schedule: Schedule = Field(discriminator="name")
     resume: Annotated[str | None, text("id of a run that was cut off, to go on with, or null")]
     resume_anyway: Annotated[bool, text("resume although code, packages or data have changed: true or false")]
+    expected: Expected | None = text("what a published config gives, or null: nothing is expected")
     training: Training
     distribution: Distribution
     report: Report

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from experiments.data import Dataset
     from experiments.report import Results
 
-SAME_RESULT = ("tracking.", "report.", "data.path", "resume", "hydra")
+SAME_RESULT = ("tracking.", "report.", "data.path", "resume", "expected", "hydra")
 SHOWN = {
     "test_accuracy": "{:.2%}",
     "test_error_percent": "{:.2f} %",
@@ -68,7 +68,8 @@ def differences(config: Config) -> list[str]:
     default["training"]["threads"] = validate(as_dict(left_to_us)).training.threads
     found = []
     for group in tree:
-        if isinstance(tree[group], Mapping) and tree[group].get("name") != default[group].get("name"):
+        named = isinstance(tree[group], Mapping) and "name" in tree[group]
+        if named and tree[group]["name"] != default[group]["name"]:
             found.append(f"{group}: {default[group]['name']} -> {tree[group]['name']}")
             default[group] = _choice(group, tree[group]["name"])
     before, after = flatten(default), flatten(tree)
