@@ -1,28 +1,61 @@
-"""Runs a recorded run again, from its own config, and compares every metric that is not a time at every epoch.
+"""Runs again what was run before, here or by whoever published it, and says whether the same comes out.
 
-python scripts/reproduce.py RUN_ID     the beginning of an id will do
+python scripts/reproduce.py RUN_ID                  a recorded run: from its own config, every metric at every epoch
+python scripts/reproduce.py RUN_ID --export FILE    that run as one file, to be run again without its store
+python scripts/reproduce.py FILE                    a run from such a file
+python scripts/reproduce.py NAME [KEY=VALUE ...]    a published config of conf/experiment/: its mean over seeds
+python scripts/reproduce.py --all                   all of those; what is done is not done again
+python scripts/reproduce.py --all --quick           their shrunk versions, which have results of their own
+python scripts/reproduce.py --all --table docs/published.md    and puts the table of the results into a document
 
 The exit code is 0 if it was reproduced, 1 if not, or if its record was changed, 2 if it could not be tried.
 """
 
 import argparse
 import signal
+import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
-from experiments import reproduce, runtime
-from experiments.errors import Terminated, TrainingError, UserError
+from experiments import bundle, published, reproduce, runtime
+from experiments.errors import ConfigError, Terminated, TrainingError, UserError
+from experiments.schema import did_you_mean
 
 
 def main() -> int:
     runtime.collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_id", metavar="RUN_ID", help="the run, by the beginning of its id")
+    parser.add_argument("what", metavar="RUN_ID | FILE | NAME", nargs="?", help="a run by the beginning of its id, ...")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of a published config")
+    parser.add_argument("--all", action="store_true", help="every published config that was measured")
+    parser.add_argument("--quick", action="store_true", help="the shrunk version of a published config")
+    parser.add_argument("--export", metavar="FILE", type=Path, help="write the run to this file instead of running it")
+    parser.add_argument("--table", metavar="FILE", type=Path, help="with --all: a document to put the table into")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
+    if options.all and options.what and "=" in options.what:
+        options.what, options.overrides = None, [options.what, *options.overrides]
+    if options.all == bool(options.what):
+        parser.error("give one of RUN_ID, FILE, NAME and --all")
+    if options.table and (not options.all or options.quick):
+        parser.error("--table goes with --all, without --quick")
+    is_published = options.all or options.what in published.names()
+    if not is_published and (options.quick or options.overrides):
+        parser.error("--quick and KEY=VALUE go with NAME and --all; a recorded run is repeated as it was")
+    if is_published and options.export:
+        parser.error("--export goes with RUN_ID")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return again(options.run_id, options.uri)
+        if options.all:
+            return every(options.overrides, options.quick, options.uri, options.table)
+        if is_published:
+            return over_seeds(published.find(options.what, options.overrides, options.uri, options.quick))
+        if options.export:
+            bundle.write(options.what, options.uri, options.export)
+            print(f"Run it again, with any clone of this project: python scripts/reproduce.py {options.export}")
+            return 0
+        return again(recorded(options.what, options.uri))
     except (UserError, TrainingError) as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -32,9 +65,28 @@ def main() -> int:
         return Terminated.exit_code
 
 
-def again(run_id: str, uri: str | None) -> int:
+# --- a recorded run -------------------------------------------------------------------------------------------------
+
+
+def recorded(what: str, uri: str | None) -> reproduce.Recorded:
+    """The run with this id, or in this file.
+
+    Raises:
+        UserError: it is neither, or cannot be read.
+    """
+    if Path(what).is_file():
+        return bundle.read(Path(what), uri)
+    if set(what.lower()) - set("0123456789abcdef"):
+        names = published.names()
+        raise ConfigError(
+            f"{what!r} is no file, no id of a run, and no published config{did_you_mean(what, names)}."
+            f" Published configs: {', '.join(names)}"
+        )
+    return reproduce.find(what, uri)
+
+
+def again(recorded: reproduce.Recorded) -> int:
     """Runs it again; prints on stderr what is no longer as recorded, and on stdout the comparison."""
-    recorded = reproduce.find(run_id, uri)
     print(f"Run {recorded.run.run_id} ({recorded.run.name}) again, from its own config.")
     for kind, found in (("Differs from then", recorded.changes()), ("Changed record", recorded.contradictions())):
         for what in found:
@@ -53,7 +105,7 @@ def show(verdict: reproduce.Verdict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     table = Table("metric", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("then", "now", "largest difference"):
         table.add_column(heading, justify="right")
@@ -67,9 +119,10 @@ def show(verdict: reproduce.Verdict) -> None:
         print(f"Asked for: within {reproduce.TOLERANCE}; processor, threads, versions or code are not those of then.")
     for contradiction in verdict.contradictions:
         print(f"The record was changed after the run: {contradiction}.")
-    differing = ", ".join(row.metric for row in verdict.rows if not row.equal)
+    differing = [row.metric for row in verdict.rows if not row.equal]
+    differing += ["the weights of the model"] if verdict.same_weights is False else []
     if differing:
-        print(f"Not the same: {differing}.")
+        print(f"Not the same: {', '.join(differing)}.")
     print("Reproduced." if verdict.reproduced else "Not reproduced.")
 
 
@@ -77,6 +130,90 @@ def difference(row: reproduce.Row) -> str:
     if row.difference is None:
         return "not the same epochs"
     return f"{row.difference:.3g} in epoch {row.epoch}" if row.difference else "0"
+
+
+# --- published configs ----------------------------------------------------------------------------------------------
+
+
+def over_seeds(config: published.Published) -> int:
+    """Runs the seeds that are not done; prints the published number, ours then and ours now."""
+    outcome = published.judge(config, config.run())
+    assert outcome is not None  # all seeds are finished
+    show_outcome(config, outcome)
+    if outcome.reproduced is None:
+        return 2
+    return 0 if outcome.reproduced else 1
+
+
+def show_outcome(config: published.Published, outcome: published.Outcome) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    expected, metric = config.expected, config.expected.metric
+    table = Table(metric, box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("mean", "standard deviation", "seeds"):
+        table.add_column(heading, justify="right")
+
+    def row(name: str, mean: float | None, deviation: float | None, seeds: int) -> None:
+        table.add_row(name, published.shown(metric, mean), published.shown(metric, deviation), str(seeds or "-"))
+
+    if config.quick:
+        row("ours then, shrunk", config.mean, None, 1)
+    else:
+        row("published", expected.published, None, 0)
+        row("ours then", expected.mean, expected.standard_deviation, len(expected.seeds) if expected.mean else 0)
+    row("ours now", outcome.mean, outcome.standard_deviation, len(outcome.values))
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    for change in published.version_changes(expected):
+        print(f"Differs from then: {change}")
+    if outcome.reached is not None:
+        print(f"The published number is {'' if outcome.reached else 'not '}reached.")
+    if config.mean is None or config.tolerance is None:
+        print("It was not measured before, so there is nothing to compare with.")
+        return
+    gap, allowed = (published.shown(metric, value) for value in (abs(outcome.mean - config.mean), config.tolerance))
+    print(f"Ours now differs from ours then by {gap}; allowed is {allowed}.")
+    print("Reproduced." if outcome.reproduced else "Not reproduced.")
+
+
+def every(overrides: list[str], quick: bool, uri: str | None, document: Path | None) -> int:
+    """Runs each published config in a process of its own, as TensorFlow takes its threads once per process."""
+    if document:
+        published.check_document(document)
+    configs = [published.find(name, overrides, uri, quick) for name in published.names() if has_result(name, quick)]
+    codes = {}
+    for config in configs:
+        print(f"\n{config.name}", flush=True)
+        options = [*(["--quick"] if quick else []), *(["--uri", uri] if uri else [])]
+        with subprocess.Popen([sys.executable, __file__, config.name, *overrides, *options]) as process:
+            try:
+                codes[config.name] = process.wait()
+            except BaseException:
+                process.terminate()
+                raise
+        if codes[config.name] in (130, Terminated.exit_code):
+            return codes[config.name]
+    if document:
+        published.write_table(document, overrides, uri)
+    print()
+    for name, code in codes.items():
+        print(f"{name}: {VERDICTS.get(code, 'failed')}")
+    return max(codes.values(), key=SEVERITY.index, default=0) if set(codes.values()) <= set(SEVERITY) else 1
+
+
+VERDICTS = {0: "reproduced", 1: "not reproduced", 2: "could not be tried"}
+SEVERITY = [0, 2, 1]
+
+
+def has_result(name: str, quick: bool) -> bool:
+    """Whether there is something to compare with; says so where there is not."""
+    config = published.find(name)
+    if quick:
+        return config.expected.quick is not None
+    if config.mean is None:
+        print(f"{name} was not measured, so it is left out. Run it with: python scripts/reproduce.py {name}")
+    return config.mean is not None
 
 
 def _terminate(*_: object) -> NoReturn:

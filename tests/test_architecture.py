@@ -48,8 +48,8 @@ LAYERS = [
     {"training", "report"},
     {"compose"},
     {"summary", "resume"},
-    {"experiment", "evaluate"},
-    {"cli", "reproduce"},
+    {"experiment", "evaluate", "predict"},
+    {"cli", "reproduce", "published", "bundle"},
 ]
 
 

@@ -1,9 +1,16 @@
 """Running a recorded run again: from its own config, with every metric compared, and its record checked."""
 
+import hashlib
+import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from experiments import cluster, data, environment, experiment, resume, runs, tracking
 from experiments.config import Config, as_dict, fingerprint, flatten, identity
@@ -21,6 +28,20 @@ Points = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
 
 
 @dataclass(frozen=True)
+class Model:
+    """A logged model: SHA-256 (hex) of its file, and the weights in it by their place; none if it cannot be read."""
+
+    digest: str
+    weights: Mapping[str, np.ndarray]
+
+    def equals(self, other: "Model") -> bool:
+        """Whether all weights are equal to the last bit. (The files are not: they hold names and the time.)"""
+        return self.weights.keys() == other.weights.keys() and all(
+            np.array_equal(weights, other.weights[place]) for place, weights in self.weights.items()
+        )
+
+
+@dataclass(frozen=True)
 class Recorded:
     """A finished run as its store has it, to be run again.
 
@@ -31,6 +52,7 @@ class Recorded:
         points: every metric that is not a time, at every epoch.
         packages: installed then, `name==version`.
         hardware: the machine then.
+        model: the logged model; None if there is none.
     """
 
     uri: str | None
@@ -40,6 +62,7 @@ class Recorded:
     points: Points
     packages: frozenset[str]
     hardware: Mapping[str, object]
+    model: "Model | None" = None
 
     def contradictions(self) -> list[str]:
         """Where the record does not agree with itself: it was changed after the run."""
@@ -55,6 +78,8 @@ class Recorded:
         for key, points in self.points.items():
             if not points or points[-1][1] != self.run.metrics[key]:
                 found.append(f"the last {key} is {self.run.metrics[key]:g}, and none such in its history")
+        if self.model and self.model.digest != self.run.tags.get("model_digest", self.model.digest):
+            found.append("the model's file is not the one that was logged, by its digest in the tag model_digest")
         return found
 
     def changes(self) -> list[str]:
@@ -98,16 +123,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out: `exact` asks for equality to the last bit, which only the same machine and software gives."""
+    """What came out: `exact` asks for equality to the last bit, which only the same machine and software gives.
+
+    Attributes:
+        same_weights: whether the two logged models are equal; None if that is not asked for, or one is not there.
+    """
 
     exact: bool
     rows: list[Row]
+    same_weights: bool | None
     contradictions: list[str]
     run_id: str
 
     @property
     def reproduced(self) -> bool:
-        return not self.contradictions and all(row.equal for row in self.rows)
+        return not self.contradictions and all(row.equal for row in self.rows) and self.same_weights is not False
 
 
 def find(run_id: str, uri: str | None) -> Recorded:
@@ -128,7 +158,8 @@ def find(run_id: str, uri: str | None) -> Recorded:
     config, overrides = resume.recorded(resolved, run.run_id)
     packages = tracking.download(resolved, run.run_id, "environment/packages.txt").read_text()
     hardware = _hardware(resolved, run.run_id)
-    return Recorded(uri, run, config, overrides, _points(client, run), frozenset(packages.splitlines()), hardware)
+    points, installed = _points(client, run), frozenset(packages.splitlines())
+    return Recorded(uri, run, config, overrides, points, installed, hardware, _model(resolved, run))
 
 
 def again(recorded: Recorded) -> str:
@@ -142,7 +173,7 @@ def again(recorded: Recorded) -> str:
         TrainingError: the new run failed.
     """
     tracked = replace(recorded.config.tracking, uri=recorded.uri, run_name=f"again: {recorded.run.name}")
-    config = replace(recorded.config, tracking=tracked)
+    config = replace(recorded.config, tracking=tracked, resume=None)
     run_id = experiment.run(config, recorded.overrides, {"reproduces": recorded.run.run_id})
     return "" if cluster.FOLDER in os.environ else run_id
 
@@ -156,7 +187,9 @@ def judge(recorded: Recorded, run_id: str) -> Verdict:
     exact = all(recorded.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions")) and all(
         recorded.hardware.get(key) == hardware[key] for key in MACHINE
     )
-    return Verdict(exact, compare(recorded.points, _points(client, new), exact), recorded.contradictions(), new.run_id)
+    rows, model = compare(recorded.points, _points(client, new), exact), _model(resolved, new)
+    same_weights = recorded.model.equals(model) if exact and recorded.model and model else None
+    return Verdict(exact, rows, same_weights, recorded.contradictions(), new.run_id)
 
 
 def compare(then: Points, now: Points, exact: bool) -> list[Row]:
@@ -197,6 +230,34 @@ def _points(client: "tracking.MlflowClient", run: runs.RunRecord) -> Points:
 def _hardware(uri: str, run_id: str) -> dict[str, object]:
     hardware: dict[str, object] = json.loads(tracking.download(uri, run_id, "environment/hardware.json").read_text())
     return hardware
+
+
+def _model(uri: str, run: runs.RunRecord) -> Model | None:
+    with TemporaryDirectory() as folder:
+        try:
+            content = tracking.download_model(uri, run.run_id, Path(folder)).read_bytes()
+        except StoreError:
+            return Model("", {}) if "model_digest" in run.tags else None  # taken away, or never logged
+    return Model(hashlib.sha256(content).hexdigest(), _weights(content))
+
+
+def _weights(content: bytes) -> dict[str, np.ndarray]:
+    """The weights in a `.keras` file, read without Keras, as somebody may have put anything into it."""
+    import h5py
+
+    weights: dict[str, np.ndarray] = {}
+
+    def note(place: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            weights[place] = item[()]
+
+    try:
+        stored = zipfile.ZipFile(io.BytesIO(content)).read("model.weights.h5")
+        with h5py.File(io.BytesIO(stored), "r") as file:
+            file.visititems(note)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, OSError, RuntimeError):
+        return {}
+    return weights
 
 
 def _some(packages: list[str]) -> str:

@@ -94,6 +94,12 @@ def children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
     return found
 
 
+def by_fingerprint(client: "MlflowClient", fingerprint: str) -> list[RunRecord]:
+    """The runs of the same config, code, packages and data, newest first."""
+    with tracking._store_errors(tracking_uri(client)):
+        return _runs(client, list(_experiments(client)), f"tags.fingerprint = '{fingerprint}'")
+
+
 def of_experiment(
     client: "MlflowClient", name: str | None = None, newest: int | None = None
 ) -> tuple[str, list[RunRecord], bool]:

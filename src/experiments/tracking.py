@@ -2,6 +2,7 @@
 
 import fcntl
 import getpass
+import hashlib
 import json
 import logging
 import os
@@ -413,7 +414,8 @@ class Run:
 
     def log_model(self, model: "keras.Model", inputs: "np.ndarray", outputs: "np.ndarray") -> None:
         """Stores the model so that MLflow and plain Keras load it without this project: `runs:/<run id>/model`,
-        with the file `data/model.keras` in it. A run has one model; logged again, it is replaced.
+        with the file `data/model.keras` in it; the tag `model_digest` is that file's SHA-256 (hex). A run has one
+        model; logged again, it is replaced.
 
         Args:
             model: takes raw inputs, such as uint8 images.
@@ -435,6 +437,8 @@ class Run:
                 pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")],
             )
             self._log({"model": MODEL, "source": str(folder)})
+            stored = Path(folder, "data", "model.keras").read_bytes()
+            self.set_tags({"model_digest": hashlib.sha256(stored).hexdigest()})  # tells whether it was changed since
 
     def _end_with(self, error: BaseException) -> None:
         """Closes the run after an exception."""

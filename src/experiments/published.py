@@ -1,0 +1,245 @@
+"""Published results: configs that say what they are expected to give, run over their seeds and compared with that."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean, stdev
+
+import yaml
+
+from experiments import data, experiment, runs, tracking
+from experiments.compose import CONF, compose_jobs
+from experiments.config import Config, Expected, identity
+from experiments.errors import ConfigError
+from experiments.schema import did_you_mean, listed
+
+CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
+FORMS = {"accuracy": "{:.3%}", "error_percent": "{:.3f} %"}  # by the end of a metric's name
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published config, to be run once for each seed.
+
+    Attributes:
+        name: its file in conf/experiment/.
+        quick: it is the shrunk version, which nobody published.
+        configs: one for each seed.
+        overrides: what makes each of them.
+        mean, tolerance: ours then; None: not measured.
+    """
+
+    name: str
+    quick: bool
+    expected: Expected
+    configs: list[Config]
+    overrides: list[list[str]]
+    mean: float | None
+    tolerance: float | None
+
+    @property
+    def uri(self) -> str:
+        return tracking.resolve_uri(self.configs[0].tracking.uri)
+
+    def recorded(self) -> list[list[runs.RunRecord]]:
+        """For each seed its runs in the store, the newest first: same config, code, packages and data.
+
+        Raises:
+            DataError: the data cannot be had.
+            StoreError: the store cannot be used.
+        """
+        digest = data.load(self.configs[0].data, self.configs[0].seed).digest
+        client = tracking.connect(self.uri)
+        return [runs.by_fingerprint(client, identity(config, digest)["fingerprint"]) for config in self.configs]
+
+    def finished(self) -> list[runs.RunRecord]:
+        """One finished run for each seed that has one."""
+        return [run for found in self.recorded() if (run := _finished(found))]
+
+    def run(self) -> list[runs.RunRecord]:
+        """Run every seed that has no finished run, going on with those that were cut off; all that is said to stderr.
+
+        Raises:
+            UserError: data, devices or store cannot be used.
+            TrainingError: a run failed.
+        """
+        with redirect_stdout(sys.stderr):
+            for found, config, overrides in zip(self.recorded(), self.configs, self.overrides, strict=True):
+                if done := _finished(found):
+                    print(f"{self.name}, seed {config.seed}: done before, in run {done.run_id}.")
+                    continue
+                cut_off = next((run.run_id for run in found if run.status in CUT_OFF), None)
+                print(f"{self.name}, seed {config.seed}: {f'going on with run {cut_off}' if cut_off else 'a new run'}.")
+                experiment.run(replace(config, resume=cut_off), overrides)
+        return self.finished()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What finished runs of a published config came to.
+
+    Attributes:
+        values: the metric of each run.
+        mean, standard_deviation: of them; the latter, n - 1 in the denominator, is None for one run.
+        reproduced: whether the mean is within the tolerance of ours then; None if it was not measured then.
+        reached: whether the mean is as good as the published number, or better; None if there is none.
+    """
+
+    values: list[float]
+    mean: float
+    standard_deviation: float | None
+    reproduced: bool | None
+    reached: bool | None
+
+
+def names() -> list[str]:
+    """The configs that say what is expected of them."""
+    files = sorted(CONF.glob("experiment/*.yaml"))
+    return [file.stem for file in files if yaml.safe_load(file.read_text()).get("expected")]
+
+
+def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick: bool = False) -> Published:
+    """The published config of this name, with its seeds.
+
+    Args:
+        overrides: further changes; `expected.seeds=[0]` for other seeds.
+        uri: of the tracking store; None for the one that the config names.
+        quick: its shrunk version instead.
+
+    Raises:
+        ConfigError: there is none, it has no shrunk version, or an override is not allowed.
+    """
+    if name not in names():
+        raise ConfigError(
+            f"{name!r} is no published config{did_you_mean(name, names())}. Choices: {listed(names())};"
+            " or give the id of a run, or the file of a bundle."
+        )
+    (config,) = compose_jobs([f"experiment={name}", *overrides], multirun=False)
+    expected = config.expected
+    if expected is None or any(re.match(r"[+~]*(seed|experiment)(=|$)", override) for override in overrides):
+        raise ConfigError(f"{name} runs as it is for each of its seeds. Choose them with expected.seeds=[0,1]")
+    if config.distribution.strategy == "multi_worker":
+        raise ConfigError("distribution=multi_worker starts processes for one run each. Use distribution=mirrored.")
+    whole, seeds = [f"experiment={name}", *overrides], expected.seeds
+    mean, tolerance = expected.mean, expected.tolerance
+    if quick:
+        if expected.quick is None:
+            raise ConfigError(f"{name} has no shrunk version: expected.quick is null. Run it without --quick.")
+        whole, seeds = [f"experiment={name}", *expected.quick.overrides, *overrides], seeds[:1]
+        mean, tolerance = expected.quick.mean, expected.quick.tolerance
+        (config,) = compose_jobs(whole, multirun=False)
+    config = replace(config, tracking=replace(config.tracking, uri=uri or config.tracking.uri))
+    configs = [replace(config, seed=seed) for seed in seeds]
+    return Published(name, quick, expected, configs, [[*whole, f"seed={s}"] for s in seeds], mean, tolerance)
+
+
+def judge(published: Published, finished: Sequence[runs.RunRecord]) -> Outcome | None:
+    """Compare the runs' mean with ours then and with the published number; None without runs.
+
+    The published number is reached by whatever is as good or better; ours by what is within the tolerance either way.
+    """
+    values = [run.metrics[published.expected.metric] for run in finished]
+    if not values:
+        return None
+    mean, number, reproduced, reached = fmean(values), published.expected.published, None, None
+    if published.mean is not None and published.tolerance is not None:
+        reproduced = abs(mean - published.mean) <= published.tolerance
+    if number is not None and not published.quick:
+        reached = mean >= number if published.expected.higher_is_better else mean <= number
+    return Outcome(values, mean, stdev(values) if len(values) > 1 else None, reproduced, reached)
+
+
+def version_changes(expected: Expected) -> list[str]:
+    """The packages that are not installed as they were when ours was measured."""
+    installed = {package: _version(package) for package in expected.versions or {}}
+    return [
+        f"{package} was {then}, is {installed[package]}"
+        for package, then in (expected.versions or {}).items()
+        if installed[package] != then
+    ]
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A value, or a standard deviation, of the metric, in its unit.
+
+    >>> shown("test_accuracy", 0.9904), shown("test_error_percent", None)
+    ('99.040%', '-')
+    """
+    if value is None:
+        return "-"
+    return next((form for end, form in FORMS.items() if metric.endswith(end)), "{:.4g}").format(value)
+
+
+def _finished(found: Sequence[runs.RunRecord]) -> runs.RunRecord | None:
+    return next((run for run in found if run.status == "FINISHED"), None)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+# --- the table of them all -------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- reproduce.py --table: begin -->\n", "<!-- reproduce.py --table: end -->\n"
+HEADINGS = ("Config", "Metric", "Published", "Ours", "Seeds", "Published number", "Minutes per run", "Date")
+
+
+def check_document(document: Path) -> None:
+    """Find out early whether the table has a place in this file.
+
+    Raises:
+        ConfigError: it has not, or the file cannot be read.
+    """
+    try:
+        text = document.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{document} cannot be read: {error}") from None
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise ConfigError(f"{document} has no place for the table: the lines {BEGIN.strip()} and {END.strip()}")
+
+
+def write_table(document: Path, overrides: Sequence[str] = (), uri: str | None = None) -> None:
+    """Put the table of all published configs between the two lines that mark its place.
+
+    The results are those of the finished runs in the store, made with this code, these packages and this data.
+    """
+    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    found = [find(name, overrides, uri) for name in names()]
+    rows = [(published, published.finished()) for published in found]
+    lines = [" | ".join(cells) for cells in (HEADINGS, ["---"] * len(HEADINGS), *(_cells(*row) for row in rows))]
+    machines = sorted({_machine(published.uri, run) for published, finished in rows for run in finished})
+    text = "\n".join([*(f"| {line} |" for line in lines), "", *(f"Measured with {machine}." for machine in machines)])
+    temporary = document.with_name(f".{document.name}.tmp")
+    temporary.write_text(f"{before}{BEGIN}{text}\n{END}{after}", encoding="utf-8")
+    temporary.rename(document)
+
+
+def _cells(published: Published, finished: Sequence[runs.RunRecord]) -> list[str]:
+    expected, outcome = published.expected, judge(published, finished)
+    cells = [f"`{published.name}`", f"`{expected.metric}`", shown(expected.metric, expected.published)]
+    if outcome is None:
+        return [*cells, "not run", "0", "-", "-", "-"]
+    reached = {True: "reached", False: "not reached", None: "-"}[outcome.reached]
+    mean = shown(expected.metric, outcome.mean)
+    spread = "" if outcome.standard_deviation is None else f" ± {shown(expected.metric, outcome.standard_deviation)}"
+    minutes = fmean(run.metrics["train_seconds"] for run in finished) / 60
+    day = datetime.fromtimestamp(max(run.end_time or 0 for run in finished) / 1000, UTC).date()
+    seeds = f"{len(finished)} of {len(published.configs)}"
+    return [*cells, mean + spread, seeds, reached, f"{minutes:.1f}", str(day)]
+
+
+def _machine(uri: str, run: runs.RunRecord) -> str:
+    hardware = json.loads(tracking.download(uri, run.run_id, "environment/hardware.json").read_text())
+    gpus = ", ".join(hardware["gpus"]) or "no GPU"
+    software = f"Python {hardware['python']}, {run.tags['versions'].replace(' ', ', ').replace('==', ' ')}"
+    return f"{hardware['processor']}, {hardware['cores']} cores, {gpus}, {software}"
