@@ -234,8 +234,8 @@ MISTAKES = {
     "training.batch_size=55001": "training.batch_size=55001 is larger than the training split: 55,000 examples (mnist"
     " less data.validation=5000). Allowed: 1 to 55,000",
     "training.loss=huber": "training.loss=huber does not fit data=mnist, whose targets are classes. Choose"
-    " training.loss from: sparse_categorical_crossentropy",
-    "training.loss=mse": "training.loss=mse is not allowed: classes: sparse_categorical_crossentropy; numbers: mean_",
+    " training.loss from: categorical_crossentropy, mean_squared_error, sparse_categorical_crossentropy",
+    "training.loss=mse": "training.loss=mse is not allowed: classes: sparse_categorical_crossentropy, categorical_cross",
     "training.threads=0": "training.threads=0 is not allowed: threads within one operation, from 1 to 256, or auto",
     "training.threads=two": "training.threads=two is not allowed",
     "training.threads=[1]": "training.threads=[1] is not allowed",

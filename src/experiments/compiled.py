@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments import randomness
+from experiments import optimizers, randomness
 from experiments.data import Split
 from experiments.errors import TrainingError
 from experiments.evaluation import per_example
-from experiments.optimizers import NOT_UNDER_XLA
 
 if TYPE_CHECKING:
     import keras
@@ -57,7 +56,7 @@ class CompiledLoop:
             self.model, self.dropouts = randomness.repeatable(model, synchronized=self.replicas > 1)
             optimizer.build(model.trainable_variables)
         self.optimizer, self.seed, self.batch_size = optimizer, seed, batch_size
-        self.losses, self.quality = per_example(loss)
+        self.losses, self.quality = per_example(loss, model.output_shape[-1])
         self.examples = len(training.targets)
         # On every device a copy: the data of this project is small, and a gather from host memory is not free.
         self.inputs, self.targets = (self._on_each_device(part) for part in (training.inputs, training.targets))
@@ -108,7 +107,7 @@ class CompiledLoop:
     def epoch(
         self,
         epoch: int,
-        learning_rates: np.ndarray,
+        hyperparameters: np.ndarray,
         start: int,
         sums: np.ndarray,
         report: Callable[[int, np.ndarray], None],
@@ -117,7 +116,7 @@ class CompiledLoop:
 
         Args:
             epoch: from 1 on.
-            learning_rates: float32 [steps].
+            hyperparameters: of each step, as optimizers.plan gives them.
             start: steps of this epoch that are done.
             sums: float32 [2], the sums of loss and metric over the examples of those steps.
             report: called after each range with the steps done and the sums so far; what it raises ends the epoch.
@@ -128,21 +127,21 @@ class CompiledLoop:
         import tensorflow as tf
 
         order = tf.constant(randomness.order(self.seed, epoch, self.examples))
-        rates, carried = tf.constant(learning_rates), tf.constant(sums, tf.float32)
+        plan, carried = tf.constant(hyperparameters), tf.constant(sums, tf.float32)
         counter = tf.constant(np.array([self.seed, epoch], np.uint32))
         whole, rest = divmod(self.examples, self.batch_size)
         done, length, totals = start, 1, sums
         while done < whole:
             began = time.perf_counter()
             stop = min(done + length, whole)
-            carried = self.whole_batches(carried, order, rates, counter, tf.constant(done), tf.constant(stop))
+            carried = self.whole_batches(carried, order, plan, counter, tf.constant(done), tf.constant(stop))
             totals = carried.numpy()
             length = self._next_range(length, stop - done, time.perf_counter() - began)
             done = stop
             report(done, totals)
         if rest and done == whole:
             rows = order[whole * self.batch_size :]
-            totals = self.last_batch(carried, rows, rates[whole], counter, tf.constant(whole)).numpy()
+            totals = self.last_batch(carried, rows, plan[whole], counter, tf.constant(whole)).numpy()
             report(whole + 1, totals)
         return totals
 
@@ -150,7 +149,7 @@ class CompiledLoop:
         self,
         sums: "tf.Tensor",
         order: "tf.Tensor",
-        rates: "tf.Tensor",
+        plan: "tf.Tensor",
         counter: "tf.Tensor",
         start: "tf.Tensor",
         stop: "tf.Tensor",
@@ -160,16 +159,16 @@ class CompiledLoop:
         step = start  # a tf.range would make XLA compile anew for each start and stop
         while step < stop:
             rows = tf.slice(order, [step * self.batch_size], [self.batch_size])
-            sums += self._step(rows, rates[step], counter, step)
+            sums += self._step(rows, plan[step], counter, step)
             step += 1
         return sums
 
     def _last_batch(
-        self, sums: "tf.Tensor", rows: "tf.Tensor", rate: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+        self, sums: "tf.Tensor", rows: "tf.Tensor", planned: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
     ) -> "tf.Tensor":
-        return sums + self._step(rows, rate, counter, step)
+        return sums + self._step(rows, planned, counter, step)
 
-    def _step(self, rows: "tf.Tensor", rate: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor") -> "tf.Tensor":
+    def _step(self, rows: "tf.Tensor", planned: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor") -> "tf.Tensor":
         """One step of gradient descent on these rows; the sums of loss and metric over them, float32 [2]."""
         # Keras's optimizer reduces within a replica after it has clipped; outside of one it takes what it is given.
         if self.replicas == 1:
@@ -177,7 +176,7 @@ class CompiledLoop:
         else:
             per_replica = self.strategy.run(self._gradients, args=(self.inputs, self.targets, rows, counter, step))
             gradients, sums = self._local(per_replica)
-        self.optimizer.learning_rate = rate
+        optimizers.follow(self.optimizer, planned)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return sums
 
@@ -229,4 +228,6 @@ def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") ->
     import tensorflow as tf
 
     convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
-    return optimizer.name not in NOT_UNDER_XLA and not (convolves and not tf.config.list_logical_devices("GPU"))
+    return optimizer.name not in optimizers.NOT_UNDER_XLA and not (
+        convolves and not tf.config.list_logical_devices("GPU")
+    )

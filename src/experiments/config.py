@@ -59,6 +59,7 @@ __all__ = [
     "fingerprint",
     "flatten",
     "identity",
+    "network_shape",
     "validate",
 ]  # fmt: skip
 
@@ -187,6 +188,14 @@ def training_examples(config: Config) -> int:
     return min(data.limit or data.train_examples, data.train_examples) - data.validation
 
 
+def network_shape(data: DataConfig) -> list[int]:
+    """The shape of one input as the layers of the network receive it: with `data.padding`."""
+    if isinstance(data, Linear):
+        return data.shape
+    height, width, *channels = data.shape
+    return [height + 2 * data.padding, width + 2 * data.padding, *channels]
+
+
 def _check_data(config: Config) -> None:
     data, examples = config.data, training_examples(config)
     if examples < 1:
@@ -268,6 +277,16 @@ def _check_training(config: Config) -> None:
             else "Keras's fit puts the average in place of the weights after every epoch"
         )
         raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
+    if training.initial_momentum is not None:
+        arguments = optimizer.arguments
+        if optimizer.name != "sgd" or not arguments["momentum"]:
+            raise ConfigError(
+                f"training.initial_momentum={training.initial_momentum:g} needs an optimizer whose momentum it leads"
+                " to. Use optimizer=sgd and optimizer.momentum greater than 0."
+            )
+        for key in ("nesterov", "gradient_accumulation_steps"):
+            if arguments[key]:
+                raise ConfigError(f"training.initial_momentum and optimizer.{key} do not go together. Set only one.")
     clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if optimizer.arguments.get(key)]
     if training.gradient_clipping and clips:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
@@ -298,12 +317,13 @@ def _check_model(config: Config) -> None:
             raise ConfigError(
                 f"model=cnn needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
             )
-        size = min(data.shape[:2])
+        shape = network_shape(data)
+        size = min(shape[:2])
         for number, _ in enumerate(model.filters, 1):
             shrunk = (size if model.padding == "same" else size - model.kernel_size + 1) // model.pool_size
             if shrunk < 1:
                 raise ConfigError(
-                    f"model.filters={model.filters}: nothing is left of a {data.shape[0]}x{data.shape[1]} image after"
+                    f"model.filters={model.filters}: nothing is left of a {'x'.join(map(str, shape[:2]))} image after"
                     f" convolution {number} (kernel {model.kernel_size}, pooling {model.pool_size}, padding"
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
@@ -319,7 +339,7 @@ def weights(config: Config) -> float:
     match config.model:
         case Mlp():
             outputs = 1 if isinstance(config.data, Linear) else config.data.classes
-            sizes = [prod(config.data.shape), *config.model.units, outputs]
+            sizes = [prod(network_shape(config.data)), *config.model.units, outputs]
             return sum(a * b for a, b in pairwise(sizes))
         case Neuron():
             return prod(config.data.shape) + 1

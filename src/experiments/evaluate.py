@@ -65,7 +65,7 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
         model = _load(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
     prefix = f"evaluation_{dataset.name}"
-    metrics = {f"{prefix}_{name}": value for name, value in _metrics(test, dataset.test.targets).items()}
+    metrics = {f"{prefix}_{name}": value for name, value in _metrics(test, dataset.test.targets, config).items()}
     per_class = {}
     if dataset.class_names:
         per_class = report.per_class(dataset.test.targets, test.outputs.argmax(1), dataset.class_names)
@@ -137,10 +137,11 @@ def _load(file: Path, run_id: str) -> "keras.Model":
         raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
 
 
-def _metrics(test: Evaluation, targets: np.ndarray) -> dict[str, float]:
+def _metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:
     metrics = dict(test.metrics)
     if "accuracy" in metrics:
         wrong = np.count_nonzero(test.outputs.argmax(1) != targets)
         metrics["error_percent"] = 100 * wrong / len(targets)
+    if "crossentropy" in config.training.loss:  # else the outputs are no probabilities
         metrics["expected_calibration_error"] = figures.expected_calibration_error(targets, test.outputs)
     return metrics

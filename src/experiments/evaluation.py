@@ -44,12 +44,22 @@ class AbsoluteError:
         return tf.reduce_mean(tf.abs(outputs - targets), axis=-1)
 
 
-def per_example(loss: str) -> tuple[Losses, Quality]:
-    """The loss of each example [batch] by its name in Keras, and the metric that goes with it."""
-    import keras
+def per_example(loss: str, outputs: int) -> tuple[Losses, Quality]:
+    """The loss of each example [batch] by its name in Keras, and the metric that goes with it.
 
-    quality: Quality = Accuracy() if "crossentropy" in loss else AbsoluteError()
-    return getattr(keras.losses, loss), quality
+    Args:
+        outputs: values that the model gives for an example: 1 is a number, several are classes. Targets are classes
+            all the same; a loss that is not sparse compares the values with 1 for the class and 0 for the others.
+    """
+    import keras
+    import tensorflow as tf
+
+    function = getattr(keras.losses, loss)
+    if outputs == 1:
+        return function, AbsoluteError()
+    if loss.startswith("sparse_"):
+        return function, Accuracy()
+    return lambda targets, values: function(tf.one_hot(tf.cast(targets, tf.int32), outputs), values), Accuracy()
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Evaluator:
         import tensorflow as tf
 
         self.model = model
-        self.losses, self.quality = per_example(loss)
+        self.losses, self.quality = per_example(loss, model.output_shape[-1])
         self.forward = tf.function(self._forward, reduce_retracing=True)
 
     def _forward(self, inputs: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import randomness
+from experiments import optimizers, randomness
 from experiments.data import Split
 from experiments.evaluation import per_example
 
@@ -34,12 +34,13 @@ class FitLoop:
 
         self.model, self.dropouts = randomness.repeatable(model)
         self.optimizer, self.training, self.batch_size, self.seed = optimizer, training, batch_size, seed
-        self.metric = per_example(loss)[1].name
+        losses, quality = per_example(loss, model.output_shape[-1])
+        self.metric = quality.name
         for layer in self.dropouts:
             layer.draw.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
             layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
             layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
-        self.model.compile(optimizer=optimizer, loss=loss, metrics=[self.metric])
+        self.model.compile(optimizer=optimizer, loss=losses, metrics=[self.metric])
         optimizer.build(model.trainable_variables)
 
     def check_agreement(self, steps_done: int) -> None:
@@ -48,7 +49,7 @@ class FitLoop:
     def epoch(
         self,
         epoch: int,
-        learning_rates: np.ndarray,
+        hyperparameters: np.ndarray,
         start: int,
         sums: np.ndarray,
         report: Callable[[int, np.ndarray], None],
@@ -64,7 +65,7 @@ class FitLoop:
             """Sets what depends on the step before it, and reports after it."""
 
             def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
-                loop.optimizer.learning_rate = learning_rates[step]
+                optimizers.follow(loop.optimizer, hyperparameters[step])
                 for index, layer in enumerate(loop.dropouts):
                     layer.draw.counter.assign(np.array([loop.seed, index, epoch, step], np.uint32))
 

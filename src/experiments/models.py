@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config import Config, Linear
+from experiments.config import Config, Linear, network_shape
 from experiments.errors import ConfigError
 from experiments.keras_api import table
-from experiments.schema import Layers, named
+from experiments.schema import SCALED_TANH, Layers, named
 
 if TYPE_CHECKING:
     import keras
@@ -44,8 +44,9 @@ def build(config: Config) -> "keras.Sequential":
     except Exception as error:
         raise ConfigError(f"model={config.model.name} cannot be built: Keras says: {_reason(error)}") from None
     model = keras.Sequential([keras.Input(config.data.shape), *_scaling(config)], name=config.model.name)
-    received = tuple(config.data.shape)
-    for number, layer in enumerate(layers):
+    received = tuple(network_shape(config.data))
+    parts = [layer if isinstance(layer, list) else [layer] for layer in layers]
+    for number, layer in ((number, layer) for number, part in enumerate(parts) for layer in part):
         try:
             model.add(layer)
             received = model.output_shape[1:]
@@ -72,9 +73,22 @@ def _reason(error: Exception) -> str:
 
 
 def _scaling(config: Config) -> list["keras.Layer"]:
+    """Raw pixels to what the network computes with: background around them, then mean and deviation."""
     import keras
 
-    return [] if isinstance(config.data, Linear) else [keras.layers.Rescaling(1 / config.data.pixel_max)]
+    data = config.data
+    if isinstance(data, Linear):
+        return []
+    layers = []
+    if data.padding:
+        height, width, *channels = data.shape
+        layers = [
+            keras.layers.Reshape((height, width, *(channels or [1]))),
+            keras.layers.ZeroPadding2D(data.padding),
+            keras.layers.Reshape(network_shape(data)),
+        ]
+    scale = 1 / (data.pixel_max * data.standard_deviation)
+    return [*layers, keras.layers.Rescaling(scale, offset=0.0 - data.mean / data.standard_deviation)]
 
 
 def mlp(
@@ -87,6 +101,7 @@ def mlp(
     kernel_regularizer: Any,
     kernel_constraint: Any,
     batch_normalization: bool,
+    output_activation: str | None,
 ) -> list["keras.Layer"]:
     """Flatten, then Dense - activation - Dropout for each of `units`, then the output layer."""
     import keras
@@ -100,7 +115,7 @@ def mlp(
     for width in units:
         layers += _activated(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
         layers += _dropout(dropout)
-    return [*layers, _output(config, **kernel())]
+    return [*layers, *_output(config, output_activation, **kernel())]
 
 
 def cnn(
@@ -123,7 +138,8 @@ def cnn(
         "kernel_initializer": keras_object("initializers", kernel_initializer),
         "kernel_regularizer": keras_object("regularizers", kernel_regularizer),
     }
-    layers = [keras.layers.Reshape((*config.data.shape, 1))] if len(config.data.shape) == 2 else []
+    shape = network_shape(config.data)
+    layers = [keras.layers.Reshape((*shape, 1))] if len(shape) == 2 else []
     for count in filters:
         size = {"filters": count, "kernel_size": kernel_size, "padding": padding}
         layers += _activated(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel())
@@ -132,7 +148,7 @@ def cnn(
     for width in units:
         layers += _activated(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
         layers += _dropout(dropout)
-    return [*layers, _output(config, **kernel())]
+    return [*layers, *_output(config, None, **kernel())]
 
 
 def neuron(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
@@ -140,11 +156,11 @@ def neuron(config: Config, activation: str, kernel_initializer: Any) -> list["ke
     import keras
 
     initializer = keras_object("initializers", kernel_initializer)
-    return [keras.layers.Dense(1, activation=activation, kernel_initializer=initializer)]
+    return _activated(keras.layers.Dense, activation, False, units=1, kernel_initializer=initializer)
 
 
-def layers(config: Config, layers: list[Any]) -> list["keras.Layer"]:
-    """The layers as they are written in the config."""
+def layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"]]:
+    """The layers as they are written in the config: for each entry what it stands for, nearly always one layer."""
     import keras
 
     built = []
@@ -157,7 +173,12 @@ def layers(config: Config, layers: list[Any]) -> list["keras.Layer"]:
                     arguments = {**arguments, key: keras_object(kind, argument)}
             # Probabilities of half precision would not add up to 1.
             precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
-            built.append(getattr(keras.layers, name)(**arguments, **precision))
+            if arguments.get("activation") == SCALED_TANH:
+                rest = {key: argument for key, argument in arguments.items() if key != "activation"}
+                layer = [] if name == "Activation" else [getattr(keras.layers, name)(**rest, **precision)]
+                built.append([*layer, *_scaled_tanh(**precision)])
+            else:
+                built.append([getattr(keras.layers, name)(**arguments, **precision)])
         except Exception as error:
             raise _unfit(config, number, name, "its arguments are wrong", error) from None
     return built
@@ -180,12 +201,23 @@ def keras_object(kind: str, value: Any) -> Any:
 def _activated(layer: Any, activation: str, batch_normalization: bool, **arguments: Any) -> list["keras.Layer"]:
     import keras
 
-    if not batch_normalization:
+    if activation != SCALED_TANH and not batch_normalization:
         return [layer(activation=activation, **arguments)]
+    precision = {key: value for key, value in arguments.items() if key == "dtype"}
+    squash = _scaled_tanh(**precision) if activation == SCALED_TANH else [keras.layers.Activation(activation)]
+    if not batch_normalization:
+        return [layer(**arguments), *squash]
+    return [layer(use_bias=False, **arguments), keras.layers.BatchNormalization(), *squash]
+
+
+def _scaled_tanh(**precision: Any) -> list["keras.Layer"]:
+    """1.7159 tanh(2/3 x), which maps 1 to 1 (LeCun, Bottou, Orr, Müller, "Efficient BackProp", 1998)."""
+    import keras
+
     return [
-        layer(use_bias=False, **arguments),
-        keras.layers.BatchNormalization(),
-        keras.layers.Activation(activation),
+        keras.layers.Rescaling(2 / 3, **precision),
+        keras.layers.Activation("tanh", **precision),
+        keras.layers.Rescaling(1.7159, **precision),
     ]
 
 
@@ -195,12 +227,11 @@ def _dropout(rate: float) -> list["keras.Layer"]:
     return [keras.layers.Dropout(rate)] if rate else []
 
 
-def _output(config: Config, **kernel: Any) -> "keras.Layer":
+def _output(config: Config, activation: str | None, **kernel: Any) -> list["keras.Layer"]:
     import keras
 
-    if isinstance(config.data, Linear):
-        return keras.layers.Dense(1, dtype="float32", **kernel)
-    return keras.layers.Dense(config.data.classes, activation="softmax", dtype="float32", **kernel)
+    units, usual = (1, "linear") if isinstance(config.data, Linear) else (config.data.classes, "softmax")
+    return _activated(keras.layers.Dense, activation or usual, False, units=units, dtype="float32", **kernel)
 
 
 def _try(model: "keras.Sequential", config: Config) -> None:
@@ -220,10 +251,14 @@ def _try(model: "keras.Sequential", config: Config) -> None:
     except Exception as error:
         raise ConfigError(f"model={config.model.name} does not run: Keras says: {_reason(error)}") from None
     sums = outputs.sum(axis=1)
-    if not isinstance(config.data, Linear) and (outputs.min() < 0 or abs(sums - 1).max() > 1e-3):
+    if "crossentropy" in config.training.loss and (outputs.min() < 0 or abs(sums - 1).max() > 1e-3):
+        given, softmax = "model.output_activation ends", "Leave it null"
+        if isinstance(config.model, Layers):
+            given = "model.layers end"
+            softmax = f"End with {{Dense: {{units: {outputs.shape[1]}, activation: softmax}}}}"
         raise ConfigError(
-            f"model.layers end in values that are no probabilities: for one image they add up to {sums[0]:.3g}, not 1."
-            f" End with {{Dense: {{units: {config.data.classes}, activation: softmax}}}}"
+            f"{given} in values that are no probabilities: for one image they add up to {sums[0]:.3g}, not 1."
+            f" {softmax}, or choose training.loss=mean_squared_error"
         )
 
 

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.config import Config
 from experiments.keras_api import table
 from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise, ReduceOnPlateau, Schedule
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 # Its second moments reach 1e-30 times 1e-30; XLA flushes them to zero and Keras's own division gives 0 / 0.
 NOT_UNDER_XLA = ("adafactor",)
@@ -31,6 +33,32 @@ def build(config: Optimizer, gradient_clipping: float | None) -> "keras.optimize
     if gradient_clipping is not None:
         arguments["global_clipnorm"] = gradient_clipping
     return getattr(keras.optimizers, known["class"])(learning_rate=config.learning_rate, **arguments)
+
+
+def plan(config: Config, steps_per_epoch: int, epoch: int, plateau_factor: float) -> np.ndarray:
+    """What the optimizer is to use at every step of an epoch, as `follow` takes it.
+
+    Returns:
+        float32 [steps_per_epoch, 1]: the learning rate; with `training.initial_momentum` [steps_per_epoch, 2]: and the
+        momentum over its final value.
+    """
+    training, peak = config.training, config.optimizer.learning_rate * plateau_factor
+    columns = [learning_rates(config.schedule, peak, steps_per_epoch, training.epochs, epoch)]
+    if training.initial_momentum is not None:
+        final = config.optimizer.arguments["momentum"]
+        time = epoch - 1 + np.arange(steps_per_epoch) / steps_per_epoch
+        rise = np.minimum(time / training.momentum_epochs, 1)
+        columns.append((training.initial_momentum + (final - training.initial_momentum) * rise) / final)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def follow(optimizer: "keras.optimizers.Optimizer", planned: "tf.Tensor | np.ndarray") -> None:
+    """Have the optimizer make its next step as `plan` says; in a compiled program, too."""
+    optimizer.learning_rate = planned[0]
+    if len(planned.shape) == 1 and planned.shape[0] == 2:
+        # Keras holds momentum as a constant; the past that it multiplies, scaled, comes to the same.
+        for past in optimizer.momentums:
+            past.assign(past * planned[1])
 
 
 def learning_rates(schedule: Schedule, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from experiments import figures
 from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.evaluation import Evaluation
+from experiments.schema import SCALED_TANH
 
 if TYPE_CHECKING:
     import keras
@@ -38,6 +39,11 @@ class Results:
     history: Mapping[str, Sequence[float]]
     untrained: np.ndarray | None
     test: Evaluation
+
+    @property
+    def unit(self) -> Literal["probability", "output"]:
+        """What the model's outputs for the classes are; only a cross-entropy makes them probabilities."""
+        return "probability" if "crossentropy" in self.config.training.loss else "output"
 
     @property
     def predicted(self) -> np.ndarray:
@@ -101,13 +107,15 @@ def drawings(results: Results) -> dict[str, Callable[[], "Figure"]]:
             "02_confusion_matrix": partial(
                 figures.confusion_matrix, test.targets, results.predicted, names, style=style
             ),
-            "03_mistakes": partial(figures.worst_mistakes, *judged, style=style),
+            "03_mistakes": partial(figures.worst_mistakes, *judged, style=style, unit=results.unit),
             "04_classes": partial(figures.per_class_accuracy, test.targets, results.predicted, names, style=style),
             "05_calibration": partial(figures.calibration, test.targets, outputs, style=style),
-            "06_predictions": partial(figures.predictions_grid, *judged, style=style),
+            "06_predictions": partial(figures.predictions_grid, *judged, style=style, unit=results.unit),
             "07_samples": partial(figures.samples_grid, data.train.inputs, data.train.targets, names, style=style),
             "08_flatten": partial(figures.flatten, data.train.inputs[0], names[data.train.targets[0]], style=style),
         }
+        if results.unit != "probability":
+            del chosen["05_calibration"]
     chosen["09_network"] = partial(figures.network_diagram, _boxes(results.model), style=style)
     if (activation := getattr(config.model, "activation", None)) and activation not in ("softmax", "glu"):
         chosen["10_activation"] = partial(figures.activation_functions, activation, _function(activation), style=style)
@@ -154,6 +162,8 @@ def _note(layer: "keras.Layer") -> str:
 def _function(activation: str) -> Any:
     import keras
 
+    if activation == SCALED_TANH:
+        return lambda x: 1.7159 * np.tanh(2 / 3 * x)
     return lambda x: np.asarray(getattr(keras.activations, activation)(x.astype(np.float32)))
 
 
@@ -177,8 +187,8 @@ def tables(results: Results) -> dict[str, dict[str, list[Any]]]:
         "index": wrong.tolist(),
         "actual": [names[label] for label in labels[wrong]],
         "predicted": [names[label] for label in predicted[wrong]],
-        "probability": probability[wrong].astype(float).round(6).tolist(),
-        "probability_of_actual": results.test.outputs[wrong, labels[wrong]].astype(float).round(6).tolist(),
+        results.unit: probability[wrong].astype(float).round(6).tolist(),
+        f"{results.unit}_of_actual": results.test.outputs[wrong, labels[wrong]].astype(float).round(6).tolist(),
     }
     return {"per_class": per_class(labels, predicted, names), "mistakes": mistakes}
 
@@ -206,5 +216,5 @@ def predictions(results: Results) -> str:
         columns = {"actual": targets.ravel(), "predicted": outputs.ravel()}
         return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.7g")
     names = np.array(results.dataset.class_names)
-    columns = {"actual": names[targets], "predicted": names[results.predicted], "probability": outputs.max(1)}
+    columns = {"actual": names[targets], "predicted": names[results.predicted], results.unit: outputs.max(1)}
     return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.6f")

@@ -48,6 +48,8 @@ OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 # Where Keras takes None although its default is a number; elsewhere null is refused.
 NULL_FOR_NONE = {("muon", "weight_decay"), ("muon", "adam_weight_decay"), ("muon", "rms_rate")}
 BETA_1_ABOVE_0 = ("lion", "schedulefreeadamw")
+# LeCun's squashing function, 1.7159 tanh(2/3 x); built of stock layers, as Keras has no activation of this name.
+SCALED_TANH = "scaled_tanh"
 DROPOUT_RATE = "fraction of values set to zero in training, from 0 up to but not including 1"
 # Arguments of Resizing and UpSampling2D of which XLA can compile these values only.
 COMPILED = {"interpolation": ("bilinear", "nearest"), "antialias": (False,), "pad_to_aspect_ratio": (False,)}
@@ -63,11 +65,9 @@ def one_of(kind: str) -> Callable[[str], str]:
     """A validator: the name is one that Keras builds, of this kind (a key of keras_api.table())."""
 
     def check(name: str) -> str:
-        if not isinstance(name, str) or name not in table()[kind]:
-            raise refuse(
-                f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, table()[kind])};"
-                f" choices: {listed(table()[kind])}"
-            )
+        known = [*table()[kind], *([SCALED_TANH] if kind == "activations" else [])]
+        if not isinstance(name, str) or name not in known:
+            raise refuse(f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, known)}; choices: {listed(known)}")
         return name
 
     return check
@@ -153,6 +153,8 @@ def check_layer(value: Any) -> Any:
     check_arguments(f"layer {name}", arguments, layers[name]["arguments"])
     if name in EXACT_RANDOM_LAYERS and not is_rate(arguments["rate"]):
         raise refuse(f"layer {name}: rate={arguments['rate']!r} is not allowed: {DROPOUT_RATE}")
+    if SCALED_TANH in arguments.values() and "recurrent_initializer" in layers[name]["arguments"]:
+        raise refuse(f"layer {name!r} is refused with {SCALED_TANH}, which is made of layers behind it; use tanh")
     if name == "Normalization" and None in (arguments.get("mean"), arguments.get("variance")):
         raise refuse(
             f"layer {name!r} needs mean and variance: it is not adapted to the data; or use BatchNormalization"
@@ -244,6 +246,9 @@ class Digits:
     classes: Annotated[int, Field(ge=2, description="number of classes, from 2 on")]
     class_names: Annotated[list[str], text("one name per class, in the order of the labels")]
     pixel_max: Annotated[Positive, text("value of a full pixel, from 1 on: pixels are divided by it")]
+    mean: Annotated[float, text("what is subtracted from the pixels, after that division, a finite number")]
+    standard_deviation: Annotated[PositiveFloat, text("what the pixels are then divided by, greater than 0")]
+    padding: Annotated[Count, text("pixels of background put around an image for the network, from 0 on")]
     train_examples: Annotated[Positive, TRAIN]
     test_examples: Annotated[Positive, TEST]
     checksums: Annotated[
@@ -265,7 +270,7 @@ DataConfig = Annotated[Digits | ImageFiles | Linear, Field(discriminator="name")
 # --- model --------------------------------------------------------------------------------------------------------
 
 DROPOUT = text(DROPOUT_RATE)
-ACTIVATION = text("activation function, a name that Keras knows, such as relu, tanh, gelu")
+ACTIVATION = text("activation function, a name that Keras knows, such as relu, tanh, gelu, or scaled_tanh")
 INITIALIZER = text("initial weights, a name that Keras knows, such as glorot_uniform, or {name: {argument: value}}")
 REGULARIZER = text("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
 CONSTRAINT = text("limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none")
@@ -286,6 +291,9 @@ class Mlp:
     kernel_regularizer: Annotated[Regularizer, REGULARIZER]
     kernel_constraint: Annotated[Constraint, CONSTRAINT]
     batch_normalization: Annotated[bool, BATCH_NORMALIZATION]
+    output_activation: Annotated[
+        Activation | None, text("activation of the output layer, or null: softmax for classes, none for a number")
+    ]
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -439,7 +447,7 @@ ScheduleConfig = Annotated[Schedule, Field(discriminator="name")]
 
 # --- the rest -----------------------------------------------------------------------------------------------------
 
-CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy",)
+CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "mean_squared_error")
 REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 
 
@@ -475,7 +483,7 @@ class Training:
     epochs: Annotated[Positive, text("passes over the training examples, from 1 on")]
     batch_size: Annotated[Positive, text("examples per step, from 1 to the number of training examples")]
     loss: Annotated[
-        Literal[CLASSIFICATION_LOSSES + REGRESSION_LOSSES],  # type: ignore[valid-type]
+        Literal[(*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES)],  # type: ignore[valid-type]
         text(f"classes: {', '.join(CLASSIFICATION_LOSSES)}; numbers: {', '.join(REGRESSION_LOSSES)}"),
     ]
     threads: Annotated[
@@ -485,6 +493,13 @@ class Training:
     loop: Annotated[Literal["compiled", "fit"], text("compiled (fast, any strategy) or fit (Keras's own, one device)")]
     gradient_clipping: Annotated[
         PositiveFloat | None, text("largest norm of all gradients together, greater than 0, or null")
+    ]
+    initial_momentum: Annotated[
+        Rate | None,
+        text("momentum of the first step of sgd, from 0 up to but not including 1, or null: optimizer.momentum"),
+    ]
+    momentum_epochs: Annotated[
+        PositiveFloat, text(f"time in which it then changes to optimizer.momentum, {EPOCHS}, greater than 0")
     ]
     mixed_precision: Annotated[
         Literal["bfloat16"] | None, text("type of the computation: bfloat16, or null for float32 throughout")

@@ -156,8 +156,7 @@ class Trainer:
 
     def _epoch(self, progress: Progress, signals: "Signals") -> Metrics:
         state, epoch, config = self.state, self.state.epoch, self.config
-        peak = config.optimizer.learning_rate * state.plateau_factor
-        rates = optimizers.learning_rates(config.schedule, peak, self.steps, config.training.epochs, epoch)
+        plan = optimizers.plan(config, self.steps, epoch, state.plateau_factor)
         began = time.perf_counter() - state.seconds
 
         def report(step: int, sums: np.ndarray) -> None:
@@ -170,14 +169,14 @@ class Trainer:
                     self._save()
             signals.check()
 
-        sums = self.loop.epoch(epoch, rates, state.step, np.array(state.sums, np.float32), report)
+        sums = self.loop.epoch(epoch, plan, state.step, np.array(state.sums, np.float32), report)
         seconds = time.perf_counter() - began
         metrics = self._means(sums, self.examples)
         if len(self.dataset.validation.targets):
             metrics |= {f"val_{name}": value for name, value in self.evaluate(self.dataset.validation).metrics.items()}
         self._refuse_infinite(metrics)
         times = {"epoch_seconds": seconds, "examples_per_second": self.examples / seconds}
-        return metrics | {"learning_rate": float(rates[-1])} | times
+        return metrics | {"learning_rate": float(plan[-1, 0])} | times
 
     def _means(self, sums: np.ndarray, examples: int) -> Metrics:
         return {"loss": float(sums[0]) / examples, self.evaluate.quality.name: float(sums[1]) / examples}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from experiments.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Unit = Literal["probability", "output"]
 
 COLUMNS, ROWS = 6, 5
 SAMPLES = 12  # of each class
@@ -74,17 +76,19 @@ def predictions_grid(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     style: Style = "light",
+    unit: Unit = "probability",
 ) -> Figure:
     """The first images with the predicted class, its probability and the actual class; mistakes in orange.
 
     Args:
         images, labels, class_names: As `samples_grid`.
         probabilities: [n, classes].
+        unit: What these are: probabilities, or outputs of any size, of which the largest decides.
     """
     shown = np.arange(min(len(images), COLUMNS * ROWS))
     wrong = int((probabilities[shown].argmax(axis=1) != np.asarray(labels)[shown]).sum())
     title = f"The first {len(shown)} test images: {wrong or 'none'} wrong"
-    return _judged_grid(images, labels, probabilities, class_names, shown, title, PALETTES[style])
+    return _judged_grid(images, labels, probabilities, class_names, shown, title, PALETTES[style], unit)
 
 
 def worst_mistakes(
@@ -93,6 +97,7 @@ def worst_mistakes(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     style: Style = "light",
+    unit: Unit = "probability",
 ) -> Figure:
     """The wrong predictions of which the model was most certain, the worst first; arguments as `predictions_grid`."""
     palette = PALETTES[style]
@@ -102,7 +107,7 @@ def worst_mistakes(
     certainty = probabilities[wrong].max(axis=1)
     shown = wrong[np.argsort(-certainty, kind="stable")][: COLUMNS * ROWS]
     title = f"The {len(shown)} most confident of {plural(len(wrong), 'mistake')}"
-    return _judged_grid(images, labels, probabilities, class_names, shown, title, palette)
+    return _judged_grid(images, labels, probabilities, class_names, shown, title, palette, unit)
 
 
 def flatten(image: np.ndarray, class_name: str, style: Style = "light") -> Figure:
@@ -173,6 +178,7 @@ def _judged_grid(
     shown: np.ndarray,
     title: str,
     palette: Palette,
+    unit: Unit,
 ) -> Figure:
     height, width = images.shape[1:3]
     gap = max(1, width // 6)
@@ -181,15 +187,16 @@ def _judged_grid(
     grid = mosaic(_rgba(images[shown]), COLUMNS, label, gap)
     body_width = WIDTH - MARGIN
     body = body_width * grid.shape[0] / grid.shape[1]
-    figure = new_page(palette, body + 0.05, title, "below each: predicted class and its probability, actual class")
+    figure = new_page(palette, body + 0.05, title, f"below each: predicted class and its {unit}, actual class")
     axes = add_canvas(figure, palette, MARGIN, 0.05, body_width, body)
     axes.imshow(grid, interpolation="nearest", aspect="auto")
     for place, index in enumerate(shown):
         x, y = (place % COLUMNS) * (width + gap), (place // COLUMNS) * (height + label)
         predicted, actual = int(probabilities[index].argmax()), int(labels[index])
         wrong = predicted != actual
+        value = float(probabilities[index, predicted])
         text = (
-            f"{shorten(class_names[predicted], 11)}  {percent(float(probabilities[index, predicted]))}\n"
+            f"{shorten(class_names[predicted], 11)}  {percent(value) if unit == 'probability' else f'{value:.2f}'}\n"
             f"actual {shorten(class_names[actual], 11)}"
         )
         axes.text(
