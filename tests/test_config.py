@@ -235,7 +235,7 @@ MISTAKES = {
     " less data.validation=5000). Allowed: 1 to 55,000",
     "training.loss=huber": "training.loss=huber does not fit data=mnist, whose targets are classes. Choose"
     " training.loss from: categorical_crossentropy, mean_squared_error, sparse_categorical_crossentropy",
-    "training.loss=mse": "training.loss=mse is not allowed: classes: sparse_categorical_crossentropy, categorical_cross",
+    "training.loss=mse": "training.loss=mse is not allowed: classes: sparse_categorical_crossentropy, categorical_",
     "training.threads=0": "training.threads=0 is not allowed: threads within one operation, from 1 to 256, or auto",
     "training.threads=two": "training.threads=two is not allowed",
     "training.threads=[1]": "training.threads=[1] is not allowed",
@@ -310,6 +310,17 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
             'experiment=walkthrough expected.quick.overrides=["hydra.launcher=x"]',
             "'hydra.launcher=x' is not allowed: key=value of the experiment itself, such as training.epochs=1; not of",
         ),
+        ("training.initial_momentum=0.5", "needs an optimizer whose momentum it leads to. Use optimizer=sgd and"),
+        ("training.initial_momentum=0.5 optimizer=sgd", "optimizer.momentum greater than 0."),
+        (
+            "training.initial_momentum=0.5 optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true",
+            "training.initial_momentum and optimizer.nesterov do not go together. Set only one.",
+        ),
+        (
+            "model=layers model.layers=[{SimpleRNN:{units:2,activation:scaled_tanh}}]",
+            "layer 'SimpleRNN' is refused with scaled_tanh, which is made of layers behind it; use tanh",
+        ),
+        ("data.standard_deviation=0", "data.standard_deviation=0 is not allowed: what the pixels are then divided by"),
         ("expected=5", "expected=5 is not allowed: what a published config gives, or null: nothing is expected"),
         ("schedule=one_cycle schedule.warmup_fraction=0", "schedule.warmup_fraction=0 is not allowed: share of all"),
         ("experiment=single_neuron data.shape=[2]", "data.shape.0=2 is not allowed: shape of one input, always [1]"),

@@ -63,6 +63,55 @@ def test_raw_pixels_are_scaled_inside() -> None:
     assert build(data="mnist").layers[0].scale == pytest.approx(1 / 255)
 
 
+def up_to(model: keras.Sequential, kind: str) -> keras.Model:
+    return keras.Model(model.inputs[0], of_kind(model, kind)[0].output)
+
+
+def test_pixels_are_normalized_by_the_mean_and_deviation_of_the_data() -> None:
+    model = build("data.mean=0.25", "data.standard_deviation=0.5")
+    pixels = np.array([0, 8, 16] * 21 + [4], np.uint8).reshape(1, 8, 8)
+    normalized = np.array([-0.5, 0.5, 1.5] * 21 + [0]).reshape(1, 8, 8)
+    np.testing.assert_allclose(up_to(model, "Rescaling")(pixels), normalized, atol=1e-6)
+
+
+def test_padding_puts_background_around_the_images_before_they_are_normalized() -> None:
+    model = build("data.padding=2", "data.mean=0.5", "model=cnn", "model.filters=[1]")
+    padded = up_to(model, "Rescaling")(images(model)).numpy()
+    assert padded.shape == (4, 12, 12)
+    np.testing.assert_allclose(padded[:, 2:-2, 2:-2], images(model) / 16 - 0.5, atol=1e-6)
+    for edge in (padded[:, :2], padded[:, -2:], padded[:, :, :2], padded[:, :, -2:]):
+        assert (edge == -0.5).all()
+    assert build("data.padding=2", "model.units=[]").count_params() == 12 * 12 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.units=[3,3]", "model.dropout=0", "model.activation=scaled_tanh", "model.output_activation=linear"),
+        ("model=layers", "model.layers=[Flatten,{Dense:{units:3,activation:scaled_tanh}},{Dense:{units:3}},"
+         "{Activation:{activation:scaled_tanh}},{Dense:{units:10}}]"),
+    ],
+    ids=["mlp", "layers"],
+)  # fmt: skip
+def test_scaled_tanh_is_that_of_lecun_in_layers_that_plain_keras_loads(overrides: tuple[str, ...]) -> None:
+    model = build(*overrides, "training.loss=mean_squared_error")
+    pixels = images(model)
+    values = pixels.reshape(4, -1) / 16
+    *hidden, output = of_kind(model, "Dense")
+    for layer in hidden:
+        values = 1.7159 * np.tanh(2 / 3 * (values @ layer.kernel.numpy() + layer.bias.numpy()))
+    np.testing.assert_allclose(model(pixels), values @ output.kernel.numpy(), rtol=1e-4, atol=1e-6)
+    assert set(kinds(model)) == {"Rescaling", "Flatten", "Dense", "Activation"}
+
+
+def test_the_output_layer_takes_another_activation_where_the_loss_asks_for_no_probabilities() -> None:
+    model = build("model.output_activation=sigmoid", "training.loss=mean_squared_error")
+    assert model.layers[-1].activation.__name__ == "sigmoid"
+    assert refusal("model.output_activation=sigmoid").startswith(
+        "model.output_activation ends in values that are no probabilities: for one image they add up to"
+    )
+
+
 def test_outputs_are_probabilities() -> None:
     model = build()
     outputs = model(images(model)).numpy()

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from experiments import data, models, report
 from experiments.compose import compose_jobs
@@ -135,6 +136,15 @@ def test_the_predictions_of_a_regression_are_numbers():
     assert len(rows) == 1000
     assert float(rows[7]["actual"]) == pytest.approx(results.dataset.test.targets[7, 0])
     assert float(rows[7]["predicted"]) == pytest.approx(results.test.outputs[7, 0])
+
+
+def test_outputs_that_are_no_probabilities_are_not_called_so():
+    results = classified("training.loss=mean_squared_error", "model.output_activation=linear")
+    assert set(report.tables(results)["mistakes"]) >= {"output", "output_of_actual"}
+    assert report.predictions(results).startswith("index,actual,predicted,output\n")
+    drawn = report.drawings(results)
+    assert "05_calibration" not in drawn
+    assert "its output" in " ".join(text.get_text() for text in drawn["06_predictions"]().findobj(Text))
 
 
 FULL = [

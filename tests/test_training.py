@@ -191,6 +191,48 @@ def test_the_learning_rates_of_the_schedule_are_used_step_by_step() -> None:
     assert [metrics["learning_rate"] for metrics in history] == [0.25, 0.125]
 
 
+@pytest.mark.parametrize("loop", ["compiled", "fit"])
+def test_the_momentum_rises_evenly_to_that_of_the_optimizer(loop: str) -> None:
+    config = job(
+        *LINEAR,
+        "optimizer=sgd",
+        "optimizer.momentum=0.9",
+        "training.initial_momentum=0.5",
+        "training.momentum_epochs=1.5",
+        "training.batch_size=2",
+        f"training.loop={loop}",
+    )
+    data = dataset(config, examples=4, validation=0)
+    model, _ = train(config, data)
+    distribution.start(config.distribution, threads=1)
+    weight, bias = (float(value.ravel()[0]) for value in models.build(config).get_weights())
+    x, y = data.train.inputs[:, 0], data.train.targets[:, 0]
+    past_w = past_b = 0.0
+    for epoch, momenta in ((1, (0.5, 0.5 + 0.4 / 3)), (2, (0.5 + 0.8 / 3, 0.9))):
+        order = randomness.order(0, epoch, 4)
+        for momentum, rows in zip(momenta, (order[:2], order[2:]), strict=True):
+            error = weight * x[rows] + bias - y[rows]
+            past_w = momentum * past_w - 0.01 * 2 * (error * x[rows]).mean()
+            past_b = momentum * past_b - 0.01 * 2 * error.mean()
+            weight, bias = weight + past_w, bias + past_b
+    np.testing.assert_allclose([value.ravel()[0] for value in model.get_weights()], [weight, bias], rtol=1e-5)
+
+
+@pytest.mark.parametrize("loop", ["compiled", "fit"])
+def test_a_loss_that_is_not_sparse_takes_the_classes_as_one_hot_targets(loop: str) -> None:
+    sparse, data = with_data(f"training.loop={loop}")
+    hot = job("training.loss=categorical_crossentropy", f"training.loop={loop}")
+    assert_close(train(sparse, data)[0], train(hot, data)[0])
+    squares = job("training.loss=mean_squared_error", f"training.loop={loop}", "optimizer.learning_rate=1e-9")
+    model, history = train(squares, data)
+    errors = model(data.train.inputs).numpy() - np.eye(10)[data.train.targets]
+    right = model(data.train.inputs).numpy().argmax(1) == data.train.targets
+    assert history[-1]["loss"] == pytest.approx((errors**2).mean(), rel=0.05)  # dropout makes it a little larger
+    assert set(history[-1]) >= {"accuracy", "val_accuracy"}
+    found = Evaluator(model, "mean_squared_error")(data.train).metrics
+    assert found == pytest.approx({"loss": (errors**2).mean(), "accuracy": right.mean()}, rel=1e-5)
+
+
 LINES = (
     "Masking, {SpatialDropout1D: {rate: 0.1}}, ZeroPadding1D, Cropping1D, UpSampling1D, MaxPooling1D,"
     " {AveragePooling1D: {pool_size: 2}}, {AdaptiveMaxPooling1D: {output_size: 2}}, {GRU: {units: 4,"
