@@ -49,6 +49,8 @@ LAYERS = [
     {"compose"},
     {"summary", "resume"},
     {"experiment", "evaluate", "predict"},
+    {"sweeps"},
+    {"pool"},
     {"cli", "reproduce", "published", "bundle"},
 ]
 

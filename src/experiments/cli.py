@@ -13,10 +13,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import runtime
-from experiments.compose import CONF, compose_jobs
+from experiments.compose import CONF, ComposedSweep, compose_jobs, compose_sweep
 from experiments.config import Config, validate
 from experiments.errors import ConfigError, Terminated, TrainingError, UserError
 
+POOL = "hydra_plugins.pool_launcher.PoolLauncher"
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
 
 
@@ -27,10 +28,12 @@ def main() -> None:
     arguments = get_args_parser().parse_args()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        if not arguments.shell_completion:
-            _check(arguments)
-        _job()
-    except UserError as error:
+        sweep = None if arguments.shell_completion else _check(arguments)
+        if sweep is None:
+            _job()
+        else:
+            _sweep(sweep)
+    except (UserError, TrainingError) as error:
         _fail(error, error.exit_code)
     except KeyboardInterrupt:
         _fail("Interrupted.", 130)
@@ -40,7 +43,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _check(arguments: Any) -> None:
+def _check(arguments: Any) -> ComposedSweep | None:
+    """Find out what the command stands for, and whether it can be done: a sweep, or what Hydra's main function does."""
     for flag in ("config_name", "config_path", "experimental_rerun"):
         if getattr(arguments, flag, None):
             option = f"--{flag.replace('_', '-')}"
@@ -48,29 +52,39 @@ def _check(arguments: Any) -> None:
                 f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files."
             )
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
-    jobs = compose_jobs(arguments.overrides, multirun, arguments.config_dir)
+    if multirun:
+        sweep = compose_sweep(arguments.overrides, arguments.config_dir)
+        jobs = [job.config for job in sweep.jobs]
+    else:
+        jobs = compose_jobs(arguments.overrides, multirun, arguments.config_dir)
     if arguments.cfg or any(getattr(arguments, question) for question in ANSWERED_BY_HYDRA):
-        return
-    from experiments import checkpoints, data, tracking
+        return None
+    from experiments import checkpoints, data, pool, tracking
 
     checkpoints.check_folder()
     for config in jobs:
         tracking.check_uri(tracking.resolve_uri(config.tracking.uri))
         data.find(config.data)
-    if multirun:
+    if not multirun:
+        return None
+    if any(config.distribution.strategy == "multi_worker" for config in jobs):
+        raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
+    if sweep.launcher["_target_"] == POOL:
+        pool.check(sweep.launcher["workers"], sweep.launcher["timeout_minutes"])
+    else:
         _check_together(jobs)
+    return sweep
 
 
 def _check_together(jobs: list[Config]) -> None:
-    """What the jobs of a sweep that run one after the other in this process have to share."""
+    """What the jobs of a sweep have to share that run one after the other in a process."""
     shared = {(config.training.threads, config.distribution.strategy, config.distribution.devices) for config in jobs}
     if len(shared) > 1:
         raise ConfigError(
             "The jobs of this sweep differ in training.threads (which `auto` chooses by the network), or in"
-            " distribution, and TensorFlow takes both once per process. Give all the same, such as training.threads=1."
+            " distribution, and TensorFlow takes both once per process. Give all the same, such as training.threads=1,"
+            " or use hydra/launcher=pool."
         )
-    if jobs[0].distribution.strategy == "multi_worker":
-        raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
     written_out = [config for config in jobs if config.model.name == "layers"]
     if written_out:  # only Keras can tell whether the layers fit; a single run finds out before it is made
         from experiments import distribution, models
@@ -80,18 +94,28 @@ def _check_together(jobs: list[Config]) -> None:
             models.build(config)
 
 
+def _sweep(composed: ComposedSweep) -> None:
+    from experiments import sweeps
+
+    plan = sweeps.plan(composed)
+    plan.show()
+    if plan.base.sweep.dry_run:
+        return
+    with sweeps.open_sweep(plan, sys.argv[1:]):
+        _job()
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(composed: DictConfig) -> None:
-    from experiments import experiment
+    from experiments import experiment, sweeps
 
-    config = validate(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     context = HydraConfig.get()
+    if context.mode == RunMode.MULTIRUN:  # what Hydra composed may be of files that were edited since
+        return sweeps.run_task(context.job.num)
+    config = validate(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     try:
         experiment.run(config, list(context.overrides.task))
     except (UserError, TrainingError) as error:
-        if context.mode == RunMode.MULTIRUN:
-            print(f"Error: {error}", file=sys.stderr)
-            raise
         _fail(error, error.exit_code)
 
 

@@ -5,7 +5,8 @@ Nothing here loads TensorFlow, Keras or MLflow, so a mistake is answered in well
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,93 @@ def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | Non
     Raises:
         ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
     """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        if config_dir is not None:
-            _search(Path(config_dir))
+    if multirun:
+        return [job.config for job in compose_sweep(overrides, config_dir).jobs]
+    with _hydra(config_dir):
+        _refuse_sweep(_parse(overrides))
+        return [job.config for job in _compose_each([list(overrides)])]
+
+
+@dataclass(frozen=True)
+class ComposedJob:
+    """One job of a sweep: its config, and the overrides that make it, less those of `hydra.*`."""
+
+    config: Config
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class ComposedSweep:
+    """What a command with -m stands for.
+
+    Attributes:
+        jobs: every job, in Hydra's order; of a search, whose jobs are not known yet, the one that all start from.
+        launcher: Hydra's settings of what runs the jobs, with its class as `_target_`.
+        sweeper: Hydra's settings of what makes the jobs, with its class as `_target_`.
+        space: of a search: the overrides that name several values; else none.
+        config_dir: a further folder of config files.
+    """
+
+    jobs: list[ComposedJob]
+    launcher: Mapping[str, Any]
+    sweeper: Mapping[str, Any]
+    space: list[str]
+    config_dir: str | None
+
+    @property
+    def is_search(self) -> bool:
+        return not self.sweeper["_target_"].endswith(".BasicSweeper")
+
+    def more(self, jobs: Sequence[Sequence[str]]) -> list[ComposedJob]:
+        """Compose further jobs of a search, each from all its overrides.
+
+        Raises:
+            ConfigError: on the first job that cannot run.
+        """
+        with _hydra(self.config_dir):
+            return _compose_each([list(job) for job in jobs])
+
+
+def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> ComposedSweep:
+    """Compose and validate what a command with -m stands for.
+
+    Raises:
+        ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
+    """
+    with _hydra(config_dir):
         parsed = _parse(overrides)
-        if multirun:
-            jobs = _expand(parsed)
+        settings = [o.input_line for o in parsed if _is_hydras(o.key_or_group) and o.input_line]
+        hydra = _compose(settings, return_hydra_config=True)["hydra"]
+        parsed = [override for override in parsed if not _is_hydras(override.key_or_group)]
+        sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], [], config_dir)
+        if sweep.is_search:
+            space = [str(o.input_line) for o in parsed if o.is_sweep_override()]
+            jobs = [[str(o.input_line) for o in parsed if not o.is_sweep_override()]]
         else:
-            _refuse_sweep(parsed)
-            jobs = [list(overrides)]
-        for choices in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
-            with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
-                _refuse_files_that_set_hydra(list(choices))
-        return [validate(_compose(job)) for job in jobs]
+            params = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+            space, jobs = [], _expand([*_parse(params), *parsed])
+        return replace(sweep, jobs=_compose_each(jobs), space=space)
+
+
+@contextlib.contextmanager
+def _hydra(config_dir: str | None) -> Iterator[None]:
+    """Hydra's own machinery for composing, with our files and those of a further folder."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            if config_dir is not None:
+                _search(Path(config_dir))
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def _compose_each(jobs: list[list[str]]) -> list[ComposedJob]:
+    for choices in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
+        with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
+            _refuse_files_that_set_hydra(list(choices))
+    return [ComposedJob(validate(_compose(job)), job) for job in jobs]
 
 
 def _search(folder: Path) -> None:
@@ -90,6 +164,12 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _expand(parsed: list[Override]) -> list[list[str]]:
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise ConfigError(
+                f"{override.input_line!r} is a range to search in. Add hydra/sweeper=optuna, or name the values:"
+                f" {override.key_or_group}=A,B,C."
+            )
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for batch in batches for job in batch]
 
@@ -103,11 +183,12 @@ def _refuse_sweep(parsed: list[Override]) -> None:
             )
 
 
-def _compose(overrides: list[str]) -> dict[str, Any]:
+def _compose(overrides: list[str], return_hydra_config: bool = False) -> dict[str, Any]:
     _check_group_choices(_parse(overrides))
     try:
-        composed = compose("config", overrides=overrides)
-        return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+        composed = compose("config", overrides=overrides, return_hydra_config=return_hydra_config)
+        # Hydra's own settings refer to the job, which there is not yet.
+        return OmegaConf.to_container(composed, resolve=not return_hydra_config)  # type: ignore[return-value]
     except NOT_COMPOSABLE as error:
         raise ConfigError(_explain_composition(overrides, error)) from None
 

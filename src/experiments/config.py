@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -60,6 +61,7 @@ __all__ = [
     "flatten",
     "identity",
     "network_shape",
+    "objective",
     "validate",
 ]  # fmt: skip
 
@@ -74,7 +76,7 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
-CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway", "expected")
+CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway", "expected", "objective", "sweep")
 NESTED = {("training", "early_stopping"): EarlyStopping, ("expected", "quick"): Quick}
 
 
@@ -89,16 +91,7 @@ def validate(raw: Mapping[str, Any]) -> Config:
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(raw, finding) for finding in _first_of_each_field(raw, error))) from None
-    rules = (
-        _check_data,
-        _check_loss,
-        _check_model,
-        _check_schedule,
-        _check_training,
-        _check_distribution,
-        _check_expected,
-    )
-    for rule in rules:
+    for rule in RULES:
         rule(config)
     threads = config.training.threads
     resolved = (1 if weights(config) < LARGE_NETWORK else os.cpu_count() or 1) if threads == "auto" else threads
@@ -253,8 +246,7 @@ def _check_training(config: Config) -> None:
         watched = {}
     if isinstance(schedule, ReduceOnPlateau):
         watched["schedule.metric"] = schedule.metric
-    quality = "mean_absolute_error" if isinstance(config.data, Linear) else "accuracy"
-    known = ["loss", quality] + (["val_loss", f"val_{quality}"] if config.data.validation else [])
+    known = _epoch_metrics(config)
     for key, metric in watched.items():
         if metric not in known:
             why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
@@ -292,17 +284,49 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
 
 
+def _epoch_metrics(config: Config) -> list[str]:
+    names = ["loss", _quality(config)]
+    return names + ([f"val_{name}" for name in names] if config.data.validation else [])
+
+
+def _quality(config: Config) -> str:
+    return "mean_absolute_error" if isinstance(config.data, Linear) else "accuracy"
+
+
+def _final_metrics(config: Config) -> list[str]:
+    quality = _quality(config)
+    names = ["test_loss", f"test_{quality}"] + [f"best_val_{quality}"] * bool(config.data.validation)
+    return names + ["test_error_percent"] * (quality == "accuracy")
+
+
+def _check_objective(config: Config) -> None:
+    metric = config.objective.metric
+    known = [*_epoch_metrics(config), *_final_metrics(config), "train_seconds"]
+    if metric not in ("auto", *known):
+        nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
+        why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""
+        raise ConfigError(
+            f"objective.metric={metric} is not a metric of these runs{why}{did_you_mean(metric, known)}."
+            f" Choices: auto, {listed(known)}"
+        )
+
+
 def _check_expected(config: Config) -> None:
-    if config.expected is None:
-        return
-    quality = "mean_absolute_error" if isinstance(config.data, Linear) else "accuracy"
-    known = ["test_loss", f"test_{quality}"] + ([f"best_val_{quality}"] if config.data.validation else [])
-    known += ["test_error_percent"] if quality == "accuracy" else []
-    if config.expected.metric not in known:
+    if config.expected is not None and config.expected.metric not in _final_metrics(config):
         raise ConfigError(
             f"expected.metric={config.expected.metric} is not a metric of a run with data={config.data.name} and"
-            f" data.validation={config.data.validation}. Choices: {listed(known)}"
+            f" data.validation={config.data.validation}. Choices: {listed(_final_metrics(config))}"
         )
+
+
+def objective(config: Config) -> tuple[str, Literal["max", "min"]]:
+    """The metric that ranks runs of this config, and whether its greatest or least value is best."""
+    metric, mode = config.objective.metric, config.objective.mode
+    if metric == "auto":
+        classes = not isinstance(config.data, Linear)
+        validated, tested = ("best_val_accuracy", "test_accuracy") if classes else ("val_loss", "test_loss")
+        metric = validated if config.data.validation else tested
+    return metric, mode if mode != "auto" else "max" if metric.endswith("accuracy") else "min"
 
 
 def _check_model(config: Config) -> None:
@@ -332,6 +356,18 @@ def _check_model(config: Config) -> None:
         raise ConfigError(
             f"model.activation={model.activation} of one neuron is constant. Choose another, such as tanh"
         )
+
+
+RULES = (
+    _check_data,
+    _check_loss,
+    _check_model,
+    _check_schedule,
+    _check_training,
+    _check_distribution,
+    _check_objective,
+    _check_expected,
+)
 
 
 def weights(config: Config) -> float:
@@ -380,12 +416,17 @@ def identity(config: Config, data_digest: str) -> dict[str, str]:
         code_digest (of the package's sources), versions (of the libraries that compute), data_digest, and fingerprint:
         SHA-256 (hex) of these three and the config, less what cannot change a result.
     """
+    parts = {**_code_and_versions(), "data_digest": data_digest}
+    return {**parts, "fingerprint": fingerprint(config, parts)}
+
+
+@cache  # what this process has loaded stays as it is when a file is edited
+def _code_and_versions() -> dict[str, str]:
     code = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
-    parts = {"code_digest": code.hexdigest()[:36], "versions": versions, "data_digest": data_digest}
-    return {**parts, "fingerprint": fingerprint(config, parts)}
+    return {"code_digest": code.hexdigest()[:36], "versions": versions}
 
 
 def fingerprint(config: Config, parts: Mapping[str, str]) -> str:

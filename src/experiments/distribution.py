@@ -23,7 +23,7 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
         UserError: more devices are wanted than there are.
     """
     wanted = config.devices or 0
-    runtime.start(threads, max(1, wanted) if config.strategy == "mirrored" else 1)
+    runtime.start(threads, logical_devices(config))
     import keras
     import tensorflow as tf
 
@@ -47,6 +47,11 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
             "distribution=mirrored found no GPU. For N logical devices on this CPU add distribution.devices=N."
         )
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(wanted)])
+
+
+def logical_devices(config: Distribution) -> int:
+    """How many devices the CPU is to be split into, which TensorFlow takes once per process."""
+    return config.devices or 1 if config.strategy == "mirrored" else 1
 
 
 def _multi_worker() -> "tf.distribute.Strategy":

@@ -31,13 +31,16 @@ from experiments.progress import Progress
 from experiments.training import Trainer
 
 
-def run(config: Config, overrides: Sequence[str], tags: Mapping[str, str] | None = None) -> str:
+def run(
+    config: Config, overrides: Sequence[str], tags: Mapping[str, str] | None = None, run_id: str | None = None
+) -> str:
     """Train what the config describes, record it in MLflow, and say what came out.
 
     Args:
         config: validated; with `resume` set, the run of that id goes on with its own recorded config.
         overrides: what was given on the command line; recorded, and the run is named by them.
         tags: further tags of the run, such as one that names the run it repeats.
+        run_id: an earlier run of the same config, code and data that was cut off or failed: it goes on there.
 
     Returns:
         The id of the MLflow run.
@@ -70,7 +73,7 @@ def run(config: Config, overrides: Sequence[str], tags: Mapping[str, str] | None
     untrained = evaluate(dataset.train).outputs if isinstance(config.data, Linear) else None
 
     uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
-    run_id = resumed.run.run_id if resumed else None
+    run_id = resumed.run.run_id if resumed else run_id
     opened = tracking.open_run(uri, config.tracking.experiment, name, params(config), tags, run_id)
     with opened as run, summary.way_on(config, run.run_id):
         signs.run(run.run_id)
@@ -121,15 +124,15 @@ def _record_failure(config: Config, overrides: Sequence[str], reason: str, run_i
 
 def params(config: Config) -> dict[str, object]:
     """The config as MLflow's params: flat and dotted. Checksums and what is expected are in the artifact only."""
-    left_out = ("data.checksums", "resume", "resume_anyway", "tracking.uri", "expected")
-    flat = flatten(as_dict(config)).items()
-    return {key: value for key, value in flat if key not in left_out and not key.startswith("expected.")}
+    left_out = ("data.checksums", "resume", "tracking.uri", "tracking.run_name", "objective.", "sweep.", "expected")
+    return {key: value for key, value in flatten(as_dict(config)).items() if not key.startswith(left_out)}
 
 
 def record(
     run: tracking.Run, config: Config, overrides: Sequence[str], dataset: data.Dataset, code: environment.Code
 ) -> None:
     """Log what the run is made of: data, config, and the environment that repeating it needs."""
+    run.log_params(params(config))  # of a run that was killed before it had them, too
     # Where it is stored is known to who reads it, and may hold a password.
     without_place = replace(config, tracking=replace(config.tracking, uri=None))
     counts = {name: len(getattr(dataset, name).targets) for name in ("train", "validation", "test")}

@@ -56,7 +56,9 @@ class Published:
         """
         digest = data.load(self.configs[0].data, self.configs[0].seed).digest
         client = tracking.connect(self.uri)
-        return [runs.by_fingerprint(client, identity(config, digest)["fingerprint"]) for config in self.configs]
+        return [
+            runs.with_tags(client, {"fingerprint": identity(config, digest)["fingerprint"]}) for config in self.configs
+        ]
 
     def finished(self) -> list[runs.RunRecord]:
         """One finished run for each seed that has one."""

@@ -95,7 +95,7 @@ def _check_overrides(
     flat_given, flat_recorded = flatten(given), flatten(recorded)
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
-        if key.startswith(("resume", "tracking", "report")):
+        if key.startswith(("resume", "tracking", "report", "objective.", "sweep.")):
             continue
         if key == "experiment" and override not in recorded_overrides:
             raise ConfigError(

@@ -36,12 +36,17 @@ def open_store(uri: str) -> "MlflowClient":
         StoreError: if there is no store, or it cannot be used.
     """
     tracking.check_uri(uri)
-    if uri.startswith(_SQLITE) and not tracking._database(uri).exists():
+    if not exists(uri):
         raise StoreError(
             f"There is no tracking store {uri} yet: the first run makes it (python run.py). "
             f"Name another: --uri {_SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
         )
     return tracking.connect(uri)
+
+
+def exists(uri: str) -> bool:
+    """Whether there may be runs: of a SQLite store that no run has made yet, there are none."""
+    return not uri.startswith(_SQLITE) or tracking._database(uri).exists()
 
 
 def by_id(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]:
@@ -87,17 +92,21 @@ def children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
         StoreError: if there is no such run, or it has no children.
     """
     (parent,) = by_id(client, [parent_id])
-    with tracking._store_errors(tracking_uri(client)):
-        found = _runs(client, list(_experiments(client)), f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+    found = with_tags(client, {"mlflow.parentRunId": parent.run_id})
     if not found:
         raise StoreError(f"Run {parent.run_id} ({parent.name}) is no sweep, or one without runs: it has no children.")
     return found
 
 
-def by_fingerprint(client: "MlflowClient", fingerprint: str) -> list[RunRecord]:
-    """The runs of the same config, code, packages and data, newest first."""
+def with_tags(client: "MlflowClient", tags: Mapping[str, str], experiment: str | None = None) -> list[RunRecord]:
+    """The runs that have all these tags, in all experiments or the one of this name, newest first."""
     with tracking._store_errors(tracking_uri(client)):
-        return _runs(client, list(_experiments(client)), f"tags.fingerprint = '{fingerprint}'")
+        if experiment is None:
+            ids = list(_experiments(client))
+        else:
+            found = client.get_experiment_by_name(experiment)
+            ids = [found.experiment_id] if found else []
+        return _runs(client, ids, " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
 
 
 def of_experiment(

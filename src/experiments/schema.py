@@ -603,6 +603,24 @@ class Expected:
 
 
 @dataclass(config=STRICT, kw_only=True)
+class Objective:
+    metric: Annotated[
+        str, text("what to rank the runs of a sweep by: a metric that they log, or auto: best_val_accuracy or val_loss")
+    ]
+    mode: Annotated[Literal["auto", "max", "min"], text("whether more is better: max, min, or auto (by the metric)")]
+
+
+@dataclass(config=STRICT, kw_only=True)
+class SweepOptions:
+    retries: Annotated[Count, text("how often a failed job is tried again at once, 0 or more")]
+    on_error: Annotated[
+        Literal["continue", "stop"], text("after a failed job: continue with the others, or stop: start no further one")
+    ]
+    rerun: Annotated[bool, text("run all jobs again, as a new sweep, also those that are finished: true or false")]
+    dry_run: Annotated[bool, text("show what would run, and stop: true or false")]
+
+
+@dataclass(config=STRICT, kw_only=True)
 class Config:
     """A whole experiment, validated. The groups are the folders of conf/."""
 
@@ -618,3 +636,5 @@ class Config:
     distribution: Distribution
     report: Report
     tracking: Tracking
+    objective: Objective
+    sweep: SweepOptions

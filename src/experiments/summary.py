@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from experiments.data import Dataset
     from experiments.report import Results
 
-SAME_RESULT = ("tracking.", "report.", "data.path", "resume", "expected", "hydra")
+SWEEP = "EXPERIMENTS_SWEEP"  # in the environment of a sweep's jobs: the folder of its frozen plan
+SAME_RESULT = ("tracking.", "report.", "data.path", "resume", "expected", "objective.", "sweep.", "hydra")
 SHOWN = {
     "test_accuracy": "{:.2%}",
     "test_error_percent": "{:.2f} %",
@@ -247,12 +249,15 @@ def show(results: "Results", metrics: Mapping[str, float], run: tracking.Run) ->
 
 @contextmanager
 def way_on(config: Config, run_id: str) -> Iterator[None]:
-    """Print, when a run is cut off, the command that goes on with it; not where that would only fail again."""
+    """Print, when a run is cut off, the command that goes on with it; not where that would only fail again, or where a
+    sweep does."""
     try:
         yield
     except NotFiniteError:
         raise
     except BaseException:
+        if SWEEP in os.environ:  # the sweep's own command goes on with all its jobs
+            raise
         known = checkpoints.path(run_id).exists()
         since = "from its last checkpoint" if known else "from the start, as there is no checkpoint yet"
         print(f"\nGo on with it, {since}: {commands(config, [], run_id)['resume']}", file=sys.stderr)

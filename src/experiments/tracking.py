@@ -201,9 +201,14 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
     dead = [run for run in running if _is_dead(run.data.tags)]
     for run in dead:
         last = max((point.timestamp for point in _points(client, run)), default=run.info.start_time)
-        client.set_tag(run.info.run_id, "end_reason", "the process vanished: killed, or the machine went down")
-        client.set_terminated(run.info.run_id, "KILLED", end_time=last)
+        end(client, run.info.run_id, "KILLED", "the process vanished: killed, or the machine went down", last)
     return [run.info.run_id for run in dead]
+
+
+def end(client: "MlflowClient", run_id: str, status: str, reason: str, time: int | None = None) -> None:
+    """Gives the run of a process that is gone its status and the reason; `time` is the present one if None."""
+    client.set_tag(run_id, "end_reason", reason)
+    client.set_terminated(run_id, status, end_time=time)
 
 
 def latest_experiment(client: "MlflowClient", name: str | None = None) -> str:

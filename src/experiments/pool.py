@@ -1,0 +1,287 @@
+"""Jobs of a sweep in worker processes, each of which loads TensorFlow once; one that dies fails only its job.
+
+A worker keeps its number of threads, its devices and its strategy, which a process takes once and which the result
+depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one of its own.
+(That was not run on a machine with a GPU.)
+"""
+
+import contextlib
+import math
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import NoReturn
+
+from experiments import distribution, sweeps
+from experiments.config import Config
+from experiments.errors import ConfigError, Terminated
+from experiments.sweeps import Job, Outcome, Sweep
+
+Kind = tuple[int, str, int]  # threads, strategy, devices
+
+GRACE = 30  # seconds that a worker has to checkpoint and close its run
+TICK = 1.0  # seconds between looks at the clock
+
+
+def check(workers: object, timeout_minutes: object) -> None:
+    """Refuse what conf/hydra/launcher/pool.yaml does not allow.
+
+    Raises:
+        ConfigError: names the key, and what it may be.
+    """
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise ConfigError(f"hydra.launcher.workers={workers} is not allowed: processes, from 1 on, or null")
+    number = isinstance(timeout_minutes, int | float) and not isinstance(timeout_minutes, bool)
+    if timeout_minutes is not None and not (number and 0 < float(str(timeout_minutes)) < math.inf):
+        raise ConfigError(
+            f"hydra.launcher.timeout_minutes={timeout_minutes} is not allowed: minutes, greater than 0, or null"
+        )
+
+
+def kind(config: Config) -> Kind:
+    """What a process takes once."""
+    return int(config.training.threads), config.distribution.strategy, distribution.logical_devices(config.distribution)
+
+
+@dataclass
+class Worker:
+    """A process that runs one job after another; `job` is the one it has."""
+
+    kind: Kind
+    gpu: int | None
+    process: subprocess.Popen
+    connection: Connection
+    job: Job | None = None
+    started: float = field(default_factory=time.monotonic)  # when it was given the job
+
+    def give(self, job: Job) -> None:
+        self.job, self.started = job, time.monotonic()
+        self.connection.send(job.number)
+
+    def end(self) -> None:
+        """Let go of a worker without a job: it ends itself when nobody is at the other end."""
+        self.connection.close()
+
+    def kill(self) -> None:
+        """End the worker: it checkpoints and closes its run; if it takes too long, at once."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+        self.process.kill()
+        self.process.wait()
+
+
+def run(sweep: Sweep, numbers: Sequence[int], workers: int | None, timeout_minutes: float | None) -> None:
+    """Run those of these jobs that are not done, as many at once as there are workers.
+
+    Args:
+        workers: processes; None for one per GPU, else as many as the cores hold with the jobs' threads.
+        timeout_minutes: that a job may take; None for any time.
+
+    Raises:
+        KeyboardInterrupt, Terminated: after all jobs have checkpointed; a second Ctrl-C ends them at once.
+    """
+    pending = deque(sweep.jobs[number] for number in sweep.to_run(numbers))
+    if not pending:
+        return
+    pool = Pool(sweep, pending, workers, math.inf if timeout_minutes is None else 60 * timeout_minutes)
+    try:
+        pool.run()
+    except (KeyboardInterrupt, Terminated) as interruption:
+        pool.interrupt(signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM)
+        raise
+    finally:
+        pool.close()
+
+
+class Pool:
+    """The workers of a sweep and the jobs that wait for them."""
+
+    def __init__(self, sweep: Sweep, pending: deque[Job], workers: int | None, timeout: float) -> None:
+        self.sweep, self.pending, self.timeout = sweep, pending, timeout
+        self.retries = dict.fromkeys((job.number for job in pending), sweep.plan.base.sweep.retries)
+        self.gpus = _gpus()
+        # In workers if their number is given, or in GPUs; else in threads.
+        self.by_threads = workers is None and not self.gpus
+        self.capacity = workers or self.gpus or os.cpu_count() or 1
+        self.workers: list[Worker] = []
+
+    def run(self) -> None:
+        while self.pending or any(worker.job for worker in self.workers):
+            self._fill()
+            busy = {worker.connection: worker for worker in self.workers if worker.job}
+            for connection in wait(list(busy), timeout=TICK):
+                self._hear(busy[connection])  # type: ignore[index]
+            for worker in busy.values():
+                if worker.job and worker in self.workers and time.monotonic() - worker.started > self.timeout:
+                    self._time_out(worker)
+
+    def _fill(self) -> None:
+        """Give every worker a job, start workers while there is room, and end those that nothing is left for."""
+        if self.sweep.is_stopped:
+            self.pending.clear()
+        for worker in [worker for worker in self.workers if not worker.job]:
+            job = next((job for job in self.pending if kind(job.config) == worker.kind), None)
+            if job:
+                self.pending.remove(job)
+                worker.give(job)
+            else:
+                self.workers.remove(worker)
+                worker.end()
+        while self.pending and self._has_room(self.pending[0]):
+            job = self.pending.popleft()
+            worker = self._start(kind(job.config))
+            self.workers.append(worker)
+            worker.give(job)
+
+    def _has_room(self, job: Job) -> bool:
+        taken = sum(self._cost(worker.kind) for worker in self.workers)
+        return not self.workers or taken + self._cost(kind(job.config)) <= self.capacity
+
+    def _cost(self, of: Kind) -> int:
+        threads, _, devices = of
+        return threads * devices if self.by_threads else 1
+
+    def _start(self, of: Kind) -> Worker:
+        ours, theirs = Pipe()
+        free = [gpu for gpu in range(self.gpus) if gpu not in {worker.gpu for worker in self.workers}]
+        gpu = free[0] if free else None
+        threads, _, devices = of
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.pool", str(theirs.fileno()), str(threads), str(devices)],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": _visible(gpu)})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # of jobs that run at once, only this process speaks
+            start_new_session=True,  # a Ctrl-C reaches this process, which passes it on
+        )
+        theirs.close()
+        return Worker(of, gpu, process, ours)
+
+    def _hear(self, worker: Worker) -> None:
+        assert worker.job is not None
+        try:
+            outcome, seconds = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._bury(worker)
+            return
+        job, worker.job = worker.job, None
+        self._take(job, outcome, seconds)
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker is gone with its job."""
+        assert worker.job is not None
+        self.workers.remove(worker)
+        code, parent_id = worker.process.wait(), self.sweep.run.run_id
+        if code == Terminated.exit_code:
+            outcome = sweeps.outcome_of(worker.job, parent_id, "its worker process was terminated by SIGTERM")
+        elif code < 0:
+            reason = f"its worker process was killed by {signal.Signals(-code).name}"
+            outcome = sweeps.end(worker.job, parent_id, "KILLED", reason)
+        else:
+            reason = f"its worker process ended with exit code {code}"
+            outcome = sweeps.end(worker.job, parent_id, "FAILED", reason)
+        self._take(worker.job, outcome, time.monotonic() - worker.started)
+
+    def _time_out(self, worker: Worker) -> None:
+        assert worker.job is not None
+        self.workers.remove(worker)
+        worker.kill()
+        reason = f"it took longer than hydra.launcher.timeout_minutes={self.timeout / 60:g}"
+        outcome = sweeps.end(worker.job, self.sweep.run.run_id, "KILLED", reason)
+        self._take(worker.job, outcome, time.monotonic() - worker.started)
+
+    def _take(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        if not outcome.is_done and self.retries[job.number]:
+            self.retries[job.number] -= 1
+            print(f"{job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)
+            self.pending.append(job)
+            return
+        if not outcome.is_done and job.config.sweep.on_error == "stop":
+            sweeps.stop()
+        self.sweep.finished(job.number, outcome, seconds, max(1, len(self.workers)))
+
+    def interrupt(self, sent: signal.Signals) -> None:
+        """Let all jobs checkpoint and close their runs."""
+        busy = [worker for worker in self.workers if worker.job]
+        for worker in busy:
+            worker.process.send_signal(sent)
+        deadline = time.monotonic() + GRACE
+        for worker in busy:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """Leave no process behind, and no run that says it is running."""
+        for worker in self.workers:
+            alive = worker.process.poll() is None
+            if worker.job and alive:
+                worker.process.kill()
+                worker.process.wait()
+                sweeps.end(worker.job, self.sweep.run.run_id, "KILLED", "its worker process was killed by SIGKILL")
+            worker.end()
+
+
+def _gpus() -> int:
+    """How many GPUs workers may use, found without TensorFlow, which would take their memory."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([device for device in chosen.split(",") if device.strip() not in ("", "-1")])
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def _visible(gpu: int) -> str:
+    """The name of the GPU in CUDA_VISIBLE_DEVICES."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return chosen.split(",")[gpu].strip() if chosen else str(gpu)
+
+
+# --- within a worker ------------------------------------------------------------------------------------------------
+
+
+def main(connection: Connection, threads: int, devices: int) -> None:
+    """Run the jobs whose numbers come in, and send back what came of each and how long it took, in seconds."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, jobs), daemon=True).start()
+    try:
+        from experiments import experiment, runtime  # noqa: F401
+
+        runtime.start(threads, devices)
+        while True:
+            number = jobs.get()
+            started = time.monotonic()
+            outcome = sweeps.run_entry(number)
+            connection.send((outcome, time.monotonic() - started))
+    except (KeyboardInterrupt, Terminated):
+        sys.exit(Terminated.exit_code)  # a job's run is closed, and says why
+
+
+def _listen(connection: Connection, jobs: "queue.SimpleQueue[int]") -> None:
+    try:
+        while True:
+            jobs.put(connection.recv())
+    except (EOFError, OSError):  # nobody is there any more: a job checkpoints and closes its run
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])), *map(int, sys.argv[2:4]))

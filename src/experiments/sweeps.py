@@ -1,0 +1,510 @@
+"""A sweep: one parent run in MLflow, and its jobs as child runs, each of which is run once, whatever ends the command.
+
+The parent is known by the configs of its jobs, a job by its fingerprint (config, code, data) among the parent's
+children; so the same command finds what is done, goes on with what was cut off, and runs again what failed. The plan is
+frozen in a file when the sweep starts: whichever launcher and process runs a job, it runs the config that is there.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from experiments import checkpoints, data, runs, summary, tracking
+from experiments.compose import ComposedJob, ComposedSweep
+from experiments.config import PROJECT, Config, as_dict, fingerprint, identity, objective, validate
+from experiments.errors import ConfigError, TrainingError, UserError
+
+FOLDER = PROJECT / "outputs" / "sweeps"
+LONGEST_PARAM = 500  # characters of a swept parameter's values on the parent
+PATIENCE = 30  # seconds that a job waits for the process that has its run to end
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep, as it was when the sweep started.
+
+    Attributes:
+        number: Hydra's number of the job.
+        name: what differs from the other jobs, differing value first; MLflow cuts names near 14 characters.
+        config: names the run `name`.
+        overrides: those of the command line and of the sweep, less those of `hydra.*`.
+        fingerprint: of config, code and data.
+        data_digest: of the data.
+        trial: for a search: what tells the trial apart.
+    """
+
+    number: int
+    name: str
+    config: Config
+    overrides: list[str]
+    fingerprint: str
+    data_digest: str
+    trial: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job; without a run if it failed before there was one.
+
+    Attributes:
+        status: of its run: FINISHED, FAILED, KILLED (also by pruning), RUNNING; NONE if it has none.
+        reason: why it is not finished.
+    """
+
+    run_id: str | None
+    status: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    pruned: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.status == "FINISHED" or self.pruned
+
+
+NOTHING = Outcome(None, "NONE")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command stands for, and how much of it is done.
+
+    Attributes:
+        digest: what the parent is known by.
+        parent_id: of the sweep that the command goes on with, if there is one.
+        before: what came of each job before, in their order.
+    """
+
+    composed: ComposedSweep
+    jobs: list[Job]
+    digest: str
+    uri: str
+    parent_id: str | None
+    before: list[Outcome]
+
+    @property
+    def base(self) -> Config:
+        return self.composed.jobs[0].config
+
+    def show(self) -> None:
+        """Print what will run, what varies, and what is done already."""
+        experiment = self.base.tracking.experiment
+        if self.composed.is_search:
+            print(f"Search in experiment {experiment}, over:")
+            print("\n".join(f"  {override}" for override in self.composed.space))
+            return
+        print(f"Sweep of {_plural(len(self.jobs), 'run')} in experiment {experiment}, over:")
+        for key, values in varied(self.composed.jobs).items():
+            print(f"  {key}: {', '.join(values)}")
+        counts = Counter(map(self._how, range(len(self.jobs))))
+        print(f"{', '.join(f'{count} {how}' for how, count in counts.items())}.")
+
+    def _how(self, number: int) -> str:
+        before = self.before[number]
+        if _first_of_its_kind(self.jobs, number) != number:
+            return "the same as another"
+        if before.is_done:
+            return "done"
+        if before.run_id is None:
+            return "to run"
+        return "to go on with" if checkpoints.path(before.run_id).exists() else "to run again"
+
+
+def plan(composed: ComposedSweep) -> Plan:
+    """Find out what a sweep stands for and how much of it is done; nothing is written.
+
+    Raises:
+        ConfigError: the jobs are to go to several stores.
+        DataError: the data of a job cannot be found or read.
+        StoreError: the store cannot be used.
+    """
+    uris = {tracking.resolve_uri(job.config.tracking.uri) for job in composed.jobs}
+    if len(uris) > 1:
+        raise ConfigError("The jobs of this sweep go to several stores. Give all the same tracking.uri.")
+    (uri,) = uris
+    jobs = [] if composed.is_search else _jobs(composed.jobs, list(varied(composed.jobs)), 0)
+    digest = _digest(composed)
+    parent_id = None
+    if not composed.jobs[0].config.sweep.rerun and runs.exists(uri):
+        parent_id = _find_parent(runs.open_store(uri), composed.jobs[0].config, digest)
+    found = _children(uri, parent_id) if parent_id else {}
+    return Plan(composed, jobs, digest, uri, parent_id, [found.get(job.fingerprint, NOTHING) for job in jobs])
+
+
+def varied(jobs: Sequence[ComposedJob]) -> dict[str, list[str]]:
+    """Which keys the jobs' overrides set differently, each with its values in the order of the jobs."""
+    values: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        for override in job.overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            values.setdefault(key, {})[value] = None
+    return {key: list(found) for key, found in values.items() if len(found) > 1}
+
+
+def _jobs(composed: Sequence[ComposedJob], keys: Sequence[str], first: int) -> list[Job]:
+    digests: dict[str, str] = {}
+    found = []
+    for number, job in enumerate(composed, first):
+        whole = replace(job.config.data, validation=0, limit=None)
+        if repr(whole) not in digests:
+            digests[repr(whole)] = data.load(whole, 0).digest
+        digest = digests[repr(whole)]
+        name = _name(job, keys)
+        # The figures of a hundred children are looked at by few; the best one gets them all in the end.
+        light = not any(o.lstrip("+").partition("=")[0] in ("report", "report.figures") for o in job.overrides)
+        report = replace(job.config.report, figures="light") if light else job.config.report
+        config = replace(job.config, report=report, tracking=replace(job.config.tracking, run_name=name))
+        found.append(Job(number, name, config, job.overrides, identity(config, digest)["fingerprint"], digest))
+    return found
+
+
+def _name(job: ComposedJob, keys: Sequence[str]) -> str:
+    parts = []
+    for override in job.overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "seed" and key in keys:
+            parts.append(f"seed {value}")
+        elif key in keys:  # of a group, the choice says it all
+            parts.append(f"{value} {key.rpartition('.')[2]}" if "." in key else value)
+    return ", ".join(parts) or summary.name(job.config, job.overrides)
+
+
+def _digest(composed: ComposedSweep) -> str:
+    """What a sweep is known by: the configs of its jobs; for a search, the one it starts from, and the search."""
+    parts = [fingerprint(job.config, {}) for job in composed.jobs]
+    search = [composed.space, dict(composed.sweeper)] if composed.is_search else []
+    return hashlib.sha256(json.dumps([parts, search], sort_keys=True).encode()).hexdigest()
+
+
+def _find_parent(client: Any, base: Config, digest: str) -> str | None:
+    found = runs.with_tags(client, {"sweep": digest}, base.tracking.experiment)
+    return found[0].run_id if found else None
+
+
+def _children(uri: str, parent_id: str, of: str | None = None) -> dict[str, Outcome]:
+    """The children of a parent by their fingerprint (or the one that has it); a finished one before another."""
+    tags = {"mlflow.parentRunId": parent_id} | ({"fingerprint": of} if of else {})
+    found: dict[str, Outcome] = {}
+    for run in runs.with_tags(runs.open_store(uri), tags):
+        outcome = Outcome(
+            run.run_id, run.status, run.metrics, run.tags.get("end_reason", ""), pruned="pruned" in run.tags
+        )
+        key = run.tags.get("fingerprint", "")
+        if key not in found or (outcome.is_done and not found[key].is_done):
+            found[key] = outcome
+    return found
+
+
+def _first_of_its_kind(jobs: Sequence[Job], number: int) -> int:
+    """The first job with the same fingerprint: they are the same experiment, and it is run once."""
+    return next(job.number for job in jobs if job.fingerprint == jobs[number].fingerprint)
+
+
+# --- the parent -----------------------------------------------------------------------------------------------------
+
+
+_current: "Sweep | None" = None
+
+
+def current() -> "Sweep | None":
+    """The sweep that this process leads."""
+    return _current
+
+
+@contextmanager
+def open_sweep(plan: Plan, command: Sequence[str]) -> Iterator["Sweep"]:
+    """The parent run, open while the jobs run; it ends with its true status.
+
+    FINISHED only if every job is; FAILED with the list of those that are not; KILLED for Ctrl-C and SIGTERM.
+
+    Args:
+        command: the arguments of the command line, with which the sweep can be entered again.
+
+    Raises:
+        UserError: the same sweep is running already; nothing was written.
+        TrainingError: jobs failed; lists them all.
+    """
+    global _current
+    base = plan.base
+    again = tracking.shown(shlex.join(["python", "run.py", *command]))
+    with _only_one(plan):
+        parent_id = plan.parent_id
+        if not base.sweep.rerun and parent_id is None and runs.exists(plan.uri):  # made since by another process
+            parent_id = _find_parent(runs.open_store(plan.uri), base, plan.digest)
+        values = varied(plan.composed.jobs)
+        params = {key: ", ".join(values)[:LONGEST_PARAM] for key, values in values.items()}
+        params |= {} if plan.composed.is_search else {"runs": str(len(plan.jobs))}
+        name = base.tracking.run_name or " x ".join(key.rpartition(".")[2] for key in values) or "sweep"
+        tags = {
+            "sweep": plan.digest,
+            "command": again,
+            "mlflow.note.content": f"**Not finished.**\n\n```\n{again}\n```",
+        }
+        opened = tracking.open_run(plan.uri, base.tracking.experiment, name, params, tags, parent_id)
+        with opened as run:
+            _current = Sweep(plan, run, again)
+            try:
+                yield _current
+                _current.close()
+            except BaseException as error:
+                if not isinstance(error, TrainingError):
+                    print(f"\nGo on with the sweep: {again}", file=sys.stderr)
+                raise
+            finally:
+                os.environ.pop(summary.SWEEP, None)
+                shutil.rmtree(_current.folder, ignore_errors=True)
+                _current = None
+
+
+@contextmanager
+def _only_one(plan: Plan) -> Iterator[None]:
+    """Hold the sweep's lock on this machine. (Other machines are told by the status of the parent run.)"""
+    key = hashlib.sha256(f"{plan.uri} {plan.base.tracking.experiment} {plan.digest}".encode()).hexdigest()
+    path = FOLDER / f"{key[:32]}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"This sweep is running already, in process {file.read() or 'unknown'} of this machine. Wait for it, or"
+                " stop that process; the same command then goes on with it."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class Sweep:
+    """A sweep while it runs.
+
+    Attributes:
+        run: the parent run, to log to.
+        jobs: by their number.
+    """
+
+    def __init__(self, plan: Plan, run: tracking.Run, command: str) -> None:
+        self.plan, self.run, self.command = plan, run, command
+        self.jobs: list[Job] = []
+        self.metric, self.mode = objective(plan.base)
+        self.folder = FOLDER / run.run_id
+        self.reasons: dict[int, str] = {}  # of jobs that failed without a run
+        self.seconds: list[float] = []  # of each job that was run
+        self.done = 0
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(mode=0o700)  # the address of the store may hold a password
+        os.environ[summary.SWEEP] = str(self.folder)
+        self._add(plan.jobs)
+
+    def add(self, overrides: Sequence[Sequence[str]], trials: Sequence[Mapping[str, Any] | None] = ()) -> list[int]:
+        """Plan further jobs of a search.
+
+        Args:
+            overrides: of each job, all of them.
+            trials: what tells each job's trial apart, as JSON holds it.
+
+        Returns:
+            The jobs' numbers.
+
+        Raises:
+            ConfigError: a job cannot be run.
+        """
+        base = self.plan.composed.jobs[0].overrides
+        composed = self.plan.composed.more(overrides)
+        keys = {o.lstrip("+").partition("=")[0] for job in composed for o in job.overrides if o not in base}
+        jobs = _jobs(composed, sorted(keys), len(self.jobs))
+        self._add([replace(job, trial=trial) for job, trial in zip(jobs, trials or [None] * len(jobs), strict=True)])
+        return [job.number for job in jobs]
+
+    def _add(self, jobs: Sequence[Job]) -> None:
+        self.jobs += jobs
+        for job in jobs:
+            record = {**vars(job), "config": as_dict(job.config)}
+            (self.folder / f"{job.number}.json").write_text(json.dumps(record))
+
+    def outcome(self, number: int) -> Outcome:
+        """What came of a job."""
+        found = _children(self.run.uri, self.run.run_id, self.jobs[number].fingerprint)
+        return self._with_reason(number, found.get(self.jobs[number].fingerprint, NOTHING))
+
+    def outcomes(self) -> list[Outcome]:
+        """What came of every job."""
+        found = _children(self.run.uri, self.run.run_id)
+        return [self._with_reason(job.number, found.get(job.fingerprint, NOTHING)) for job in self.jobs]
+
+    def _with_reason(self, number: int, outcome: Outcome) -> Outcome:
+        return outcome if outcome.reason else replace(outcome, reason=self.reasons.get(number, ""))
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a job failed and `sweep.on_error=stop` says that no further one starts."""
+        return _is_stopped(self.folder)
+
+    def to_run(self, numbers: Sequence[int]) -> list[int]:
+        """Of these jobs, those that are not done; of several that are the same experiment, the first."""
+        outcomes = self.outcomes()
+        found = [n for n in numbers if not outcomes[n].is_done and _first_of_its_kind(self.jobs, n) == n]
+        self.done = sum(outcome.is_done for outcome in outcomes)
+        return found
+
+    def finished(self, number: int, outcome: Outcome, seconds: float, workers: int = 1) -> None:
+        """Print a line on a job that is through, with what the whole sweep still takes.
+
+        Args:
+            seconds: that the job took.
+            workers: how many jobs run at once.
+        """
+        if not outcome.run_id:
+            self.reasons[number] = outcome.reason
+        self.done += 1
+        self.seconds.append(seconds)
+        total = len(self.jobs)
+        how = f"{self.metric} {outcome.metrics[self.metric]:.4f}" if self.metric in outcome.metrics else ""
+        how = how if outcome.is_done and how else "pruned" if outcome.pruned else outcome.status
+        left = (total - self.done) / workers * sum(self.seconds) / len(self.seconds)
+        rest = f"  about {_duration(left)} left" if left > 0 else ""
+        width = len(str(total))
+        print(f"[{self.done:{width}}/{total}] {self.jobs[number].name}  {how}  {seconds:.1f} s{rest}", flush=True)
+        if not outcome.is_done:
+            print(f"  {self.jobs[number].name}: {outcome.reason}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Log what the sweep came to.
+
+        Raises:
+            TrainingError: jobs failed or were not started; lists them all.
+        """
+        outcomes = self.outcomes()
+        self.run.set_tags({"mlflow.note.content": f"```\n{self.command}\n```"})
+        # The leaderboard goes here: leaderboard.publish(self.run, self).
+        failed = [(job, outcome) for job, outcome in zip(self.jobs, outcomes, strict=True) if not outcome.is_done]
+        if failed:
+            lines = [
+                f"  {job.name}: {outcome.status if outcome.run_id else 'no run'}"
+                + (f" ({outcome.run_id})" if outcome.run_id else "")
+                + (f": {outcome.reason}" if outcome.reason else "")
+                for job, outcome in failed
+            ]
+            raise TrainingError(
+                f"{len(failed)} of {_plural(len(self.jobs), 'job')} of the sweep did not finish:\n"
+                + "\n".join(lines)
+                + f"\nThe same command runs them again: {self.command}"
+            )
+
+
+# --- a job ----------------------------------------------------------------------------------------------------------
+
+
+def run_task(number: int) -> None:
+    """Run a job of the sweep that this process belongs to, as Hydra's launchers other than ours have it.
+
+    A job that fails raises nothing, so that the others run; its state is in MLflow, its reason is printed.
+    """
+    job, _ = _load(number)
+    if _is_stopped(_folder()):
+        return
+    started = time.monotonic()
+    for _ in range(1 + job.config.sweep.retries):
+        outcome = run_entry(number)
+        if outcome.is_done:
+            break
+    if _current:
+        _current.finished(number, outcome, time.monotonic() - started)
+    elif not outcome.is_done:
+        print(f"{job.name}: {outcome.reason}", file=sys.stderr)
+    if not outcome.is_done and job.config.sweep.on_error == "stop":
+        stop()
+
+
+def run_entry(number: int) -> Outcome:
+    """Try a job of the sweep that this process belongs to, unless it is done; a failure is an outcome too."""
+    job, parent_id = _load(number)
+    reason = ""
+    try:
+        run_job(job, parent_id)
+    except (UserError, TrainingError) as error:
+        reason = str(error)
+    except (Exception, SystemExit) as error:  # its traceback is with its run
+        reason = f"{type(error).__name__}: {error}"
+    return outcome_of(job, parent_id, reason)
+
+
+def run_job(job: Job, parent_id: str) -> str:
+    """Run a job as the child of a sweep: in its own run if it has one that is not finished.
+
+    Returns:
+        The id of its run.
+
+    Raises:
+        ConfigError: the code has been edited since the sweep started.
+        UserError, TrainingError: as experiment.run.
+    """
+    from experiments import experiment
+
+    if identity(job.config, job.data_digest)["fingerprint"] != job.fingerprint:
+        raise ConfigError("The project's code or packages have changed since the sweep started. Start it again.")
+    deadline = time.monotonic() + PATIENCE
+    earlier = outcome_of(job, parent_id)
+    while earlier.status == "RUNNING" and time.monotonic() < deadline:  # its process checkpoints, and ends
+        time.sleep(0.5)
+        earlier = outcome_of(job, parent_id)
+    if earlier.run_id and earlier.is_done:
+        return earlier.run_id
+    return experiment.run(job.config, job.overrides, {"mlflow.parentRunId": parent_id}, earlier.run_id)
+
+
+def outcome_of(job: Job, parent_id: str, reason: str = "") -> Outcome:
+    """What came of a job; `reason` is that of a failure which left no run."""
+    uri = tracking.resolve_uri(job.config.tracking.uri)
+    outcome = _children(uri, parent_id, job.fingerprint).get(job.fingerprint, NOTHING)
+    return outcome if outcome.reason or outcome.is_done else replace(outcome, reason=reason)
+
+
+def end(job: Job, parent_id: str, status: str, reason: str) -> Outcome:
+    """Give the run of a job whose process is gone its status and the reason."""
+    outcome = outcome_of(job, parent_id)
+    if outcome.run_id and outcome.status != "FINISHED":
+        uri = tracking.resolve_uri(job.config.tracking.uri)
+        tracking.end(tracking.connect(uri), outcome.run_id, status, reason)
+    return outcome_of(job, parent_id, reason)
+
+
+def stop() -> None:
+    """Start no further job of the sweep."""
+    (_folder() / "stop").touch()
+
+
+def _is_stopped(folder: Path) -> bool:
+    return (folder / "stop").exists()
+
+
+def _folder() -> Path:
+    return Path(os.environ[summary.SWEEP])
+
+
+def _load(number: int) -> tuple[Job, str]:
+    """A job of the frozen plan, and the id of the parent run."""
+    record = json.loads((_folder() / f"{number}.json").read_text())
+    return Job(**{**record, "config": validate(record["config"])}), _folder().name
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -1,0 +1,28 @@
+"""Hydra's launcher `pool`: the jobs of a sweep in worker processes that stay; `experiments.pool` has them."""
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class PoolLauncher(Launcher):
+    """Runs the jobs of the sweep that is open in this process; conf/hydra/launcher/pool.yaml has its arguments."""
+
+    def __init__(self, workers: int | None, timeout_minutes: float | None) -> None:
+        self.workers, self.timeout_minutes = workers, timeout_minutes
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        pass  # a job is not composed again: its config was frozen when the sweep started
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from experiments import pool, sweeps
+
+        sweep = sweeps.current()
+        if sweep is None:
+            raise RuntimeError("hydra/launcher=pool runs the sweeps of run.py only")
+        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        pool.run(sweep, numbers, self.workers, self.timeout_minutes)
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
