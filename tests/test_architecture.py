@@ -43,7 +43,7 @@ LAYERS = [
     {"schema"},
     {"config", "cluster", "image_files"},
     {"data", "download", "models", "optimizers", "tracking", "environment", "randomness", "runtime", "progress"},
-    {"evaluation", "runs", "checkpoints", "distribution"},
+    {"evaluation", "runs", "checkpoints", "distribution", "networks"},
     {"compiled", "fit", "compare"},
     {"training", "report"},
     {"compose"},

@@ -5,6 +5,7 @@ The host acts only between ranges of steps; no result depends on where the range
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,23 +51,19 @@ class CompiledLoop:
     ) -> None:
         import tensorflow as tf
 
-        self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
+        self.strategy, self.seed, self.batch_size = strategy, seed, batch_size
         self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        with strategy.scope():
-            self.model, self.dropouts = randomness.repeatable(model, synchronized=self.replicas > 1)
-            optimizer.build(model.trainable_variables)
-        self.optimizer, self.seed, self.batch_size = optimizer, seed, batch_size
-        self.losses, self.quality = per_example(loss, model.output_shape[-1])
+        self.program = program(strategy, model, optimizer, loss, batch_size)
         self.examples = len(training.targets)
+        rates = np.array([model.get_layer(layer.name).rate for layer in self.program.dropouts], np.float64)
         # On every device a copy: the data of this project is small, and a gather from host memory is not free.
-        self.inputs, self.targets = (self._on_each_device(part) for part in (training.inputs, training.targets))
-        rates = np.array([layer.rate for layer in self.dropouts], np.float64)
-        # Rates are inputs of the program, not constants in it: one program serves every rate.
-        self.thresholds = tf.constant((rates * 2**32).astype(np.uint32))
-        self.scales = tf.constant((1 / (1 - rates)).astype(np.float32))
-        xla = self.replicas == 1 and _suits_xla(model, optimizer)
-        self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
-        self.last_batch = tf.function(self._last_batch)
+        self.inputs = (
+            self._on_each_device(training.inputs),
+            self._on_each_device(training.targets),
+            # Rates are inputs of the program, not constants in it: one program serves every rate.
+            tf.constant((rates * 2**32).astype(np.uint32)),
+            tf.constant((1 / (1 - rates)).astype(np.float32)),
+        )
 
     def check_agreement(self, steps_done: int) -> None:
         """Raise unless all workers go on from the same step: a checkpoint that only some can see would part them.
@@ -100,7 +97,7 @@ class CompiledLoop:
     def _on_each_device(self, array: np.ndarray) -> "tf.Tensor":
         import tensorflow as tf
 
-        if self.replicas == 1:
+        if self.program.replicas == 1:
             return tf.constant(array)
         return self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(array))
 
@@ -134,19 +131,49 @@ class CompiledLoop:
         while done < whole:
             began = time.perf_counter()
             stop = min(done + length, whole)
-            carried = self.whole_batches(carried, order, plan, counter, tf.constant(done), tf.constant(stop))
+            steps = tf.constant(done), tf.constant(stop)
+            carried = self.program.whole_batches(self.inputs, carried, order, plan, counter, *steps)
             totals = carried.numpy()
             length = self._next_range(length, stop - done, time.perf_counter() - began)
             done = stop
             report(done, totals)
         if rest and done == whole:
             rows = order[whole * self.batch_size :]
-            totals = self.last_batch(carried, rows, plan[whole], counter, tf.constant(whole)).numpy()
+            last = self.program.last_batch(self.inputs, carried, rows, plan[whole], counter, tf.constant(whole))
+            totals = last.numpy()
             report(whole + 1, totals)
         return totals
 
+
+Inputs = tuple["tf.Tensor", ...]  # the examples' inputs and targets, and of each dropout layer threshold and scale
+
+
+class Program:
+    """The compiled steps of training a model; all that may differ between runs of the same network is an input."""
+
+    def __init__(
+        self,
+        strategy: "tf.distribute.Strategy",
+        model: "keras.Model",
+        optimizer: "keras.optimizers.Optimizer",
+        loss: str,
+        batch_size: int,
+    ) -> None:
+        import tensorflow as tf
+
+        self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
+        with strategy.scope():
+            self.model, self.dropouts = randomness.repeatable(model, synchronized=self.replicas > 1)
+            optimizer.build(model.trainable_variables)
+        self.optimizer, self.batch_size = optimizer, batch_size
+        self.losses, self.quality = per_example(loss, model.output_shape[-1])
+        xla = self.replicas == 1 and _suits_xla(model, optimizer)
+        self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
+        self.last_batch = tf.function(self._last_batch)
+
     def _whole_batches(
         self,
+        given: Inputs,
         sums: "tf.Tensor",
         order: "tf.Tensor",
         plan: "tf.Tensor",
@@ -159,22 +186,30 @@ class CompiledLoop:
         step = start  # a tf.range would make XLA compile anew for each start and stop
         while step < stop:
             rows = tf.slice(order, [step * self.batch_size], [self.batch_size])
-            sums += self._step(rows, plan[step], counter, step)
+            sums += self._step(given, rows, plan[step], counter, step)
             step += 1
         return sums
 
     def _last_batch(
-        self, sums: "tf.Tensor", rows: "tf.Tensor", planned: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+        self,
+        given: Inputs,
+        sums: "tf.Tensor",
+        rows: "tf.Tensor",
+        planned: "tf.Tensor",
+        counter: "tf.Tensor",
+        step: "tf.Tensor",
     ) -> "tf.Tensor":
-        return sums + self._step(rows, planned, counter, step)
+        return sums + self._step(given, rows, planned, counter, step)
 
-    def _step(self, rows: "tf.Tensor", planned: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor") -> "tf.Tensor":
+    def _step(
+        self, given: Inputs, rows: "tf.Tensor", planned: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+    ) -> "tf.Tensor":
         """One step of gradient descent on these rows; the sums of loss and metric over them, float32 [2]."""
         # Keras's optimizer reduces within a replica after it has clipped; outside of one it takes what it is given.
         if self.replicas == 1:
-            gradients, sums = self._gradients(self.inputs, self.targets, rows, counter, step)
+            gradients, sums = self._gradients(given, rows, counter, step)
         else:
-            per_replica = self.strategy.run(self._gradients, args=(self.inputs, self.targets, rows, counter, step))
+            per_replica = self.strategy.run(self._gradients, args=(given, rows, counter, step))
             gradients, sums = self._local(per_replica)
         optimizers.follow(self.optimizer, planned)
         self.optimizer.apply(gradients, self.model.trainable_variables)
@@ -187,11 +222,12 @@ class CompiledLoop:
         )
 
     def _gradients(
-        self, inputs: "tf.Tensor", targets: "tf.Tensor", rows: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+        self, given: Inputs, rows: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
     ) -> tuple[list["tf.Tensor"], "tf.Tensor"]:
         """On this replica's share of the rows: gradients and sums, over all replicas."""
         import tensorflow as tf
 
+        inputs, targets, thresholds, scales = given
         examples = tf.shape(rows)[0]
         first = tf.constant(0)
         if self.replicas > 1:
@@ -205,8 +241,8 @@ class CompiledLoop:
                 [counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)]
             )
             layer.draw.threshold, layer.draw.scale, layer.draw.first_row = (
-                self.thresholds[index],
-                self.scales[index],
+                thresholds[index],
+                scales[index],
                 first,
             )
         variables = self.model.trainable_variables
@@ -221,6 +257,9 @@ class CompiledLoop:
         if self.replicas > 1:
             *gradients, sums = tf.distribute.get_replica_context().all_reduce("sum", [*gradients, sums])
         return gradients, sums
+
+
+program = lru_cache(maxsize=4)(Program)  # of models that networks.build gave again
 
 
 def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") -> bool:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -74,18 +75,8 @@ class Evaluator:
     """Runs a model forward over a whole split, every example once. The loss includes penalties, as Keras's does."""
 
     def __init__(self, model: "keras.Model", loss: str) -> None:
-        import tensorflow as tf
-
-        self.model = model
         self.losses, self.quality = per_example(loss, model.output_shape[-1])
-        self.forward = tf.function(self._forward, reduce_retracing=True)
-
-    def _forward(self, inputs: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
-        """Outputs, and the penalties on weights and values: the latter belong to this batch."""
-        import tensorflow as tf
-
-        outputs = tf.cast(self.model(tf.cast(inputs, tf.float32), training=False), tf.float32)
-        return outputs, tf.cast(sum(self.model.losses), tf.float32)
+        self.forward = _forward(model)
 
     def __call__(self, split: Split) -> Evaluation:
         import tensorflow as tf
@@ -99,6 +90,18 @@ class Evaluator:
             self.quality.name: _mean(self.quality(targets, outputs)),
         }
         return Evaluation(outputs.numpy(), metrics)
+
+
+@lru_cache(maxsize=4)  # traced once for all splits, and for all runs of a network that networks.build gave again
+def _forward(model: "keras.Model") -> Any:
+    """A function from a batch of inputs to outputs and the penalties on weights and values (of this batch)."""
+    import tensorflow as tf
+
+    def forward(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = tf.cast(model(tf.cast(inputs, tf.float32), training=False), tf.float32)
+        return outputs, tf.cast(sum(model.losses), tf.float32)
+
+    return tf.function(forward, reduce_retracing=True)
 
 
 def _mean(values: "tf.Tensor") -> float:

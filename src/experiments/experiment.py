@@ -17,8 +17,7 @@ from experiments import (
     data,
     distribution,
     environment,
-    models,
-    optimizers,
+    networks,
     report,
     resume,
     summary,
@@ -63,9 +62,7 @@ def run(
         tags = {"resumed_at_commit": code.commit}  # what the run began with stays recorded
     signs = cluster.Signs()
     strategy = distribution.start(config.distribution, int(config.training.threads))
-    with strategy.scope():
-        model = models.build(config)
-        optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
+    model, optimizer = networks.build(config, strategy)
     if signs.index > 0:
         checkpoint = checkpoints.path(resumed.run.run_id) if resumed else None
         return _follow(Trainer(config, strategy, model, optimizer, dataset, checkpoint), signs)

@@ -1,0 +1,60 @@
+"""The network of a run and its optimizer; further runs of this process whose program is the same get the same objects.
+
+To trace and compile a program takes longer than to train some networks, and Keras's objects are bound to theirs.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+from experiments import models, optimizers
+from experiments.config import Config
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    Network = tuple[keras.Model, keras.optimizers.Optimizer]
+
+KEPT = 4
+INPUTS = ("rate", "learning_rate")  # of layers and optimizers: inputs of the program, not constants in it
+
+_known: "dict[str, Network]" = {}
+
+
+def build(config: Config, strategy: "tf.distribute.Strategy") -> "Network":
+    """The model and the optimizer of a config, as new, in the scope of the strategy.
+
+    Raises:
+        ConfigError: as models.build.
+    """
+    with strategy.scope():
+        model = models.build(config)
+        optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
+        optimizer.build(model.trainable_variables)
+    if strategy.num_replicas_in_sync > 1 or config.training.loop == "fit":
+        return model, optimizer
+    key = json.dumps([_constants(model.get_config()), optimizer.name, _constants(optimizer.get_config())])
+    if key not in _known:
+        if len(_known) == KEPT:
+            del _known[next(iter(_known))]
+        _known[key] = model, optimizer
+        return model, optimizer
+    earlier = _known[key]
+    _renew(earlier, (model, optimizer))
+    return earlier
+
+
+def _constants(config: object) -> object:
+    """The config of a Keras object without what is an input of the program."""
+    if isinstance(config, dict):
+        return {key: _constants(value) for key, value in config.items() if key not in INPUTS}
+    return [_constants(value) for value in config] if isinstance(config, list | tuple) else repr(config)
+
+
+def _renew(earlier: "Network", new: "Network") -> None:
+    for before, now in zip(earlier, new, strict=True):
+        for variable, value in zip(before.variables, now.variables, strict=True):
+            variable.assign(value)
+    for layer, now in zip(earlier[0].layers, new[0].layers, strict=True):
+        if hasattr(now, "rate"):
+            layer.rate = now.rate

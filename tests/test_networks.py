@@ -1,0 +1,62 @@
+"""Runs of one process that share a compiled program: as fast as they may be, and equal to runs alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import compiled, data, distribution, models, networks, optimizers
+from experiments.compose import compose_jobs
+from experiments.progress import Progress
+from experiments.training import Trainer
+
+BASE = ["data=digits", "training.epochs=2", "model.units=[16]", "training.threads=1"]
+FIRST = ["model.dropout=0.2", "optimizer.learning_rate=0.01", "data.validation=100"]
+SECOND = ["model.dropout=0.4", "optimizer.learning_rate=0.001", "schedule=cosine", "seed=7", "data.validation=100"]
+ALIKE: list[Any] = [[], ["model.batch_normalization=true", "optimizer=rmsprop", "optimizer.use_ema=true"]]
+
+
+def trained(overrides: list[str], network: Any = None) -> tuple[Any, dict[str, list[float]]]:
+    (config,) = compose_jobs([*BASE, *overrides], multirun=False)
+    strategy = distribution.start(config.distribution, 1)
+    if network is None:
+        network = models.build(config), optimizers.build(config.optimizer, None)
+    else:
+        network = networks.build(config, strategy)
+    trainer = Trainer(config, strategy, *network, data.load(config.data, config.seed), None)
+    for _ in trainer.run(Progress(1, trainer.steps, trainer.examples, 0, lambda: None)):
+        pass
+    times = ("epoch_seconds", "examples_per_second")
+    return network, {name: values for name, values in trainer.state.history.items() if name not in times}
+
+
+@pytest.mark.usefixtures("tensorflow")
+@pytest.mark.parametrize("network", ALIKE, ids=lambda network: " ".join(network) or "default")
+def test_a_run_after_one_of_the_same_network_shares_its_program_and_equals_one_alone(network: list[str]) -> None:
+    first, _ = trained([*network, *FIRST], networks)
+    (model, optimizer), history = trained([*network, *SECOND], networks)
+    assert model is first[0]
+    strategy = distribution.start(compose_jobs(BASE, multirun=False)[0].distribution, 1)
+    program = compiled.program(strategy, model, optimizer, "sparse_categorical_crossentropy", 32)
+    assert program.whole_batches.experimental_get_tracing_count() == 1
+
+    (alone, _), expected = trained([*network, *SECOND])
+    assert history == expected
+    for ours, theirs in zip(model.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [getattr(layer, "rate", None) for layer in model.layers] == [
+        getattr(layer, "rate", None) for layer in alone.layers
+    ]
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_another_network_gets_a_program_of_its_own() -> None:
+    first, _ = trained(FIRST, networks)
+    others = (
+        ["model.units=[8]"],
+        ["model.activation=tanh"],
+        ["optimizer.beta_1=0.8"],
+        ["training.gradient_clipping=1"],
+    )
+    for other in others:
+        assert trained([*FIRST, *other], networks)[0][0] is not first[0]
