@@ -8,7 +8,7 @@ from conftest import PROJECT
 
 PACKAGE = PROJECT / "src" / "experiments"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "scipy"}
+HEAVY = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "scipy", "optuna"}
 
 
 def imports(path: Path, at_module_level: bool) -> set[str]:
@@ -47,6 +47,8 @@ LAYERS = [
     {"compiled", "fit", "compare"},
     {"training", "report"},
     {"compose"},
+    {"search_space"},
+    {"search"},
     {"summary", "resume"},
     {"experiment", "evaluate", "predict"},
     {"sweeps"},

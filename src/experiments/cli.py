@@ -54,6 +54,10 @@ def _check(arguments: Any) -> ComposedSweep | None:
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
     if multirun:
         sweep = compose_sweep(arguments.overrides, arguments.config_dir)
+        if sweep.is_search:
+            from experiments import search
+
+            sweep = search.check(sweep)
         jobs = [job.config for job in sweep.jobs]
     else:
         jobs = compose_jobs(arguments.overrides, multirun, arguments.config_dir)

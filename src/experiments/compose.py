@@ -4,6 +4,8 @@ Nothing here loads TensorFlow, Keras or MLflow, so a mistake is answered in well
 """
 
 import contextlib
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import PROJECT, Config, descriptions, shown, validate
+from experiments.config import PROJECT, Config, descriptions, fingerprint, shown, validate
 from experiments.errors import ConfigError
 from experiments.schema import did_you_mean, listed
 
@@ -48,9 +50,11 @@ def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | Non
     """
     if multirun:
         return [job.config for job in compose_sweep(overrides, config_dir).jobs]
-    with _hydra(config_dir):
-        _refuse_sweep(_parse(overrides))
-        return [job.config for job in _compose_each([list(overrides)])]
+    with composing(config_dir):
+        parsed = parse(overrides)
+        _refuse_space(parsed)
+        _refuse_sweep(parsed)
+        return [job.config for job in compose_each([list(overrides)])]
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,28 @@ class ComposedSweep:
     """What a command with -m stands for.
 
     Attributes:
-        jobs: every job, in Hydra's order; of a search, whose jobs are not known yet, the one that all start from.
+        jobs: every job, in Hydra's order; of a search see search.py.
         launcher: Hydra's settings of what runs the jobs, with its class as `_target_`.
         sweeper: Hydra's settings of what makes the jobs, with its class as `_target_`.
-        space: of a search: the overrides that name several values; else none.
+        overrides: of the command, less those of `hydra.*`.
         config_dir: a further folder of config files.
     """
 
     jobs: list[ComposedJob]
     launcher: Mapping[str, Any]
     sweeper: Mapping[str, Any]
-    space: list[str]
+    overrides: list[str]
     config_dir: str | None
 
     @property
     def is_search(self) -> bool:
         return not self.sweeper["_target_"].endswith(".BasicSweeper")
+
+    @property
+    def digest(self) -> str:
+        """What the sweep is known by, SHA-256 (hex): the configs of its jobs."""
+        parts = [fingerprint(job.config, {}) for job in self.jobs]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def more(self, jobs: Sequence[Sequence[str]]) -> list[ComposedJob]:
         """Compose further jobs of a search, each from all its overrides.
@@ -89,33 +99,32 @@ class ComposedSweep:
         Raises:
             ConfigError: on the first job that cannot run.
         """
-        with _hydra(self.config_dir):
-            return _compose_each([list(job) for job in jobs])
+        with composing(self.config_dir):
+            return compose_each([list(job) for job in jobs])
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> ComposedSweep:
-    """Compose and validate what a command with -m stands for.
+    """Compose and validate what a command with -m stands for; of a search, only how it is run.
 
     Raises:
         ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
     """
-    with _hydra(config_dir):
-        parsed = _parse(overrides)
+    with composing(config_dir):
+        parsed = parse(overrides)
         settings = [o.input_line for o in parsed if _is_hydras(o.key_or_group) and o.input_line]
         hydra = _compose(settings, return_hydra_config=True)["hydra"]
         parsed = [override for override in parsed if not _is_hydras(override.key_or_group)]
-        sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], [], config_dir)
+        given = [str(override.input_line) for override in parsed]
+        sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], given, config_dir)
         if sweep.is_search:
-            space = [str(o.input_line) for o in parsed if o.is_sweep_override()]
-            jobs = [[str(o.input_line) for o in parsed if not o.is_sweep_override()]]
-        else:
-            params = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
-            space, jobs = [], _expand([*_parse(params), *parsed])
-        return replace(sweep, jobs=_compose_each(jobs), space=space)
+            return sweep
+        _refuse_space(parsed)
+        params = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+        return replace(sweep, jobs=compose_each(_expand([*parse(params), *parsed])))
 
 
 @contextlib.contextmanager
-def _hydra(config_dir: str | None) -> Iterator[None]:
+def composing(config_dir: str | None = None) -> Iterator[None]:
     """Hydra's own machinery for composing, with our files and those of a further folder."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -128,7 +137,12 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
-def _compose_each(jobs: list[list[str]]) -> list[ComposedJob]:
+def compose_each(jobs: list[list[str]]) -> list[ComposedJob]:
+    """Compose and validate jobs, each given by its overrides; needs `composing`.
+
+    Raises:
+        ConfigError: on the first job that cannot run.
+    """
     for choices in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
         with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
             _refuse_files_that_set_hydra(list(choices))
@@ -145,7 +159,12 @@ def _search(folder: Path) -> None:
     Hydra.create_main_hydra2("app", path)
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them; needs `composing`.
+
+    Raises:
+        ConfigError: on the first that is none.
+    """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = []
     for override in overrides:
@@ -174,6 +193,11 @@ def _expand(parsed: list[Override]) -> list[list[str]]:
     return [list(job) for batch in batches for job in batch]
 
 
+def _refuse_space(parsed: list[Override]) -> None:
+    if chosen := next((o.input_line for o in parsed if o.key_or_group == "search"), None):
+        raise ConfigError(f"{chosen!r} is the space of a search. Add: -m hydra/sweeper=optuna")
+
+
 def _refuse_sweep(parsed: list[Override]) -> None:
     for override in parsed:
         if override.is_sweep_override():
@@ -184,7 +208,7 @@ def _refuse_sweep(parsed: list[Override]) -> None:
 
 
 def _compose(overrides: list[str], return_hydra_config: bool = False) -> dict[str, Any]:
-    _check_group_choices(_parse(overrides))
+    _check_group_choices(parse(overrides))
     try:
         composed = compose("config", overrides=overrides, return_hydra_config=return_hydra_config)
         # Hydra's own settings refer to the job, which there is not yet.
@@ -193,13 +217,25 @@ def _compose(overrides: list[str], return_hydra_config: bool = False) -> dict[st
         raise ConfigError(_explain_composition(overrides, error)) from None
 
 
+def search_space(overrides: Sequence[str]) -> dict[str, Any]:
+    """The space of a search in the files that these overrides choose; needs `composing`.
+
+    Raises:
+        ConfigError: there is no such file, or what is there is no mapping.
+    """
+    space = _compose(list(filter(_is_group_choice, overrides))).get("search")
+    if not isinstance(space or {}, dict):
+        raise ConfigError(f"search={shown(space)} is no space. It maps keys to distributions: see conf/search.")
+    return space or {}
+
+
 def _explain_composition(overrides: list[str], error: Exception) -> str:
     """Hydra names the key that is missing; we also name the one that was meant."""
     try:
         known = list(_keys(compose("config", overrides=[o for o in overrides if _is_group_choice(o)])))
     except NOT_COMPOSABLE:  # the choices themselves are at fault, which the error says
         return _one_line(error)
-    for override in _parse(overrides):
+    for override in parse(overrides):
         key = override.key_or_group
         if override.is_add() or override.is_delete() or key in known or key in groups() or key.startswith("hydra"):
             continue

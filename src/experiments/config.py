@@ -86,6 +86,7 @@ def validate(raw: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: one line for each thing that is wrong.
     """
+    raw = {key: value for key, value in raw.items() if key != "search"}  # the space of a search is in no run
     try:
         # As JSON: pydantic's strict mode then takes plain dictionaries, and still no "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
@@ -246,7 +247,7 @@ def _check_training(config: Config) -> None:
         watched = {}
     if isinstance(schedule, ReduceOnPlateau):
         watched["schedule.metric"] = schedule.metric
-    known = _epoch_metrics(config)
+    known = epoch_metrics(config)
     for key, metric in watched.items():
         if metric not in known:
             why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
@@ -284,7 +285,8 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
 
 
-def _epoch_metrics(config: Config) -> list[str]:
+def epoch_metrics(config: Config) -> list[str]:
+    """The names of what tells after each epoch how good the model is."""
     names = ["loss", _quality(config)]
     return names + ([f"val_{name}" for name in names] if config.data.validation else [])
 
@@ -301,7 +303,7 @@ def _final_metrics(config: Config) -> list[str]:
 
 def _check_objective(config: Config) -> None:
     metric = config.objective.metric
-    known = [*_epoch_metrics(config), *_final_metrics(config), "train_seconds"]
+    known = [*epoch_metrics(config), *_final_metrics(config), "train_seconds"]
     if metric not in ("auto", *known):
         nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
         why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""

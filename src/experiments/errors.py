@@ -29,6 +29,14 @@ class NotFiniteError(TrainingError):
     """A loss or metric that is NaN or infinite: going on from the checkpoint would only meet it again."""
 
 
+class Pruned(Exception):  # noqa: N818
+    """A trial that a search ends early because others were better after as many epochs: its run is KILLED."""
+
+    def __init__(self, epoch: int, reason: str) -> None:
+        super().__init__(f"pruned after epoch {epoch}: {reason}")
+        self.epoch = epoch
+
+
 class Terminated(BaseException):
     """SIGTERM: like KeyboardInterrupt it is no Exception, so that nothing on the way swallows it."""
 

@@ -1,7 +1,7 @@
 """The story of one run, from config to closed MLflow run, top to bottom on one screen."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -31,7 +31,11 @@ from experiments.training import Trainer
 
 
 def run(
-    config: Config, overrides: Sequence[str], tags: Mapping[str, str] | None = None, run_id: str | None = None
+    config: Config,
+    overrides: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
+    watch: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> str:
     """Train what the config describes, record it in MLflow, and say what came out.
 
@@ -40,6 +44,7 @@ def run(
         overrides: what was given on the command line; recorded, and the run is named by them.
         tags: further tags of the run, such as one that names the run it repeats.
         run_id: an earlier run of the same config, code and data that was cut off or failed: it goes on there.
+        watch: called with each epoch, from 1 on, and its metrics; may raise Pruned.
 
     Returns:
         The id of the MLflow run.
@@ -48,6 +53,7 @@ def run(
         UserError: data, devices or store cannot be used, or the run cannot be resumed; nothing was written.
         TrainingError: a loss is not finite; the run is FAILED and keeps what was logged.
         KeyboardInterrupt, Terminated: after a checkpoint; the run is KILLED.
+        Pruned: from `watch`; the run is KILLED.
     """
     resumed = resume.find(config, overrides) if config.resume else None
     if resumed:
@@ -90,6 +96,8 @@ def run(
         ):
             for epoch, metrics in epochs:
                 run.log_metrics(metrics, epoch)
+                if watch:
+                    watch(epoch, metrics)
         signs.phase(cluster.REPORTING)
         results = report.Results(config, dataset, model, trainer.state.history, untrained, evaluate(dataset.test))
         final = report.final_metrics(results)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import checkpoints, tracking
 from experiments.compose import CONF, compose_jobs, groups
 from experiments.config import Config, Linear, as_dict, flatten, validate
-from experiments.errors import NotFiniteError
+from experiments.errors import NotFiniteError, Pruned
 
 if TYPE_CHECKING:
     import keras
@@ -254,6 +254,9 @@ def way_on(config: Config, run_id: str) -> Iterator[None]:
     try:
         yield
     except NotFiniteError:
+        raise
+    except Pruned:
+        checkpoints.path(run_id).unlink(missing_ok=True)
         raise
     except BaseException:
         if SWEEP in os.environ:  # the sweep's own command goes on with all its jobs

@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments import checkpoints, data, runs, summary, tracking
 from experiments.compose import ComposedJob, ComposedSweep
-from experiments.config import PROJECT, Config, as_dict, fingerprint, identity, objective, validate
+from experiments.config import PROJECT, Config, as_dict, identity, objective, validate
 from experiments.errors import ConfigError, TrainingError, UserError
 
 FOLDER = PROJECT / "outputs" / "sweeps"
@@ -101,8 +101,7 @@ class Plan:
         """Print what will run, what varies, and what is done already."""
         experiment = self.base.tracking.experiment
         if self.composed.is_search:
-            print(f"Search in experiment {experiment}, over:")
-            print("\n".join(f"  {override}" for override in self.composed.space))
+            print(f"Search in experiment {experiment}, over:\n{self.composed}")
             return
         print(f"Sweep of {_plural(len(self.jobs), 'run')} in experiment {experiment}, over:")
         for key, values in varied(self.composed.jobs).items():
@@ -134,7 +133,7 @@ def plan(composed: ComposedSweep) -> Plan:
         raise ConfigError("The jobs of this sweep go to several stores. Give all the same tracking.uri.")
     (uri,) = uris
     jobs = [] if composed.is_search else _jobs(composed.jobs, list(varied(composed.jobs)), 0)
-    digest = _digest(composed)
+    digest = composed.digest
     parent_id = None
     if not composed.jobs[0].config.sweep.rerun and runs.exists(uri):
         parent_id = _find_parent(runs.open_store(uri), composed.jobs[0].config, digest)
@@ -178,13 +177,6 @@ def _name(job: ComposedJob, keys: Sequence[str]) -> str:
         elif key in keys:  # of a group, the choice says it all
             parts.append(f"{value} {key.rpartition('.')[2]}" if "." in key else value)
     return ", ".join(parts) or summary.name(job.config, job.overrides)
-
-
-def _digest(composed: ComposedSweep) -> str:
-    """What a sweep is known by: the configs of its jobs; for a search, the one it starts from, and the search."""
-    parts = [fingerprint(job.config, {}) for job in composed.jobs]
-    search = [composed.space, dict(composed.sweeper)] if composed.is_search else []
-    return hashlib.sha256(json.dumps([parts, search], sort_keys=True).encode()).hexdigest()
 
 
 def _find_parent(client: Any, base: Config, digest: str) -> str | None:
@@ -322,10 +314,8 @@ class Sweep:
         Raises:
             ConfigError: a job cannot be run.
         """
-        base = self.plan.composed.jobs[0].overrides
-        composed = self.plan.composed.more(overrides)
-        keys = {o.lstrip("+").partition("=")[0] for job in composed for o in job.overrides if o not in base}
-        jobs = _jobs(composed, sorted(keys), len(self.jobs))
+        keys = list(varied(self.plan.composed.jobs))
+        jobs = _jobs(self.plan.composed.more(overrides), keys, len(self.jobs))
         self._add([replace(job, trial=trial) for job, trial in zip(jobs, trials or [None] * len(jobs), strict=True)])
         return [job.number for job in jobs]
 

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import StoreError, Terminated
+from experiments.errors import Pruned, StoreError, Terminated
 from experiments.spool import Operation, Spool, left_behind
 
 if TYPE_CHECKING:
@@ -452,6 +452,9 @@ class Run:
                 self._end("KILLED", "interrupted by Ctrl-C")
             case Terminated():
                 self._end("KILLED", "terminated by SIGTERM")
+            case Pruned():
+                self.set_tags({"pruned": str(error.epoch)})
+                self._end("KILLED", str(error))
             case SystemExit(code=None | 0):
                 self._end("FINISHED")
             case _:
