@@ -49,6 +49,7 @@ LAYERS = [
     {"compose"},
     {"search_space"},
     {"search"},
+    {"study"},
     {"summary", "resume"},
     {"experiment", "evaluate", "predict"},
     {"sweeps"},

@@ -53,6 +53,12 @@ def kind(config: Config) -> Kind:
     return int(config.training.threads), config.distribution.strategy, distribution.logical_devices(config.distribution)
 
 
+def at_once(config: Config, workers: int | None) -> int:
+    """How many jobs with this config run at once, with so many workers or as many as the machine has room for."""
+    threads, _, devices = kind(config)
+    return workers or _gpus() or max(1, (os.cpu_count() or 1) // (threads * devices))
+
+
 @dataclass
 class Worker:
     """A process that runs one job after another; `job` is the one it has."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import checkpoints, data, runs, summary, tracking
+from experiments import checkpoints, data, runs, study, summary, tracking
 from experiments.compose import ComposedJob, ComposedSweep
 from experiments.config import PROJECT, Config, as_dict, identity, objective, validate
 from experiments.errors import ConfigError, TrainingError, UserError
@@ -453,7 +453,8 @@ def run_job(job: Job, parent_id: str) -> str:
         earlier = outcome_of(job, parent_id)
     if earlier.run_id and earlier.is_done:
         return earlier.run_id
-    return experiment.run(job.config, job.overrides, {"mlflow.parentRunId": parent_id}, earlier.run_id)
+    watch = study.pruning_watch(job.trial, job.config.training.epochs) if job.trial else None
+    return experiment.run(job.config, job.overrides, {"mlflow.parentRunId": parent_id}, earlier.run_id, watch)
 
 
 def outcome_of(job: Job, parent_id: str, reason: str = "") -> Outcome:

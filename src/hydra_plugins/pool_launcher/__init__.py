@@ -7,6 +7,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from experiments.config import Config
+
 
 class PoolLauncher(Launcher):
     """Runs the jobs of the sweep that is open in this process; conf/hydra/launcher/pool.yaml has its arguments."""
@@ -16,6 +18,12 @@ class PoolLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         pass  # a job is not composed again: its config was frozen when the sweep started
+
+    def at_once(self, config: Config) -> int:
+        """How many jobs with this config run at once."""
+        from experiments import pool
+
+        return pool.at_once(config, self.workers)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from experiments import pool, sweeps

@@ -1,0 +1,54 @@
+"""Hydra's sweeper `optuna`: the trials of a search as jobs of the sweep; `experiments.study` proposes them."""
+
+import sys
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class OptunaSweeper(Sweeper):
+    """Runs the search that is open in this process; its settings are checked by then, see conf/hydra/sweeper."""
+
+    launcher: Launcher
+
+    def __init__(self, **settings: Any) -> None:
+        pass
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from experiments import search_space, study, sweeps
+        from experiments.errors import ConfigError
+        from experiments.search import Search
+
+        sweep = sweeps.current()
+        if sweep is None or not isinstance(sweep.plan.composed, Search):
+            raise RuntimeError("hydra/sweeper=optuna runs the searches of run.py only")
+        search = sweep.plan.composed
+        trials = study.Study(search, sweeps.FOLDER / f"{sweep.run.run_id}.journal")
+        at_once = getattr(self.launcher, "at_once", lambda _: 1)(search.jobs[0].config)
+        while not sweep.is_stopped and (batch := trials.ask(at_once)):
+            jobs = {}
+            for trial in batch:
+                try:
+                    overrides = [*search.fixed, *search_space.overrides(trial.values)]
+                    (number,) = sweep.add([overrides], [trials.entry(trial)])
+                    jobs[number] = trial, overrides
+                except ConfigError as error:  # of values that do not go together, though each is allowed
+                    print(f"Trial {trial.asked.number} cannot run: {error}", file=sys.stderr)
+                    trials.tell(trial, None, "FAILED", None)
+            if jobs:
+                self.launcher.launch([overrides for _, overrides in jobs.values()], initial_job_idx=min(jobs))
+            for number, (trial, _) in jobs.items():
+                outcome = sweep.outcome(number)
+                if outcome.run_id or not sweep.is_stopped:  # else it was not started
+                    status = "PRUNED" if outcome.pruned else outcome.status
+                    trials.tell(trial, outcome.run_id, status, outcome.metrics.get(search.metric))
+        study.publish(trials, sweep.run)
