@@ -97,32 +97,35 @@ def run(sweep: Sweep, numbers: Sequence[int], workers: int | None, timeout_minut
     Raises:
         KeyboardInterrupt, Terminated: after all jobs have checkpointed; a second Ctrl-C ends them at once.
     """
-    pending = deque(sweep.jobs[number] for number in sweep.to_run(numbers))
+    pending = [sweep.jobs[number] for number in sweep.to_run(numbers)]
     if not pending:
         return
-    pool = Pool(sweep, pending, workers, math.inf if timeout_minutes is None else 60 * timeout_minutes)
+    if sweep.pool is None:  # a search comes back with more jobs, for which the workers have loaded TensorFlow
+        sweep.pool = Pool(sweep, workers, math.inf if timeout_minutes is None else 60 * timeout_minutes)
+        sweep.resources.callback(sweep.pool.close)
     try:
-        pool.run()
+        sweep.pool.run(pending)
     except (KeyboardInterrupt, Terminated) as interruption:
-        pool.interrupt(signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM)
+        sweep.pool.interrupt(signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM)
         raise
-    finally:
-        pool.close()
 
 
 class Pool:
     """The workers of a sweep and the jobs that wait for them."""
 
-    def __init__(self, sweep: Sweep, pending: deque[Job], workers: int | None, timeout: float) -> None:
-        self.sweep, self.pending, self.timeout = sweep, pending, timeout
-        self.retries = dict.fromkeys((job.number for job in pending), sweep.plan.base.sweep.retries)
+    def __init__(self, sweep: Sweep, workers: int | None, timeout: float) -> None:
+        self.sweep, self.timeout = sweep, timeout
+        self.pending: deque[Job] = deque()
+        self.retries: dict[int, int] = {}
         self.gpus = _gpus()
         # In workers if their number is given, or in GPUs; else in threads.
         self.by_threads = workers is None and not self.gpus
         self.capacity = workers or self.gpus or os.cpu_count() or 1
         self.workers: list[Worker] = []
 
-    def run(self) -> None:
+    def run(self, jobs: Sequence[Job]) -> None:
+        self.pending.extend(jobs)
+        self.retries |= dict.fromkeys((job.number for job in jobs), self.sweep.plan.base.sweep.retries)
         while self.pending or any(worker.job for worker in self.workers):
             self._fill()
             busy = {worker.connection: worker for worker in self.workers if worker.job}
@@ -133,15 +136,16 @@ class Pool:
                     self._time_out(worker)
 
     def _fill(self) -> None:
-        """Give every worker a job, start workers while there is room, and end those that nothing is left for."""
+        """Give every worker a job, start workers while there is room, and end those that stand in the way of others."""
         if self.sweep.is_stopped:
             self.pending.clear()
         for worker in [worker for worker in self.workers if not worker.job]:
             job = next((job for job in self.pending if kind(job.config) == worker.kind), None)
-            if job:
+            alive = worker.process.poll() is None
+            if job and alive:
                 self.pending.remove(job)
                 worker.give(job)
-            else:
+            elif self.pending:
                 self.workers.remove(worker)
                 worker.end()
         while self.pending and self._has_room(self.pending[0]):

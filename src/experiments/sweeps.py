@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -244,8 +244,8 @@ def open_sweep(plan: Plan, command: Sequence[str]) -> Iterator["Sweep"]:
             "mlflow.note.content": f"**Not finished.**\n\n```\n{again}\n```",
         }
         opened = tracking.open_run(plan.uri, base.tracking.experiment, name, params, tags, parent_id)
-        with opened as run:
-            _current = Sweep(plan, run, again)
+        with opened as run, ExitStack() as resources:
+            _current = Sweep(plan, run, again, resources)
             try:
                 yield _current
                 _current.close()
@@ -286,10 +286,13 @@ class Sweep:
     Attributes:
         run: the parent run, to log to.
         jobs: by their number.
+        resources: closed when the sweep ends.
+        pool: what its launcher keeps between calls.
     """
 
-    def __init__(self, plan: Plan, run: tracking.Run, command: str) -> None:
-        self.plan, self.run, self.command = plan, run, command
+    def __init__(self, plan: Plan, run: tracking.Run, command: str, resources: ExitStack) -> None:
+        self.plan, self.run, self.command, self.resources = plan, run, command, resources
+        self.pool: Any = None
         self.jobs: list[Job] = []
         self.metric, self.mode = objective(plan.base)
         self.folder = FOLDER / run.run_id
