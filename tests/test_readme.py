@@ -66,6 +66,11 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
         "python run.py --cfg job model=cnn": "tests/test_cli.py",
         'eval "$(python run.py -sc install=bash)"': "tests/test_cli.py",
         "python run.py -m model.dropout=0.1,0.2,0.3 seed=0,1": "tests/test_readme.py",
+        "python run.py -m hydra/sweeper=optuna 'model.dropout=interval(0,0.5)'"
+        " 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))'": "tests/test_optuna_sweeper.py",
+        "python run.py -m hydra/sweeper=optuna search=mlp hydra.sweeper.n_trials=50 hydra.sweeper.pruner=median": (
+            "tests/test_search.py"
+        ),
         "python scripts/reproduce.py RUN_ID": "tests/test_reproduce.py",
         "python scripts/compare.py": "tests/test_compare.py",
         "python scripts/compare.py --group-by seed": "tests/test_compare.py",
@@ -80,7 +85,7 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
 
 @pytest.mark.slow
 def test_the_sweep_of_the_readme_makes_every_combination_and_compare_groups_them(uri: str, mnist: Path) -> None:
-    (line,) = [line for line in OTHERS if " -m " in line]
+    (line,) = [line for line in OTHERS if " -m " in line and "optuna" not in line]
     done = command(*arguments(line), *SHRINK.format(200, 50, 1).split(), f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
     assert len(runs(uri)) == 6

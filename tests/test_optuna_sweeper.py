@@ -1,0 +1,73 @@
+"""Whole searches as commands: the same trials every time, also after a kill, and failures that do not end them."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from conftest import command, start
+from stores import artifact, files, runs
+
+DIGITS = ["data=digits", "training.epochs=1", "training.threads=1", "report.figures=none", "tracking.log_model=false"]
+SEARCH = ["-m", "hydra/sweeper=optuna", *DIGITS]
+SPACE = ["model.dropout=interval(0,0.5)", "optimizer.learning_rate=tag(log,interval(1e-3,1e-1))"]
+
+
+def parent(uri: str) -> Any:
+    (found,) = [run for run in runs(uri) if "sweep" in run.data.tags]
+    return found
+
+
+def children(uri: str) -> list[Any]:
+    return [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+
+
+def trials(uri: str) -> list[dict[str, Any]]:
+    table = json.loads(artifact(uri, parent(uri).info.run_id, "tables/trials.json"))
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on_and_ends_like_one_that_was_not(uri: str) -> None:
+    one_by_one = ["hydra/launcher=basic", "hydra.sweeper.n_trials=3", "hydra.sweeper.startup_trials=1"]
+    whole = command(*SEARCH, *SPACE, *one_by_one, f"tracking.uri={uri}")
+    assert whole.returncode == 0, whole.stderr
+
+    other = uri.replace("/store/", "/other/")
+    arguments = [*SEARCH, *SPACE, *one_by_one, f"tracking.uri={other}"]
+    process = start(*arguments)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+        if sum(run.info.status == "RUNNING" for run in runs(other)) == 2 and len(children(other)) == 2:
+            break
+    process.kill()
+    process.communicate()
+    killed = parent(other).info.run_id
+    assert len(children(other)) == 2
+
+    again = command(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert parent(other).info.run_id == killed
+    assert [run.info.status for run in runs(other)] == ["FINISHED"] * 4
+    before, after = trials(uri), trials(other)
+    for rows in (before, after):
+        for row in rows:
+            del row["run_id"]
+    assert [row["status"] for row in before] == ["COMPLETE"] * 3
+    assert after == before
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_does_not_end_the_search_and_the_same_trial_is_run_once(uri: str) -> None:
+    grid = ["hydra.sweeper.sampler=grid", "optimizer.learning_rate=1e-2,1e30,0.01", "model.dropout=choice(0,0.0)"]
+    done = command(*SEARCH, *grid, "hydra.launcher.workers=1", f"tracking.uri={uri}")
+    assert done.returncode == 1
+    rows = trials(uri)
+    assert [row["optimizer.learning_rate"] for row in rows] == ["0.01", "0.01", "1e+30", "1e+30"]
+    assert [row["status"] for row in rows] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+    assert rows[0]["run_id"] == rows[1]["run_id"]
+    assert rows[0]["best_val_accuracy"] == rows[1]["best_val_accuracy"] > 0.5
+    assert sorted(run.info.status for run in children(uri)) == ["FAILED", "FINISHED"]
+    assert parent(uri).info.status == "FAILED"
+    assert "figures/search_history.png" in files(uri, parent(uri).info.run_id, "figures")
