@@ -51,7 +51,7 @@ LAYERS = [
     {"search"},
     {"study"},
     {"summary", "resume"},
-    {"experiment", "evaluate", "predict"},
+    {"experiment", "evaluate", "predict", "leaderboard"},
     {"sweeps"},
     {"pool"},
     {"cli", "reproduce", "published", "bundle"},

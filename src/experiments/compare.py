@@ -428,13 +428,13 @@ def _metric_cells(comparison: Comparison, name: str) -> list[str]:
     frames = (comparison.mean, comparison.std, comparison.count, comparison.difference)
     for group, mean, std, count, difference in zip(comparison.groups, *(f[name] for f in frames), strict=True):
         some = f" n={count}" if 0 < count < len(group) else ""
-        values.append(_with_spread(mean, std) + some if count else "-")
+        values.append(with_spread(mean, std) + some if count else "-")
         brackets.append("" if math.isnan(difference) else "(best)" if difference == 0 else f"({difference:+.2g})")
     left, right = max(map(len, values)), max(map(len, brackets))
     return [f"{value:>{left}} {bracket:>{right}}".rstrip() for value, bracket in zip(values, brackets, strict=True)]
 
 
-def _with_spread(mean: float, std: float) -> str:
+def with_spread(mean: float, std: float) -> str:
     """The mean to the decimals that its spread leaves sure: `0.9785 ± 0.0012`."""
     if not math.isfinite(std):
         return f"{mean:.5g}"
@@ -484,7 +484,7 @@ def figure(comparison: Comparison) -> "Figure":
     if comparison.group_by is not None:
         what += f", {spread} over {comparison.group_by}"
     varying = [name for name in comparison.params if name != "seed"]
-    values = {name: [_axis_value(group[0].params.get(name)) for group in groups] for name in varying}
+    values = {name: [axis_value(group[0].params.get(name)) for group in groups] for name in varying}
     numeric = [name for name in varying if all(isinstance(value, float) for value in values[name])]
     numeric.sort(key=lambda name: -len(set(values[name])))
     if len(varying) == 1 and numeric:
@@ -492,7 +492,7 @@ def figure(comparison: Comparison) -> "Figure":
     if len(varying) == 2 and numeric:
         x = numeric[0]
         (y,) = set(varying) - {x}
-        if len(numeric) == 2 and _is_grid(values[x], values[y]):
+        if len(numeric) == 2 and is_grid(values[x], values[y]):
             return figures.heat_map(
                 metric, x, values[x], y, values[y], mean, comparison.mode, what.replace(spread, "mean")
             )
@@ -501,7 +501,7 @@ def figure(comparison: Comparison) -> "Figure":
     return figures.ranking(metric, _labels(comparison, groups), mean, std, subtitle=what)
 
 
-def _is_grid(x: list[float | str], y: list[float | str]) -> bool:
+def is_grid(x: list[float | str], y: list[float | str]) -> bool:
     """Whether most of the combinations are there, and they are few enough to write a number into each."""
     rows, columns = len(set(x)), len(set(y))
     return (
@@ -511,7 +511,7 @@ def _is_grid(x: list[float | str], y: list[float | str]) -> bool:
     )
 
 
-def _axis_value(text: str | None) -> float | str:
+def axis_value(text: str | None) -> float | str:
     """A parameter's value as a number if it is one, or a list of one such as `[128]`."""
     value = _number((text or "").strip("[]"))
     return value if isinstance(value, str) else float(value)

@@ -14,12 +14,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from experiments.errors import Pruned, StoreError, Terminated
 from experiments.spool import Operation, Spool, left_behind
@@ -47,7 +48,10 @@ _COLUMNS = {
     "params": ["data.name", "model.name", "optimizer.name", "optimizer.learning_rate"],
 }
 _VIEW = "results"  # the name of the view of an experiment's runs that has these columns
-_VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
+_VIEW_TAGS = "mlflow.sharedViewState."  # of an experiment: before the name of a view
+_VIEW_TAG = f"{_VIEW_TAGS}{_VIEW}"
+_MOST_AXES = 12  # parameters in the charts of a sweep
+_MOST_CHARTED = 1000  # runs in them
 
 _SQLITE = "sqlite:///"
 _CHOICES = (
@@ -233,7 +237,51 @@ def runs_table(client: "MlflowClient", experiment_id: str) -> str:
     part of the address after the server's."""
     tags = client.get_experiment(experiment_id).tags
     view = f"&viewStateShareKey={_VIEW}" if _VIEW_TAG in tags else ""
-    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning{view}"
+    return f"{_table(experiment_id)}{view}"
+
+
+def sweep_table(experiment_id: str, parent_id: str) -> str:
+    """Where the UI shows the runs of a sweep as a table, best first, with the view that `Run.share_sweep_view` made:
+    the part of the address after the server's."""
+    return f"{_table(experiment_id)}&viewStateShareKey={parent_id}"
+
+
+def as_charts(table: str) -> str:
+    """The address of a table of runs, changed to that of their charts."""
+    return f"{table}&compareRunsMode=CHART"
+
+
+def compare_page(experiment_id: str, run_ids: Sequence[str]) -> str:
+    """Where the UI shows runs side by side: the part of the address after the server's."""
+    lists = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
+    return "/#/compare-runs?runs={}&experiments={}".format(*lists)
+
+
+def run_page(experiment_id: str, run_id: str) -> str:
+    """Where the UI shows a run: the part of the address after the server's."""
+    return f"/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def find_sweep(client: "MlflowClient", parent_id: str) -> str:
+    """Where the UI shows the runs of a sweep; also of one without a view, such as one of another program.
+
+    Raises:
+        StoreError: there is no such run.
+    """
+    with _store_errors(str(client.tracking_uri)):
+        run = _get_run(client, str(client.tracking_uri), parent_id)
+        experiment_id = run.info.experiment_id
+        if f"{_VIEW_TAGS}{parent_id}" in client.get_experiment(experiment_id).tags:
+            return sweep_table(experiment_id, parent_id)
+        return f"{_table(experiment_id)}&searchFilter={quote(_children(parent_id))}"
+
+
+def _table(experiment_id: str) -> str:
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
+def _children(parent_id: str) -> str:
+    return f"tags.`mlflow.parentRunId` = '{parent_id}'"
 
 
 def download(uri: str, run_id: str, artifact: str) -> Path:
@@ -357,6 +405,12 @@ class Run:
         if points:
             self._log({"metrics": points})
 
+    def replace_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Logs metrics of the whole run, also where a re-entered run has others: the last value is the one added."""
+        for name in metrics:
+            self._last_step.pop(name, None)
+        self.log_metrics(metrics)
+
     def log_params(self, params: Mapping[str, object]) -> None:
         self._log({"params": {key: str(value) for key, value in params.items()}})
 
@@ -416,6 +470,25 @@ class Run:
             "profile": json.dumps(dict(counts)),
         }
         self._log({"dataset": dataset, "context": context})
+
+    def share_sweep_view(
+        self, params: Sequence[str], charted: Sequence[str], metric: str, mode: Literal["min", "max"]
+    ) -> None:
+        """Makes the view in which the UI shows the children of this run (see `sweep_table`).
+
+        Args:
+            params: the columns; the seed is added.
+            charted: those of them, with single values, that the charts have as axes.
+            metric: the runs are sorted by it.
+            mode: which end of it comes first.
+        """
+        self._log(
+            {
+                "view": self.run_id,
+                "of": self.experiment_id,
+                "state": _sweep_view(self.run_id, params, charted, metric, mode),
+            }
+        )
 
     def log_model(self, model: "keras.Model", inputs: "np.ndarray", outputs: "np.ndarray") -> None:
         """Stores the model so that MLflow and plain Keras load it without this project: `runs:/<run id>/model`,
@@ -533,6 +606,8 @@ def _apply(client: "MlflowClient", run_id: str, operation: Operation) -> None:
             _apply_dataset(client, run_id, dataset, context)
         case {"model": name, "source": source}:
             _apply_model(client, run_id, name, source)
+        case {"view": name, "of": experiment_id, "state": state}:
+            client.set_experiment_tag(experiment_id, f"{_VIEW_TAGS}{name}", state)
         case {"status": status, "time": end}:
             client.set_terminated(run_id, status, end_time=end)
         case _:
@@ -613,17 +688,58 @@ def _view() -> str:
     return json.dumps({"selectedColumns": ["attributes.`Duration`", *columns]})
 
 
-def _enter(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str, str]) -> "MlflowRun":
-    """Makes an earlier run RUNNING again, owned by this process."""
-    from mlflow.entities import RunTag
+def _sweep_view(
+    parent_id: str, params: Sequence[str], charted: Sequence[str], metric: str, mode: Literal["min", "max"]
+) -> str:
+    """The state of the runs table and of the charts for the children of a run, as the UI keeps it."""
+    # What was varied stands before what came of it, and what matters is not the last: the UI cuts off on the right.
+    metrics = list(dict.fromkeys([metric, "test_accuracy", "test_mean_absolute_error", "train_seconds"]))
+    varied = list(dict.fromkeys([*params, "seed"]))
+    columns = [*(f"params.`{name}`" for name in varied), *(f"metrics.`{name}`" for name in metrics)]
+    chart = {"metricSectionId": "sweep", "runsCountToCompare": _MOST_CHARTED, "deleted": False, "isGenerated": False}
+    axes = list(charted)[:_MOST_AXES]
+    charts: list[dict[str, object]] = [
+        {"type": "SCATTER", "xaxis": {"key": name, "type": "PARAM"}, "yaxis": {"key": metric, "type": "METRIC"}}
+        for name in axes
+    ]
+    if axes:
+        charts.insert(
+            0, {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [metric], "showAllRuns": False}
+        )
+    # The UI adds its own section with all metrics below.
+    section = {"uuid": "sweep", "name": "Sweep", "display": True, "isReordered": False}
+    state = {
+        "selectedColumns": [*columns, "attributes.`Duration`"],
+        "columnOrder": ["attributes.`Run Name`", *columns, "duration", "runDateAndNestInfo"],
+        "columnWidths": {"attributes.`Run Name`": 300} | {name: 24 + 8 * max(9, len(name) - 10) for name in columns},
+        "searchFilter": _children(parent_id),
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": mode == "min",
+        "runsHiddenMode": "SHOW_ALL",  # else the charts leave out all but the first ten
+        "isAccordionReordered": True,  # else the UI sorts its own section before ours
+    }
+    if charts:
+        charts = [{"uuid": f"sweep-{number}", **chart, **own} for number, own in enumerate(charts)]
+        state |= {"compareRunCharts": charts, "compareRunSections": [section]}
+    return json.dumps(state)
+
+
+def _get_run(client: "MlflowClient", uri: str, run_id: str) -> "MlflowRun":
     from mlflow.exceptions import MlflowException
 
     try:
-        run = client.get_run(run_id)
+        return client.get_run(run_id)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise StoreError(f"There is no run {run_id!r} in {shown(uri)}.") from None
+
+
+def _enter(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str, str]) -> "MlflowRun":
+    """Makes an earlier run RUNNING again, owned by this process."""
+    from mlflow.entities import RunTag
+
+    run = _get_run(client, uri, run_id)
     host, pid = (run.data.tags.get(f"process.{key}") for key in ("host", "pid"))
     if run.info.status == "RUNNING" and (host, pid) != (tags["process.host"], tags["process.pid"]):
         raise StoreError(f"Run {run_id} is still running, in process {pid} on {host}. Stop that process first.")

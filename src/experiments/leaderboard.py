@@ -1,0 +1,423 @@
+"""What a sweep came to: its settings ranked over seeds, and whether the best is better than the next beyond noise."""
+
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from experiments import compare, resume, tracking
+from experiments import summary as config_summary
+from experiments.compare import Comparison, Mode
+from experiments.runs import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from experiments.figures import Style
+
+SEED = "seed"
+CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05  # below this p-value a difference counts as beyond noise
+TOP = 10  # rows of the table in the note and on the terminal
+LISTED = 20  # failures in the note
+CHARTED = 100  # runs that the UI's charts and its compare page show
+ALSO = (
+    "test_accuracy",
+    "best_val_accuracy",
+    "test_loss",
+    "test_mean_absolute_error",
+)  # the first of them is shown beside the objective
+FINAL = ("test_", "best_")  # the best run's metrics that stand in the parent's row of the runs table
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The settings of a sweep, best first: the finished runs, grouped over seeds.
+
+    Attributes:
+        comparison: of the runs that have the objective; ranked by it.
+        varied: the parameters that make a setting.
+        metric: the objective.
+    """
+
+    comparison: Comparison
+    varied: list[str]
+    metric: str
+    mode: Mode
+
+    @property
+    def best(self) -> RunRecord:
+        """Of the best setting the run with the best value."""
+        return (min if self.mode == "min" else max)(self.comparison.groups[0], key=lambda run: run.metrics[self.metric])
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """A row for each setting: what varies, `n` (seeds), mean and standard deviation of the objective (of the
+        sample, n - 1), the 95 % confidence interval of the mean (Student's t; Student, Biometrika 6, 1908), the
+        difference of the mean to the best's, and the p-value of that difference (Welch's t-test, two-sided; Welch,
+        Biometrika 34, 1947). What one seed cannot tell is NaN."""
+        import numpy as np
+        import pandas as pd
+        from scipy import stats
+
+        frames = (self.comparison.mean, self.comparison.std, self.comparison.count)
+        mean, std, n = (frame[self.metric].to_numpy(dtype=float) for frame in frames)
+        with np.errstate(all="ignore"):
+            half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * std / np.sqrt(n)
+            p = stats.ttest_ind_from_stats(mean[0], std[0], n[0], mean, std, n, equal_var=False).pvalue
+        p = np.where((n < 2) | (n[0] < 2), math.nan, p)
+        p[0] = math.nan
+        return pd.DataFrame(
+            {name: self.comparison.values(name) for name in self.varied}
+            | {
+                "n": n.astype(int),
+                f"{self.metric}_mean": mean,
+                f"{self.metric}_std": std,
+                "ci95_low": mean - half,
+                "ci95_high": mean + half,
+                "difference": mean - mean[0],
+                "p_value": p,
+                "run_ids": [" ".join(run.run_id for run in group) for group in self.comparison.groups],
+            }
+        )
+
+
+def rank(children: Sequence[RunRecord], metric: str, mode: Mode, varied: Sequence[str] = ()) -> Leaderboard | None:
+    """The leaderboard of a sweep's runs.
+
+    Args:
+        children: in any state; those that are not finished, or without the objective, are left out.
+        metric: the objective.
+        varied: the keys that the sweep varies, of parameters or of groups (`optimizer` stands for `optimizer.name`);
+            by default, and where that does not say it, the parameters that differ.
+
+    Returns:
+        None if no run has finished with the objective.
+    """
+    ranked = [run for run in children if run.status == "FINISHED" and math.isfinite(run.metrics.get(metric, math.nan))]
+    if not ranked:
+        return None
+    comparison = compare.compare(ranked, metric, mode, SEED if any(SEED in run.params for run in ranked) else None)
+    known = {name for run in ranked for name in run.params}
+    named = [key if key in known else f"{key}.name" for key in varied if key != SEED]
+    told_apart = {tuple(group[0].params.get(name) for name in named) for group in comparison.groups}
+    if not set(named) <= known or len(told_apart) < len(comparison.groups):
+        named = comparison.params
+    return Leaderboard(comparison, list(dict.fromkeys(named)), metric, mode)
+
+
+def verdict(board: Leaderboard) -> str:
+    """In words: whether the best setting is better than the next beyond the noise between seeds."""
+    table = board.table
+    if len(table) == 1:
+        return "There is one setting only, so there is nothing to compare it with."
+    best, following = table.iloc[0], table.iloc[1]
+    seeds = f"{board.comparison.group_by}=0,1,2,3,4"
+    if best.n < 2 and following.n < 2:
+        return f"One seed each: noise unknown, so the order may be chance. Sweep over seeds too: {seeds}"
+    if best.n < 2 or following.n < 2:
+        which = "best" if best.n < 2 else "next"
+        return f"The {which} setting has one seed only: noise unknown. Sweep over more seeds: {seeds}"
+    if following.difference == 0:
+        return "The two best settings have the same mean: neither is better."
+    if not math.isfinite(following.p_value):
+        return "Seeds make no difference to the two best settings, so there is no noise that could be measured."
+    behind = f"by {abs(following.difference):.3g} on average"
+    test = f"Welch's t-test over {best.n} and {following.n} seeds, p = {_p(following.p_value)}"
+    if following.p_value < SIGNIFICANCE:
+        return f"Better than the next beyond noise: {behind} ({test})."
+    alike = int((table.p_value >= SIGNIFICANCE).sum())
+    also = f" {alike} settings are that close to the best." if alike > 1 else ""
+    return f"Not better than the next beyond noise: ahead {behind} ({test}).{also} More seeds would tell: {seeds}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.001 else f"{value:.0e}"
+
+
+def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]:
+    """The figures of a sweep by name, in the order in which they are best read."""
+    from experiments.figures import comparison as compared
+    from experiments.figures import sweep
+
+    table, groups = board.table, board.comparison.groups
+    runs = board.comparison.runs
+    count = f"{_plural(len(groups), 'setting')}, {_plural(len(runs), 'run')}"
+    mean = table[f"{board.metric}_mean"].tolist()
+    half = (table.ci95_high - table[f"{board.metric}_mean"]).fillna(0).tolist()
+    interval = f"{count}; mean over seeds" + (", bars: 95 % confidence interval" if any(half) else "")
+    drawn = {}
+    if len(groups) > 1:
+        drawn["01_leaderboard"] = compared.ranking(
+            board.metric, [_setting(row, board.varied) for _, row in table.iterrows()], mean, half, interval, style
+        )
+    by_setting = {name: [_value(run.params.get(name)) for run, *_ in groups] for name in board.varied}
+    by_setting = {name: values for name, values in by_setting.items() if len(set(values)) > 1}
+    if by_setting:
+        drawn["02_effects"] = sweep.effects(
+            board.metric,
+            {name: [_value(run.params.get(name)) for run in runs] for name in by_setting},
+            [run.metrics[board.metric] for run in runs],
+            board.mode,
+            f"{_plural(len(runs), 'run')}; points: runs, line: their mean, whatever the other parameters are",
+            style,
+        )
+    if len(by_setting) == 2:
+        (x_name, x), (y_name, y) = sorted(by_setting.items(), key=lambda item: -len(set(item[1])))
+        columns, rows = [_shown(value) for value in x], [_shown(value) for value in y]
+        if compare.is_grid(columns, rows):
+            drawn["03_heat_map"] = compared.heat_map(
+                board.metric, x_name, columns, y_name, rows, mean, board.mode, f"{count}; mean over seeds", style
+            )
+    if len(by_setting) >= 2:
+        drawn["04_parallel_coordinates"] = sweep.parallel_coordinates(
+            board.metric, by_setting, mean, board.mode, f"{count}; orange: the best, darker: better", style
+        )
+    return drawn
+
+
+def _value(text: str | None) -> float | str | None:
+    return None if text in (None, "None") else compare.axis_value(text)
+
+
+def _shown(value: float | str | None) -> float | str:
+    return "none" if value is None else value
+
+
+def _setting(values: Mapping[str, Any], varied: Sequence[str]) -> str:
+    """`dropout=0.1 learning_rate=0.001`; with the whole name where the last part is not enough."""
+    last = [name.rsplit(".", 1)[-1] for name in varied]
+    short = {
+        name: name if last.count(part) > 1 or part == "name" else part for name, part in zip(varied, last, strict=True)
+    }
+    return " ".join(f"{short[name]}={values[name]}" for name in varied) or "all"
+
+
+def as_table(board: Leaderboard) -> "Table":
+    """The top of the leaderboard for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, rows = _rows(board)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in header:
+        table.add_column(Text(compare.plain(name)), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(compare.plain(cell)) for cell in row))
+    return table
+
+
+def _rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the top of the leaderboard, as the note and the terminal show it."""
+    frame = board.comparison.mean
+    also = [name for name in ALSO if name != board.metric and name in frame][:1]
+    header = ["", *board.varied, "n", f"{board.metric}", "95 % CI of the mean", "difference", "p", *also]
+    rows = []
+    for rank_, row in board.table.head(TOP).iterrows():
+        mean, std = row[f"{board.metric}_mean"], row[f"{board.metric}_std"]
+        interval = "unknown" if math.isnan(row.ci95_low) else f"{row.ci95_low:.4g} to {row.ci95_high:.4g}"
+        rows.append(
+            [
+                str(rank_ + 1),
+                *("-" if row[name] is None else str(row[name]) for name in board.varied),
+                str(row.n),
+                compare.with_spread(mean, std),
+                interval,
+                "best" if rank_ == 0 else f"{row.difference:+.2g}",
+                "" if math.isnan(row.p_value) else _p(row.p_value),
+                *(f"{frame.at[rank_, name]:.4g}" for name in also),
+            ]
+        )
+    return header, rows
+
+
+def summary(board: Leaderboard) -> str:
+    """The winner in a sentence: what it is, and its value with the confidence interval."""
+    row = board.table.iloc[0]
+    mean = row[f"{board.metric}_mean"]
+    setting = _setting(row, board.varied) if board.varied else "the one setting"
+    if row.n < 2:
+        value = f"{mean:.4g} (one seed)"
+    else:
+        value = f"{mean:.4g} (95 % CI {row.ci95_low:.4g} to {row.ci95_high:.4g}, {row.n} seeds)"
+    return f"Best: {setting} with {board.metric} {value}"
+
+
+def note(
+    board: Leaderboard | None,
+    experiment_id: str,
+    parent_id: str,
+    commands: Mapping[str, str],
+    failures: Sequence[str],
+    pictures: Sequence[str],
+) -> str:
+    """The description on the sweep's page, in Markdown. MLflow shows the first five lines or so: the result is first.
+
+    Args:
+        commands: what to do next, a word for each.
+        failures: the jobs that did not finish, a line for each.
+        pictures: names of the figures among the artifacts.
+    """
+    blocks = []
+    if board is None:
+        blocks.append("**No run of this sweep has finished with its objective.**")
+    else:
+        setting, _, value = summary(board).partition(" with ")
+        blocks += [f"**{_escaped(setting)}** with {value}.", verdict(board)]
+        if board.metric.startswith("test_"):
+            blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
+    table = tracking.sweep_table(experiment_id, parent_id)
+    links = {"all runs": table, "charts": tracking.as_charts(table)}
+    if board is not None:
+        ids = [run.run_id for run in board.comparison.runs[:CHARTED]]
+        links |= {
+            "runs side by side": tracking.compare_page(experiment_id, ids),
+            "the best run": tracking.run_page(experiment_id, board.best.run_id),
+        }
+    # Relative to the page, so that they hold on every server, also behind a prefix.
+    blocks.append(" · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items()))
+    if failures:
+        more = [f"- and {len(failures) - LISTED} more"] if len(failures) > LISTED else []
+        blocks.append(f"**{_plural(len(failures), 'job')} did not finish:**")
+        blocks.append("\n".join([*(f"- {_escaped(failure)}" for failure in failures[:LISTED]), *more]))
+    if board is not None:
+        header, rows = _rows(board)
+        lines = [header, ["---"] * len(header), *rows]
+        blocks.append("\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines))
+        settings = len(board.table)
+        if settings > TOP:
+            blocks.append(f"The best {TOP} of {settings} settings; all of them: `tables/leaderboard.json`.")
+        blocks.append(f"Best run: `{board.best.run_id}`; its config: `config/best.yaml`.")
+    listed = (line for word, command in commands.items() for line in (f"# {word}", command))
+    blocks.append("\n".join(["```", *listed, "```"]))
+    for name in pictures:
+        file = f"figures/{name}.png"
+        blocks.append(f"![{file}](get-artifact?path={file}&run_uuid={parent_id})")
+    return "\n\n".join(blocks)
+
+
+def commands(board: Leaderboard | None, uri: str | None, parent_id: str) -> dict[str, str]:
+    """What to do with a sweep, a word for each command.
+
+    Args:
+        uri: of the store, as the config has it: None for the one in force.
+    """
+    option = f" --uri {shlex.quote(uri)}" if uri else ""
+    look = f"python scripts/ui.py --sweep {parent_id}{option}"
+    if board is None:
+        return {"look": tracking.shown(look)}
+    grouped = f" --group-by {SEED}" if board.comparison.group_by else ""
+    ranked = f" --metric {board.metric}" + (f" --mode {board.mode}" if compare.direction(board.metric) is None else "")
+    _, overrides = resume.recorded(tracking.resolve_uri(uri), board.best.run_id)
+    found = {
+        "look": look,
+        "compare": f"python scripts/compare.py --sweep {parent_id}{grouped}{ranked}{option}",
+        "run the best again": config_summary.command(overrides),
+    }
+    return {word: tracking.shown(line) for word, line in found.items()}
+
+
+def show_while_running(run: tracking.Run, varied: Sequence[str], metric: str, mode: Mode) -> None:
+    """Make the table and the charts of the sweep's runs ready in the UI, before there are any."""
+    run.share_sweep_view(varied, [], metric, mode)
+
+
+def publish(
+    run: tracking.Run,
+    children: Sequence[RunRecord],
+    metric: str,
+    mode: Mode,
+    varied: Sequence[str] = (),
+    failures: Sequence[str] = (),
+    uri: str | None = None,
+    style: "Style" = "light",
+) -> Leaderboard | None:
+    """Log to the open parent run what its sweep came to: the leaderboard as table and CSV, the figures, the note, the
+    best run's id, config and final metrics, and the view of its runs in the UI.
+
+    Args:
+        run: the parent.
+        children: its runs.
+        metric: the objective.
+        mode: which end of it is best.
+        varied: the keys that the sweep varies; see `rank`.
+        failures: the jobs that did not finish, a line for each.
+        uri: of the store, as the config has it.
+        style: of the figures.
+
+    Returns:
+        The leaderboard; None if no run has finished with the objective.
+    """
+    board = rank(children, metric, mode, varied)
+    drawn: dict[str, Figure] = {}
+    if board is not None:
+        run.share_sweep_view(board.varied, _charted(board), metric, mode)
+        run.log_table(board.table, "tables/leaderboard.json")
+        run.log_text(board.table.to_csv(index=False), "tables/leaderboard.csv")
+        drawn = figures(board, style)
+        _log_figures(run, drawn)
+        best = board.best
+        run.set_tags({"best_run": best.run_id})
+        run.log_text(
+            tracking.download(run.uri, best.run_id, "config/config.yaml").read_text(encoding="utf-8"),
+            "config/best.yaml",
+        )
+        final = {name: best.metrics[name] for name in best.metrics if name.startswith(FINAL) or name == metric}
+        run.replace_metrics(final)
+    further = commands(board, uri, run.run_id)
+    text = note(board, run.experiment_id, run.run_id, further, failures, list(drawn))
+    run.set_tags({"mlflow.note.content": text})
+    return board
+
+
+def show(board: Leaderboard | None, run: tracking.Run, uri: str | None = None) -> None:
+    """Print the top of the leaderboard, what it means, and the next commands."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print()
+    if board is None:
+        console.print("No run of this sweep has finished with its objective.")
+    else:
+        console.print(as_table(board), soft_wrap=False)
+        if len(board.table) > TOP:
+            console.print(f"The best {TOP} of {len(board.table)} settings.")
+        console.print(f"\n{summary(board)}.\n{verdict(board)}")
+    console.print(f"\nSweep {run.name} ({run.run_id}) in {tracking.shown(run.uri)}")
+    if run.uri.startswith("http"):
+        console.print(tracking.shown(run.uri).rstrip("/") + tracking.sweep_table(run.experiment_id, run.run_id))
+    console.print("\nNext:")
+    for word, line in commands(board, uri, run.run_id).items():
+        console.print(f"  {line}  # {word}")
+
+
+def _log_figures(run: tracking.Run, drawn: Mapping[str, "Figure"]) -> None:
+    from experiments.figures import save
+
+    with TemporaryDirectory() as folder:
+        for name, figure in drawn.items():
+            save(figure, Path(folder, f"{name}.png"))
+        run.log_artifacts(Path(folder), "figures")
+
+
+def _charted(board: Leaderboard) -> list[str]:
+    """The parameters that MLflow's charts can have as an axis: those whose values are no lists."""
+    runs = board.comparison.runs
+    return [name for name in board.varied if not any((run.params.get(name) or "").startswith("[") for run in runs)]
+
+
+def _escaped(text: str) -> str:
+    """A line of text that Markdown leaves as it is, also in a cell of a table."""
+    plain = compare.plain(text.replace("\n", " "))
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", plain)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
