@@ -442,8 +442,12 @@ def with_spread(mean: float, std: float) -> str:
         return f"{mean:.5g} ± 0"
     if not 1e-6 < std < 1e6:
         return f"{mean:.5g} ± {std:.2g}"
-    decimals = max(0, 1 - math.floor(math.log10(std)))
-    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+    return f"{mean:.{decimals(std)}f} ± {std:.{decimals(std)}f}"
+
+
+def decimals(spread: float) -> int:
+    """The decimals that a positive spread leaves sure: two digits of it."""
+    return max(0, 1 - math.floor(math.log10(spread)))
 
 
 def short_length(run_ids: Iterable[str]) -> int:

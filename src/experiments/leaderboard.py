@@ -150,13 +150,17 @@ def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]
     table, groups = board.table, board.comparison.groups
     runs = board.comparison.runs
     count = f"{_plural(len(groups), 'setting')}, {_plural(len(runs), 'run')}"
-    mean = table[f"{board.metric}_mean"].tolist()
-    half = (table.ci95_high - table[f"{board.metric}_mean"]).fillna(0).tolist()
-    interval = f"{count}; mean over seeds" + (", bars: 95 % confidence interval" if any(half) else "")
+    mean, std = table[f"{board.metric}_mean"].tolist(), table[f"{board.metric}_std"].fillna(0).tolist()
+    over_seeds = "mean ± standard deviation over seeds" if table.n.max() > 1 else "one seed each"
     drawn = {}
     if len(groups) > 1:
         drawn["01_leaderboard"] = compared.ranking(
-            board.metric, [_setting(row, board.varied) for _, row in table.iterrows()], mean, half, interval, style
+            board.metric,
+            [_setting(row, board.varied) for _, row in table.iterrows()],
+            mean,
+            std,
+            f"{count}; {over_seeds}",
+            style,
         )
     by_setting = {name: [_value(run.params.get(name)) for run, *_ in groups] for name in board.varied}
     by_setting = {name: values for name, values in by_setting.items() if len(set(values)) > 1}
@@ -191,13 +195,23 @@ def _shown(value: float | str | None) -> float | str:
     return "none" if value is None else value
 
 
+def _short(names: Sequence[str]) -> dict[str, str]:
+    """The last part of each parameter's name, or the whole where that is not enough: `dropout`, `optimizer.name`."""
+    last = [name.rsplit(".", 1)[-1] for name in names]
+    return {n: n if last.count(part) > 1 or part == "name" else part for n, part in zip(names, last, strict=True)}
+
+
 def _setting(values: Mapping[str, Any], varied: Sequence[str]) -> str:
-    """`dropout=0.1 learning_rate=0.001`; with the whole name where the last part is not enough."""
-    last = [name.rsplit(".", 1)[-1] for name in varied]
-    short = {
-        name: name if last.count(part) > 1 or part == "name" else part for name, part in zip(varied, last, strict=True)
-    }
-    return " ".join(f"{short[name]}={values[name]}" for name in varied) or "all"
+    """`dropout=0.1 learning_rate=0.001`"""
+    return " ".join(f"{short}={_cell(values[name])}" for name, short in _short(varied).items()) or "the one setting"
+
+
+def _cell(value: object) -> str:
+    """A parameter's value for people: a long number, such as a search draws, to four digits."""
+    if not isinstance(value, str):  # NaN: pandas has no other word for what a run does not have
+        return "-"
+    number = compare.axis_value(value)
+    return f"{number:.4g}" if isinstance(number, float) and len(value) > 8 and "[" not in value else value
 
 
 def as_table(board: Leaderboard) -> "Table":
@@ -218,36 +232,39 @@ def _rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the top of the leaderboard, as the note and the terminal show it."""
     frame = board.comparison.mean
     also = [name for name in ALSO if name != board.metric and name in frame][:1]
-    header = ["", *board.varied, "n", f"{board.metric}", "95 % CI of the mean", "difference", "p", *also]
+    header = ["", *_short(board.varied).values(), "n", board.metric, "95 % CI", "difference", "p", *also]
     rows = []
-    for rank_, row in board.table.head(TOP).iterrows():
-        mean, std = row[f"{board.metric}_mean"], row[f"{board.metric}_std"]
-        interval = "unknown" if math.isnan(row.ci95_low) else f"{row.ci95_low:.4g} to {row.ci95_high:.4g}"
+    for position, row in board.table.head(TOP).iterrows():
         rows.append(
             [
-                str(rank_ + 1),
-                *("-" if row[name] is None else str(row[name]) for name in board.varied),
+                str(position + 1),
+                *(_cell(row[name]) for name in board.varied),
                 str(row.n),
-                compare.with_spread(mean, std),
-                interval,
-                "best" if rank_ == 0 else f"{row.difference:+.2g}",
+                compare.with_spread(row[f"{board.metric}_mean"], row[f"{board.metric}_std"]),
+                _interval(row),
+                "best" if position == 0 else f"{row.difference:+.2g}",
                 "" if math.isnan(row.p_value) else _p(row.p_value),
-                *(f"{frame.at[rank_, name]:.4g}" for name in also),
+                *(f"{frame.at[position, name]:.4g}" for name in also),
             ]
         )
     return header, rows
+
+
+def _interval(row: "pd.Series") -> str:
+    """The confidence interval of the mean, to the decimals that it leaves sure."""
+    if math.isnan(row.ci95_low):
+        return "unknown"
+    half = (row.ci95_high - row.ci95_low) / 2
+    places = min(6, compare.decimals(half)) if half > 0 else 6
+    return f"{row.ci95_low:.{places}f} to {row.ci95_high:.{places}f}"
 
 
 def summary(board: Leaderboard) -> str:
     """The winner in a sentence: what it is, and its value with the confidence interval."""
     row = board.table.iloc[0]
     mean = row[f"{board.metric}_mean"]
-    setting = _setting(row, board.varied) if board.varied else "the one setting"
-    if row.n < 2:
-        value = f"{mean:.4g} (one seed)"
-    else:
-        value = f"{mean:.4g} (95 % CI {row.ci95_low:.4g} to {row.ci95_high:.4g}, {row.n} seeds)"
-    return f"Best: {setting} with {board.metric} {value}"
+    spread = "one seed" if row.n < 2 else f"95 % CI {_interval(row)}, {row.n} seeds"
+    return f"Best: {_setting(row, board.varied)} with {board.metric} {mean:.5g} ({spread})"
 
 
 def note(
@@ -382,6 +399,8 @@ def show(board: Leaderboard | None, run: tracking.Run, uri: str | None = None) -
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 100_000
     console.print()
     if board is None:
         console.print("No run of this sweep has finished with its objective.")

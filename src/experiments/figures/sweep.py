@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from experiments.figures.style import MARGIN, PALETTES, WIDTH, Style, add_axes, new_page, plural, shorten, text_width
+from experiments.figures.style import MARGIN, PALETTES, WIDTH, Style, add_axes, new_page, shorten, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from experiments.figures.style import Palette
 
 Value = float | str | None  # of a parameter; None where a run does not have it
 
 DECADES = 20  # an axis whose values span at least this factor is logarithmic
 MOST_TICKS = 8  # values of a parameter that are each given a tick; the means of more are taken in bins
 BINS = 6
+FEW = 8  # runs, too few to call one an exception
 MISSING = -0.12  # where runs without the parameter stand on its axis, which goes from 0 to 1
 APART = 0.09  # on that axis, between the labels of two ticks
 
@@ -31,7 +34,8 @@ class Scale:
 
     places: np.ndarray  # [n]
     ticks: list[tuple[float, str]]
-    note: str  # "logarithmic", or nothing
+    note: str = ""  # "logarithmic", or nothing
+    ordered: bool = True  # whether what lies between two values means something
 
     @classmethod
     def of(cls, values: Sequence[Value]) -> Scale:
@@ -40,7 +44,7 @@ class Scale:
             names = sorted({_text(value) for value in values}, key=_by_number)
             step = 1 / max(1, len(names) - 1)
             where = {name: i * step if len(names) > 1 else 0.5 for i, name in enumerate(names)}
-            return cls(np.array([where[_text(v)] for v in values]), [(p, n) for n, p in where.items()], "")
+            return cls(np.array([where[_text(v)] for v in values]), [(p, n) for n, p in where.items()], ordered=False)
         known = np.unique(numbers[np.isfinite(numbers)])
         logarithmic = len(known) > 0 and known[0] > 0 and known[-1] / known[0] >= DECADES
         low, high = (known[0], known[-1]) if len(known) else (0.0, 1.0)
@@ -70,8 +74,8 @@ def effects(
 ) -> Figure:
     """A panel for each parameter: the metric of each run over its value, and a line through the means there.
 
-    A run that is far worse than the others (a diverged one) would press them into a line: beyond three times the
-    spread of the better half it is drawn as a triangle at the edge, and counted.
+    A run that is far worse than the others (a diverged one) would press them into a line: beyond Tukey's outer fence,
+    three interquartile ranges from the quartile, it is drawn as a triangle at the edge, counted, and in no mean.
 
     Args:
         parameters: name -> [n] values.
@@ -81,6 +85,7 @@ def effects(
     palette = PALETTES[style]
     y = np.asarray(values, dtype=float)
     low, high, beyond = _range(y, mode)
+    inside = ~beyond
     columns = 1 if len(parameters) == 1 else 2
     rows = math.ceil(len(parameters) / columns)
     left, gap, below = 0.95, 0.35, 0.85
@@ -92,8 +97,13 @@ def effects(
         bottom = (rows - 1 - row) * (height + below) + below - 0.1
         axes = add_axes(figure, palette, left + column * (width + gap), bottom, width, height, grid="y")
         scale = Scale.of(given)
-        inside = ~beyond
-        axes.plot(*_means(scale.places, y), color=palette.orange, linewidth=2, zorder=2)
+        joined = scale.ordered & (scale.places >= 0)
+        for part in (inside & joined, inside & ~joined):
+            at, means = _means(scale.places[part], y[part])
+            if part[joined].any():
+                axes.plot(at, means, color=palette.orange, linewidth=2, zorder=2)
+            else:
+                axes.hlines(means, at - 0.04, at + 0.04, color=palette.orange, linewidth=2.5, zorder=2)
         axes.plot(
             scale.places[inside], y[inside], "o", color=palette.blue, markersize=5, alpha=_opacity(len(y)), zorder=3
         )
@@ -109,11 +119,7 @@ def effects(
             axes.set_ylabel(_literal(metric))
         else:
             axes.tick_params(labelleft=False)
-    if beyond.any():
-        side = "below" if mode == "max" else "above"
-        text = f"▾ {plural(int(beyond.sum()), 'run')} {side} the axis" if mode == "max" else ""
-        text = text or f"▴ {plural(int(beyond.sum()), 'run')} {side} the axis"
-        figure.text(1 - MARGIN / WIDTH, 0.01, text, color=palette.muted, fontsize=9, ha="right", va="bottom")
+    _count_beyond(figure, palette, int(beyond.sum()), mode, ", and in no mean")
     return figure
 
 
@@ -137,13 +143,13 @@ def parallel_coordinates(
 
     palette = PALETTES[style]
     y = np.asarray(values, dtype=float)
-    low, high, _ = _range(y, mode)
+    low, high, beyond = _range(y, mode)
     scales = {name: Scale.of(given) for name, given in parameters.items()}
     names = [*parameters, metric]
     longest = [[shorten(label, 14) for _, label in scale.ticks] for scale in scales.values()]
     left = 0.35 + text_width(longest[0], 9)
-    figure = new_page(palette, 4.4, f"All settings, to their {_literal(metric)}", subtitle)
-    axes = add_axes(figure, palette, left, 0.75, WIDTH - left - 0.95, 3.5)
+    figure = new_page(palette, 4.65, f"All settings, to their {_literal(metric)}", subtitle)
+    axes = add_axes(figure, palette, left, 1.0, WIDTH - left - 0.95, 3.5)
     axes.set_axis_off()
     axes.set_xlim(0, len(names) - 1)
     any_missing = any((scale.places < 0).any() for scale in scales.values())
@@ -180,39 +186,48 @@ def parallel_coordinates(
                 bbox=box,
             )
         width = (WIDTH - left - 0.95) / max(1, len(names) - 1)
+        staggered = len(names) > 5  # every second name stands lower, and has twice the room
         note = "" if last or not scales[name].note else "\n(logarithmic)"
-        align = "left" if x == 0 and len(names) > 2 else "right" if last else "center"
-        offset = -left * 0.6 / width if x == 0 and len(names) > 2 else 0.85 / width if last else 0.0
+        align = "left" if x == 0 else "right" if last else "center"
+        offset = -left * 0.8 / width if x == 0 else 0.85 / width if last else 0.0
         axes.text(
             x + offset,
-            axes.get_ylim()[0] - 0.04,
-            _literal(_fit(name, width)) + note,
+            axes.get_ylim()[0] - 0.04 - (0.11 if staggered and x % 2 else 0),
+            _literal(_fit(name, width * (2 if staggered else 1))) + note,
             color=palette.text,
-            fontsize=10 if len(names) <= 6 else 8,
+            fontsize=10 if len(names) <= 6 else 9,
             fontweight="bold" if last else "normal",
             ha=align,
             va="top",
         )
+    _count_beyond(figure, palette, int(beyond.sum()), mode)
     return figure
 
 
 def _range(y: np.ndarray, mode: Literal["min", "max"]) -> tuple[float, float, np.ndarray]:
     """The least and greatest value to show, with a margin, and which values are too bad to be shown in place."""
-    finite = y[np.isfinite(y)]
-    best = finite.max() if mode == "max" else finite.min()
-    reach = 3 * abs(best - np.median(finite))
-    beyond = ~np.isfinite(y) | (np.abs(y - best) > reach if reach else np.zeros(len(y), bool))
-    if beyond.sum() > len(y) // 4 or len(y) < 5:  # not exceptions, or too few to call one so
-        beyond = ~np.isfinite(y)
+    lower, upper = np.quantile(y, (0.25, 0.75))
+    reach = 3 * (upper - lower)
+    beyond = y < lower - reach if mode == "max" else y > upper + reach
+    if len(y) < FEW or reach == 0:
+        beyond = np.zeros(len(y), dtype=bool)
     low, high = float(y[~beyond].min()), float(y[~beyond].max())
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin, beyond
 
 
+def _count_beyond(figure: Figure, palette: Palette, number: int, mode: Literal["min", "max"], more: str = "") -> None:
+    """Say how many values lie beyond the axis."""
+    if number:
+        mark, side = ("▾", "below") if mode == "max" else ("▴", "above")
+        text = f"{mark} {number:,} far {side} the axis{more}"
+        figure.text(1 - MARGIN / WIDTH, 0.01, text, color=palette.muted, fontsize=9, ha="right", va="bottom")
+
+
 def _means(places: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A line through the means: at each place, or in bins of equally many runs where there are many places."""
     at = np.unique(places)
-    if len(at) <= MOST_TICKS:
+    if len(at) <= MOST_TICKS or len(at) < len(places) / 2:
         return at, np.array([y[places == place].mean() for place in at])
     parts = np.array_split(np.argsort(places, kind="stable"), BINS)
     return np.array([places[part].mean() for part in parts]), np.array([y[part].mean() for part in parts])
