@@ -3,6 +3,7 @@
 python scripts/ui.py                          the store that run.py uses
 python scripts/ui.py --port 5001              on another port
 python scripts/ui.py --experiment NAME        opens another experiment than the latest
+python scripts/ui.py --sweep RUN_ID           opens the runs of a sweep
 """
 
 import argparse
@@ -26,14 +27,16 @@ def main() -> int:
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: %(default)s)")
-    parser.add_argument(
+    opened = parser.add_mutually_exclusive_group()
+    opened.add_argument(
         "--experiment", metavar="NAME", help="experiment to open (default: the one with the latest run)"
     )
+    opened.add_argument("--sweep", metavar="RUN_ID", help="sweep to open, by the id of its parent run")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # ends the server as Ctrl-C does
     try:
-        return show(tracking.resolve_uri(options.uri), options.host, options.port, options.experiment)
+        return show(tracking.resolve_uri(options.uri), options.host, options.port, options.experiment, options.sweep)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -41,11 +44,10 @@ def main() -> int:
         return 0
 
 
-def show(uri: str, host: str, port: int, experiment: str | None) -> int:
-    """Prints the address of the runs table and serves it until interrupted; a server's own address needs no serving."""
+def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | None) -> int:
+    """Prints where the runs are shown, and serves it until interrupted; a server's own address needs no serving."""
     if uri.startswith("http"):
-        client = tracking.connect(uri)
-        print(uri.rstrip("/") + tracking.runs_table(client, tracking.latest_experiment(client, experiment)))
+        print(*(uri.rstrip("/") + page for page in pages(uri, experiment, sweep)), sep="\n")
         return 0
     if not is_free(host, port):
         other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(host, p)), None)
@@ -57,13 +59,11 @@ def show(uri: str, host: str, port: int, experiment: str | None) -> int:
     with tempfile.TemporaryFile() as log:
         server = start(uri, host, port, log.fileno())
         try:
-            client = tracking.connect(uri)  # takes two seconds, in which the server starts
-            tracking.mark_dead_runs(client)
-            table = tracking.runs_table(client, tracking.latest_experiment(client, experiment))
+            found = pages(uri, experiment, sweep)  # takes two seconds, in which the server starts
             while server.poll() is None and not answers(host, port):
                 time.sleep(0.1)
             if server.poll() is None:
-                print(f"http://{host}:{port}{table}", flush=True)
+                print(*(f"http://{host}:{port}{page}" for page in found), sep="\n", flush=True)
                 print("Ctrl-C ends the server.", file=sys.stderr, flush=True)
                 server.wait()
             log.seek(0)
@@ -71,6 +71,16 @@ def show(uri: str, host: str, port: int, experiment: str | None) -> int:
             raise StoreError("The MLflow server ended by itself; the lines above say why.")
         finally:
             stop(server)
+
+
+def pages(uri: str, experiment: str | None, sweep: str | None) -> list[str]:
+    """What to open, without the server: the table of the experiment's runs, or that of the sweep's and their charts."""
+    client = tracking.connect(uri)
+    tracking.mark_dead_runs(client)
+    if sweep is None:
+        return [tracking.runs_table(client, tracking.latest_experiment(client, experiment))]
+    table = tracking.find_sweep(client, sweep)
+    return [table, tracking.as_charts(table)]
 
 
 def start(uri: str, host: str, port: int, log: int) -> "subprocess.Popen[bytes]":

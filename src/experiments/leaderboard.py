@@ -72,7 +72,8 @@ class Leaderboard:
         with np.errstate(all="ignore"):
             half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * std / np.sqrt(n)
             p = stats.ttest_ind_from_stats(mean[0], std[0], n[0], mean, std, n, equal_var=False).pvalue
-        p = np.where((n < 2) | (n[0] < 2), math.nan, p)
+        constant = std <= 1e-12 * np.abs(mean)  # over seeds, up to rounding
+        p = np.where((n < 2) | (n[0] < 2) | (constant & constant[0]), math.nan, p)
         p[0] = math.nan
         return pd.DataFrame(
             {name: self.comparison.values(name) for name in self.varied}
@@ -255,7 +256,9 @@ def _interval(row: "pd.Series") -> str:
     if math.isnan(row.ci95_low):
         return "unknown"
     half = (row.ci95_high - row.ci95_low) / 2
-    places = min(6, compare.decimals(half)) if half > 0 else 6
+    if half <= 1e-12 * abs(row.ci95_low):
+        return f"{row.ci95_low:.5g} to {row.ci95_high:.5g}"
+    places = compare.decimals(half)
     return f"{row.ci95_low:.{places}f} to {row.ci95_high:.{places}f}"
 
 
@@ -306,8 +309,10 @@ def note(
         blocks.append("\n".join([*(f"- {_escaped(failure)}" for failure in failures[:LISTED]), *more]))
     if board is not None:
         header, rows = _rows(board)
-        lines = [header, ["---"] * len(header), *rows]
-        blocks.append("\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines))
+        # The UI sets cells close together; the spaces of Markdown do not count.
+        cells = ([f"{_escaped(cell)}&emsp;" for cell in line] for line in rows)
+        lines = [map(_escaped, header), ["---"] * len(header), *cells]
+        blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
         settings = len(board.table)
         if settings > TOP:
             blocks.append(f"The best {TOP} of {settings} settings; all of them: `tables/leaderboard.json`.")

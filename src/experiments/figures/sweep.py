@@ -21,7 +21,7 @@ Value = float | str | None  # of a parameter; None where a run does not have it
 
 DECADES = 20  # an axis whose values span at least this factor is logarithmic
 MOST_TICKS = 8  # values of a parameter that are each given a tick; the means of more are taken in bins
-BINS = 6
+BINS = 6  # at most, of at least four runs each
 FEW = 8  # runs, too few to call one an exception
 MISSING = -0.12  # where runs without the parameter stand on its axis, which goes from 0 to 1
 APART = 0.09  # on that axis, between the labels of two ticks
@@ -99,6 +99,8 @@ def effects(
         scale = Scale.of(given)
         joined = scale.ordered & (scale.places >= 0)
         for part in (inside & joined, inside & ~joined):
+            if not part.any():
+                continue
             at, means = _means(scale.places[part], y[part])
             if part[joined].any():
                 axes.plot(at, means, color=palette.orange, linewidth=2, zorder=2)
@@ -229,7 +231,7 @@ def _means(places: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     at = np.unique(places)
     if len(at) <= MOST_TICKS or len(at) < len(places) / 2:
         return at, np.array([y[places == place].mean() for place in at])
-    parts = np.array_split(np.argsort(places, kind="stable"), BINS)
+    parts = np.array_split(np.argsort(places, kind="stable"), min(BINS, len(y) // 4))
     return np.array([places[part].mean() for part in parts]), np.array([y[part].mean() for part in parts])
 
 
