@@ -114,7 +114,7 @@ def test_the_terminal_shows_the_top_with_short_names_and_the_digits_that_are_sur
 
 def test_long_numbers_of_a_search_are_shortened_for_people_only():
     board = rank(over_seeds(**{"_0.29016619299342533": [0.9], "_0.1": [0.8]}))
-    assert leaderboard.summary(board) == "Best: dropout=0.2902 with best_val_accuracy 0.9 (one seed)"
+    assert leaderboard.headline(board) == "Best: dropout=0.2902 with best_val_accuracy 0.9 (one seed)"
     assert board.table["model.dropout"][0] == "0.29016619299342533"
 
 
@@ -156,13 +156,18 @@ def store(tmp_path_factory):
     return uri, parent.run_id
 
 
+def publish(uri, parent_id, run, board, failures=()):
+    commands = leaderboard.commands(board, uri, parent_id, "python run.py -m seed=0,1")
+    leaderboard.publish(run, board, commands, failures)
+    return commands
+
+
 @pytest.fixture(scope="module")
 def published(store):
     uri, parent_id = store
-    children = runs.children(runs.open_store(uri), parent_id)
+    board = rank(runs.children(runs.open_store(uri), parent_id), varied=["model.dropout", "seed"])
     with tracking.ended_run(uri, parent_id) as run:
-        failures = ["dropout=0.9, seed 0: ValueError: a|b\n*c*"]
-        leaderboard.publish(run, children, "best_val_accuracy", "max", ["model.dropout", "seed"], failures, uri)
+        publish(uri, parent_id, run, board, ["dropout=0.9, seed 0: ValueError: a|b\n*c*"])
     return uri, tracking.connect(uri).get_run(parent_id)
 
 
@@ -214,7 +219,7 @@ def test_a_parent_entered_again_shows_what_it_came_to_then(store, published):
     uri, parent_id = store
     children = [run for run in runs.children(runs.open_store(uri), parent_id) if run.params["model.dropout"] == "0.3"]
     with tracking.open_run(uri, "trial", None, {}, {}, parent_id) as run:
-        leaderboard.publish(run, children, "test_accuracy", "max", ["model.dropout"], (), uri)
+        publish(uri, parent_id, run, rank(children, "test_accuracy"))
     parent = tracking.connect(uri).get_run(parent_id)
     assert parent.data.metrics["test_accuracy"] == pytest.approx(0.41)
     assert "optimistic" in parent.data.tags["mlflow.note.content"]
@@ -223,8 +228,7 @@ def test_a_parent_entered_again_shows_what_it_came_to_then(store, published):
 def test_a_sweep_without_a_finished_run_says_so(store, capsys):
     uri, _ = store
     with tracking.open_run(uri, "trial", "empty", {}, {}) as run:
-        board = leaderboard.publish(run, [], "best_val_accuracy", "max", ["model.dropout"], ["seed 0: died"], uri)
-        leaderboard.show(board, run, uri)
+        leaderboard.show(run, None, publish(uri, run.run_id, run, None, ["seed 0: died"]))
     note = tracking.connect(uri).get_run(run.run_id).data.tags["mlflow.note.content"]
     assert note.startswith("**No run of this sweep has finished with its objective.**")
     assert "- seed 0: died" in note
@@ -235,11 +239,11 @@ def test_the_end_of_a_sweep_prints_the_table_the_verdict_and_what_to_do_next(sto
     uri, parent_id = store
     board = rank(runs.children(runs.open_store(uri), parent_id), varied=["model.dropout"])
     with tracking.ended_run(uri, parent_id) as run:
-        leaderboard.show(board, run, uri)
+        leaderboard.show(run, board, {"look": "python scripts/ui.py"})
     out = capsys.readouterr().out
     assert out.split("\n")[1].split()[:3] == ["dropout", "n", "best_val_accuracy"]
     assert "Better than the next beyond noise" in out
-    assert f"  python scripts/ui.py --sweep {parent_id} --uri {uri}  # look" in out
+    assert "  python scripts/ui.py  # look" in out
 
 
 def test_the_sweep_of_another_program_is_found_by_a_filter(store):

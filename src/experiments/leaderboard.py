@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from experiments import compare, resume, tracking
-from experiments import summary as config_summary
+from experiments import compare, resume, summary, tracking
 from experiments.compare import Comparison, Mode
 from experiments.runs import RunRecord
 
@@ -262,7 +261,7 @@ def _interval(row: "pd.Series") -> str:
     return f"{row.ci95_low:.{places}f} to {row.ci95_high:.{places}f}"
 
 
-def summary(board: Leaderboard) -> str:
+def headline(board: Leaderboard) -> str:
     """The winner in a sentence: what it is, and its value with the confidence interval."""
     row = board.table.iloc[0]
     mean = row[f"{board.metric}_mean"]
@@ -289,7 +288,7 @@ def note(
     if board is None:
         blocks.append("**No run of this sweep has finished with its objective.**")
     else:
-        setting, _, value = summary(board).partition(" with ")
+        setting, _, value = headline(board).partition(" with ")
         blocks += [f"**{_escaped(setting)}** with {value}.", verdict(board)]
         if board.metric.startswith("test_"):
             blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
@@ -325,81 +324,71 @@ def note(
     return "\n\n".join(blocks)
 
 
-def commands(board: Leaderboard | None, uri: str | None, parent_id: str) -> dict[str, str]:
-    """What to do with a sweep, a word for each command.
+def commands(board: Leaderboard | None, uri: str | None, parent_id: str, again: str) -> dict[str, str]:
+    """What to do with a sweep, a word for each command; passwords in the address of the store are left out.
 
     Args:
         uri: of the store, as the config has it: None for the one in force.
+        again: the command that made the sweep.
     """
     option = f" --uri {shlex.quote(uri)}" if uri else ""
-    look = f"python scripts/ui.py --sweep {parent_id}{option}"
-    if board is None:
-        return {"look": tracking.shown(look)}
-    grouped = f" --group-by {SEED}" if board.comparison.group_by else ""
-    ranked = f" --metric {board.metric}" + (f" --mode {board.mode}" if compare.direction(board.metric) is None else "")
-    _, overrides = resume.recorded(tracking.resolve_uri(uri), board.best.run_id)
-    found = {
-        "look": look,
-        "compare": f"python scripts/compare.py --sweep {parent_id}{grouped}{ranked}{option}",
-        "run the best again": config_summary.command(overrides),
-    }
-    return {word: tracking.shown(line) for word, line in found.items()}
+    found = {"look": f"python scripts/ui.py --sweep {parent_id}{option}"}
+    if board is not None:
+        grouped = f" --group-by {SEED}" if board.comparison.group_by else ""
+        mode = f" --mode {board.mode}" if compare.direction(board.metric) != board.mode else ""
+        asked = f"--sweep {parent_id}{grouped} --metric {board.metric}{mode}"
+        found["compare"] = f"python scripts/compare.py {asked}{option}"
+        _, overrides = resume.recorded(tracking.resolve_uri(uri), board.best.run_id)
+        found["run the best again"] = summary.command(overrides)
+    return {word: tracking.shown(line) for word, line in found.items()} | {"enter the sweep again": again}
 
 
-def show_while_running(run: tracking.Run, varied: Sequence[str], metric: str, mode: Mode) -> None:
-    """Make the table and the charts of the sweep's runs ready in the UI, before there are any."""
-    run.share_sweep_view(varied, [], metric, mode)
+def prepare(run: tracking.Run, varied: Mapping[str, Sequence[str]], metric: str, mode: Mode) -> None:
+    """Make the view of the sweep's runs in the UI before there are any.
+
+    Args:
+        run: the parent.
+        varied: the keys that the sweep varies, as in `rank`, each with its values.
+    """
+    params = {key if "." in key or key == SEED else f"{key}.name": values for key, values in varied.items()}
+    charted = [name for name, values in params.items() if not any(value.startswith("[") for value in values)]
+    run.share_sweep_view(list(params), charted, metric, mode)
 
 
 def publish(
     run: tracking.Run,
-    children: Sequence[RunRecord],
-    metric: str,
-    mode: Mode,
-    varied: Sequence[str] = (),
+    board: Leaderboard | None,
+    commands: Mapping[str, str],
     failures: Sequence[str] = (),
-    uri: str | None = None,
     style: "Style" = "light",
-) -> Leaderboard | None:
+) -> None:
     """Log to the open parent run what its sweep came to: the leaderboard as table and CSV, the figures, the note, the
     best run's id, config and final metrics, and the view of its runs in the UI.
 
     Args:
         run: the parent.
-        children: its runs.
-        metric: the objective.
-        mode: which end of it is best.
-        varied: the keys that the sweep varies; see `rank`.
+        board: None if no run has finished with the objective.
+        commands: what to do next, a word for each.
         failures: the jobs that did not finish, a line for each.
-        uri: of the store, as the config has it.
         style: of the figures.
-
-    Returns:
-        The leaderboard; None if no run has finished with the objective.
     """
-    board = rank(children, metric, mode, varied)
     drawn: dict[str, Figure] = {}
     if board is not None:
-        run.share_sweep_view(board.varied, _charted(board), metric, mode)
+        best = board.best
+        run.share_sweep_view(board.varied, _charted(board), board.metric, board.mode)
         run.log_table(board.table, "tables/leaderboard.json")
         run.log_text(board.table.to_csv(index=False), "tables/leaderboard.csv")
         drawn = figures(board, style)
         _log_figures(run, drawn)
-        best = board.best
         run.set_tags({"best_run": best.run_id})
-        run.log_text(
-            tracking.download(run.uri, best.run_id, "config/config.yaml").read_text(encoding="utf-8"),
-            "config/best.yaml",
-        )
-        final = {name: best.metrics[name] for name in best.metrics if name.startswith(FINAL) or name == metric}
-        run.replace_metrics(final)
-    further = commands(board, uri, run.run_id)
-    text = note(board, run.experiment_id, run.run_id, further, failures, list(drawn))
+        config = tracking.download(run.uri, best.run_id, "config/config.yaml")
+        run.log_text(config.read_text(encoding="utf-8"), "config/best.yaml")
+        run.replace_metrics({k: v for k, v in best.metrics.items() if k.startswith(FINAL) or k == board.metric})
+    text = note(board, run.experiment_id, run.run_id, commands, failures, list(drawn))
     run.set_tags({"mlflow.note.content": text})
-    return board
 
 
-def show(board: Leaderboard | None, run: tracking.Run, uri: str | None = None) -> None:
+def show(run: tracking.Run, board: Leaderboard | None, commands: Mapping[str, str]) -> None:
     """Print the top of the leaderboard, what it means, and the next commands."""
     from rich.console import Console
 
@@ -413,12 +402,12 @@ def show(board: Leaderboard | None, run: tracking.Run, uri: str | None = None) -
         console.print(as_table(board), soft_wrap=False)
         if len(board.table) > TOP:
             console.print(f"The best {TOP} of {len(board.table)} settings.")
-        console.print(f"\n{summary(board)}.\n{verdict(board)}")
+        console.print(f"\n{headline(board)}.\n{verdict(board)}")
     console.print(f"\nSweep {run.name} ({run.run_id}) in {tracking.shown(run.uri)}")
     if run.uri.startswith("http"):
         console.print(tracking.shown(run.uri).rstrip("/") + tracking.sweep_table(run.experiment_id, run.run_id))
     console.print("\nNext:")
-    for word, line in commands(board, uri, run.run_id).items():
+    for word, line in commands.items():
         console.print(f"  {line}  # {word}")
 
 

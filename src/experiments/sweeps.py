@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import checkpoints, data, runs, study, summary, tracking
+from experiments import checkpoints, data, leaderboard, runs, study, summary, tracking
 from experiments.compose import ComposedJob, ComposedSweep
 from experiments.config import PROJECT, Config, as_dict, identity, objective, validate
 from experiments.errors import ConfigError, TrainingError, UserError
@@ -141,7 +141,7 @@ def plan(composed: ComposedSweep) -> Plan:
     return Plan(composed, jobs, digest, uri, parent_id, [found.get(job.fingerprint, NOTHING) for job in jobs])
 
 
-def varied(jobs: Sequence[ComposedJob]) -> dict[str, list[str]]:
+def varied(jobs: "Sequence[ComposedJob | Job]") -> dict[str, list[str]]:
     """Which keys the jobs' overrides set differently, each with its values in the order of the jobs."""
     values: dict[str, dict[str, None]] = {}
     for job in jobs:
@@ -303,6 +303,7 @@ class Sweep:
         self.folder.mkdir(mode=0o700)  # the address of the store may hold a password
         os.environ[summary.SWEEP] = str(self.folder)
         self._add(plan.jobs)
+        leaderboard.prepare(run, varied(self.plan.composed.jobs), self.metric, self.mode)
 
     def add(self, overrides: Sequence[Sequence[str]], trials: Sequence[Mapping[str, Any] | None] = ()) -> list[int]:
         """Plan further jobs of a search.
@@ -375,25 +376,31 @@ class Sweep:
             print(f"  {self.jobs[number].name}: {outcome.reason}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Log what the sweep came to.
+        """Log and print what the sweep came to.
 
         Raises:
             TrainingError: jobs failed or were not started; lists them all.
         """
         outcomes = self.outcomes()
-        self.run.set_tags({"mlflow.note.content": f"```\n{self.command}\n```"})
-        # The leaderboard goes here: leaderboard.publish(self.run, self).
-        failed = [(job, outcome) for job, outcome in zip(self.jobs, outcomes, strict=True) if not outcome.is_done]
+        failed = [
+            f"{job.name}: {outcome.status if outcome.run_id else 'no run'}"
+            + (f" ({outcome.run_id})" if outcome.run_id else "")
+            + (f": {outcome.reason}" if outcome.reason else "")
+            for job, outcome in zip(self.jobs, outcomes, strict=True)
+            if not outcome.is_done
+        ]
+        children = {outcome.run_id for outcome in outcomes}  # others are of other code, and not to be compared
+        found = runs.with_tags(runs.open_store(self.run.uri), {"mlflow.parentRunId": self.run.run_id})
+        board = leaderboard.rank(
+            [run for run in found if run.run_id in children], self.metric, self.mode, list(varied(self.jobs))
+        )
+        commands = leaderboard.commands(board, self.plan.base.tracking.uri, self.run.run_id, self.command)
+        leaderboard.publish(self.run, board, commands, failed, self.plan.base.report.style)
+        leaderboard.show(self.run, board, commands)
         if failed:
-            lines = [
-                f"  {job.name}: {outcome.status if outcome.run_id else 'no run'}"
-                + (f" ({outcome.run_id})" if outcome.run_id else "")
-                + (f": {outcome.reason}" if outcome.reason else "")
-                for job, outcome in failed
-            ]
             raise TrainingError(
                 f"{len(failed)} of {_plural(len(self.jobs), 'job')} of the sweep did not finish:\n"
-                + "\n".join(lines)
+                + "\n".join(f"  {line}" for line in failed)
                 + f"\nThe same command runs them again: {self.command}"
             )
 
