@@ -1,5 +1,6 @@
-"""What a person sees: a real run, MLflow's real server as scripts/ui.py starts it, and a real browser."""
+"""What a person sees: a real run and a real sweep, MLflow's real server as scripts/ui.py starts it, a real browser."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -26,11 +27,29 @@ class Page:
     browser: Browser
     table: str  # address of the runs table
     run_id: str
+    sweep_id: str
     artifacts: Path
 
-    def open_run(self, tab: str = "") -> None:
+    def open_run(self, tab: str = "", run_id: str | None = None) -> None:
         table, _, query = self.table.partition("?")
-        self.browser.open(f"{table}/{self.run_id}{tab}?{query}")
+        self.browser.open(f"{table}/{run_id or self.run_id}{tab}?{query}")
+
+    def follow(self, text: str) -> None:
+        """Open what the link with this text leads to; it would open in another tab."""
+        link = f"[...document.querySelectorAll('a')].find(link => link.innerText === {json.dumps(text)})"
+        self.browser.open(self.browser.wait(f"const link = {link}; return link && link.href"))
+
+    def columns(self) -> list[str]:
+        """The columns of the runs table from left to right."""
+        script = "[...document.querySelectorAll('[role=columnheader][col-id*=\"`\"]')]"
+        script += ".sort((a, b) => a.getBoundingClientRect().x - b.getBoundingClientRect().x).map(e => e.innerText)"
+        return [str(name) for name in self.browser.run(f"return {script}")]
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column of the runs table from top to bottom."""
+        cells = f"[...document.querySelectorAll('[role=gridcell][col-id*=\"{name}\"]')]"
+        cells += ".sort((a, b) => a.getBoundingClientRect().y - b.getBoundingClientRect().y).map(e => e.innerText)"
+        return [str(text) for text in self.browser.wait(f"const cells = {cells}; return cells.length && cells")]
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +58,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder}/mlflow.db"
-    done = command("data=digits", "model.dropout=0.3", "training.epochs=2", f"tracking.uri={uri}")
-    assert done.returncode == 0, done.stderr
+    sweep = ("-m", "model.dropout=0.1,0.3", "seed=0,1", "training.epochs=1")
+    for overrides in (sweep, ("model.dropout=0.3", "training.epochs=2")):
+        done = command(*overrides, "data=digits", f"tracking.uri={uri}")
+        assert done.returncode == 0, done.stderr
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("digits")
-    (run,) = client.search_runs([experiment.experiment_id])
+    run, *rest = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in rest if "sweep" in run.data.tags)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -55,7 +77,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
             with browser() as window:
                 window.open(table)
                 window.wait(CLOSE_ASSISTANT)
-                yield Page(window, table, run.info.run_id, Path(run.info.artifact_uri.removeprefix("file://")))
+                artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+                yield Page(window, table, run.info.run_id, parent.info.run_id, artifacts)
         finally:
             server.send_signal(signal.SIGTERM)
 
@@ -133,3 +156,72 @@ def test_the_tables_and_the_predictions_open_as_tables(page: Page):
 def test_the_metrics_are_charts(page: Page):
     page.open_run("/model-metrics")
     page.browser.wait_for_text("digits dropout=0.3 epochs=2 (accuracy)", "epochs=2 (learning_rate)", "Step")
+
+
+# --- a sweep --------------------------------------------------------------------------------------------------------
+
+
+def test_two_clicks_lead_from_the_printed_address_to_the_runs_of_a_sweep(page: Page):
+    page.browser.open(page.table)
+    page.browser.wait_for_text("dropout x seed")
+    page.follow("dropout x seed")
+    page.browser.wait_for_text("Best: ")
+    page.follow("all runs")
+    page.browser.wait_for_text("4 matching runs")
+    assert page.columns()[:4] == ["Run Name", "model.dropout", "seed", "best_val_accuracy"]
+    assert sorted(zip(page.column("model.dropout"), page.column("seed"), strict=True)) == [
+        ("0.1", "0"), ("0.1", "1"), ("0.3", "0"), ("0.3", "1")
+    ]  # fmt: skip
+    accuracies = [float(text.rstrip("…")) for text in page.column("best_val_accuracy")]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_a_sweeps_charts_are_parallel_coordinates_and_a_scatter_for_each_parameter(page: Page):
+    page.open_run(run_id=page.sweep_id)
+    page.browser.wait_for_text("Best: ")
+    page.follow("charts")
+    page.browser.wait_for_text("Sweep (3)", "Parallel Coordinates", "model.dropout vs. best_val_accuracy", "seed vs. ")
+    drawn = "[...document.querySelectorAll('.parcoords canvas, .js-plotly-plot .scatterlayer .trace')]"
+    page.browser.wait(f"return {drawn}.length >= 9")  # a scatter has a trace for each run
+    page.browser.wait(
+        "return [...document.querySelectorAll('.parcoords .label, .axis .label')].map(e => e.textContent)"
+        ".some(text => text.includes('dropout'))"
+    )
+
+
+def test_the_compare_page_has_the_runs_side_by_side_with_parallel_coordinates_and_scatter(page: Page):
+    page.open_run(run_id=page.sweep_id)
+    page.browser.wait_for_text("Best: ")
+    page.follow("runs side by side")
+    text = page.browser.wait_for_text("Comparing 4 Runs from 1 Experiment", "Parallel Coordinates Plot", "Run details")
+    assert "model.dropout" in text
+    page.browser.wait("return document.querySelectorAll('.js-plotly-plot .y-axis').length >= 2")
+    page.browser.wait(
+        "const tab = [...document.querySelectorAll('[role=tab]')].find(tab => tab.innerText === 'Scatter Plot');"
+        "tab.dispatchEvent(new MouseEvent('mousedown', {bubbles: true})); return true"
+    )
+    page.browser.wait("return document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length >= 1")
+
+
+def test_the_page_of_a_sweep_has_the_winner_the_leaderboard_and_the_figures(page: Page):
+    page.open_run(run_id=page.sweep_id)
+    page.browser.click("Show more")
+    text = page.browser.wait_for_text("Best: dropout=0.", "noise", "95 % CI", "run the best again", "best_run")
+    assert "**" not in text
+    widths = page.browser.wait(
+        "const pictures = [...document.querySelectorAll('img[src^=get-artifact]')];"
+        "return pictures.every(picture => picture.complete) && pictures.map(picture => picture.naturalWidth)"
+    )
+    assert widths == [902, 902]
+    page.open_run("/artifacts/tables/leaderboard.json", page.sweep_id)
+    page.browser.wait_for_text("tables/leaderboard.json", "best_val_accuracy_mean", "ci95_low", "p_value")
+
+
+def test_a_childs_page_has_its_note_its_metrics_and_its_figures(page: Page):
+    page.open_run(run_id=page.sweep_id)
+    page.browser.wait_for_text("Best: ")
+    page.follow("the best run")
+    text = page.browser.wait_for_text("Test accuracy", "best_val_accuracy", "model.dropout", "Parent run")
+    assert "Differs from the defaults: data: mnist -> digits, model.dropout: 0.2 -> 0." in text
+    page.browser.click("Show more")
+    page.browser.wait("return document.querySelectorAll('img[src^=get-artifact]').length >= 2")
