@@ -40,7 +40,7 @@ def main() -> int:
         parser.error("give one of RUN_ID, FILE, NAME and --all")
     if options.table and (not options.all or options.quick):
         parser.error("--table goes with --all, without --quick")
-    is_published = options.all or options.what in published.names()
+    is_published = options.all or options.what in published.stated()
     if not is_published and (options.quick or options.overrides):
         parser.error("--quick and KEY=VALUE go with NAME and --all; a recorded run is repeated as it was")
     if is_published and options.export:
@@ -77,7 +77,7 @@ def recorded(what: str, uri: str | None) -> reproduce.Recorded:
     if Path(what).is_file():
         return bundle.read(Path(what), uri)
     if set(what.lower()) - set("0123456789abcdef"):
-        names = published.names()
+        names = published.stated()
         raise ConfigError(
             f"{what!r} is no file, no id of a run, and no published config{did_you_mean(what, names)}."
             f" Published configs: {', '.join(names)}"
@@ -181,39 +181,28 @@ def every(overrides: list[str], quick: bool, uri: str | None, document: Path | N
     """Runs each published config in a process of its own, as TensorFlow takes its threads once per process."""
     if document:
         published.check_document(document)
-    configs = [published.find(name, overrides, uri, quick) for name in published.names() if has_result(name, quick)]
-    codes = {}
-    for config in configs:
-        print(f"\n{config.name}", flush=True)
-        options = [*(["--quick"] if quick else []), *(["--uri", uri] if uri else [])]
-        with subprocess.Popen([sys.executable, __file__, config.name, *overrides, *options]) as process:
+    result = "quick" if quick else "mean"
+    verdicts = {name: "nothing to compare with" for name, said in published.stated().items() if said[result] is None}
+    options = [*(["--quick"] if quick else []), *(["--uri", uri] if uri else [])]
+    codes = set()
+    for name in [name for name in published.stated() if name not in verdicts]:
+        print(f"\n{name}", flush=True)
+        with subprocess.Popen([sys.executable, __file__, name, *overrides, *options]) as process:
             try:
-                codes[config.name] = process.wait()
+                code = process.wait()
             except BaseException:
                 process.terminate()
                 raise
-        if codes[config.name] in (130, Terminated.exit_code):
-            return codes[config.name]
+        if code in (130, Terminated.exit_code):
+            return code
+        codes.add(code)
+        verdicts[name] = {0: "reproduced", 2: "could not be tried"}.get(code, "not reproduced")
     if document:
-        published.write_table(document, overrides, uri)
+        published.write_table(document, [published.find(name, overrides, uri) for name in published.stated()])
     print()
-    for name, code in codes.items():
-        print(f"{name}: {VERDICTS.get(code, 'failed')}")
-    return max(codes.values(), key=SEVERITY.index, default=0) if set(codes.values()) <= set(SEVERITY) else 1
-
-
-VERDICTS = {0: "reproduced", 1: "not reproduced", 2: "could not be tried"}
-SEVERITY = [0, 2, 1]
-
-
-def has_result(name: str, quick: bool) -> bool:
-    """Whether there is something to compare with; says so where there is not."""
-    config = published.find(name)
-    if quick:
-        return config.expected.quick is not None
-    if config.mean is None:
-        print(f"{name} was not measured, so it is left out. Run it with: python scripts/reproduce.py {name}")
-    return config.mean is not None
+    for name in published.stated():
+        print(f"{name}: {verdicts[name]}")
+    return 1 if codes - {0, 2} else max(codes, default=2)
 
 
 def _terminate(*_: object) -> NoReturn:

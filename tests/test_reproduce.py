@@ -1,13 +1,16 @@
 """Recorded runs that are run again, and records that somebody changed."""
 
+import io
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from contextlib import closing
 from pathlib import Path
 
+import h5py
 import pytest
 import yaml
 from conftest import PROJECT, command
@@ -18,7 +21,7 @@ from experiments.config import fingerprint
 from experiments.errors import StoreError
 
 SCRIPT = "scripts/reproduce.py"
-DIGITS = ["data=digits", "training.epochs=2", "report.figures=none", "tracking.log_model=false"]
+DIGITS = ["data=digits", "training.epochs=2", "report.figures=none"]
 
 
 # --- what is within the tolerance ---------------------------------------------------------------------------------
@@ -77,8 +80,9 @@ def store(recorded: Path, tmp_path: Path) -> tuple[str, str]:
     """URI of a copy of the store that the test may change, and the run's id."""
     folder = tmp_path / "store"
     shutil.copytree(recorded, folder)
+    places = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
-        for table, column in {"experiments": "artifact_location", "runs": "artifact_uri"}.items():
+        for table, column in places.items():
             database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(recorded), str(folder)))
     uri = f"sqlite:///{folder}/mlflow.db"
     return uri, runs(uri)[0].info.run_id
@@ -97,6 +101,19 @@ def change(store: tuple[str, str], statement: str) -> None:
 def config_file(store: tuple[str, str]) -> Path:
     folder = tracking.connect(store[0]).get_run(store[1]).info.artifact_uri.removeprefix("file://")
     return Path(folder, "config/config.yaml")
+
+
+def change_a_weight(store: tuple[str, str]) -> None:
+    """One that no image of the test set makes a difference to: that of a corner pixel that is always white."""
+    folder = Path(store[0].removeprefix("sqlite:///")).parent
+    (file,) = folder.rglob("model.keras")
+    parts = {name: zipfile.ZipFile(file).read(name) for name in zipfile.ZipFile(file).namelist()}
+    weights = io.BytesIO(parts["model.weights.h5"])
+    with h5py.File(weights, "r+") as opened:
+        opened["layers/dense/vars/0"][0, 0] += 1
+    with zipfile.ZipFile(file, "w") as changed:
+        for name, content in (parts | {"model.weights.h5": weights.getvalue()}).items():
+            changed.writestr(name, content)
 
 
 def assert_found_out(store: tuple[str, str], *said: str) -> str:
@@ -152,15 +169,20 @@ def test_a_config_that_was_changed_is_found_out(store: tuple[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_param_and_a_result_that_were_changed_where_the_ui_reads_them_are_found_out(store: tuple[str, str]) -> None:
+def test_a_param_a_result_and_a_model_that_were_changed_where_others_read_them_are_found_out(
+    store: tuple[str, str],
+) -> None:
     change(store, "UPDATE params SET value = '0.5' WHERE key = 'model.dropout'")
     change(store, "UPDATE latest_metrics SET value = 0.999 WHERE key = 'test_accuracy'")
+    change_a_weight(store)
     out = assert_found_out(
         store,
+        "Not the same: the weights of the model.\n",
+        "The record was changed after the run: the model's file is not the one that was logged, by its digest in",
         "The record was changed after the run: the param model.dropout is 0.5, in config/config.yaml it is 0.2.\n",
         "The record was changed after the run: the last test_accuracy is 0.999, and none such in its history.\n",
     )
-    assert out.count("The record was changed") == 2
+    assert out.count("The record was changed") == 3
     assert "Not the same" not in out
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import yaml
 
@@ -17,7 +18,7 @@ from experiments import data, experiment, runs, tracking
 from experiments.compose import CONF, compose_jobs
 from experiments.config import Config, Expected, identity
 from experiments.errors import ConfigError
-from experiments.schema import did_you_mean, listed
+from experiments.schema import listed
 
 CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
 FORMS = {"accuracy": "{:.3%}", "error_percent": "{:.3f} %"}  # by the end of a metric's name
@@ -100,10 +101,10 @@ class Outcome:
     reached: bool | None
 
 
-def names() -> list[str]:
-    """The configs that say what is expected of them."""
+def stated() -> dict[str, dict[str, Any]]:
+    """The published configs: name -> what it says that is expected, as it stands in the file."""
     files = sorted(CONF.glob("experiment/*.yaml"))
-    return [file.stem for file in files if yaml.safe_load(file.read_text()).get("expected")]
+    return {file.stem: said for file in files if (said := yaml.safe_load(file.read_text()).get("expected"))}
 
 
 def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick: bool = False) -> Published:
@@ -115,16 +116,13 @@ def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick
         quick: its shrunk version instead.
 
     Raises:
-        ConfigError: there is none, it has no shrunk version, or an override is not allowed.
+        ConfigError: nothing is expected of it, it has no shrunk version, or an override is not allowed.
     """
-    if name not in names():
-        raise ConfigError(
-            f"{name!r} is no published config{did_you_mean(name, names())}. Choices: {listed(names())};"
-            " or give the id of a run, or the file of a bundle."
-        )
     (config,) = compose_jobs([f"experiment={name}", *overrides], multirun=False)
     expected = config.expected
-    if expected is None or any(re.match(r"[+~]*(seed|experiment)(=|$)", override) for override in overrides):
+    if expected is None:
+        raise ConfigError(f"{name} is no published config: expected is null. Choices: {listed(stated())}")
+    if any(re.match(r"[+~]*(seed|experiment)(=|$)", override) for override in overrides):
         raise ConfigError(f"{name} runs as it is for each of its seeds. Choose them with expected.seeds=[0,1]")
     if config.distribution.strategy == "multi_worker":
         raise ConfigError("distribution=multi_worker starts processes for one run each. Use distribution=mirrored.")
@@ -209,15 +207,14 @@ def check_document(document: Path) -> None:
         raise ConfigError(f"{document} has no place for the table: the lines {BEGIN.strip()} and {END.strip()}")
 
 
-def write_table(document: Path, overrides: Sequence[str] = (), uri: str | None = None) -> None:
-    """Put the table of all published configs between the two lines that mark its place.
+def write_table(document: Path, configs: Sequence[Published]) -> None:
+    """Put the table of published configs between the two lines that mark its place.
 
     The results are those of the finished runs in the store, made with this code, these packages and this data.
     """
     before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    found = [find(name, overrides, uri) for name in names()]
-    rows = [(published, published.finished()) for published in found]
+    rows = [(published, published.finished()) for published in configs]
     lines = [" | ".join(cells) for cells in (HEADINGS, ["---"] * len(HEADINGS), *(_cells(*row) for row in rows))]
     machines = sorted({_machine(published.uri, run) for published, finished in rows for run in finished})
     text = "\n".join([*(f"| {line} |" for line in lines), "", *(f"Measured with {machine}." for machine in machines)])

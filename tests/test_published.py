@@ -1,0 +1,208 @@
+"""Published configs: run over seeds, gone on with, and compared with what is expected of them."""
+
+import re
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import command, start
+from stores import runs
+
+from experiments import published
+from experiments.errors import ConfigError
+from experiments.runs import RunRecord
+
+SCRIPT = "scripts/reproduce.py"
+# The network on the bundled digits: a run in a second, for what is about the seeds and not about their values.
+DIGITS = ["data=digits", "training.epochs=2", "report.figures=none", "tracking.log_model=false"]
+SEVERAL = ["walkthrough"]  # whose shrunk versions take seconds together
+
+
+def finished(*values: float) -> list[RunRecord]:
+    return [RunRecord("0" * 32, "", "FINISHED", 0, 60_000, {}, {"test_error_percent": v}, {}) for v in values]
+
+
+def walkthrough(*overrides: str, quick: bool = False) -> published.Published:
+    given = ["expected.mean=2", "expected.tolerance=0.5", "expected.published=1.9", *overrides]
+    return published.find("walkthrough", given, quick=quick)
+
+
+# --- what is expected ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "reproduced", "reached"),
+    [
+        ([2.0, 2.5], True, False),
+        ([2.6], False, False),
+        ([1.9], True, True),
+        ([1.0, 1.25], False, True),  # better than published, and not what it was: something has changed
+    ],
+)
+def test_ours_is_compared_both_ways_and_the_published_number_one_way(
+    values: list[float], reproduced: bool, reached: bool
+) -> None:
+    outcome = published.judge(walkthrough(), finished(*values))
+    assert outcome is not None
+    assert (outcome.reproduced, outcome.reached, outcome.values) == (reproduced, reached, values)
+
+
+def test_a_higher_accuracy_is_better() -> None:
+    config = walkthrough("expected.metric=test_accuracy", "expected.published=0.98")
+    for accuracy, reached in ((0.98, True), (0.979, False), (0.99, True)):
+        run = replace(finished(0)[0], metrics={"test_accuracy": accuracy})
+        outcome = published.judge(config, [run])
+        assert outcome is not None
+        assert outcome.reached is reached
+
+
+def test_what_was_not_measured_or_published_is_not_judged() -> None:
+    unknown = walkthrough(
+        "expected.mean=null",
+        "expected.standard_deviation=null",
+        "expected.tolerance=null",
+        "expected.versions=null",
+        "expected.published=null",
+    )
+    assert published.judge(unknown, finished(1.0, 3.0)) == published.Outcome([1.0, 3.0], 2.0, 2**0.5, None, None)
+    assert published.judge(unknown, []) is None
+
+
+def test_the_shrunk_version_has_one_seed_and_its_own_value_and_was_published_by_nobody() -> None:
+    config = walkthrough("expected.seeds=[7,8]", "expected.quick.mean=9", quick=True)
+    assert [c.seed for c in config.configs] == [7]
+    assert (config.configs[0].data.limit, config.configs[0].training.epochs, config.mean) == (6000, 2, 9)
+    outcome = published.judge(config, finished(9.0))
+    assert outcome is not None
+    assert (outcome.reproduced, outcome.reached) == (True, None)
+
+
+def test_other_versions_are_named() -> None:
+    config = walkthrough("expected.versions.keras='2.0'", "+expected.versions.nothing='1'")
+    changes = published.version_changes(config.expected)
+    assert changes[0].startswith("keras was 2.0, is 3.")
+    assert changes[1] == "nothing was 1, is not installed"
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("walkthrough", "seed=3", "walkthrough runs as it is for each of its seeds. Choose them with expected.seeds"),
+        ("walkthrough", "expected=null", "walkthrough is no published config: expected is null. Choices: "),
+        ("walkthrough", "model.dropout=2", "model.dropout=2 is not allowed"),
+        ("walkthrough", "distribution=multi_worker", "distribution=multi_worker starts processes for one run each."),
+        ("single_neuron", "training.epochs=1", "single_neuron is no published config: expected is null. Choices: "),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(name: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        published.find(name, [override])
+
+
+# --- running them -------------------------------------------------------------------------------------------------
+
+
+def reproduce(uri: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return command("walkthrough", *DIGITS, *overrides, "--uri", uri, script=SCRIPT)
+
+
+@pytest.mark.slow
+def test_the_seeds_are_run_once_and_their_mean_is_compared(uri: str, tmp_path: Path) -> None:
+    two = "expected.seeds=[0,1]"
+    measured = reproduce(uri, two, "expected.mean=50", "expected.tolerance=50", "expected.published=1e-3")
+    assert measured.returncode == 0, measured.stderr
+    errors = [run.data.metrics["test_error_percent"] for run in runs(uri)]
+    assert len(errors) == 2
+    mean = f"{sum(errors) / 2:.3f} %"
+    assert mean in measured.stdout
+    assert measured.stdout.endswith("Reproduced.\n")
+    assert "The published number is not reached.\n" in measured.stdout
+    assert "seed 1: a new run." in measured.stderr
+
+    again = reproduce(uri, two, "expected.mean=0.1", "expected.tolerance=0.01", "expected.published=99")
+    assert (again.returncode, len(runs(uri))) == (1, 2)
+    assert "The published number is reached.\n" in again.stdout
+    assert again.stdout.endswith(
+        f"Ours now differs from ours then by {sum(errors) / 2 - 0.1:.3f} %; allowed is 0.010 %.\nNot reproduced.\n"
+    )
+    assert [line.partition(", in run")[0] for line in again.stderr.splitlines()] == [
+        f"walkthrough, seed {seed}: done before" for seed in (0, 1)
+    ]
+
+    document = tmp_path / "published.md"
+    document.write_text(f"# Before\n\n{published.BEGIN}old\n{published.END}\nAfter.\n")
+    config = published.find("walkthrough", [*DIGITS, "expected.seeds=[0,1,2]"], uri)
+    published.write_table(document, [config, replace(config, name="another", configs=config.configs[2:])])
+    text = document.read_text()
+    assert text.startswith(f"# Before\n\n{published.BEGIN}| Config | Metric |")
+    assert text.endswith(f"{published.END}\nAfter.\n")
+    assert re.search(
+        rf"\| `walkthrough` \| `test_error_percent` \| - \| {mean} ± [\d.]+ % \| 2 of 3 \| - \| 0.0 \|", text
+    )
+    assert "| `another` | `test_error_percent` | - | not run | 0 | - | - | - |\n" in text
+    assert re.search(r"Measured with .*, Python 3\.\d+\.\d+, tensorflow [\d.]+, keras [\d.]+, numpy [\d.]+\.\n", text)
+
+
+@pytest.mark.slow
+def test_a_seed_that_was_cut_off_is_gone_on_with(uri: str) -> None:
+    many = ["training.epochs=300", "expected.seeds=[5]", "expected.mean=50", "expected.tolerance=50"]
+    process = start("walkthrough", *DIGITS, *many, "--uri", uri, script=SCRIPT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 3/"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = reproduce(uri, *many)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(uri)
+    assert run.info.status == "FINISHED"
+    assert f"walkthrough, seed 5: going on with run {run.info.run_id}.\n" in done.stderr
+    assert "epoch 1/" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_shrunk_version_gives_what_is_expected_of_it(name: str, uri: str, mnist: Path, tensorflow: None) -> None:
+    overrides = ["training.threads=1", "report.figures=none", "tracking.log_model=false"]
+    config = published.find(name, overrides, uri, quick=True)
+    outcome = published.judge(config, config.run())
+    assert outcome is not None
+    assert outcome.reproduced, outcome
+
+
+def test_one_that_cannot_be_tried_does_not_end_the_rest(tmp_path: Path, uri: str) -> None:
+    done = command("--all", "--quick", f"data.path={tmp_path}/gone", "--uri", uri, script=SCRIPT)
+    quick = [name for name, said in published.stated().items() if said["quick"]]
+    assert (done.returncode, done.stderr.count("/gone does not exist")) == (2, len(quick))
+    verdicts = done.stdout.splitlines()[-len(published.stated()) :]
+    assert verdicts == [
+        f"{name}: {'could not be tried' if name in quick else 'nothing to compare with'}" for name in published.stated()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of RUN_ID, FILE, NAME and --all"),
+        (["walkthrough", "--all"], "give one of RUN_ID, FILE, NAME and --all"),
+        (["abc", "--quick"], "a recorded run is repeated as it was"),
+        (["abc", "seed=1"], "a recorded run is repeated as it was"),
+        (["walkthrough", "--export", "x"], "--export goes with RUN_ID"),
+        (["walkthrough", "--table", "x"], "--table goes with --all, without --quick"),
+        (
+            ["walktrough"],
+            "'walktrough' is no file, no id of a run, and no published config (did you mean 'walkthrough'?)",
+        ),
+        (
+            ["--all", "--table", "README.md"],
+            "README.md has no place for the table: the lines <!-- reproduce.py --table",
+        ),
+    ],
+)
+def test_a_mistake_in_the_command_is_told(arguments: list[str], message: str) -> None:
+    done = command(*arguments, script=SCRIPT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
