@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import distribution, models, runtime
-from experiments.compose import compose_jobs
+from experiments import distribution, models, optimizers, runtime
+from experiments.compose import CONF, compose_jobs
 from experiments.errors import ConfigError
 from experiments.keras_api import table
 
@@ -486,3 +486,18 @@ def test_names_of_layers_do_not_depend_on_earlier_models_of_the_process() -> Non
         return [variable.path for variable in models.build(config).variables]
 
     assert names() == names()
+
+
+# --- what is shipped ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experiment", sorted(file.stem for file in CONF.glob("experiment/*.yaml")))
+def test_every_shipped_experiment_builds_on_shrunk_data(experiment: str) -> None:
+    shrunk = ["data.limit=40", "data.validation=20", "training.batch_size=4"]
+    overrides = [] if experiment == "single_neuron" else shrunk
+    if experiment.endswith("8192"):
+        overrides.append("model.units=[32,32]")
+    (config,) = compose_jobs([f"experiment={experiment}", "expected=null", *overrides], multirun=False)
+    model = models.build(config)
+    assert model.output_shape == (None, 1 if experiment == "single_neuron" else 10)
+    assert optimizers.build(config.optimizer, config.training.gradient_clipping).name.startswith(config.optimizer.name)
