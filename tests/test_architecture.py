@@ -44,6 +44,7 @@ LAYERS = [
     {"config", "cluster", "image_files"},
     {"data", "download", "models", "optimizers", "tracking", "environment", "randomness", "runtime", "progress"},
     {"evaluation", "runs", "checkpoints", "distribution", "networks"},
+    {"augmentation"},
     {"compiled", "fit", "compare"},
     {"training", "report"},
     {"compose"},

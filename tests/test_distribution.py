@@ -17,7 +17,7 @@ from experiments.compose import compose_jobs
 from experiments.errors import ConfigError
 
 # Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
-# weights, a constraint, and a last batch of 10 that 4 replicas cannot share evenly.
+# weights, a constraint, changes to the images, and a last batch of 10 that 4 replicas cannot share evenly.
 HARD = [
     "data.limit=6410",
     "data.validation=0",
@@ -27,6 +27,7 @@ HARD = [
     "optimizer=adamw",
     "optimizer.use_ema=true",
     "training.gradient_clipping=0.5",
+    "data.augmentation={shift:2,rotation:10,scale:0.1,elastic:30}",
 ]
 WORKERS = ["distribution=multi_worker", "distribution.workers=2", "distribution.timeout_seconds=90"]
 SMALL = ["data.limit=6410", "data.validation=500", "training.epochs=2", "report.figures=none"]
@@ -46,7 +47,8 @@ def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(
         replicas = ["distribution=mirrored", f"distribution.devices={devices}"]
         several = trained(tmp_path / f"{devices}.npz", *HARD, *replicas)
         for name, value in one.items():
-            np.testing.assert_allclose(several[name], value, rtol=0, atol=5e-6, err_msg=f"{name}, {devices} replicas")
+            # Where a changed pixel comes from is a rounded number, too.
+            np.testing.assert_allclose(several[name], value, rtol=0, atol=2e-5, err_msg=f"{name}, {devices} replicas")
 
 
 @pytest.mark.slow
@@ -61,6 +63,7 @@ def test_batches_smaller_than_the_number_of_replicas_leave_some_empty_and_are_ri
 @pytest.mark.slow
 def test_fit_equals_the_compiled_loop_to_rounding(tmp_path: Path) -> None:
     arguments = ["data=digits", "training.epochs=2", "model.batch_normalization=true", "schedule=one_cycle"]
+    arguments += ["data.augmentation.shift=1", "data.augmentation.elastic=10"]
     compiled = trained(tmp_path / "compiled.npz", *arguments)
     fit = trained(tmp_path / "fit.npz", *arguments, "training.loop=fit")
     for name, value in compiled.items():

@@ -37,7 +37,7 @@ def test_a_run_after_one_of_the_same_network_shares_its_program_and_equals_one_a
     (model, optimizer), history = trained([*network, *SECOND], networks)
     assert model is first[0]
     strategy = distribution.start(compose_jobs(BASE, multirun=False)[0].distribution, 1)
-    program = compiled.program(strategy, model, optimizer, "sparse_categorical_crossentropy", 32)
+    program = compiled.program(strategy, model, optimizer, "sparse_categorical_crossentropy", 32, None)
     assert program.whole_batches.experimental_get_tracing_count() == 1
 
     (alone, _), expected = trained([*network, *SECOND])

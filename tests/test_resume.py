@@ -12,7 +12,8 @@ from stores import history, runs, weights
 
 from experiments import tracking
 
-# With dropout, batch normalization, a plateau, the best epoch, an uneven last batch, and checkpoints between steps.
+# With dropout, changed images, batch normalization, a plateau, the best epoch, an uneven last batch, and checkpoints
+# between steps.
 EVERYTHING = [
     "training.epochs=5",
     "training.checkpoint_minutes=0",
@@ -23,6 +24,7 @@ EVERYTHING = [
     "schedule.min_delta=0.05",
     "report.figures=none",
     "data.limit=20000",
+    "data.augmentation={shift:2,rotation:10,elastic:30}",
 ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments import optimizers, randomness
+from experiments.augmentation import Augmenter
 from experiments.data import Split
 from experiments.errors import TrainingError
 from experiments.evaluation import per_example
@@ -34,7 +35,8 @@ class CompiledLoop:
         loss: name of a loss in `keras.losses`.
         training: the examples to learn from.
         batch_size: of the global batch.
-        seed: with epoch and step, all that order and dropout masks depend on.
+        seed: with epoch and step, all that order, dropout masks and changes to images depend on.
+        augment: changes the images of a batch, or None.
     """
 
     resumes_within_an_epoch = True
@@ -48,12 +50,13 @@ class CompiledLoop:
         training: Split,
         batch_size: int,
         seed: int,
+        augment: Augmenter | None,
     ) -> None:
         import tensorflow as tf
 
         self.strategy, self.seed, self.batch_size = strategy, seed, batch_size
         self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        self.program = program(strategy, model, optimizer, loss, batch_size)
+        self.program = program(strategy, model, optimizer, loss, batch_size, augment)
         self.examples = len(training.targets)
         rates = np.array([model.get_layer(layer.name).rate for layer in self.program.dropouts], np.float64)
         # On every device a copy: the data of this project is small, and a gather from host memory is not free.
@@ -158,6 +161,7 @@ class Program:
         optimizer: "keras.optimizers.Optimizer",
         loss: str,
         batch_size: int,
+        augment: Augmenter | None,
     ) -> None:
         import tensorflow as tf
 
@@ -165,7 +169,7 @@ class Program:
         with strategy.scope():
             self.model, self.dropouts = randomness.repeatable(model, synchronized=self.replicas > 1)
             optimizer.build(model.trainable_variables)
-        self.optimizer, self.batch_size = optimizer, batch_size
+        self.optimizer, self.batch_size, self.augment = optimizer, batch_size, augment
         self.losses, self.quality = per_example(loss, model.output_shape[-1])
         xla = self.replicas == 1 and _suits_xla(model, optimizer)
         self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
@@ -236,6 +240,8 @@ class Program:
             rows = rows[first:last]
         inputs = tf.cast(tf.gather(inputs, rows), tf.float32)
         targets = tf.gather(targets, rows)
+        if self.augment:
+            inputs = self.augment(inputs, counter[0], counter[1], tf.cast(step, tf.uint32), first)
         for index, layer in enumerate(self.dropouts):
             layer.draw.counter = tf.stack(
                 [counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)]

@@ -21,6 +21,7 @@ from experiments.errors import ConfigError
 from experiments.schema import (
     CLASSIFICATION_LOSSES,
     REGRESSION_LOSSES,
+    Augmentation,
     Cnn,
     Config,
     Cosine,
@@ -77,7 +78,11 @@ EXPECTED = {
     "dict_type": "a mapping",
 }
 CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway", "expected", "objective", "sweep")
-NESTED = {("training", "early_stopping"): EarlyStopping, ("expected", "quick"): Quick}
+NESTED = {
+    ("training", "early_stopping"): EarlyStopping,
+    ("data", "augmentation"): Augmentation,
+    ("expected", "quick"): Quick,
+}
 
 
 def validate(raw: Mapping[str, Any]) -> Config:
@@ -403,8 +408,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        # Below a group a mapping is a value, such as a Keras object with its arguments, but for this one.
-        if isinstance(value, Mapping) and (not prefix or key == "early_stopping"):
+        # Below a group a mapping is a value, such as a Keras object with its arguments, but for these.
+        if isinstance(value, Mapping) and (not prefix or key in ("early_stopping", "augmentation")):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = json.dumps(value) if isinstance(value, list | Mapping) else value

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import optimizers, randomness
+from experiments.augmentation import Augmenter
 from experiments.data import Split
 from experiments.evaluation import per_example
 
@@ -29,8 +30,11 @@ class FitLoop:
         training: Split,
         batch_size: int,
         seed: int,
+        augment: Augmenter | None,
     ) -> None:
         import tensorflow as tf
+
+        self.augment = tf.function(augment, reduce_retracing=True) if augment else None
 
         self.model, self.dropouts = randomness.repeatable(model)
         self.optimizer, self.training, self.batch_size, self.seed = optimizer, training, batch_size, seed
@@ -74,7 +78,7 @@ class FitLoop:
                 report(step + 1, loop._sums(logs, done))
 
         history = self.model.fit(
-            self.training.inputs[order].astype(np.float32),
+            self._inputs(order, epoch),
             self.training.targets[order],
             batch_size=self.batch_size,
             shuffle=False,
@@ -84,6 +88,18 @@ class FitLoop:
             callbacks=[Steps()],
         ).history
         return self._sums({name: values[-1] for name, values in history.items()}, examples)
+
+    def _inputs(self, order: np.ndarray, epoch: int) -> np.ndarray:
+        """The inputs of an epoch in their order, float32, changed batch by batch as the compiled loop changes them."""
+        import tensorflow as tf
+
+        inputs = self.training.inputs[order].astype(np.float32)
+        if self.augment:
+            for step, start in enumerate(range(0, len(inputs), self.batch_size)):
+                words = (tf.constant(word, tf.uint32) for word in (self.seed, epoch, step))
+                batch = slice(start, start + self.batch_size)
+                inputs[batch] = self.augment(tf.constant(inputs[batch]), *words, tf.constant(0))
+        return inputs
 
     def _sums(self, means: dict[str, float], examples: int) -> np.ndarray:
         return np.array([means["loss"] * examples, means[self.metric] * examples])

@@ -232,6 +232,29 @@ class Linear:
     test_examples: Annotated[Positive, TEST]
 
 
+NOT_NEGATIVE = "0 (none) or more"
+
+
+@dataclass(config=STRICT, kw_only=True)
+class Augmentation:
+    """Random changes to each training image, anew in every epoch."""
+
+    shift: Annotated[float, Field(ge=0, description=f"largest move along each axis, in pixels, {NOT_NEGATIVE}")]
+    rotation: Annotated[float, Field(ge=0, le=180, description="largest turn either way, in degrees, 0 (none) to 180")]
+    scale: Annotated[
+        float, Field(ge=0, lt=1, description="largest change of size either way, a fraction, from 0 (none) to below 1")
+    ]
+    elastic: Annotated[
+        float, Field(ge=0, description=f"size of the field of elastic distortions, in pixels, {NOT_NEGATIVE}")
+    ]
+    smoothness: Annotated[
+        PositiveFloat, text("standard deviation of the Gaussian that smooths that field, in pixels, greater than 0")
+    ]
+
+    def __bool__(self) -> bool:
+        return any((self.shift, self.rotation, self.scale, self.elastic))
+
+
 @dataclass(config=STRICT, kw_only=True)
 class Digits:
     """Images with classes; this one is bundled with scikit-learn."""
@@ -249,6 +272,7 @@ class Digits:
     mean: Annotated[float, text("what is subtracted from the pixels, after that division, a finite number")]
     standard_deviation: Annotated[PositiveFloat, text("what the pixels are then divided by, greater than 0")]
     padding: Annotated[Count, text("pixels of background put around an image for the network, from 0 on")]
+    augmentation: Annotated[Augmentation, text("random changes to each training image: shift, rotation, ...")]
     train_examples: Annotated[Positive, TRAIN]
     test_examples: Annotated[Positive, TEST]
     checksums: Annotated[

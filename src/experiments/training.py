@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from experiments import checkpoints, optimizers
+from experiments.augmentation import Augmenter
 from experiments.compiled import CompiledLoop
-from experiments.config import Config
+from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.errors import NotFiniteError, Terminated
 from experiments.evaluation import Evaluator, Metrics
@@ -102,7 +103,11 @@ class Trainer:
         self.checkpoint, self.state = checkpoint, State()
         self.best_weights: list[np.ndarray] = []
         training = config.training
-        arguments = (model, optimizer, training.loss, dataset.train, training.batch_size, config.seed)
+        data = config.data
+        augment = (
+            None if isinstance(data, Linear) or not data.augmentation else Augmenter(data.augmentation, data.shape)
+        )
+        arguments = (model, optimizer, training.loss, dataset.train, training.batch_size, config.seed, augment)
         self.loop = FitLoop(*arguments) if training.loop == "fit" else CompiledLoop(strategy, *arguments)
         self.evaluate = Evaluator(model, training.loss)
         self.examples = len(dataset.train.targets)
