@@ -39,12 +39,13 @@ def test_only_tracking_imports_mlflow() -> None:
 
 # module -> the modules of ours that it may know; what is not listed may be known by none of those above it.
 LAYERS = [
-    {"errors", "keras_api", "figures", "spool"},
+    {"errors", "keras_api", "figures", "spool", "profiling"},
     {"schema"},
     {"config", "cluster", "image_files"},
     {"data", "download", "models", "optimizers", "tracking", "environment", "randomness", "runtime", "progress"},
-    {"evaluation", "runs", "checkpoints", "distribution", "networks"},
-    {"augmentation"},
+    {"evaluation", "runs", "checkpoints", "distribution"},
+    {"augmentation", "pretrained"},
+    {"networks"},
     {"compiled", "fit", "compare"},
     {"training", "report"},
     {"compose"},

@@ -32,6 +32,7 @@ MISTAKES = {
     "+optimizer.momentum=0.9": "optimizer adam has no argument 'momentum'",
     "model.activation=rellu": "Keras has no activation 'rellu' (did you mean 'relu'?)",
     "model.dropout=0.1,0.2": "For a sweep add -m: python run.py -m model.dropout=0.1,0.2",
+    "model.weights=1f0a": "model.weights=1f0a is not allowed: id of a finished run whose model's weights to start from",
     "data.path=/nowhere": "data.path=/nowhere: /nowhere does not exist.",
     "tracking.uri=ftp://x": "tracking.uri=ftp://x is not supported. Choices: sqlite:///PATH/mlflow.db",
 }

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.compose import CONF, compose_jobs, groups
+from experiments.compose import CONF, PRESETS, compose_jobs, groups
 from experiments.config import as_dict, flatten, identity, training_examples, validate
 from experiments.errors import ConfigError
 from experiments.keras_api import table
 from experiments.schema import Config
 
-GROUP_FILES = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in ("experiment", "hydra"))
+GROUP_FILES = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in (*PRESETS, "hydra"))
 NEEDS = {  # what a choice does not run without
     "data=linear": ["training.loss=mean_squared_error"],
     "model=neuron": ["data=linear", "training.loss=mean_squared_error"],

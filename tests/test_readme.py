@@ -15,7 +15,7 @@ from experiments.compose import CONF, compose_jobs
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
-RUNS = [line for line in LINES if re.match(r"python run\.py(?! -| resume=)", line)]
+RUNS = [line for line in LINES if re.match(r"python run\.py(?! -|.*=RUN_ID)", line)]
 OTHERS = [line for line in LINES if line and line not in RUNS]
 IN_THEIR_OWN_PROCESS = ("distribution=",)
 SHRINK = "data.limit={} data.validation={} training.epochs={} training.threads=1 report.figures=light"
@@ -62,6 +62,7 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
         'make run ARGS="model.dropout=0.3"': "Makefile",
         "make ui": "Makefile",
         "python run.py resume=RUN_ID": "tests/test_resume.py",
+        "python run.py experiment=walkthrough_batch64 model.weights=RUN_ID": "tests/test_debug.py",
         "python run.py --help": "tests/test_cli.py",
         "python run.py --cfg job model=cnn": "tests/test_cli.py",
         'eval "$(python run.py -sc install=bash)"': "tests/test_cli.py",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.profiling import span
 
 FOLDER = Path(__file__).resolve().parents[2] / "outputs" / "checkpoints"
 
@@ -31,6 +32,7 @@ def check_folder() -> None:
         )
 
 
+@span("checkpoint")
 def save(path: Path, state: Mapping[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
     """Replace the checkpoint at `path`; a kill at any moment leaves the earlier one or this one.
 

@@ -63,12 +63,13 @@ def _check(arguments: Any) -> ComposedSweep | None:
         jobs = compose_jobs(arguments.overrides, multirun, arguments.config_dir)
     if arguments.cfg or any(getattr(arguments, question) for question in ANSWERED_BY_HYDRA):
         return None
-    from experiments import checkpoints, data, pool, tracking
+    from experiments import checkpoints, data, pool, pretrained, tracking
 
     checkpoints.check_folder()
     for config in jobs:
         tracking.check_uri(tracking.resolve_uri(config.tracking.uri))
         data.find(config.data)
+        pretrained.check(config)
     if not multirun:
         return None
     if any(config.distribution.strategy == "multi_worker" for config in jobs):

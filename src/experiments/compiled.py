@@ -15,6 +15,7 @@ from experiments.augmentation import Augmenter
 from experiments.data import Split
 from experiments.errors import TrainingError
 from experiments.evaluation import per_example
+from experiments.profiling import span
 
 if TYPE_CHECKING:
     import keras
@@ -134,16 +135,19 @@ class CompiledLoop:
         while done < whole:
             began = time.perf_counter()
             stop = min(done + length, whole)
-            steps = tf.constant(done), tf.constant(stop)
-            carried = self.program.whole_batches(self.inputs, carried, order, plan, counter, *steps)
-            totals = carried.numpy()
+            compiled = self.program.whole_batches.experimental_get_tracing_count() > 0
+            with span("steps" if compiled else "compiling and the first step"):
+                steps = tf.constant(done), tf.constant(stop)
+                carried = self.program.whole_batches(self.inputs, carried, order, plan, counter, *steps)
+                totals = carried.numpy()
             length = self._next_range(length, stop - done, time.perf_counter() - began)
             done = stop
             report(done, totals)
         if rest and done == whole:
             rows = order[whole * self.batch_size :]
-            last = self.program.last_batch(self.inputs, carried, rows, plan[whole], counter, tf.constant(whole))
-            totals = last.numpy()
+            with span("last batch"):
+                last = self.program.last_batch(self.inputs, carried, rows, plan[whole], counter, tf.constant(whole))
+                totals = last.numpy()
             report(whole + 1, totals)
         return totals
 

@@ -31,6 +31,7 @@ from experiments.errors import ConfigError
 from experiments.schema import did_you_mean, listed
 
 CONF = PROJECT / "conf"
+PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
 # In conf/ as ${project:}, so that a sweep writes there and not where it was started.
 OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 # What Hydra raises on config files that do not go together, or are no YAML.

@@ -248,7 +248,7 @@ def _check_distribution(config: Config) -> None:
 def _check_training(config: Config) -> None:
     training, schedule, optimizer = config.training, config.schedule, config.optimizer
     watched = {"training.early_stopping.metric": training.early_stopping.metric}
-    if training.early_stopping.patience is None and not training.restore_best:
+    if (training.early_stopping.patience, training.early_stopping.goal) == (None, None) and not training.restore_best:
         watched = {}
     if isinstance(schedule, ReduceOnPlateau):
         watched["schedule.metric"] = schedule.metric

@@ -16,6 +16,7 @@ from experiments import image_files
 from experiments.download import MIRRORS, download
 from experiments.errors import DataError
 from experiments.image_files import DamagedError
+from experiments.profiling import span
 from experiments.schema import DataConfig, Digits, ImageFiles, Linear
 
 CACHE = Path(__file__).resolve().parents[2] / "data"
@@ -63,6 +64,7 @@ class Dataset:
     source: str
 
 
+@span("data")
 def load(
     config: DataConfig,
     seed: int,

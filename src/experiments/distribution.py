@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from experiments import cluster, runtime
 from experiments.errors import UserError
+from experiments.profiling import span
 from experiments.schema import Distribution
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
+@span("importing TensorFlow and Keras")
 def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
     """Load TensorFlow and make the strategy: before any other use of TensorFlow in this process.
 

@@ -8,6 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from experiments.config import PROJECT
+from experiments.profiling import span
 
 LARGEST_NEW_FILE, MOST_NEW_FILES = 100_000, 100  # bytes; beyond them a new file is data rather than code
 
@@ -24,6 +25,7 @@ class Code:
         return {"git_commit": self.commit, "git_dirty": str(bool(self.diff)).lower()}
 
 
+@span("state of the code")
 def code(project: Path = PROJECT) -> Code:
     """The commit that is checked out, and what differs from it."""
     commit = _git(project, "rev-parse", "HEAD").strip()

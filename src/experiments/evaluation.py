@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from experiments.data import Split
+from experiments.profiling import span
 
 if TYPE_CHECKING:
     import keras
@@ -78,6 +79,7 @@ class Evaluator:
         self.losses, self.quality = per_example(loss, model.output_shape[-1])
         self.forward = _forward(model)
 
+    @span("evaluation")
     def __call__(self, split: Split) -> Evaluation:
         import tensorflow as tf
 

@@ -18,6 +18,7 @@ from experiments import (
     distribution,
     environment,
     networks,
+    profiling,
     report,
     resume,
     summary,
@@ -55,6 +56,7 @@ def run(
         KeyboardInterrupt, Terminated: after a checkpoint; the run is KILLED.
         Pruned: from `watch`; the run is KILLED.
     """
+    profiling.begin()
     resumed = resume.find(config, overrides) if config.resume else None
     if resumed:
         config, overrides = resumed.config, resumed.overrides
@@ -169,3 +171,6 @@ def publish(run: tracking.Run, results: report.Results) -> None:
     if results.config.tracking.log_model:
         test = results.dataset.test
         run.log_model(results.model, test.inputs[:1], results.test.outputs[:1])
+    if results.config.report.profile:
+        run.log_text(profiling.trace(), "profile/trace.json")
+        run.log_table(profiling.table(), "tables/profile.json")

@@ -14,12 +14,14 @@ import numpy as np
 from experiments.config import Config, Linear, network_shape
 from experiments.errors import ConfigError
 from experiments.keras_api import table
+from experiments.profiling import span
 from experiments.schema import SCALED_TANH, Layers, named
 
 if TYPE_CHECKING:
     import keras
 
 
+@span("building the network")
 def build(config: Config) -> "keras.Sequential":
     """The network of a config, with its initial weights drawn from `config.seed`.
 
@@ -35,10 +37,9 @@ def build(config: Config) -> "keras.Sequential":
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
-    arguments = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(config.model)}
-    builder = BUILDERS[arguments.pop("name")]
+    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights"}  # weights: pretrained.py
     try:
-        layers = builder(config, **arguments)
+        layers = BUILDERS[config.model.name](config, **{key: getattr(config.model, key) for key in keys})
     except ConfigError:
         raise
     except Exception as error:

@@ -6,7 +6,7 @@ To trace and compile a program takes longer than to train some networks, and Ker
 import json
 from typing import TYPE_CHECKING
 
-from experiments import models, optimizers
+from experiments import models, optimizers, pretrained
 from experiments.config import Config
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ def build(config: Config, strategy: "tf.distribute.Strategy") -> "Network":
     """The model and the optimizer of a config, as new, in the scope of the strategy.
 
     Raises:
-        ConfigError: as models.build.
+        ConfigError: as models.build and pretrained.load.
+        StoreError: as pretrained.load.
     """
     with strategy.scope():
         model = models.build(config)
+        pretrained.load(config, model)
         optimizer = optimizers.build(config.optimizer, config.training.gradient_clipping)
         optimizer.build(model.trainable_variables)
     if strategy.num_replicas_in_sync > 1 or config.training.loop == "fit":

@@ -13,6 +13,7 @@ from experiments import figures
 from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.evaluation import Evaluation
+from experiments.profiling import span
 from experiments.schema import SCALED_TANH
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Results:
 def import_ahead() -> None:
     """Load Matplotlib, which shares nothing with training, on the core that training leaves free."""
 
+    @span("importing Matplotlib")
     def load() -> None:
         import matplotlib.backends.backend_agg
         import matplotlib.figure
@@ -79,10 +81,12 @@ def final_metrics(results: Results) -> dict[str, float]:
     return metrics
 
 
+@span("figures")
 def write_figures(results: Results, folder: Path) -> None:
     """Draw the figures that `report.figures` asks for, each as a PNG in `folder`."""
     for name, draw in drawings(results).items():
-        figures.save(draw(), folder / f"{name}.png")
+        with span(f"figure {name}"):
+            figures.save(draw(), folder / f"{name}.png")
 
 
 def drawings(results: Results) -> dict[str, Callable[[], "Figure"]]:
@@ -207,6 +211,7 @@ def per_class(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -
     }
 
 
+@span("predictions")
 def predictions(results: Results) -> str:
     """Every test example's prediction as CSV, in the order of the official test set."""
     import pandas as pd

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import yaml
 
 from experiments import runs, tracking
-from experiments.compose import groups
+from experiments.compose import PRESETS, groups
 from experiments.config import Config, as_dict, flatten, validate
 from experiments.errors import ConfigError, UserError
 
@@ -97,13 +97,13 @@ def _check_overrides(
         key = override.lstrip("+").partition("=")[0]
         if key.startswith(("resume", "tracking", "report", "objective.", "sweep.")):
             continue
-        if key == "experiment" and override not in recorded_overrides:
+        if key in PRESETS and override not in recorded_overrides:
             raise ConfigError(
                 f"{override} disagrees with run {run_id}, which was started with"
                 f" {' '.join(recorded_overrides) or 'the defaults'}. Leave it out, or start a new run without resume."
             )
         chosen = [name for name in flat_given if name == key or name.startswith(f"{key}.")] or [key]
-        if key in groups() and key != "experiment":
+        if key in groups() and key not in PRESETS:
             chosen = [f"{key}.name" if f"{key}.name" in flat_given else f"{key}.strategy"]
         for name in chosen:
             if flat_given.get(name) != flat_recorded.get(name):

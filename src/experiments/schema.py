@@ -288,7 +288,8 @@ class ImageFiles(Digits):
     path: Annotated[str | None, text("folder with the IDX or npz files, or null to search the usual places")]
 
 
-DataConfig = Annotated[Digits | ImageFiles | Linear, Field(discriminator="name")]
+Data = Digits | ImageFiles | Linear
+DataConfig = Annotated[Data, Field(discriminator="name")]
 
 
 # --- model --------------------------------------------------------------------------------------------------------
@@ -299,6 +300,10 @@ INITIALIZER = text("initial weights, a name that Keras knows, such as glorot_uni
 REGULARIZER = text("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
 CONSTRAINT = text("limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none")
 BATCH_NORMALIZATION = text("normalize each layer's values over the batch before the activation: true or false")
+Weights = Annotated[
+    Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None,
+    text("id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"),
+]
 UNITS = text("units of each hidden dense layer, from 1 on: a number or a list; [] for none")
 
 
@@ -307,6 +312,7 @@ class Mlp:
     """Dense hidden layers between the flattened input and the output layer."""
 
     name: Literal["mlp"]
+    weights: Weights
     units: Annotated[list[Positive], BeforeValidator(as_list), UNITS]
     activation: Annotated[Activation, ACTIVATION]
     dropout: Annotated[Rate, DROPOUT]
@@ -325,6 +331,7 @@ class Cnn:
     """Blocks of convolution and max pooling, then dense layers."""
 
     name: Literal["cnn"]
+    weights: Weights
     filters: Annotated[list[Positive], BeforeValidator(as_list), text("filters of each convolution, from 1 on")]
     kernel_size: Annotated[Positive, text("height and width of each convolution, in pixels, from 1 on")]
     pool_size: Annotated[Positive, text("height and width of the max pooling after each convolution, from 1 (none) on")]
@@ -342,6 +349,7 @@ class Neuron:
     """One artificial neuron: activation(weight * x + bias)."""
 
     name: Literal["neuron"]
+    weights: Weights
     activation: Annotated[Activation, ACTIVATION]
     kernel_initializer: Annotated[Initializer, INITIALIZER]
 
@@ -351,13 +359,15 @@ class Layers:
     """Any sequential network, written out as Keras layers."""
 
     name: Literal["layers"]
+    weights: Weights
     layers: Annotated[
         list[Annotated[Any, AfterValidator(check_layer)]],
         Field(min_length=1, description="Keras layers from input to output, each a name or {name: {argument: value}}"),
     ]
 
 
-ModelConfig = Annotated[Mlp | Cnn | Neuron | Layers, Field(discriminator="name")]
+Model = Mlp | Cnn | Neuron | Layers
+ModelConfig = Annotated[Model, Field(discriminator="name")]
 
 
 # --- optimizer and schedule ---------------------------------------------------------------------------------------
@@ -480,6 +490,10 @@ class EarlyStopping:
     patience: Annotated[Positive | None, text("epochs without improvement before training stops, from 1 on, or null")]
     metric: Annotated[str, text(WATCHED)]
     min_delta: Annotated[float, Field(ge=0, description="smallest change that counts as improvement, 0 or more")]
+    goal: Annotated[
+        float | None,
+        text("value of the metric (least accuracy, largest loss) that ends training once reached, or null"),
+    ]
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -544,6 +558,7 @@ class Report:
     figures: Annotated[
         Literal["full", "light", "none"], text("full, light (learning curves, confusion matrix) or none")
     ]
+    profile: Annotated[bool, text("keep where the time went, as a table and as a trace for a browser: true or false")]
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -649,8 +664,8 @@ class Config:
     """A whole experiment, validated. The groups are the folders of conf/."""
 
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, description="seed of all randomness, from 0 to 4294967295")]
-    data: Digits | ImageFiles | Linear = Field(discriminator="name")
-    model: Mlp | Cnn | Neuron | Layers = Field(discriminator="name")
+    data: Data = Field(discriminator="name")
+    model: Model = Field(discriminator="name")
     optimizer: Optimizer
     schedule: Schedule = Field(discriminator="name")
     resume: Annotated[str | None, text("id of a run that was cut off, to go on with, or null")]

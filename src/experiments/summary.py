@@ -14,9 +14,12 @@ from experiments import checkpoints, tracking
 from experiments.compose import CONF, compose_jobs, groups
 from experiments.config import Config, Linear, as_dict, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
+from experiments.profiling import SEPARATOR, table
+from experiments.training import better
 
 if TYPE_CHECKING:
     import keras
+    from rich.console import Console
 
     from experiments.data import Dataset
     from experiments.report import Results
@@ -137,6 +140,7 @@ def note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[s
     time = f"after {_plural(len(results.history['loss']), 'epoch')} in {metrics['train_seconds']:.1f} s"
     blocks = [
         f"{_result(results, metrics)} {time}.",
+        *_goal(results),
         *_setting(config, results.dataset, results.model),
         *_worst_classes(results),
         *_about_the_neuron(config),
@@ -175,6 +179,18 @@ def _result(results: "Results", metrics: Mapping[str, float]) -> str:
     if "best_val_accuracy" in metrics:
         said += f", best validation accuracy {metrics['best_val_accuracy']:.2%} in epoch {metrics['best_epoch']:.0f},"
     return said
+
+
+def _goal(results: "Results") -> list[str]:
+    """Whether training got where `early_stopping.goal` wants it."""
+    stopping, epochs = results.config.training.early_stopping, len(results.history["loss"])
+    if stopping.goal is None:
+        return []
+    value = results.history[stopping.metric][-1]
+    reached = better(stopping.metric, value, stopping.goal) >= 0
+    wanted = f"at {'least' if 'accuracy' in stopping.metric else 'most'} {stopping.goal:g}"
+    said = f"Goal reached in epoch {epochs}" if reached else f"Goal NOT reached in {_plural(epochs, 'epoch')}"
+    return [f"{said}: {stopping.metric} {value:.4g}, wanted {wanted}."]
 
 
 def _worst_classes(results: "Results") -> list[str]:
@@ -234,17 +250,39 @@ def show(results: "Results", metrics: Mapping[str, float], run: tracking.Run) ->
     from rich.table import Table
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = Table(show_header=False, box=None, pad_edge=False)
     for key, form in SHOWN.items():
         if key in metrics:
-            table.add_row(key, form.format(metrics[key]))
+            rows.add_row(key, form.format(metrics[key]))
     console.print()
-    console.print(table)
+    console.print(rows)
+    for said in _goal(results):
+        console.print(f"\n{said}")
+    if results.config.report.profile:
+        _show_profile(console)
     console.print(f"\nRun {run.name} ({run.run_id}) in {run.uri}")
     console.print("\nNext:")
     for word, line in commands(results.config, [], run.run_id).items():
         if word in ("reproduce", "compare", "look"):
             console.print(f"  {line}  # {word}")
+
+
+def _show_profile(console: "Console") -> None:
+    """Where the time went; spans within others are indented."""
+    from rich.table import Table
+
+    shown = ("phase", "times", "seconds", "percent")
+    rows, columns = Table(*shown, box=None, pad_edge=False), table()
+    for column in rows.columns[1:]:
+        column.justify = "right"
+    for path, times, seconds, percent in zip(*(columns[key] for key in shown), strict=True):
+        *around, phase = path.split(SEPARATOR)
+        rows.add_row(f"{'  ' * len(around)}{phase}", str(times), f"{seconds:.2f}", f"{percent:.1f}")
+    console.print(
+        "\nWhere the time went (the trace is profile/trace.json of the run: open it in"
+        " https://ui.perfetto.dev or chrome://tracing)"
+    )
+    console.print(rows)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from experiments.errors import Pruned, StoreError, Terminated
+from experiments.profiling import span
 from experiments.spool import Operation, Spool, left_behind
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def connect(uri: str) -> "MlflowClient":
     """
     check_uri(uri)
     _quiet()
-    with _store_errors(uri):
+    with _store_errors(uri), span("connecting to MLflow"):
         from mlflow import MlflowClient
 
         if uri.startswith(_SQLITE):
@@ -297,8 +298,8 @@ def download(uri: str, run_id: str, artifact: str) -> Path:
         raise StoreError(f"Run {run_id} in {shown(uri)} has no artifact {artifact}: {_first_line(error)}") from None
 
 
-def download_model(uri: str, run_id: str, folder: Path) -> Path:
-    """A copy in `folder` of the run's model as Keras stores it, a `.keras` file.
+def check_model(uri: str, run_id: str) -> str:
+    """Where the store keeps the run's model.
 
     Raises:
         StoreError: the store cannot be used, or the run has no model.
@@ -310,10 +311,19 @@ def download_model(uri: str, run_id: str, folder: Path) -> Path:
         raise StoreError(
             f"Run {run_id} in {shown(uri)} has no model: a run logs it when it ends, unless tracking.log_model=false."
         )
+    return str(logged[0].artifact_location)
+
+
+def download_model(uri: str, run_id: str, folder: Path) -> Path:
+    """A copy in `folder` of the run's model as Keras stores it, a `.keras` file.
+
+    Raises:
+        StoreError: the store cannot be used, or the run has no model.
+    """
+    # By its place, as MLflow looks for models:/ and runs:/ in the store of $MLFLOW_TRACKING_URI, whatever it is told.
+    source = f"{check_model(uri, run_id)}/data/model.keras"
     from mlflow.artifacts import download_artifacts
 
-    # By its place, as MLflow looks for models:/ and runs:/ in the store of $MLFLOW_TRACKING_URI, whatever it is told.
-    source = f"{logged[0].artifact_location}/data/model.keras"
     try:
         return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except Exception as error:  # each kind of artifact store has its own
@@ -433,6 +443,7 @@ class Run:
             path.write_text(text, encoding="utf-8")
             self.log_file(path, folder)
 
+    @span("tables")
     def log_table(self, columns: Any, artifact: str) -> None:
         """Writes a table such as `tables/confusion.json`, in the form that the UI shows as a table.
 
@@ -490,6 +501,7 @@ class Run:
             }
         )
 
+    @span("model")
     def log_model(self, model: "keras.Model", inputs: "np.ndarray", outputs: "np.ndarray") -> None:
         """Stores the model so that MLflow and plain Keras load it without this project: `runs:/<run id>/model`,
         with the file `data/model.keras` in it; the tag `model_digest` is that file's SHA-256 (hex). A run has one
@@ -548,6 +560,7 @@ class Run:
             )
         self._spool.close()
 
+    @span("logging")
     def _log(self, operation: Operation) -> None:
         """Sends an operation to the store, or spools it while the store does not answer.
 
@@ -650,6 +663,7 @@ def _logged_models(client: "MlflowClient", experiment_id: str, name: str, run_id
     return list(client.search_logged_models([experiment_id], filter_string=chosen))
 
 
+@span("preparing the store")
 def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
     from mlflow.exceptions import MlflowException
 

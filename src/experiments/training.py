@@ -22,6 +22,7 @@ from experiments.data import Dataset
 from experiments.errors import NotFiniteError, Terminated
 from experiments.evaluation import Evaluator, Metrics
 from experiments.fit import FitLoop
+from experiments.profiling import span
 from experiments.schema import ReduceOnPlateau
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Progress(Protocol):
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
 
+def better(metric: str, value: float, other: float) -> float:
+    """By how much a value of the metric is better than another; below 0 if it is worse."""
+    return value - other if "accuracy" in metric else other - value
+
+
 @dataclass
 class Watch:
     """Waits for a metric to improve: how good it was, when, and how many epochs ago."""
@@ -47,8 +53,7 @@ class Watch:
 
     def improved(self, metric: str, value: float, epoch: int, min_delta: float) -> bool:
         """Note the value of an epoch; whether it is better than the best so far by more than `min_delta`."""
-        sign = 1 if "accuracy" in metric else -1
-        if self.best is None or sign * (value - self.best) > min_delta:
+        if self.best is None or better(metric, value, self.best) > min_delta:
             self.best, self.epoch, self.wait = value, epoch, 0
             return True
         self.wait += 1
@@ -159,6 +164,7 @@ class Trainer:
         if self.best_weights:
             self.model.set_weights(self.best_weights)
 
+    @span("epoch")
     def _epoch(self, progress: Progress, signals: "Signals") -> Metrics:
         state, epoch, config = self.state, self.state.epoch, self.config
         plan = optimizers.plan(config, self.steps, epoch, state.plateau_factor)
@@ -203,6 +209,8 @@ class Trainer:
             if state.stopping.improved(stopping.metric, metrics[stopping.metric], state.epoch, stopping.min_delta):
                 self.best_weights = self.model.get_weights() if self.config.training.restore_best else []
             state.stopped = stopping.patience is not None and state.stopping.wait >= stopping.patience
+        if stopping.goal is not None and better(stopping.metric, metrics[stopping.metric], stopping.goal) >= 0:
+            state.stopped = True
         if isinstance(schedule, ReduceOnPlateau):
             state.plateau.improved(schedule.metric, metrics[schedule.metric], state.epoch, schedule.min_delta)
             if state.plateau.wait >= schedule.patience:

@@ -1,0 +1,120 @@
+"""Where the time of a run goes: named spans of wall time, as a table and as a trace that a browser shows.
+
+Spans are always taken (two microseconds each); `report.profile` says whether a run keeps them.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SEPARATOR = " / "
+
+_within: ContextVar[str] = ContextVar("_within", default="")  # the path of the span that is open; one for each thread
+_began = time.perf_counter()
+_is_first = True
+_spans: list["Span"] = []
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time: its name after those of the spans around it, and seconds from the start of the profile."""
+
+    path: str
+    start: float
+    seconds: float
+    thread: int
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition(SEPARATOR)[2]
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """Take the time of what is within; also a decorator that takes the time of each call.
+
+    Not to be held open across the `yield` of a generator.
+    """
+    within = _within.get()
+    path = f"{within}{SEPARATOR}{name}" if within else name
+    token, start = _within.set(path), time.perf_counter()
+    try:
+        yield
+    finally:
+        end = time.perf_counter()
+        _within.reset(token)
+        _spans.append(Span(path, start - _began, end - start, threading.get_native_id()))
+
+
+def begin() -> None:
+    """Forget earlier spans: a run begins. The first of a process began with the process itself."""
+    global _began, _is_first
+    _began = time.perf_counter()
+    _spans.clear()
+    if _is_first and (age := _age_of_process()):
+        _began -= age
+        _spans.append(Span("Python, Hydra, config", 0.0, age, threading.get_native_id()))
+    _is_first = False
+
+
+def _age_of_process() -> float | None:
+    """Seconds since this process was started; None where there is no /proc."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def table() -> dict[str, list[Any]]:
+    """What the main thread did since `begin`, as columns: a row for each path of spans, in the order of their start.
+
+    Columns are phase, times, seconds, own_seconds (less those of spans within) and percent (of the time until now); the
+    last row is what no span covers, so that own_seconds add up to the whole.
+    """
+    whole = time.perf_counter() - _began
+    ours = sorted((s for s in _spans if s.thread == threading.get_native_id()), key=lambda s: (s.start, len(s.path)))
+    seconds: dict[str, float] = {}
+    for item in ours:
+        seconds[item.path] = seconds.get(item.path, 0.0) + item.seconds
+    own = dict(seconds)
+    for path in seconds:
+        if SEPARATOR in path:
+            own[path.rpartition(SEPARATOR)[0]] -= seconds[path]
+    rest = whole - sum(own.values())
+    times = [sum(item.path == path for item in ours) for path in seconds]
+    spent = [*seconds.values(), rest]
+    return {
+        "phase": [*seconds, "between these"],
+        "times": [*times, 1],
+        "seconds": [round(value, 4) for value in spent],
+        "own_seconds": [round(value, 4) for value in [*own.values(), rest]],
+        "percent": [round(100 * value / whole, 1) for value in spent],
+    }
+
+
+def trace() -> str:
+    """All spans as Chrome's trace events (JSON), which https://ui.perfetto.dev and chrome://tracing show.
+
+    One `X` event per span: `ts` and `dur` in microseconds, `tid` the thread.
+    """
+    events = [
+        {
+            "name": item.name,
+            "cat": item.path.partition(SEPARATOR)[0],
+            "ph": "X",
+            "ts": round(1e6 * item.start, 1),
+            "dur": round(1e6 * item.seconds, 1),
+            "pid": os.getpid(),
+            "tid": item.thread,
+        }
+        for item in sorted(_spans, key=lambda item: item.start)
+    ]
+    return json.dumps({"displayTimeUnit": "ms", "traceEvents": events})

@@ -1,0 +1,106 @@
+"""The presets for when something is wrong, and starting from another run's weights: whole runs in this process."""
+
+import json
+from typing import Any
+
+import pytest
+from stores import artifact, history, runs, weights
+
+from experiments import experiment, tracking
+from experiments.compose import CONF, compose_jobs
+from experiments.errors import ConfigError, StoreError
+
+DIGITS = ["data=digits", "training.threads=1"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store for this module: to make one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+def run(uri: str, *overrides: str) -> Any:
+    """Make a run of these overrides, and read it back."""
+    given = [*overrides, f"tracking.uri={uri}"]
+    (config,) = compose_jobs(given, multirun=False)
+    run_id = experiment.run(config, given)
+    return tracking.connect(uri).get_run(run_id)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("debug/*.yaml")), ids=lambda file: file.stem)
+def test_every_preset_names_its_command_and_composes_with_every_experiment(file: Any) -> None:
+    assert f"# Command: python run.py debug={file.stem}" in file.read_text()
+    for experiment_file in CONF.glob("experiment/*.yaml"):
+        (config,) = compose_jobs([f"experiment={experiment_file.stem}", f"debug={file.stem}"], multirun=False)
+        assert config.tracking.experiment == "debug"
+
+
+def test_smoke_does_a_few_batches_of_everything_in_an_experiment_of_its_own(uri: str) -> None:
+    made = run(uri, *DIGITS, "debug=smoke")
+    client = tracking.connect(uri)
+    assert client.get_experiment(made.info.experiment_id).name == "debug"
+    assert {"val_accuracy", "test_accuracy"} <= set(made.data.metrics)
+    assert made.data.params["training.epochs"] == "2"
+    assert (made.info.status, made.info.run_name) == ("FINISHED", "digits threads=1 smoke")
+    assert weights(uri, made.info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [("0.01", "Goal reached in epoch "), ("1e-9", "Goal NOT reached in 40 epochs: loss 2.")],
+    ids=["it learns", "it does not"],
+)
+def test_overfit_says_whether_the_loss_came_near_zero(
+    rate: str, said: str, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["debug=overfit", "training.epochs=40", f"optimizer.learning_rate={rate}", "tracking.log_model=false"]
+    made = run(uri, *DIGITS, *arguments)
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert said in made.data.tags["mlflow.note.content"]
+    assert "wanted at most 0.01." in printed
+    if "NOT" not in said:
+        losses = [loss for _, loss in history(uri, made.info.run_id)["loss"]]
+        assert losses[-1] <= 0.01 < min(losses[:-1])  # it ended at the first such epoch
+
+
+def test_profile_says_where_the_time_went_as_a_table_and_as_a_trace(
+    uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(uri, *DIGITS, "debug=profile", "training.epochs=2", "report.figures=light")
+    table = json.loads(artifact(uri, made.info.run_id, "tables/profile.json"))
+    phases = [row[0] for row in table["data"]]
+    assert phases[:1] in (["Python, Hydra, config"], ["data"])  # the former in the first run of a process
+    parts = ["data", "building the network", "epoch", "epoch / compiling and the first step", "epoch / steps"]
+    assert set(parts) | {"epoch / evaluation", "checkpoint", "logging", "figures", "model"} <= set(phases)
+    names = [
+        event["name"] for event in json.loads(artifact(uri, made.info.run_id, "profile/trace.json"))["traceEvents"]
+    ]
+    assert names.count("epoch") == 2
+    assert "figure 01_learning_curves" in names
+    assert "compiling and the first step" in capsys.readouterr().out
+
+
+def test_a_run_starts_from_the_weights_of_another_and_its_fingerprint_says_so(uri: str) -> None:
+    small = [*DIGITS, "training.epochs=1", "report.figures=none", "model.units=16"]
+    first = run(uri, *small)
+    start = f"model.weights={first.info.run_id}"
+    # With a vanishing learning rate the network stays what it was when training began.
+    still = run(uri, *small, start, "optimizer.learning_rate=1e-30")
+    pairs = zip(weights(uri, first.info.run_id), weights(uri, still.info.run_id), strict=True)
+    assert all((theirs == ours).all() for theirs, ours in pairs)
+    assert still.data.params["model.weights"] == first.info.run_id
+    again = run(uri, *small, "optimizer.learning_rate=1e-30")
+    assert again.data.tags["fingerprint"] != still.data.tags["fingerprint"]
+    with pytest.raises(ConfigError) as caught:
+        run(uri, *small, "model.units=8", start)
+    assert "its weights have the shapes 64x16, 16, 16x10, 10, those of this network 64x8, 8, 8x10, 10" in str(
+        caught.value
+    )
+    before = len(runs(uri))
+    without_model = run(uri, *small, "tracking.log_model=false")
+    with pytest.raises(StoreError, match="has no model: a run logs it when it ends"):
+        run(uri, *small, f"model.weights={without_model.info.run_id}")
+    assert len(runs(uri)) == before + 1  # what was refused made none

@@ -1,0 +1,67 @@
+"""Spans of wall time: how they nest, and what the table and the trace make of them."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from experiments import profiling
+from experiments.profiling import span
+
+
+@pytest.fixture(autouse=True)
+def profile() -> None:
+    profiling.begin()
+    profiling.begin()  # the first of a process also counts the process's start
+
+
+def test_spans_nest_and_their_own_seconds_add_up_to_the_whole() -> None:
+    began = time.perf_counter()
+    with span("epoch"):
+        for _ in range(2):
+            with span("steps"):
+                time.sleep(0.01)
+    columns = profiling.table()
+    assert columns["phase"] == ["epoch", "epoch / steps", "between these"]
+    assert columns["times"] == [1, 2, 1]
+    assert columns["seconds"][1] >= 0.02
+    assert columns["own_seconds"][0] == pytest.approx(columns["seconds"][0] - columns["seconds"][1], abs=1e-3)
+    assert sum(columns["own_seconds"]) == pytest.approx(time.perf_counter() - began, abs=0.01)
+
+
+def test_a_decorated_function_is_a_span_at_every_call_even_if_it_fails() -> None:
+    @span("data")
+    def load(fails: bool) -> int:
+        if fails:
+            raise ValueError("no data")
+        return 7
+
+    assert load(fails=False) == 7
+    with pytest.raises(ValueError, match="no data"):
+        load(fails=True)
+    assert profiling.table()["times"] == [2, 1]
+
+
+def test_the_trace_has_what_a_browser_needs_and_each_thread_its_own_row() -> None:
+    def work() -> None:
+        with span("importing"):
+            pass
+
+    with span("training"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    outer, inner = json.loads(profiling.trace())["traceEvents"]
+    assert (outer["name"], inner["name"]) == ("training", "importing")
+    assert outer["tid"] != inner["tid"]
+    assert outer["ts"] <= inner["ts"] <= inner["ts"] + inner["dur"] <= outer["ts"] + outer["dur"] + 0.2
+    assert {outer["ph"], inner["ph"]} == {"X"}
+    assert "training / importing" not in profiling.table()["phase"]
+
+
+def test_a_new_profile_forgets_the_last_one() -> None:
+    with span("old"):
+        pass
+    profiling.begin()
+    assert profiling.table()["phase"] == ["between these"]
