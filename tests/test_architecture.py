@@ -42,6 +42,7 @@ LAYERS = [
     {"errors", "keras_api", "figures", "spool", "profiling"},
     {"schema"},
     {"config", "cluster", "image_files"},
+    {"choices"},
     {"data", "download", "models", "optimizers", "tracking", "environment", "randomness", "runtime", "progress"},
     {"evaluation", "runs", "checkpoints", "distribution"},
     {"augmentation", "pretrained"},

@@ -1,12 +1,16 @@
 """run.py as a process: what it answers, how it ends, and what it does not load or write."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT, command
+
+from experiments.compose import CONF, compose_jobs, groups
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")
 
@@ -95,12 +99,37 @@ def test_questions_are_answered_without_loading_anything_heavy(question: list[st
     assert "mlp" in done.stdout
 
 
-def test_the_shell_completes_groups_and_choices() -> None:
-    environment = {**os.environ, "COMP_LINE": "python run.py model=", "COMP_POINT": "20"}
-    done = subprocess.run(
-        [sys.executable, "run.py", "-sc", "query=bash"], cwd=PROJECT, env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["model=cnn", "model=layers", "model=mlp", "model=neuron"]
+@pytest.mark.parametrize(
+    ("word", "completed"),
+    [("model=", ["model=cnn", "model=layers", "model=mlp", "model=neuron"]), ("model.act", ["model.activation="])],
+)
+def test_bash_completes_choices_and_keys(word: str, completed: list[str]) -> None:
+    line = f"python run.py {word}"
+    script = f"""
+eval "$(python run.py -sc install=bash)"
+COMP_LINE="{line}" COMP_POINT={len(line)} COMP_CWORD=2
+hydra_bash_completion
+echo "${{COMPREPLY[@]}}"
+"""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == completed, done.stderr
+
+
+def test_help_has_a_line_for_every_choice_and_ten_examples_that_compose() -> None:
+    text = command("--help").stdout
+    for group in groups():
+        for file in (CONF / group).glob("*.yaml"):
+            (line,) = [line for line in text.splitlines() if line.startswith(f"  {file.stem} ")]
+            assert len(line) <= 118
+    examples = text.partition("== Examples ==")[2].partition("==")[0].split("\n")[2:-2]
+    assert len(examples) == 10
+    for example in examples[:9]:
+        arguments = shlex.split(example)[2:]
+        assert compose_jobs([a for a in arguments if a != "-m"], multirun="-m" in arguments)
+    assert examples[9].startswith("python scripts/compare.py")
+    for document in re.findall(r"^(\S+\.md) ", text.partition("== Read on ==")[2], re.MULTILINE):
+        assert (PROJECT / document).exists()
 
 
 def test_layers_that_do_not_fit_are_named_before_a_run_is_made(uri: str, tmp_path: Path) -> None:

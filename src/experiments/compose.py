@@ -26,14 +26,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments import choices
+from experiments.choices import CONF
 from experiments.config import PROJECT, Config, descriptions, fingerprint, shown, validate
 from experiments.errors import ConfigError
 from experiments.schema import did_you_mean, listed
 
-CONF = PROJECT / "conf"
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
 # In conf/ as ${project:}, so that a sweep writes there and not where it was started.
 OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
+# In the template of --help, where a dollar sign stands for something.
+OmegaConf.register_new_resolver("choices", lambda: choices.overview().replace("$", "$$"), replace=True)
 # What Hydra raises on config files that do not go together, or are no YAML.
 NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 
