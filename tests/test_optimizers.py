@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from experiments import optimizers
 from experiments.keras_api import table
+from experiments.own_optimizers import OWN
 from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "optimizer"
@@ -120,11 +121,23 @@ def test_a_run_of_one_step_is_made_at_the_peak(schedule: Any) -> None:
 # --- optimizers ---------------------------------------------------------------------------------------------------
 
 
-def test_every_optimizer_of_keras_has_a_file() -> None:
-    assert sorted(table()["optimizers"]) == FILES
+def test_every_optimizer_of_keras_and_of_our_own_has_a_file() -> None:
+    assert sorted([*table()["optimizers"], *OWN]) == FILES
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.usefixtures("tensorflow")
+def test_signsgd_moves_every_weight_by_the_learning_rate_against_the_sign_of_its_gradient() -> None:
+    import keras
+
+    optimizer = optimizers.build(Optimizer(**shipped("signsgd") | {"learning_rate": 0.25}), 2.0)
+    weights = keras.Variable([1.0, 1.0, 1.0])
+    optimizer.build([weights])
+    optimizer.apply([keras.ops.array([3.0, -1e-9, 0.0])])
+    np.testing.assert_array_equal(weights.numpy(), [0.75, 1.25, 1.0])
+    assert optimizer.global_clipnorm == 2.0
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(OWN)))
 def test_the_file_gives_every_argument_of_keras_and_its_default(name: str) -> None:
     import keras
 
@@ -136,7 +149,7 @@ def test_the_file_gives_every_argument_of_keras_and_its_default(name: str) -> No
 
 
 @pytest.mark.usefixtures("tensorflow")
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(OWN)))
 def test_the_optimizer_is_keras_own_class_with_the_arguments_of_the_file(name: str) -> None:
     import keras
 

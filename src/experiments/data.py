@@ -6,9 +6,10 @@ Whatever the files and their packing, the same data has the same digest.
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,16 +84,10 @@ def load(
     Raises:
         DataError: files are missing, cannot be downloaded, are damaged, or are not what the config says.
     """
-    if isinstance(config, Linear):
-        train, test = _line(config, config.train_examples, 0), _line(config, config.test_examples, 1)
-        source = "generated"
+    if isinstance(config, ImageFiles):
+        train, test, source = _image_files(config, cache, mirrors)
     else:
-        if isinstance(config, ImageFiles):
-            arrays, source = _image_files(config, cache, mirrors)
-        else:
-            arrays, source = _bundled_digits(config)
-        train = Split(arrays["train-images"], arrays["train-labels"].astype(np.int32))
-        test = Split(arrays["test-images"], arrays["test-labels"].astype(np.int32))
+        train, test, source = WITHOUT_FILES[config.name](config)
     class_names = () if isinstance(config, Linear) else tuple(config.class_names)
     digest = _digest(train, test)
     train, validation = _hold_out(train, config.limit, config.validation, seed)
@@ -144,15 +139,18 @@ def _digest(*splits: Split) -> str:
 # --- data that is no file of its own ------------------------------------------------------------------------------
 
 
-def _line(config: Linear, examples: int, stream: int) -> Split:
+def linear(config: Linear) -> tuple[Split, Split, str]:
     """The same points whatever the experiment's seed, as with data that was measured."""
-    generator = np.random.default_rng([stream, LINE_STREAM])
-    x = generator.random((examples, 1))
-    y = config.slope * x + config.noise * generator.standard_normal((examples, 1))
-    return Split(x.astype(np.float32), y.astype(np.float32))
+    splits = []
+    for stream, examples in enumerate((config.train_examples, config.test_examples)):
+        generator = np.random.default_rng([stream, LINE_STREAM])
+        x = generator.random((examples, 1))
+        y = config.slope * x + config.noise * generator.standard_normal((examples, 1))
+        splits.append(Split(x.astype(np.float32), y.astype(np.float32)))
+    return splits[0], splits[1], "generated"
 
 
-def _bundled_digits(config: Digits) -> tuple[dict[str, np.ndarray], str]:
+def digits(config: Digits) -> tuple[Split, Split, str]:
     """The file behind sklearn.datasets.load_digits: read in 10 ms, where importing scikit-learn takes 800."""
     package = importlib.metadata.distribution("scikit-learn")
     file = Path(str(package.locate_file("sklearn/datasets/data/digits.csv.gz")))
@@ -164,15 +162,22 @@ def _bundled_digits(config: Digits) -> tuple[dict[str, np.ndarray], str]:
     for part, array in arrays.items():
         image_files.verify(array, config, part, file)
     image_files.check_facts(arrays, config, source)
-    return arrays, source
+    return *_splits(arrays), source
+
+
+# Datasets that need no files of their own: name -> what makes training split, test split, and the source in words.
+WITHOUT_FILES: dict[str, Callable[[Any], tuple[Split, Split, str]]] = {"linear": linear, "digits": digits}
 
 
 # --- image files --------------------------------------------------------------------------------------------------
 
 
-def _image_files(
-    config: ImageFiles, cache: Path, mirrors: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, np.ndarray], str]:
+def _splits(arrays: Mapping[str, np.ndarray]) -> tuple[Split, Split]:
+    train = Split(arrays["train-images"], arrays["train-labels"].astype(np.int32))
+    return train, Split(arrays["test-images"], arrays["test-labels"].astype(np.int32))
+
+
+def _image_files(config: ImageFiles, cache: Path, mirrors: Mapping[str, Sequence[str]]) -> tuple[Split, Split, str]:
     place = find(config, cache)
     if place is None:
         place = cache / config.name
@@ -194,7 +199,7 @@ def _image_files(
             way_out += "; if it is data of your own, set data.checksums=null."
         raise DataError(f"{error}. {way_out}") from error
     image_files.check_facts(arrays, config, str(place))
-    return arrays, str(place)
+    return *_splits(arrays), str(place)
 
 
 def _places(config: ImageFiles, cache: Path) -> dict[str, Path | None]:

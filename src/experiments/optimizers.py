@@ -7,7 +7,18 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.keras_api import table
-from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise, ReduceOnPlateau, Schedule
+from experiments.own_optimizers import OWN
+from experiments.schema import (
+    Constant,
+    Cosine,
+    Exponential,
+    OneCycle,
+    Optimizer,
+    Piecewise,
+    ReduceOnPlateau,
+    Schedule,
+    optimizers,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -18,21 +29,23 @@ NOT_UNDER_XLA = ("adafactor",)
 
 
 def build(config: Optimizer, gradient_clipping: float | None) -> "keras.optimizers.Optimizer":
-    """The Keras optimizer of this name, with the config's other keys as its arguments.
+    """The optimizer of this name, with the config's other keys as its arguments.
 
     Args:
         gradient_clipping: largest norm of all gradients together, or None.
     """
     import keras
 
-    known = table()["optimizers"][config.name]
+    known = optimizers()[config.name]
     arguments = {  # 0 for 0.0 is no mistake, but SGD takes no whole number for its momentum
-        key: float(value) if isinstance(known["arguments"][key], float) and value is not None else value
+        key: float(value) if isinstance(known[key], float) and value is not None else value
         for key, value in config.arguments.items()
     }
+    builder = OWN.get(config.name) or getattr(keras.optimizers, table()["optimizers"][config.name]["class"])
+    optimizer = builder(learning_rate=config.learning_rate, **arguments)
     if gradient_clipping is not None:
-        arguments["global_clipnorm"] = gradient_clipping
-    return getattr(keras.optimizers, known["class"])(learning_rate=config.learning_rate, **arguments)
+        optimizer.global_clipnorm = gradient_clipping
+    return optimizer
 
 
 def plan(config: Config, steps_per_epoch: int, epoch: int, plateau_factor: float) -> np.ndarray:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from experiments import own_optimizers
 from experiments.keras_api import EXACT_RANDOM_LAYERS, table
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -373,11 +374,22 @@ ModelConfig = Annotated[Model, Field(discriminator="name")]
 # --- optimizer and schedule ---------------------------------------------------------------------------------------
 
 
+def optimizers() -> dict[str, dict[str, Any]]:
+    """By name of the optimizer, Keras's and our own: its arguments and their defaults."""
+    return {name: entry["arguments"] for name, entry in table()["optimizers"].items()} | own_optimizers.arguments()
+
+
+def known_optimizer(name: str) -> str:
+    if name not in optimizers():
+        raise refuse(f"there is no optimizer {name!r}{did_you_mean(name, optimizers())}; choices: {listed(optimizers())}")
+    return name
+
+
 @dataclass(config=ConfigDict(extra="allow", strict=True, allow_inf_nan=False), kw_only=True)
 class Optimizer:
-    """A Keras optimizer by its name in lower case, with its own arguments beside name and learning rate."""
+    """An optimizer by its name (Keras's in lower case), with its own arguments beside name and learning rate."""
 
-    name: Annotated[str, AfterValidator(one_of("optimizers")), text("a Keras optimizer, in lower case, such as adam")]
+    name: Annotated[str, AfterValidator(known_optimizer), text("a Keras optimizer, in lower case, such as adam")]
     learning_rate: Annotated[PositiveFloat, text("step size, any finite number greater than 0")]
 
     @property
@@ -386,7 +398,7 @@ class Optimizer:
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = table()["optimizers"][self.name]["arguments"]
+        known = optimizers()[self.name]
         check_arguments(f"optimizer {self.name}", self.arguments, known)
         for key, value in self.arguments.items():
             null_is_meant = value is None and (known[key] is None or (self.name, key) in NULL_FOR_NONE)
