@@ -380,8 +380,9 @@ def optimizers() -> dict[str, dict[str, Any]]:
 
 
 def known_optimizer(name: str) -> str:
-    if name not in optimizers():
-        raise refuse(f"there is no optimizer {name!r}{did_you_mean(name, optimizers())}; choices: {listed(optimizers())}")
+    known = optimizers()
+    if name not in known:
+        raise refuse(f"there is no optimizer {name!r}{did_you_mean(name, known)}; choices: {listed(known)}")
     return name
 
 
