@@ -1,0 +1,176 @@
+"""Write docs/reference.md: every config group, choice and key, from the schema and the files of conf/.
+
+python scripts/reference.py           writes it
+python scripts/reference.py --check   says whether it is up to date: exit code 0, or 1
+"""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import yaml
+
+from experiments import choices
+from experiments.choices import CONF
+from experiments.config import PROJECT, descriptions
+from experiments.schema import Config
+
+REFERENCE = PROJECT / "docs" / "reference.md"
+PRESETS = ("experiment", "debug")
+LONGEST_VALUE = 48  # characters
+HEAD = """# Reference: every config group, choice and key
+
+Written by `python scripts/reference.py` from `src/experiments/schema.py` and the files of `conf/`; a test fails when it
+is not up to date. `GROUP=CHOICE` picks a choice, `GROUP.KEY=VALUE` changes a key, `python run.py --cfg job` shows what
+comes of both. How values are written: [Hydra's grammar](https://hydra.cc/docs/advanced/override_grammar/basic/).
+"""
+
+
+class Key(NamedTuple):
+    """A key below its group, such as `early_stopping.patience`; its value in the file; what it means."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def reference() -> str:
+    """The whole page, in Markdown."""
+    groups = choices.groups()
+    parts = [HEAD, "## Keys of no group\n", table("", _top_level())]
+    for group, comment in groups.items():
+        parts.append(f"## {group}\n\n{comment[:1].upper()}{comment[1:]}.\n")
+        parts += _presets(group) if group in PRESETS else _choices(group, choices.files(group))
+    for folder in sorted(CONF.glob("hydra/*/")):
+        group = f"hydra/{folder.name}"
+        parts += [f"## {group}\n", *_choices(group, sorted(folder.glob("*.yaml")))]
+    return "\n".join(parts)
+
+
+def table(prefix: str, keys: list[Key]) -> str:
+    rows = [f"| `{prefix}{key.name}` | {_code(key.value)} | {_cell(key.meaning)} |" for key in keys]
+    return "\n".join(["| Key | Value | Meaning |", "|---|---|---|", *rows, ""])
+
+
+def _top_level() -> list[Key]:
+    file = CONF / "config.yaml"
+    tree = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in ("defaults", "hydra")}
+    return _keys(tree, _comments(file), {name: _kind(name) for name in tree}, descriptions(Config))
+
+
+def _choices(group: str, files: list[Path]) -> list[str]:
+    """A table for each choice; what is the same in most of them comes first, and once."""
+    keys = {file: _keys_of(group, file) for file in files}
+    count = Counter(key for own in keys.values() for key in own)
+    common = [key for key, times in count.items() if times > 1 and times > len(files) / 2]
+    prefix, parts = f"{group.replace('/', '.')}.", []
+    if common:
+        parts.append(f"In every choice, where its own table does not say otherwise:\n\n{table(prefix, common)}")
+    for file, own in keys.items():
+        rest, names = [key for key in own if key not in common], {key.name for key in own}
+        lacking = [key.name for key in common if key.name not in names]
+        parts += [f"### {group}={file.stem}\n", f"{choices.about(file)}\n", *([table(prefix, rest)] if rest else [])]
+        parts += [f"It has no {', '.join(map(_code, lacking))}.\n"] if lacking else []
+    return parts
+
+
+def _presets(group: str) -> list[str]:
+    parts = []
+    for file in choices.files(group):
+        tree = yaml.safe_load(file.read_text()) or {}
+        chosen = [
+            f"{key.removeprefix('override /')}={value}"
+            for entry in tree.pop("defaults", [])
+            if isinstance(entry, dict)
+            for key, value in entry.items()
+        ]
+        chosen += [f"{key.name}={key.value}" for key in _keys(tree, {}, {}, {})]
+        sets = ", ".join(map(_code, chosen))
+        parts.append(f"### {group}={file.stem}\n\n{choices.about(file)}\n\nSets {sets or 'nothing'}.\n")
+    return parts
+
+
+def _keys_of(group: str, file: Path) -> list[Key]:
+    tree = yaml.safe_load(file.read_text())
+    kind = _kind(group, tree.get("name"))
+    nested = {name: _type(kind, name) for name in tree} if kind else {}
+    return _keys(tree, _comments(file), nested, descriptions(kind) if kind else {})
+
+
+def _keys(
+    tree: dict[str, Any], comments: dict[str, str], nested: dict[str, Any], meanings: dict[str, str], prefix: str = ""
+) -> list[Key]:
+    """The keys of a mapping; of those below them where they have a dataclass of their own, or no meaning as a whole."""
+    found = []
+    for name, value in tree.items():
+        path = prefix + str(name)
+        if isinstance(value, dict) and value and (nested.get(name) or not (meanings.get(name) or comments.get(path))):
+            found += _keys(value, comments, {}, descriptions(nested[name]) if nested.get(name) else {}, f"{path}.")
+        else:
+            found.append(Key(path, _flow(value), meanings.get(name) or comments.get(path, "")))
+    return found
+
+
+def _kind(group: str, name: str | None = None) -> Any:
+    """The dataclass of a group of the config; of several, the one with this name. None where there is none."""
+    hints = {field.name: field.type for field in dataclasses.fields(Config)}
+    for candidate in get_args(hints.get(group)) or (hints.get(group),):
+        if dataclasses.is_dataclass(candidate):
+            names = get_args(candidate.__annotations__.get("name"))
+            if name is None or not names or name in names or not all(isinstance(n, str) for n in names):
+                return candidate
+    return None
+
+
+def _type(kind: Any, name: str) -> Any:
+    """The dataclass of a field, or None."""
+    for candidate in (hint := kind.__annotations__.get(name), *get_args(hint)):
+        if dataclasses.is_dataclass(candidate):
+            return candidate
+    return None
+
+
+def _comments(file: Path) -> dict[str, str]:
+    """What stands behind each key of a YAML file, by the key's path."""
+    found, path = {}, list[str]()
+    for line in file.read_text().splitlines():
+        if match := re.match(r"( *)([\w-]+):(?: .*?)?(?:\s# ?(.*))?$", line):
+            indent, key, comment = match.groups()
+            path = [*path[: len(indent) // 2], key]
+            found[".".join(path)] = comment or ""
+    return found
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("\n...\n")
+    text = text.strip()
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 4]} ..."
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is not up to date")
+    new, old = reference(), REFERENCE.read_text() if REFERENCE.exists() else ""
+    if not parser.parse_args().check:
+        REFERENCE.write_text(new)
+        print(f"Wrote {REFERENCE.relative_to(PROJECT)}")
+    elif new != old:
+        sys.stderr.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), "is", "should be", n=0))
+        sys.exit("docs/reference.md is not up to date. Renew it: python scripts/reference.py")
+
+
+if __name__ == "__main__":
+    main()
