@@ -147,9 +147,9 @@ def compose_each(jobs: list[list[str]]) -> list[ComposedJob]:
     Raises:
         ConfigError: on the first job that cannot run.
     """
-    for choices in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
+    for chosen in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
         with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
-            _refuse_files_that_set_hydra(list(choices))
+            _refuse_files_that_set_hydra(list(chosen))
     return [ComposedJob(validate(_compose(job)), job) for job in jobs]
 
 
