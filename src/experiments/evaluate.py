@@ -62,7 +62,7 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
         _check_fit(run.run_id, config.data, chosen)
         dataset = data.load(chosen, config.seed)
         runtime.start(int(config.training.threads))
-        model = _load(file, run.run_id)
+        model = load_model(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
     prefix = f"evaluation_{dataset.name}"
     metrics = {f"{prefix}_{name}": value for name, value in _metrics(test, dataset.test.targets, config).items()}
@@ -127,7 +127,12 @@ def _examples(config: DataConfig) -> str:
     return f"images of {size} pixels from 0 to {config.pixel_max} in {config.classes} classes"
 
 
-def _load(file: Path, run_id: str) -> "keras.Model":
+def load_model(file: Path, run_id: str) -> "keras.Model":
+    """The model in a run's `.keras` file.
+
+    Raises:
+        StoreError: it cannot be loaded.
+    """
     import keras
 
     try:

@@ -1,0 +1,67 @@
+"""Classifies a person's own pictures of digits with the model of a run on MNIST.
+
+python scripts/predict.py RUN_ID seven.png           the probability of each class; the beginning of an id will do
+python scripts/predict.py RUN_ID *.jpg --save .      and saves what the network saw, as NAME.seen.png
+
+A picture is a PNG or JPEG of one digit, of any size and colour, dark on light or light on dark. The digit is found by
+its contrast, and scaled and centred as those of MNIST were.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from experiments.errors import UserError
+from experiments.pictures import PictureError
+from experiments.predict import Prediction, predict
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST, by the beginning of its id")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
+    parser.add_argument("--save", metavar="FOLDER", type=Path, help="save what the network saw there, as NAME.seen.png")
+    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    options = parser.parse_args()
+    try:
+        if options.save and not options.save.is_dir():
+            raise PictureError(f"--save={options.save} is no folder. Make it first, or give another; . is this one.")
+        predictions = predict(options.run_id, options.images, options.uri)
+        show(predictions)
+        sys.stdout.flush()
+        for prediction in predictions if options.save else []:
+            print(f"What the network saw of {prediction.file}: {prediction.save(options.save)}", file=sys.stderr)
+        if not options.save:
+            print("To see what the network saw: --save FOLDER", file=sys.stderr)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def show(predictions: list[Prediction]) -> None:
+    """Prints a row for each picture: the class, and what the model gave to each class."""
+    from rich.console import Console
+    from rich.table import Table
+
+    probabilities = all(prediction.are_probabilities for prediction in predictions)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("picture", min_width=max(len(str(prediction.file)) for prediction in predictions))
+    table.add_column("class")
+    for name in predictions[0].class_names:
+        table.add_column(name, justify="right", min_width=len("100.0%"))
+    for prediction in predictions:
+        numbers = [f"{value:.1%}" if probabilities else f"{value:.3g}" for value in map(float, prediction.outputs)]
+        table.add_row(str(prediction.file), prediction.name, *numbers)
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    if not probabilities:
+        print("The outputs of this network are no probabilities; the class is that of the largest.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

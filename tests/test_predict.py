@@ -1,0 +1,64 @@
+"""Pictures classified by the model of a real, small run."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import command
+from PIL import Image
+from stores import runs
+
+RUN = ["data.limit=20000", "training.epochs=3", "training.batch_size=64", "report.figures=none"]
+
+
+def predict(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return command(*map(str, arguments), script="scripts/predict.py")
+
+
+@pytest.mark.slow
+def test_pictures_are_classified_and_what_the_network_saw_is_saved(uri: str, tmp_path: Path, mnist: Path) -> None:
+    from experiments import data
+    from experiments.compose import compose_jobs
+
+    trained = command(*RUN, f"tracking.uri={uri}")
+    assert trained.returncode == 0, trained.stderr
+    (before,) = runs(uri)
+    test = data.load(compose_jobs([], multirun=False)[0].data, 0).test
+    files = [tmp_path / f"a picture of mine, number {number}.png" for number in range(20)]
+    for file, image in zip(files, test.inputs, strict=False):
+        Image.fromarray(255 - image).resize((200, 200)).save(file)
+    done = predict(before.info.run_id[:12], *files, "--save", tmp_path, "--uri", uri)
+    assert done.returncode == 0, done.stderr
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split() == ["picture", "class", *"0123456789"]
+    classes = []
+    for file, row in zip(files, rows, strict=True):
+        assert row.startswith(str(file))
+        name, *probabilities = row.removeprefix(str(file)).split()
+        percent = [float(value.removesuffix("%")) for value in probabilities]
+        assert int(name) == np.argmax(percent)
+        assert sum(percent) == pytest.approx(100, abs=0.5)
+        classes.append(int(name))
+    assert np.count_nonzero(classes == test.targets[:20]) >= 18
+    seen = Image.open(tmp_path / "a picture of mine, number 0.seen.png")
+    assert (seen.size, seen.mode) == ((280, 280), "L")
+    assert f"{files[0]}: {tmp_path}/a picture of mine, number 0.seen.png\n" in done.stderr
+    (after,) = runs(uri)
+    assert (after.data.metrics, after.data.tags) == (before.data.metrics, before.data.tags)
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path, uri: str) -> None:
+    picture = tmp_path / "one.png"
+    Image.fromarray(np.pad(np.zeros((40, 8), np.uint8), 30, constant_values=255)).save(picture)
+    for arguments, message in [
+        (
+            ["0" * 32, tmp_path / "none.png"],
+            f"{tmp_path}/none.png is no file. Give a PNG or JPEG picture of a digit.\n",
+        ),
+        (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is no folder."),
+        (["0" * 32, picture, "--uri", uri], f"There is no tracking store {uri} yet"),
+    ]:
+        done = predict(*arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(message)
