@@ -17,11 +17,11 @@ import yaml
 
 from experiments import choices
 from experiments.choices import CONF
+from experiments.compose import PRESETS
 from experiments.config import PROJECT, descriptions
 from experiments.schema import Config
 
 REFERENCE = PROJECT / "docs" / "reference.md"
-PRESETS = ("experiment", "debug")
 LONGEST_VALUE = 48  # characters
 HEAD = """# Reference: every config group, choice and key
 

@@ -1,10 +1,13 @@
 """The modules' rules, read from their source: which way imports go, and what is never imported early."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+import yaml
+from conftest import PROJECT, command
 
 PACKAGE = PROJECT / "src" / "experiments"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -72,3 +75,18 @@ def test_imports_go_one_way() -> None:
             other = name.removeprefix("experiments.").partition(".")[0] if name.startswith("experiments.") else module
             if other in height and other != module:
                 assert height[other] <= height[module], f"{module} imports {other}, which stands above it"
+
+
+def test_the_pictures_and_the_table_of_the_architecture_page_are_up_to_date() -> None:
+    done = command("--check", script="scripts/architecture.py")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_citation_and_the_changelog_are_of_the_packages_version() -> None:
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+    released = re.search(r"^## (\d\S+) - (\S+)$", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released
+    assert (citation["version"], citation["date-released"].isoformat()) == released.groups()
+    assert citation["version"] == version

@@ -15,7 +15,7 @@ import yaml
 from conftest import PROJECT
 from hydra._internal.utils import get_args_parser
 
-from experiments.compose import CONF, compose_jobs, groups
+from experiments.compose import CONF, PRESETS, compose_jobs, groups
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 CHECKED = [page for page in PAGES if page.name not in ("extending.md", "CHANGELOG.md")]  # the latter is about the past
@@ -53,8 +53,9 @@ def keys(tree: dict[str, Any], prefix: str) -> Iterator[str]:
 def known_keys() -> set[str]:
     tree = yaml.safe_load((CONF / "config.yaml").read_text())
     found = set(keys({key: value for key, value in tree.items() if key not in ("defaults", "hydra")}, ""))
-    for file in CONF.glob("*/*.yaml"):
-        found |= set(keys(yaml.safe_load(file.read_text()) or {}, f"{file.parent.name}."))
+    for group in set(groups()) - set(PRESETS):
+        for file in (CONF / group).glob("*.yaml"):
+            found |= set(keys(yaml.safe_load(file.read_text()), f"{group}."))
     return found
 
 
