@@ -38,11 +38,11 @@ def about(file: Path) -> str:
 
 
 def overview() -> str:
-    """Every group with its choices, each choice with its first sentence on a line of its own."""
+    """Every group with its choices, where there are several: each with its first sentence, on a line of its own."""
     lines = []
     for group, comment in groups().items():
         lines += [f"{group}: {comment}"]
-        for file in files(group):
+        for file in files(group) if len(files(group)) > 1 else []:
             sentence = re.split(r"(?<=\.) (?=[A-Z])", about(file))[0].removesuffix(".")
             lines += [f"  {file.stem:20} {textwrap.shorten(sentence, WIDTH - 23, placeholder=' ...')}"]
     return "\n".join(lines)
