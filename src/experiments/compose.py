@@ -4,6 +4,7 @@ Nothing here loads TensorFlow, Keras or MLflow, so a mistake is answered in well
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -116,7 +118,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
     with composing(config_dir):
         parsed = parse(overrides)
         settings = [o.input_line for o in parsed if _is_hydras(o.key_or_group) and o.input_line]
-        hydra = _compose(settings, return_hydra_config=True)["hydra"]
+        hydra = _hydra_settings(settings)
         parsed = [override for override in parsed if not _is_hydras(override.key_or_group)]
         given = [str(override.input_line) for override in parsed]
         sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], given, config_dir)
@@ -150,7 +152,8 @@ def compose_each(jobs: list[list[str]]) -> list[ComposedJob]:
     for chosen in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
         with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
             _refuse_files_that_set_hydra(list(chosen))
-    return [ComposedJob(validate(_compose(job)), job) for job in jobs]
+    read: dict[tuple[str, ...], DictConfig] = {}
+    return [ComposedJob(validate(_compose(job, read)), job) for job in jobs]
 
 
 def _search(folder: Path) -> None:
@@ -211,12 +214,27 @@ def _refuse_sweep(parsed: list[Override]) -> None:
             )
 
 
-def _compose(overrides: list[str], return_hydra_config: bool = False) -> dict[str, Any]:
-    _check_group_choices(parse(overrides))
+def _compose(overrides: list[str], read: dict[tuple[str, ...], DictConfig]) -> dict[str, Any]:
+    """What the overrides compose to. `read` keeps what the choices of files came to: reading them takes longest."""
+    parsed = parse(overrides)
+    _check_group_choices(parsed)
+    files = tuple(o for o in overrides if _may_choose_a_file(o) or _is_hydras(o.lstrip("+~").partition("=")[0]))
     try:
-        composed = compose("config", overrides=overrides, return_hydra_config=return_hydra_config)
-        # Hydra's own settings refer to the job, which there is not yet.
-        return OmegaConf.to_container(composed, resolve=not return_hydra_config)  # type: ignore[return-value]
+        if files not in read:
+            read[files] = compose("config", overrides=list(files))
+        composed = copy.deepcopy(read[files])
+        values = [override for override in parsed if override.input_line not in files]
+        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+        return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    except NOT_COMPOSABLE as error:
+        raise ConfigError(_explain_composition(overrides, error)) from None
+
+
+def _hydra_settings(overrides: list[str]) -> dict[str, Any]:
+    """Hydra's own part of the config, not resolved: some of it refers to a job, which there is not yet."""
+    try:
+        hydra = compose("config", overrides=overrides, return_hydra_config=True).hydra
+        return OmegaConf.to_container(hydra)  # type: ignore[return-value]
     except NOT_COMPOSABLE as error:
         raise ConfigError(_explain_composition(overrides, error)) from None
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
@@ -68,11 +68,18 @@ class Worker:
     process: subprocess.Popen
     connection: Connection
     job: Job | None = None
-    started: float = field(default_factory=time.monotonic)  # when it was given the job
+    started: float = math.inf  # when it began the job
 
     def give(self, job: Job) -> None:
-        self.job, self.started = job, time.monotonic()
+        self.job = job
+        if self.started < math.inf:  # else it is still to load TensorFlow
+            self.started = time.monotonic()
         self.connection.send(job.number)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began the job."""
+        return max(0.0, time.monotonic() - self.started)
 
     def end(self) -> None:
         """Let go of a worker without a job: it ends itself when nobody is at the other end."""
@@ -132,7 +139,7 @@ class Pool:
             for connection in wait(list(busy), timeout=TICK):
                 self._hear(busy[connection])  # type: ignore[index]
             for worker in busy.values():
-                if worker.job and worker in self.workers and time.monotonic() - worker.started > self.timeout:
+                if worker.job and worker in self.workers and worker.seconds > self.timeout:
                     self._time_out(worker)
 
     def _fill(self) -> None:
@@ -181,12 +188,15 @@ class Pool:
     def _hear(self, worker: Worker) -> None:
         assert worker.job is not None
         try:
-            outcome, seconds = worker.connection.recv()
+            heard = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             self._bury(worker)
             return
+        if heard is None:  # it has loaded TensorFlow, and begins
+            worker.started = time.monotonic()
+            return
         job, worker.job = worker.job, None
-        self._take(job, outcome, seconds)
+        self._take(job, *heard)
 
     def _bury(self, worker: Worker) -> None:
         """A worker is gone with its job."""
@@ -201,7 +211,7 @@ class Pool:
         else:
             reason = f"its worker process ended with exit code {code}"
             outcome = sweeps.end(worker.job, parent_id, "FAILED", reason)
-        self._take(worker.job, outcome, time.monotonic() - worker.started)
+        self._take(worker.job, outcome, worker.seconds)
 
     def _time_out(self, worker: Worker) -> None:
         assert worker.job is not None
@@ -209,7 +219,7 @@ class Pool:
         worker.kill()
         reason = f"it took longer than hydra.launcher.timeout_minutes={self.timeout / 60:g}"
         outcome = sweeps.end(worker.job, self.sweep.run.run_id, "KILLED", reason)
-        self._take(worker.job, outcome, time.monotonic() - worker.started)
+        self._take(worker.job, outcome, worker.seconds)
 
     def _take(self, job: Job, outcome: Outcome, seconds: float) -> None:
         if not outcome.is_done and self.retries[job.number]:
@@ -272,6 +282,7 @@ def main(connection: Connection, threads: int, devices: int) -> None:
         from experiments import experiment, runtime  # noqa: F401
 
         runtime.start(threads, devices)
+        connection.send(None)
         while True:
             number = jobs.get()
             started = time.monotonic()
