@@ -100,6 +100,13 @@ class Plan:
     def show(self) -> None:
         """Print what will run, what varies, and what is done already."""
         experiment = self.base.tracking.experiment
+        metric, _ = objective(self.base)
+        if metric.startswith("test_"):
+            print(
+                f"Warning: {metric} ranks these runs, so the best one's is too good to be expected of other data. Hold"
+                " out examples to choose by: data.validation=N.",
+                file=sys.stderr,
+            )
         if self.composed.is_search:
             print(f"Search in experiment {experiment}, over:\n{self.composed}")
             return
@@ -303,6 +310,7 @@ class Sweep:
         self.folder.mkdir(mode=0o700)  # the address of the store may hold a password
         os.environ[summary.SWEEP] = str(self.folder)
         self._add(plan.jobs)
+        self._log_plan()
         leaderboard.prepare(run, varied(self.plan.composed.jobs), self.metric, self.mode)
 
     def add(self, overrides: Sequence[Sequence[str]], trials: Sequence[Mapping[str, Any] | None] = ()) -> list[int]:
@@ -328,6 +336,21 @@ class Sweep:
         for job in jobs:
             record = {**vars(job), "config": as_dict(job.config)}
             (self.folder / f"{job.number}.json").write_text(json.dumps(record))
+
+    def _log_plan(self) -> None:
+        plan = [
+            {
+                "number": job.number,
+                "name": job.name,
+                "overrides": [tracking.shown(override) for override in job.overrides],
+                "fingerprint": job.fingerprint,
+                "trial": job.trial,
+                # Where the runs are stored is known to who reads this, and may hold a password.
+                "config": as_dict(replace(job.config, tracking=replace(job.config.tracking, uri=None))),
+            }
+            for job in self.jobs
+        ]
+        self.run.log_text(json.dumps(plan), "config/plan.json")
 
     def outcome(self, number: int) -> Outcome:
         """What came of a job."""
@@ -382,6 +405,7 @@ class Sweep:
             TrainingError: jobs failed or were not started; lists them all.
         """
         outcomes = self.outcomes()
+        self._log_plan()
         failed = [
             f"{job.name}: {outcome.status if outcome.run_id else 'no run'}"
             + (f" ({outcome.run_id})" if outcome.run_id else "")
