@@ -255,12 +255,12 @@ def as_charts(table: str) -> str:
 def compare_page(experiment_id: str, run_ids: Sequence[str]) -> str:
     """Where the UI shows runs side by side: the part of the address after the server's."""
     lists = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
-    return "/#/compare-runs?runs={}&experiments={}".format(*lists)
+    return "/#/compare-runs?runs={}&experiments={}&workflowType=machine_learning".format(*lists)
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
     """Where the UI shows a run: the part of the address after the server's."""
-    return f"/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def find_sweep(client: "MlflowClient", parent_id: str) -> str:
