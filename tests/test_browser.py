@@ -180,12 +180,12 @@ def test_a_sweeps_charts_are_parallel_coordinates_and_a_scatter_for_each_paramet
     page.open_run(run_id=page.sweep_id)
     page.browser.wait_for_text("Best: ")
     page.follow("charts")
-    page.browser.wait_for_text("Sweep (3)", "Parallel Coordinates", "model.dropout vs. best_val_accuracy", "seed vs. ")
-    cards = "[...document.querySelectorAll('[data-testid=experiment-view-compare-runs-card]')].slice(0, 3)"
+    page.browser.wait_for_text("Sweep (2)", "Parallel Coordinates", "model.dropout vs. best_val_accuracy")
+    cards = "[...document.querySelectorAll('[data-testid=experiment-view-compare-runs-card]')].slice(0, 2)"
     assert page.browser.wait(
         f"const counts = {cards}.map(card => card.querySelectorAll('.dimension, .scatterlayer .points path').length);"
         "return counts.every(Boolean) && counts"
-    ) == [3, 4, 4]  # axes: dropout, seed and the objective; a point for each run
+    ) == [2, 4]  # axes: dropout and the objective; a point for each run
 
 
 def test_the_compare_page_has_the_runs_side_by_side_with_parallel_coordinates_and_scatter(page: Page):
@@ -198,8 +198,12 @@ def test_the_compare_page_has_the_runs_side_by_side_with_parallel_coordinates_an
     axes = page.browser.wait(f"const titles = {titles}; return titles.length && titles")
     assert axes[:2] == ["model.dropout", "seed"]
     page.browser.run("[...document.querySelectorAll('[role=tab]')].find(tab => /Scatter/.test(tab.innerText)).focus()")
-    page.browser.wait_for_text("X-axis:", "Y-axis:")
-    page.browser.wait("return document.querySelector('.js-plotly-plot canvas')")
+    page.browser.wait("const axis = document.querySelector('#x-axis-selector'); if (axis) axis.click(); return axis")
+    page.browser.wait(
+        "const option = [...document.querySelectorAll('[role=option]')].find(o => o.innerText === 'model.dropout');"
+        "if (option) option.click(); return Boolean(option)"
+    )
+    page.browser.wait("return document.querySelector('.js-plotly-plot .xtitle')?.textContent === 'model.dropout'")
 
 
 def test_the_page_of_a_sweep_has_the_winner_the_leaderboard_and_the_figures(page: Page):

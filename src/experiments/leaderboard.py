@@ -284,14 +284,6 @@ def note(
         failures: the jobs that did not finish, a line for each.
         pictures: names of the figures among the artifacts.
     """
-    blocks = []
-    if board is None:
-        blocks.append("**No run of this sweep has finished with its objective.**")
-    else:
-        setting, _, value = headline(board).partition(" with ")
-        blocks += [f"**{_escaped(setting)}** with {value}.", verdict(board)]
-        if board.metric.startswith("test_"):
-            blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
     table = tracking.sweep_table(experiment_id, parent_id)
     links = {"all runs": table, "charts": tracking.as_charts(table)}
     if board is not None:
@@ -301,7 +293,14 @@ def note(
             "the best run": tracking.run_page(experiment_id, board.best.run_id),
         }
     # Relative to the page, so that they hold on every server, also behind a prefix.
-    blocks.append(" · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items()))
+    linked = " · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items())
+    if board is None:
+        blocks = ["**No run of this sweep has finished with its objective.**", linked]
+    else:
+        setting, _, value = headline(board).partition(" with ")
+        blocks = [f"**{_escaped(setting)}** with {value}.", linked, verdict(board)]
+        if board.metric.startswith("test_"):
+            blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
     if failures:
         more = [f"- and {len(failures) - LISTED} more"] if len(failures) > LISTED else []
         blocks.append(f"**{_plural(len(failures), 'job')} did not finish:**")
