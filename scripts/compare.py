@@ -80,7 +80,7 @@ def select(options: argparse.Namespace) -> list[runs.RunRecord]:
         name, found, older = runs.of_experiment(client, options.experiment, newest)
         if not found:
             raise compare.CompareError(f"The experiment {name!r} has no runs. Make one: python run.py")
-        kept = without_empty_parents(found)
+        kept = without_parents(found)
         chosen += kept
         said = f"Experiment {name!r}: {len(kept)} runs"
         said += f", the latest; all of them: --experiment {shlex.quote(name)}" if older else ""
@@ -89,10 +89,11 @@ def select(options: argparse.Namespace) -> list[runs.RunRecord]:
     return list({run.run_id: run for run in chosen}.values())
 
 
-def without_empty_parents(found: list[runs.RunRecord]) -> list[runs.RunRecord]:
-    """The runs less those that only hold a sweep together."""
+def without_parents(found: list[runs.RunRecord]) -> list[runs.RunRecord]:
+    """The runs less those that only hold a sweep together: what metrics they have are those of its best run."""
     parents = {run.tags.get("mlflow.parentRunId") for run in found}
-    return [run for run in found if run.metrics or not ("sweep" in run.tags or run.run_id in parents)] or found
+    kept = [run for run in found if "sweep" not in run.tags and (run.metrics or run.run_id not in parents)]
+    return kept or found
 
 
 def plot(comparison: compare.Comparison, path: Path) -> None:
