@@ -75,6 +75,7 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
         "python scripts/reproduce.py RUN_ID": "tests/test_reproduce.py",
         "python scripts/compare.py": "tests/test_compare.py",
         "python scripts/compare.py --group-by seed": "tests/test_compare.py",
+        "python scripts/ui.py --sweep RUN_ID": "tests/test_ui.py",
         "python scripts/evaluate.py RUN_ID": "tests/test_evaluate.py",
         "python scripts/benchmark.py": "tests/test_benchmark.py",
         "python scripts/benchmark.py startup walkthrough": "tests/test_benchmark.py",

@@ -58,6 +58,10 @@ def test_the_ui_creates_the_store_prints_the_runs_table_serves_it_and_leaves_no_
             remote = run_ui("--uri", f"http://127.0.0.1:{port}")
             assert (remote.returncode, remote.stdout, remote.stderr) == (0, f"{address}\n", "")
 
+            no_sweep = run_ui("--uri", f"http://127.0.0.1:{port}", "--sweep", "0" * 32)
+            assert (no_sweep.returncode, no_sweep.stdout) == (2, "")
+            assert no_sweep.stderr == f"There is no run {'0' * 32!r} in http://127.0.0.1:{port}.\n"
+
             unknown = run_ui("--uri", f"http://127.0.0.1:{port}", "--experiment", "mnits")
             assert unknown.returncode == 2
             assert unknown.stderr == "There is no experiment 'mnits' in the store. Choices: Default.\n"
