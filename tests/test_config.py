@@ -16,7 +16,7 @@ from experiments.config import as_dict, flatten, identity, training_examples, va
 from experiments.errors import ConfigError
 from experiments.schema import Config, optimizers
 
-GROUP_FILES = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in (*PRESETS, "hydra"))
+GROUP_FILES = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in (*PRESETS, "hydra", "search"))
 NEEDS = {  # what a choice does not run without
     "data=linear": ["training.loss=mean_squared_error"],
     "model=neuron": ["data=linear", "training.loss=mean_squared_error"],
