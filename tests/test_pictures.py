@@ -182,5 +182,5 @@ def test_what_shows_no_digit_is_refused_in_one_line(content: bytes, message: str
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     for file in (tmp_path, tmp_path / "none.png"):
-        with pytest.raises(PictureError, match="is no file. Give a PNG or JPEG picture of a digit"):
+        with pytest.raises(PictureError, match=r"is no file\. Give a PNG or JPEG picture of a digit"):
             pictures.read(file)

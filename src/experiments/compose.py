@@ -245,7 +245,7 @@ def search_space(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file, or what is there is no mapping.
     """
-    space = _compose(list(filter(_is_group_choice, overrides))).get("search")
+    space = _compose(list(filter(_is_group_choice, overrides)), {}).get("search")
     if not isinstance(space or {}, dict):
         raise ConfigError(f"search={shown(space)} is no space. It maps keys to distributions: see conf/search.")
     return space or {}

@@ -156,14 +156,21 @@ def check(space: Space, fixed: Sequence[str]) -> list[ComposedJob]:
     Raises:
         ConfigError: on the first that cannot run.
     """
-    jobs = []
-    for point in corners(space):
-        try:
-            jobs += compose.compose_each([[*fixed, *overrides(point)]])
-        except ConfigError as error:
-            reached = " ".join(overrides(point))
-            raise ConfigError(f"The search reaches {reached}: {error}{_way_out(space, point, error)}") from None
-    return jobs
+    points = corners(space)
+    try:
+        return compose.compose_each([[*fixed, *overrides(point)] for point in points])
+    except ConfigError:
+        for point in points:
+            _check_alone(space, fixed, point)
+        raise
+
+
+def _check_alone(space: Space, fixed: Sequence[str], point: Mapping[str, Value]) -> None:
+    try:
+        compose.compose_each([[*fixed, *overrides(point)]])
+    except ConfigError as error:
+        reached = " ".join(overrides(point))
+        raise ConfigError(f"The search reaches {reached}: {error}{_way_out(space, point, error)}") from None
 
 
 def _way_out(space: Space, point: Mapping[str, Value], error: ConfigError) -> str:

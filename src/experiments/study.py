@@ -56,6 +56,16 @@ class Study:
         self._failed_before = len(failed)
         self._again = [t.params for t in failed if t.params not in [other.params for other in trials[t.number + 1 :]]]
 
+    @property
+    def left(self) -> int:
+        """How many trials are still to be given out."""
+        settings = self.search.settings
+        whole = settings.n_trials
+        if settings.sampler == "grid":
+            whole = min(whole, sum(1 for _ in search_space.combinations(self.search.space)))
+        begun = sum(trial.state.name != "WAITING" for trial in self.optuna.get_trials(deepcopy=False))
+        return whole - begun + self._failed_before + len(self._cut_off)
+
     def ask(self, at_most: int) -> list[Trial]:
         """The next trials to run, none when the search is through."""
         trials: list[Trial] = []
@@ -102,16 +112,13 @@ class Study:
         trials = self.optuna.get_trials(deepcopy=False)
         waiting = [trial for trial in trials if trial.state.name == "WAITING"]  # killed between the next lines
         number = len(trials) - len(waiting)
-        if number - self._failed_before >= self.search.settings.n_trials:
+        if self.left < 1:
             return None
         if not waiting and self._again:
             self.optuna.enqueue_trial(self._again.pop(0))
         elif not waiting and self.search.settings.sampler == "grid":
             tried = [trial.params for trial in trials]
-            point = next((p for p in search_space.combinations(self.search.space) if p not in tried), None)
-            if point is None:
-                return None
-            self.optuna.enqueue_trial(point)
+            self.optuna.enqueue_trial(next(p for p in search_space.combinations(self.search.space) if p not in tried))
         self.optuna.sampler = _sampler(self.search.settings, number)
         return self._drawn(self.optuna.ask())
 

@@ -295,12 +295,14 @@ class Sweep:
         jobs: by their number.
         resources: closed when the sweep ends.
         pool: what its launcher keeps between calls.
+        expected: of a search: how many jobs there will be.
     """
 
     def __init__(self, plan: Plan, run: tracking.Run, command: str, resources: ExitStack) -> None:
         self.plan, self.run, self.command, self.resources = plan, run, command, resources
         self.pool: Any = None
         self.jobs: list[Job] = []
+        self.expected = 0
         self.metric, self.mode = objective(plan.base)
         self.folder = FOLDER / run.run_id
         self.reasons: dict[int, str] = {}  # of jobs that failed without a run
@@ -388,7 +390,7 @@ class Sweep:
             self.reasons[number] = outcome.reason
         self.done += 1
         self.seconds.append(seconds)
-        total = len(self.jobs)
+        total = max(len(self.jobs), self.expected)
         how = f"{self.metric} {outcome.metrics[self.metric]:.4f}" if self.metric in outcome.metrics else ""
         how = how if outcome.is_done and how else "pruned" if outcome.pruned else outcome.status
         left = (total - self.done) / workers * sum(self.seconds) / len(self.seconds)

@@ -33,6 +33,7 @@ class OptunaSweeper(Sweeper):
             raise RuntimeError("hydra/sweeper=optuna runs the searches of run.py only")
         search = sweep.plan.composed
         trials = study.Study(search, sweeps.FOLDER / f"{sweep.run.run_id}.journal")
+        sweep.expected = trials.left
         at_once = getattr(self.launcher, "at_once", lambda _: 1)(search.jobs[0].config)
         while not sweep.is_stopped and (batch := trials.ask(at_once)):
             jobs = {}
