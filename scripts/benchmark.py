@@ -1,6 +1,6 @@
 """Measures the project beside what people would run otherwise. Every figure is a ratio of two things measured in turns.
 
-python scripts/benchmark.py                        all figures: about 15 minutes on two cores
+python scripts/benchmark.py                        all figures: about 25 minutes on two cores
 python scripts/benchmark.py startup walkthrough    some of them
 python scripts/benchmark.py --json FILE            as JSON too, with every sample; - is stdout, the table then on stderr
 python scripts/benchmark.py --quick                one round of few epochs: shows that it works, nothing to quote
@@ -187,6 +187,59 @@ def compilation(bench: Bench) -> list[Row]:
     return [Row("compile", "first epoch less a later one", "a later epoch", more, later, "s", 2.0, "value")]
 
 
+def sweep(bench: Bench) -> list[Row]:
+    """A sweep in the pool beside plain scripts, and what a job takes besides training under each way to run it."""
+    rates = ["model.dropout=0.1,0.2,0.3,0.4", "optimizer.learning_rate=1e-3,5e-4,2e-4,1e-4"]
+    epochs, jobs = 1 if bench.quick else 10, 16
+    shared = [f"training.epochs={epochs}", "data.validation=0"]
+
+    def swept(*options: str) -> tuple[float, float]:
+        """Seconds of the whole command, and of what a job takes besides training once the workers are up."""
+        with tempfile.TemporaryDirectory(dir=bench.folder) as store:
+            uri = f"sqlite:///{store}/mlflow.db"
+            whole = process(sys.executable, "run.py", "-m", *rates, *shared, *options, f"tracking.uri={uri}")
+            runs = in_fresh_process(children, uri)
+        workers = 1 if "hydra/launcher=basic" in options else min(os.cpu_count() or 1, jobs)
+        wall = max(end for _, end, _ in runs) - min(start for start, _, _ in runs)
+        return whole.seconds, (workers * wall - sum(trained for _, _, trained in runs)) / len(runs)
+
+    def alone() -> float:
+        """Seconds that a job takes besides training in a process of its own."""
+        with tempfile.TemporaryDirectory(dir=bench.folder) as store:
+            uri = f"sqlite:///{store}/mlflow.db"
+            whole = process(sys.executable, "run.py", *shared, "report.figures=light", f"tracking.uri={uri}")
+            return whole.seconds - in_fresh_process(children, uri)[0][2]
+
+    sides: dict[str, Callable[[], Any]] = {
+        "pool": swept,
+        "plain": lambda: [bench.plain_keras(f"--epochs={epochs}").seconds for _ in range(2)],
+        "basic": partial(swept, "hydra/launcher=basic"),
+        "alone": alone,
+    }
+    results = bench.in_turns("sweep", sides)
+    whole = [seconds for seconds, _ in results["pool"]]
+    plain = [sum(pair) * jobs / 2 for pair in results["plain"]]
+    pool, basic = ([besides for _, besides in results[side]] for side in ("pool", "basic"))
+    measured, job = "python run.py -m: 16 jobs of the default network", "a job besides training"
+    return [
+        Row("sweep", measured, "16 plain scripts, one after the other (2 measured)", whole, plain, limit=0.1),
+        Row("sweep", f"{job}: hydra/launcher=pool", "hydra/launcher=basic", pool, basic, "s", 1.5, "value"),
+        Row(
+            "sweep", f"{job}: hydra/launcher=pool", "a process for each job", pool, results["alone"], "s", 1.5, "value"
+        ),
+    ]
+
+
+def children(uri: str) -> list[tuple[float, float, float]]:
+    """Start, end and training time of each run in the store that trained, in seconds."""
+    from experiments import runs
+
+    client = runs.open_store(uri)
+    _, found, _ = runs.of_experiment(client)
+    trained = [run for run in found if "sweep" not in run.tags]
+    return [(run.start_time / 1000, (run.end_time or 0) / 1000, run.metrics["train_seconds"]) for run in trained]
+
+
 SIZES = {
     "training.batch_size": [8, 32, 128, 512],
     "model.units": [32, 128, 512, 1024],
@@ -233,6 +286,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "report": report,
     "logging": logging,
     "compile": compilation,
+    "sweep": sweep,
     "scaling": scaling,
 }
 
