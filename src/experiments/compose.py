@@ -119,14 +119,14 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         parsed = parse(overrides)
         settings = [o.input_line for o in parsed if _is_hydras(o.key_or_group) and o.input_line]
         hydra = _hydra_settings(settings)
-        parsed = [override for override in parsed if not _is_hydras(override.key_or_group)]
+        params = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+        parsed = [*parse(params), *(override for override in parsed if not _is_hydras(override.key_or_group))]
         given = [str(override.input_line) for override in parsed]
         sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], given, config_dir)
         if sweep.is_search:
             return sweep
         _refuse_space(parsed)
-        params = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
-        return replace(sweep, jobs=compose_each(_expand([*parse(params), *parsed])))
+        return replace(sweep, jobs=compose_each(_expand(parsed)))
 
 
 @contextlib.contextmanager

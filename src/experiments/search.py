@@ -66,8 +66,9 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: one line for each that is not allowed.
     """
+    ours = {key: value for key, value in given.items() if key not in ("_target_", "params")}  # those are Hydra's
     try:
-        return TypeAdapter(Settings).validate_json(json.dumps({k: v for k, v in given.items() if k != "_target_"}))
+        return TypeAdapter(Settings).validate_json(json.dumps(ours))
     except ValidationError as error:
         known = descriptions(Settings)
         lines = []
