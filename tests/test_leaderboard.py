@@ -246,6 +246,15 @@ def test_the_end_of_a_sweep_prints_the_table_the_verdict_and_what_to_do_next(sto
     assert "  python scripts/ui.py  # look" in out
 
 
+def test_a_note_on_many_runs_and_failures_fits_what_mlflow_keeps():
+    board = rank(over_seeds(**{f"_0.{i}": [i / 100, i / 99] for i in range(10, 99)}))
+    note = leaderboard.note(board, "1", "f" * 32, {"look": "python " * 40}, ["x" * 2000] * 99, ["a", "b", "c", "d"])
+    assert len(note) < 8000
+    assert "**99 jobs did not finish:**" in note
+    assert "- and 89 more" in note
+    assert "The best 10 of 89 settings" in note
+
+
 def test_the_sweep_of_another_program_is_found_by_a_filter(store):
     client = tracking.connect(store[0])
     parent = client.create_run(client.create_experiment("theirs")).info.run_id

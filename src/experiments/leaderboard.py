@@ -25,8 +25,10 @@ SEED = "seed"
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05  # below this p-value a difference counts as beyond noise
 TOP = 10  # rows of the table in the note and on the terminal
-LISTED = 20  # failures in the note
-CHARTED = 100  # runs that the UI's charts and its compare page show
+# MLflow cuts a note after 8,000 characters.
+LISTED = 10  # failures in the note
+LONGEST = 200  # characters of one
+COMPARED = 40  # runs in its link to the compare page
 ALSO = (
     "test_accuracy",
     "best_val_accuracy",
@@ -287,7 +289,7 @@ def note(
     table = tracking.sweep_table(experiment_id, parent_id)
     links = {"all runs": table, "charts": tracking.as_charts(table)}
     if board is not None:
-        ids = [run.run_id for run in board.comparison.runs[:CHARTED]]
+        ids = [run.run_id for run in board.comparison.runs[:COMPARED]]
         links |= {
             "runs side by side": tracking.compare_page(experiment_id, ids),
             "the best run": tracking.run_page(experiment_id, board.best.run_id),
@@ -304,7 +306,7 @@ def note(
     if failures:
         more = [f"- and {len(failures) - LISTED} more"] if len(failures) > LISTED else []
         blocks.append(f"**{_plural(len(failures), 'job')} did not finish:**")
-        blocks.append("\n".join([*(f"- {_escaped(failure)}" for failure in failures[:LISTED]), *more]))
+        blocks.append("\n".join([*(f"- {_escaped(failure[:LONGEST])}" for failure in failures[:LISTED]), *more]))
     if board is not None:
         header, rows = _rows(board)
         # The UI sets cells close together; the spaces of Markdown do not count.
