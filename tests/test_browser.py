@@ -180,7 +180,7 @@ def test_a_sweeps_charts_are_parallel_coordinates_and_a_scatter_for_each_paramet
     page.open_run(run_id=page.sweep_id)
     page.browser.wait_for_text("Best: ")
     page.follow("charts")
-    page.browser.wait_for_text("Sweep (2)", "Parallel Coordinates", "model.dropout vs. best_val_accuracy")
+    page.browser.wait_for_text("Sweep", "Parallel Coordinates", "model.dropout vs. best_val_accuracy")
     cards = "[...document.querySelectorAll('[data-testid=experiment-view-compare-runs-card]')].slice(0, 2)"
     assert page.browser.wait(
         f"const counts = {cards}.map(card => card.querySelectorAll('.dimension, .scatterlayer .points path').length);"
