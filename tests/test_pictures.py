@@ -84,7 +84,7 @@ def read(content: bytes, folder: Path) -> np.ndarray:
 
 
 def assert_like(seen: np.ndarray, digit: np.ndarray) -> None:
-    """As the digit itself, but for the edges of its strokes and, where the middle is between pixels, for one of them."""
+    """As the digit itself, but for the edges of its strokes and, with its middle between pixels, for one of them."""
     assert (seen.shape, seen.dtype) == ((28, 28), np.uint8)
     steps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     moved = [np.roll(seen, step, (0, 1)).ravel() for step in steps]
