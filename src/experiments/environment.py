@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def code(project: Path = PROJECT) -> Code:
     additions = [_git(project, "diff", "--no-index", "--binary", "--", os.devnull, name) for name in small]
     left_out = [f"# new, and too large or too many to keep: {name}\n" for name in new_files if name not in set(small)]
     return Code(commit, "".join([_git(project, "diff", "--binary", "HEAD"), *additions, *left_out]))
+
+
+@cache
+def loaded_code() -> Code:
+    """That of this project when this process first asked: what is edited later is not what it runs."""
+    return code()
 
 
 def _git(project: Path, *arguments: str) -> str:

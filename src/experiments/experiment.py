@@ -62,8 +62,8 @@ def run(
         config, overrides = resumed.config, resumed.overrides
     if cluster.supervises(config.distribution):
         return cluster.supervise(config.distribution, partial(_record_failure, config, overrides)) or ""
-    dataset = data.load(config.data, config.seed)
-    code = environment.code()
+    dataset = _load(config)
+    code = environment.loaded_code()
     tags = {**(tags or {}), **identity(config, dataset.digest), **code.tags}
     if resumed:
         resumed.check(tags)
@@ -109,6 +109,19 @@ def run(
     checkpoints.path(run.run_id).unlink(missing_ok=True)
     summary.show(results, final, run)
     return run.run_id
+
+
+_loaded: dict[str, data.Dataset] = {}  # the last two: what the jobs of a worker mostly share is read once
+
+
+def _load(config: Config) -> data.Dataset:
+    key = repr((config.data, config.seed))
+    if key not in _loaded:
+        _loaded[key] = data.load(config.data, config.seed)
+    _loaded[key] = _loaded.pop(key)
+    if len(_loaded) > 2:
+        del _loaded[next(iter(_loaded))]
+    return _loaded[key]
 
 
 def _follow(trainer: Trainer, signs: cluster.Signs) -> str:
