@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import command, start
-from stores import artifact, history, runs, weights
+from stores import artifact, files, history, runs, weights
 
 from experiments import pool
 from experiments.errors import ConfigError
@@ -60,6 +60,15 @@ def test_jobs_that_fail_do_so_alone_and_are_all_listed(swept: tuple[str, subproc
     parent = the_parent(uri)
     assert (parent.info.status, len(runs(uri))) == ("FAILED", 5)
     assert parent.data.tags["end_reason"] == "2 of 4 jobs of the sweep did not finish:"
+
+
+@pytest.mark.slow
+def test_the_best_child_alone_has_the_full_report(swept: tuple[str, subprocess.CompletedProcess[str]]) -> None:
+    uri, _ = swept
+    figures = {run.info.run_id: len(files(uri, run.info.run_id, "figures")) for run in children(uri).values()}
+    best = the_parent(uri).data.tags["best_run"]
+    assert figures.pop(best) == 11
+    assert sorted(figures.values()) == [0, 0, 2]
 
 
 @pytest.mark.slow

@@ -80,6 +80,24 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
     return Evaluated(run, config, dataset.source, metrics, per_class)
 
 
+def draw(run_id: str, uri: str) -> None:
+    """Add to a finished run all the figures that its report can have, drawn from its model and its record."""
+    client = runs.open_store(uri)
+    (run,) = runs.by_id(client, [run_id])
+    config, _ = resume.recorded(uri, run_id)
+    config = replace(config, report=replace(config.report, figures="full"))
+    dataset = data.load(config.data, config.seed)
+    runtime.start(int(config.training.threads))
+    history = {name: [value for _, value in points] for name, points in runs.history(client, run).items()}
+    with TemporaryDirectory() as folder, tracking.ended_run(uri, run_id) as ended:
+        model = _load(tracking.download_model(uri, run_id, Path(folder)), run_id)
+        test = Evaluator(model, config.training.loss)(dataset.test)
+        drawn = Path(folder, "figures")
+        drawn.mkdir()
+        report.write_figures(report.Results(config, dataset, model, history, None, test), drawn)
+        ended.log_artifacts(drawn, "figures")
+
+
 def _refuse_other_groups(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0]

@@ -231,6 +231,14 @@ class Pool:
             sweeps.stop()
         self.sweep.finished(job.number, outcome, seconds, max(1, len(self.workers)))
 
+    def draw(self, job: Job, run_id: str) -> None:
+        """Have a worker that has nothing to do draw the whole report of a job's run."""
+        idle = (w for w in self.workers if w.kind == kind(job.config) and not w.job and w.process.poll() is None)
+        if worker := next(idle, None):
+            worker.connection.send(run_id)
+            if worker.connection.poll(GRACE):
+                worker.connection.recv()
+
     def interrupt(self, sent: signal.Signals) -> None:
         """Let all jobs checkpoint and close their runs."""
         busy = [worker for worker in self.workers if worker.job]
@@ -273,10 +281,13 @@ def _visible(gpu: int) -> str:
 
 
 def main(connection: Connection, threads: int, devices: int) -> None:
-    """Run the jobs whose numbers come in, and send back what came of each and how long it took, in seconds."""
+    """Run the jobs whose numbers come in, and send back what came of each and how long it took, in seconds.
+
+    For the id of a run, draw its report.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
-    jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[int | str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, jobs), daemon=True).start()
     try:
         from experiments import experiment, runtime  # noqa: F401
@@ -284,15 +295,17 @@ def main(connection: Connection, threads: int, devices: int) -> None:
         runtime.start(threads, devices)
         connection.send(None)
         while True:
-            number = jobs.get()
-            started = time.monotonic()
-            outcome = sweeps.run_entry(number)
-            connection.send((outcome, time.monotonic() - started))
+            given, started = jobs.get(), time.monotonic()
+            if isinstance(given, str):
+                sweeps.draw(given)
+                connection.send(None)
+            else:
+                connection.send((sweeps.run_entry(given), time.monotonic() - started))
     except (KeyboardInterrupt, Terminated):
         sys.exit(Terminated.exit_code)  # a job's run is closed, and says why
 
 
-def _listen(connection: Connection, jobs: "queue.SimpleQueue[int]") -> None:
+def _listen(connection: Connection, jobs: "queue.SimpleQueue[int | str]") -> None:
     try:
         while True:
             jobs.put(connection.recv())

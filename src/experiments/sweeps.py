@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import checkpoints, data, leaderboard, runs, study, summary, tracking
+from experiments import checkpoints, data, evaluate, leaderboard, runs, study, summary, tracking
 from experiments.compose import ComposedJob, ComposedSweep
 from experiments.config import PROJECT, Config, as_dict, identity, objective, validate
 from experiments.errors import ConfigError, TrainingError, UserError
@@ -168,11 +168,16 @@ def _jobs(composed: Sequence[ComposedJob], keys: Sequence[str], first: int) -> l
         digest = digests[repr(whole)]
         name = _name(job, keys)
         # The figures of a hundred children are looked at by few; the best one gets them all in the end.
-        light = not any(o.lstrip("+").partition("=")[0] in ("report", "report.figures") for o in job.overrides)
+        light = _has_light_figures(job.overrides)
         report = replace(job.config.report, figures="light") if light else job.config.report
         config = replace(job.config, report=report, tracking=replace(job.config.tracking, run_name=name))
         found.append(Job(number, name, config, job.overrides, identity(config, digest)["fingerprint"], digest))
     return found
+
+
+def _has_light_figures(overrides: Sequence[str]) -> bool:
+    """Whether the command says nothing about figures."""
+    return not any(o.lstrip("+").partition("=")[0] in ("report", "report.figures") for o in overrides)
 
 
 def _name(job: ComposedJob, keys: Sequence[str]) -> str:
@@ -420,6 +425,9 @@ class Sweep:
         board = leaderboard.rank(
             [run for run in found if run.run_id in children], self.metric, self.mode, list(varied(self.jobs))
         )
+        if board:
+            best = next(number for number, outcome in enumerate(outcomes) if outcome.run_id == board.best.run_id)
+            self._draw(self.jobs[best], board.best.run_id)
         commands = leaderboard.commands(board, self.plan.base.tracking.uri, self.run.run_id, self.command)
         leaderboard.publish(self.run, board, commands, failed, self.plan.base.report.style)
         leaderboard.show(self.run, board, commands)
@@ -429,6 +437,15 @@ class Sweep:
                 + "\n".join(f"  {line}" for line in failed)
                 + f"\nThe same command runs them again: {self.command}"
             )
+
+    def _draw(self, best: Job, run_id: str) -> None:
+        """Give the best run the figures that its command would have drawn alone."""
+        if not _has_light_figures(best.overrides) or not best.config.tracking.log_model:
+            return
+        if self.pool:
+            self.pool.draw(best, run_id)
+        elif "tensorflow" in sys.modules:  # as Hydra's basic launcher leaves it; for no other is it worth the start
+            draw(run_id)
 
 
 # --- a job ----------------------------------------------------------------------------------------------------------
@@ -491,6 +508,15 @@ def run_job(job: Job, parent_id: str) -> str:
         return earlier.run_id
     watch = study.pruning_watch(job.trial, job.config.training.epochs) if job.trial else None
     return experiment.run(job.config, job.overrides, {"mlflow.parentRunId": parent_id}, earlier.run_id, watch)
+
+
+def draw(run_id: str) -> None:
+    """Draw the whole report of a run of the sweep that this process belongs to, as far as that is possible."""
+    job, _ = _load(0)
+    try:
+        evaluate.draw(run_id, tracking.resolve_uri(job.config.tracking.uri))
+    except Exception as error:  # the sweep has done its work
+        print(f"The figures of the best run {run_id} could not be drawn: {error}", file=sys.stderr)
 
 
 def outcome_of(job: Job, parent_id: str, reason: str = "") -> Outcome:
