@@ -50,6 +50,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_like_one_that_was_not(uri: st
     assert again.returncode == 0, again.stderr
     assert parent(other).info.run_id == killed
     assert [run.info.status for run in runs(other)] == ["FINISHED"] * 4
+    assert len(json.loads(artifact(other, killed, "config/plan.json"))) == 3
     before, after = trials(uri), trials(other)
     for rows in (before, after):
         for row in rows:

@@ -57,6 +57,12 @@ class Study:
         self._again = [t.params for t in failed if t.params not in [other.params for other in trials[t.number + 1 :]]]
 
     @property
+    def done(self) -> list[dict[str, Value]]:
+        """The points that were tried to their end, or pruned."""
+        trials = self.optuna.get_trials(deepcopy=False)
+        return [trial.params for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+
+    @property
     def left(self) -> int:
         """How many trials are still to be given out."""
         settings = self.search.settings

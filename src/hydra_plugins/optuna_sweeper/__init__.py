@@ -25,6 +25,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from experiments import search_space, study, sweeps
+        from experiments.config import identity
         from experiments.errors import ConfigError
         from experiments.search import Search
 
@@ -32,8 +33,10 @@ class OptunaSweeper(Sweeper):
         if sweep is None or not isinstance(sweep.plan.composed, Search):
             raise RuntimeError("hydra/sweeper=optuna runs the searches of run.py only")
         search = sweep.plan.composed
-        trials = study.Study(search, sweeps.FOLDER / f"{sweep.run.run_id}.journal")
-        sweep.expected = trials.left
+        code = identity(search.jobs[0].config, data_digest="")["fingerprint"]  # what other code came to is not told
+        trials = study.Study(search, sweeps.FOLDER / f"{sweep.run.run_id}-{code[:16]}.journal")
+        sweep.add([[*search.fixed, *search_space.overrides(point)] for point in trials.done])
+        sweep.expected = len(sweep.jobs) + trials.left
         at_once = getattr(self.launcher, "at_once", lambda _: 1)(search.jobs[0].config)
         while not sweep.is_stopped and (batch := trials.ask(at_once)):
             jobs = {}
