@@ -431,7 +431,7 @@ def store(tmp_path_factory):
     client = tracking.connect(uri)
     foreign, ours = client.create_experiment("sklearn"), client.create_experiment("digits")
     ids = {"forest": log(client, foreign, "forest", {"depth": "3"}, {"rmse": 0.5, "r2": 0.8})}
-    ids["parent"] = log(client, ours, "parent", {}, {}, tags={"sweep": "seed=0,1"})
+    ids["parent"] = log(client, ours, "parent", {}, {"test_accuracy": 0.875}, tags={"sweep": "seed=0,1"})
     child = {"mlflow.parentRunId": ids["parent"]}
     ids["zero"] = log(client, ours, "zero", {"seed": "0", "epochs": "2"}, {"test_accuracy": 0.75}, tags=child)
     ids["one"] = log(client, ours, "one", {"seed": "1", "epochs": "2"}, {"test_accuracy": 0.875}, tags=child)
