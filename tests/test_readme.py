@@ -73,6 +73,9 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
             "tests/test_search.py"
         ),
         "python scripts/reproduce.py RUN_ID": "tests/test_reproduce.py",
+        "python scripts/reproduce.py RUN_ID --export FILE": "tests/test_bundle.py",
+        "python scripts/reproduce.py walkthrough": "tests/test_published.py",
+        "python scripts/predict.py RUN_ID IMAGE...": "tests/test_predict.py",
         "python scripts/compare.py": "tests/test_compare.py",
         "python scripts/compare.py --group-by seed": "tests/test_compare.py",
         "python scripts/ui.py --sweep RUN_ID": "tests/test_ui.py",

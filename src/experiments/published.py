@@ -147,12 +147,17 @@ def judge(published: Published, finished: Sequence[runs.RunRecord]) -> Outcome |
     values = [run.metrics[published.expected.metric] for run in finished]
     if not values:
         return None
-    mean, number, reproduced, reached = fmean(values), published.expected.published, None, None
+    mean, reproduced = fmean(values), None
     if published.mean is not None and published.tolerance is not None:
         reproduced = abs(mean - published.mean) <= published.tolerance
-    if number is not None and not published.quick:
-        reached = mean >= number if published.expected.higher_is_better else mean <= number
+    reached = None if published.quick else _reached(published.expected, mean)
     return Outcome(values, mean, stdev(values) if len(values) > 1 else None, reproduced, reached)
+
+
+def _reached(expected: Expected, mean: float | None) -> bool | None:
+    if mean is None or expected.published is None:
+        return None
+    return mean >= expected.published if expected.higher_is_better else mean <= expected.published
 
 
 def version_changes(expected: Expected) -> list[str]:
@@ -190,7 +195,7 @@ def _version(package: str) -> str:
 # --- the table of them all -------------------------------------------------------------------------------------------
 
 BEGIN, END = "<!-- reproduce.py --table: begin -->\n", "<!-- reproduce.py --table: end -->\n"
-HEADINGS = ("Config", "Metric", "Published", "Ours", "Seeds", "Published number", "Minutes per run", "Date")
+HEADINGS = ("Config", "Metric", "Published", "Reached", "Ours then", "Seeds", "Ours now", "Seeds", "Minutes", "Date")
 
 
 def check_document(document: Path) -> None:
@@ -210,31 +215,38 @@ def check_document(document: Path) -> None:
 def write_table(document: Path, configs: Sequence[Published]) -> None:
     """Put the table of published configs between the two lines that mark its place.
 
-    The results are those of the finished runs in the store, made with this code, these packages and this data.
+    Ours then is what the config says; ours now are the finished runs in the store that were made with this code, these
+    packages and this data. The published number is reached, or not, by ours now, or then where there is none.
     """
     before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     rows = [(published, published.finished()) for published in configs]
     lines = [" | ".join(cells) for cells in (HEADINGS, ["---"] * len(HEADINGS), *(_cells(*row) for row in rows))]
     machines = sorted({_machine(published.uri, run) for published, finished in rows for run in finished})
-    text = "\n".join([*(f"| {line} |" for line in lines), "", *(f"Measured with {machine}." for machine in machines)])
+    text = "\n".join([*(f"| {line} |" for line in lines), "", *(f"Ours now: {machine}." for machine in machines)])
     temporary = document.with_name(f".{document.name}.tmp")
     temporary.write_text(f"{before}{BEGIN}{text}\n{END}{after}", encoding="utf-8")
     temporary.rename(document)
 
 
 def _cells(published: Published, finished: Sequence[runs.RunRecord]) -> list[str]:
-    expected, outcome = published.expected, judge(published, finished)
+    expected, now = published.expected, judge(published, finished)
+    reached = now.reached if now else _reached(expected, expected.mean)
     cells = [f"`{published.name}`", f"`{expected.metric}`", shown(expected.metric, expected.published)]
-    if outcome is None:
-        return [*cells, "not run", "0", "-", "-", "-"]
-    reached = {True: "reached", False: "not reached", None: "-"}[outcome.reached]
-    mean = shown(expected.metric, outcome.mean)
-    spread = "" if outcome.standard_deviation is None else f" ± {shown(expected.metric, outcome.standard_deviation)}"
+    cells += [{True: "yes", False: "no", None: "-"}[reached]]
+    then = _spread(expected.metric, expected.mean, expected.standard_deviation)
+    cells += [then, str(len(expected.seeds)) if expected.mean is not None else "-"]
+    if now is None:
+        return [*cells, "-", "-", "-", "-"]
     minutes = fmean(run.metrics["train_seconds"] for run in finished) / 60
     day = datetime.fromtimestamp(max(run.end_time or 0 for run in finished) / 1000, UTC).date()
-    seeds = f"{len(finished)} of {len(published.configs)}"
-    return [*cells, mean + spread, seeds, reached, f"{minutes:.1f}", str(day)]
+    mean, seeds = _spread(expected.metric, now.mean, now.standard_deviation), len(finished)
+    count = str(seeds) if seeds == len(published.configs) else f"{seeds} of {len(published.configs)}"
+    return [*cells, mean, count, f"{minutes:.1f}", str(day)]
+
+
+def _spread(metric: str, mean: float | None, standard_deviation: float | None) -> str:
+    return shown(metric, mean) + ("" if standard_deviation is None else f" ± {shown(metric, standard_deviation)}")
 
 
 def _machine(uri: str, run: runs.RunRecord) -> str:
