@@ -17,7 +17,6 @@ import yaml
 
 from experiments import choices
 from experiments.choices import CONF
-from experiments.compose import PRESETS
 from experiments.config import PROJECT, descriptions
 from experiments.schema import Config
 
@@ -45,7 +44,7 @@ def reference() -> str:
     parts = [HEAD, "## Keys of no group\n", table("", _top_level())]
     for group, comment in groups.items():
         parts.append(f"## {group}\n\n{comment[:1].upper()}{comment[1:]}.\n")
-        parts += _presets(group) if group in PRESETS else _choices(group, choices.files(group))
+        parts += _choices(group, choices.files(group)) if _kind(group) else _presets(group)
     for folder in sorted(CONF.glob("hydra/*/")):
         group = f"hydra/{folder.name}"
         parts += [f"## {group}\n", *_choices(group, sorted(folder.glob("*.yaml")))]
@@ -83,6 +82,7 @@ def _presets(group: str) -> list[str]:
     parts = []
     for file in choices.files(group):
         tree = yaml.safe_load(file.read_text()) or {}
+        tree.pop("expected", None)  # what comes of it, which the comment says
         chosen = [
             f"{key.removeprefix('override /')}={value}"
             for entry in tree.pop("defaults", [])
@@ -109,6 +109,8 @@ def _keys(
     found = []
     for name, value in tree.items():
         path = prefix + str(name)
+        if name == "_target_":  # what of Hydra's a file stands for
+            continue
         if isinstance(value, dict) and value and (nested.get(name) or not (meanings.get(name) or comments.get(path))):
             found += _keys(value, comments, {}, descriptions(nested[name]) if nested.get(name) else {}, f"{path}.")
         else:

@@ -80,6 +80,7 @@ def test_profile_says_where_the_time_went_as_a_table_and_as_a_trace(
     ]
     assert names.count("epoch") == 2
     assert "figure 01_learning_curves" in names
+    assert '"name": "figure 01_learning_curves"' in artifact(uri, made.info.run_id, "profile/trace.html")
     assert "compiling and the first step" in capsys.readouterr().out
 
 

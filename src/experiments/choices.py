@@ -39,10 +39,11 @@ def about(file: Path) -> str:
 
 def overview() -> str:
     """Every group with its choices, where there are several: each with its first sentence, on a line of its own."""
-    lines = []
+    lines, longest = [], max(len(file.stem) for group in groups() for file in files(group))
     for group, comment in groups().items():
         lines += [f"{group}: {comment}"]
         for file in files(group) if len(files(group)) > 1 else []:
-            sentence = re.split(r"(?<=\.) (?=[A-Z])", about(file))[0].removesuffix(".")
-            lines += [f"  {file.stem:20} {textwrap.shorten(sentence, WIDTH - 23, placeholder=' ...')}"]
+            # A sentence ends in a full stop, but not after the initial of a name.
+            sentence = re.split(r"(?<=[^ A-Z]\.) (?=[A-Z])| (?=Command: )", about(file))[0].removesuffix(".")
+            lines += [f"  {file.stem:{longest}}  {textwrap.shorten(sentence, WIDTH - longest - 4, placeholder=' ...')}"]
     return "\n".join(lines)

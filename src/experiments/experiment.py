@@ -185,5 +185,6 @@ def publish(run: tracking.Run, results: report.Results) -> None:
         test = results.dataset.test
         run.log_model(results.model, test.inputs[:1], results.test.outputs[:1])
     if results.config.report.profile:
+        run.log_text(profiling.page(), "profile/trace.html")
         run.log_text(profiling.trace(), "profile/trace.json")
         run.log_table(profiling.table(), "tables/profile.json")

@@ -100,8 +100,14 @@ def table() -> dict[str, list[Any]]:
     }
 
 
+def page() -> str:
+    """The trace as a page for a browser, whole in itself (HTML)."""
+    events = json.dumps(json.loads(trace())["traceEvents"]).replace("<", "\\u003c")
+    return Path(__file__).with_name("trace.html").read_text().replace("/*EVENTS*/[]", events)
+
+
 def trace() -> str:
-    """All spans as Chrome's trace events (JSON), which https://ui.perfetto.dev and chrome://tracing show.
+    """All spans as Chrome's trace events (JSON), which https://ui.perfetto.dev shows, and other tools read.
 
     One `X` event per span: `ts` and `dur` in microseconds, `tid` the thread.
     """

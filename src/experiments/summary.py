@@ -279,8 +279,8 @@ def _show_profile(console: "Console") -> None:
         *around, phase = path.split(SEPARATOR)
         rows.add_row(f"{'  ' * len(around)}{phase}", str(times), f"{seconds:.2f}", f"{percent:.1f}")
     console.print(
-        "\nWhere the time went (the trace is profile/trace.json of the run: open it in"
-        " https://ui.perfetto.dev or chrome://tracing)"
+        "\nWhere the time went (as a picture: profile/trace.html among the run's artifacts, and profile/trace.json"
+        " for https://ui.perfetto.dev)"
     )
     console.print(rows)
 
