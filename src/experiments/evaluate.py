@@ -90,7 +90,7 @@ def draw(run_id: str, uri: str) -> None:
     runtime.start(int(config.training.threads))
     history = {name: [value for _, value in points] for name, points in runs.history(client, run).items()}
     with TemporaryDirectory() as folder, tracking.ended_run(uri, run_id) as ended:
-        model = _load(tracking.download_model(uri, run_id, Path(folder)), run_id)
+        model = load_model(tracking.download_model(uri, run_id, Path(folder)), run_id)
         test = Evaluator(model, config.training.loss)(dataset.test)
         drawn = Path(folder, "figures")
         drawn.mkdir()
