@@ -6,6 +6,7 @@ depends on: jobs that differ in them go to different workers. Where there are GP
 """
 
 import contextlib
+import gc
 import math
 import os
 import queue
@@ -301,6 +302,9 @@ def main(connection: Connection, threads: int, devices: int) -> None:
                 connection.send(None)
             else:
                 connection.send((sweeps.run_entry(given), time.monotonic() - started))
+            if not gc.get_freeze_count():  # Keras looks for garbage before each model, also among what stays
+                gc.collect()
+                gc.freeze()
     except (KeyboardInterrupt, Terminated):
         sys.exit(Terminated.exit_code)  # a job's run is closed, and says why
 
