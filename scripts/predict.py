@@ -51,14 +51,15 @@ def show(predictions: list[Prediction]) -> None:
 
     probabilities = all(prediction.are_probabilities for prediction in predictions)
     table = Table(box=None, pad_edge=False)
-    table.add_column("picture", min_width=max(len(str(prediction.file)) for prediction in predictions))
+    table.add_column("picture")
     table.add_column("class")
     for name in predictions[0].class_names:
-        table.add_column(name, justify="right", min_width=len("100.0%"))
+        table.add_column(name, justify="right")
     for prediction in predictions:
         numbers = [f"{value:.1%}" if probabilities else f"{value:.3g}" for value in map(float, prediction.outputs)]
         table.add_row(str(prediction.file), prediction.name, *numbers)
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    # Wide enough for any name: one that is cut off could not be told from another.
+    Console(highlight=False, markup=False, soft_wrap=True, width=10_000).print(table)
     if not probabilities:
         print("The outputs of this network are no probabilities; the class is that of the largest.", file=sys.stderr)
 
