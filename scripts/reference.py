@@ -17,7 +17,7 @@ import yaml
 
 from experiments import choices
 from experiments.choices import CONF
-from experiments.config import PROJECT, descriptions
+from experiments.config import PROJECT, descriptions, flatten
 from experiments.schema import Config
 
 REFERENCE = PROJECT / "docs" / "reference.md"
@@ -89,7 +89,9 @@ def _presets(group: str) -> list[str]:
             if isinstance(entry, dict)
             for key, value in entry.items()
         ]
-        chosen += [f"{key.name}={key.value}" for key in _keys(tree, {}, {}, {})]
+        # The space of a search is flat by itself: a key there, with its distribution.
+        values = tree if group == "search" else flatten(tree)
+        chosen += [f"{key}={value if isinstance(value, str) else _flow(value)}" for key, value in values.items()]
         sets = ", ".join(map(_code, chosen))
         parts.append(f"### {group}={file.stem}\n\n{choices.about(file)}\n\nSets {sets or 'nothing'}.\n")
     return parts

@@ -69,7 +69,8 @@ def test_overfit_says_whether_the_loss_came_near_zero(
 def test_profile_says_where_the_time_went_as_a_table_and_as_a_trace(
     uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = run(uri, *DIGITS, "debug=profile", "training.epochs=2", "report.figures=light")
+    of_its_own = ["model.units=24", "training.epochs=2", "report.figures=light"]  # else it need not be compiled
+    made = run(uri, *DIGITS, "debug=profile", *of_its_own)
     table = json.loads(artifact(uri, made.info.run_id, "tables/profile.json"))
     phases = [row[0] for row in table["data"]]
     assert phases[:1] in (["Python, Hydra, config"], ["data"])  # the former in the first run of a process

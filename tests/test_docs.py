@@ -56,6 +56,8 @@ def known_keys() -> set[str]:
     for group in set(groups()) - set(PRESETS):
         for file in (CONF / group).glob("*.yaml"):
             found |= set(keys(yaml.safe_load(file.read_text()), f"{group}."))
+    for file in CONF.glob("experiment/*.yaml"):  # null but where a published config says what it gives
+        found |= set(keys(yaml.safe_load(file.read_text()).get("expected") or {}, "expected."))
     return found
 
 

@@ -31,7 +31,7 @@ for overrides in json.loads(sys.argv[1]):
 def added(kind: str, text: str) -> int:
     """Lines that a person has to write, empty ones and comments on a line of their own aside."""
     lines = [line.removeprefix("+") for line in text.splitlines() if kind != "diff" or line.startswith("+")]
-    return sum(bool(line.strip()) for line in lines)
+    return sum(bool(line.strip()) and not line.startswith("#") for line in lines)
 
 
 def apply(where: str, path: Path, kind: str, text: str) -> None:

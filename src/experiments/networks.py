@@ -35,7 +35,8 @@ def build(config: Config, strategy: "tf.distribute.Strategy") -> "Network":
         optimizer.build(model.trainable_variables)
     if strategy.num_replicas_in_sync > 1 or config.training.loop == "fit":
         return model, optimizer
-    key = json.dumps([_constants(model.get_config()), optimizer.name, _constants(optimizer.get_config())])
+    constants = [_constants(kind.get_config()) for kind in (model, optimizer)]
+    key = json.dumps([*constants, config.optimizer.name, config.optimizer.arguments])
     if key not in _known:
         if len(_known) == KEPT:
             del _known[next(iter(_known))]
