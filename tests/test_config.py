@@ -424,6 +424,15 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_of_configs_cannot_stand_in_for_what_names_code(tmp_path: Path) -> None:
+    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "hydra" / "launcher" / "pool.yaml").write_text("_target_: os.system\n")
+    assert refusal(config_dir=tmp_path) == (
+        f"--config-dir={tmp_path} holds a folder 'hydra', whose files can name code to run, and config files are data"
+        " only. Remove it, or give hydra.* on the command line."
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [

@@ -160,6 +160,11 @@ def _search(folder: Path) -> None:
     """Find config files in this folder too, as `hydra.main` does for --config-dir."""
     if not folder.is_dir():
         raise ConfigError(f"--config-dir={folder} is not a folder. Name one that holds experiment/NAME.yaml.")
+    if (folder / "hydra").exists():  # it would stand before ours, and Hydra's own keys name code to run
+        raise ConfigError(
+            f"--config-dir={folder} holds a folder {'hydra'!r}, whose files can name code to run, and config files are"
+            " data only. Remove it, or give hydra.* on the command line."
+        )
     path = create_config_search_path(str(CONF))
     path.prepend("command-line", f"file://{folder.absolute()}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
