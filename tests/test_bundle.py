@@ -125,7 +125,7 @@ DEEP: list[Any] = []
 for _ in range(150):
     DEEP = [DEEP]
 
-LAYERS = {"name": "layers", "layers": [{"Lambda": {"function": "print"}}]}
+LAYERS = {"name": "layers", "weights": None, "layers": [{"Lambda": {"function": "print"}}]}
 HOSTILE = {
     "another format": (put("format", value="zip"), "format: Input should be 'keras-hydra-experiments run 1'."),
     "a key too many": (put("model", value="x"), "model: Unexpected keyword argument."),
