@@ -17,6 +17,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 RUNS = [line for line in LINES if re.match(r"python run\.py(?! -|.*=RUN_ID)", line)]
 OTHERS = [line for line in LINES if line and line not in RUNS]
+SWEEPS = [line for line in OTHERS if " -m " in line and "optuna" not in line]
 IN_THEIR_OWN_PROCESS = ("distribution=",)
 SHRINK = "data.limit={} data.validation={} training.epochs={} training.threads=1 report.figures=light"
 
@@ -66,7 +67,7 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
         "python run.py --help": "tests/test_cli.py",
         "python run.py --cfg job model=cnn": "tests/test_cli.py",
         'eval "$(python run.py -sc install=bash)"': "tests/test_cli.py",
-        "python run.py -m model.dropout=0.1,0.2,0.3 seed=0,1": "tests/test_readme.py",
+        **dict.fromkeys(SWEEPS, "tests/test_readme.py"),
         "python run.py -m hydra/sweeper=optuna 'model.dropout=interval(0,0.5)'"
         " 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))'": "tests/test_optuna_sweeper.py",
         "python run.py -m hydra/sweeper=optuna search=mlp hydra.sweeper.n_trials=50 hydra.sweeper.pruner=median": (
@@ -90,13 +91,19 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
 
 @pytest.mark.slow
 def test_the_sweep_of_the_readme_makes_every_combination_and_compare_groups_them(uri: str, mnist: Path) -> None:
-    (line,) = [line for line in OTHERS if " -m " in line and "optuna" not in line]
-    done = command(*arguments(line), *SHRINK.format(200, 50, 1).split(), f"tracking.uri={uri}")
+    done = command(*arguments(SWEEPS[0]), *SHRINK.format(200, 50, 1).split(), f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
     assert len(runs(uri)) == 6
     table = command("--group-by", "seed", "--uri", uri, "--format", "csv", script="scripts/compare.py")
     assert table.returncode == 0, table.stderr
     assert len(table.stdout.splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize(("line", "runs"), list(zip(SWEEPS[1:], (6, 6, 5, 2), strict=True)))
+def test_a_sweep_of_the_readme_is_the_plan_that_it_says(line: str, runs: int, uri: str, mnist: Path) -> None:
+    done = command(*arguments(line), *SHRINK.format(200, 50, 1).split(), "sweep.dry_run=true", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    assert f"Sweep of {runs} runs in experiment mnist" in done.stdout
 
 
 def test_outputs_shown_in_the_readme_are_those_of_the_commands() -> None:
