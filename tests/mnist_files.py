@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import http.server
+import json
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from experiments.errors import DataError
 from experiments.image_files import FILES, NPZ_KEYS
@@ -46,7 +48,8 @@ CHECKSUMS = {part: sha256(idx(array)) for part, array in ARRAYS.items()}
 
 
 def shipped(name: str, **changes: Any) -> DataConfig:
-    return SCHEMA[name](**yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changes)
+    values = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changes
+    return TypeAdapter(SCHEMA[name]).validate_json(json.dumps(values))  # type: ignore[return-value]
 
 
 def tiny(name: str = "mnist", **changes: Any) -> DataConfig:

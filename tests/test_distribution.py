@@ -17,7 +17,7 @@ from experiments.compose import compose_jobs
 from experiments.errors import ConfigError
 
 # Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
-# weights, a constraint, changes to the images, and a last batch of 10 that 4 replicas cannot share evenly.
+# weights, a constraint, and a last batch of 10 that 4 replicas cannot share evenly.
 HARD = [
     "data.limit=6410",
     "data.validation=0",
@@ -27,7 +27,6 @@ HARD = [
     "optimizer=adamw",
     "optimizer.use_ema=true",
     "training.gradient_clipping=0.5",
-    "data.augmentation={shift:2,rotation:10,scale:0.1,elastic:30}",
 ]
 WORKERS = ["distribution=multi_worker", "distribution.workers=2", "distribution.timeout_seconds=90"]
 SMALL = ["data.limit=6410", "data.validation=500", "training.epochs=2", "report.figures=none"]
@@ -47,8 +46,7 @@ def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(
         replicas = ["distribution=mirrored", f"distribution.devices={devices}"]
         several = trained(tmp_path / f"{devices}.npz", *HARD, *replicas)
         for name, value in one.items():
-            # Where a changed pixel comes from is a rounded number, too.
-            np.testing.assert_allclose(several[name], value, rtol=0, atol=2e-5, err_msg=f"{name}, {devices} replicas")
+            np.testing.assert_allclose(several[name], value, rtol=0, atol=5e-6, err_msg=f"{name}, {devices} replicas")
 
 
 @pytest.mark.slow

@@ -156,8 +156,9 @@ import json, sys
 from pathlib import Path
 from experiments.download import download
 from experiments.schema import ImageFiles
+from pydantic import TypeAdapter
 config, folder, mirror = json.loads(sys.argv[1])
-print(download(ImageFiles(**config), Path(folder), [mirror]))
+print(download(TypeAdapter(ImageFiles).validate_python(config, strict=False), Path(folder), [mirror]))
 """
 
 

@@ -93,7 +93,7 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
 def test_the_sweep_of_the_readme_makes_every_combination_and_compare_groups_them(uri: str, mnist: Path) -> None:
     done = command(*arguments(SWEEPS[0]), *SHRINK.format(200, 50, 1).split(), f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
-    assert len(runs(uri)) == 6
+    assert len(runs(uri)) == 6 + 1  # and their parent
     table = command("--group-by", "seed", "--uri", uri, "--format", "csv", script="scripts/compare.py")
     assert table.returncode == 0, table.stderr
     assert len(table.stdout.splitlines()) == 1 + 3
