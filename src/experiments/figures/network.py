@@ -130,7 +130,7 @@ def activation_functions(name: str, function: Callable[[np.ndarray], np.ndarray]
         function: Takes and returns an array [n].
     """
     palette = PALETTES[style]
-    x = np.linspace(-3, 3, 301)
+    x = np.linspace(-2, 2, 301)
     figure = new_page(palette, 4.9, f"Activation: {name}", "bold, beside the usual ones")
     axes = add_axes(figure, palette, 0.8, 0.6, WIDTH - 0.8 - MARGIN, 4.2, grid="both")
     axes.axhline(0, color=palette.muted, linewidth=1)
@@ -143,7 +143,7 @@ def activation_functions(name: str, function: Callable[[np.ndarray], np.ndarray]
         axes.plot(x, USUAL[other](x), color=color, linewidth=1.8, dashes=dashes, label=_label(other))
     # Room for the three usual ones, and no more than that for one that leaves it, such as the exponential.
     low, high = float(np.nanmin(chosen)), float(np.nanmax(chosen))
-    axes.set(xlim=(-3, 3), ylim=(min(-1.2, max(low, -3) - 0.1), max(3.1, min(high, 4))), xlabel="x", ylabel="output")
+    axes.set(xlim=(-2, 2), ylim=(min(-1.2, max(low, -3) - 0.1), max(2.1, min(high, 4))), xlabel="x", ylabel="output")
     add_legend(axes, palette, loc="upper left")
     return figure
 

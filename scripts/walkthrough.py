@@ -1,0 +1,126 @@
+"""Remakes the pictures and the printed lines of docs/walkthrough.md by running the commands that stand in it.
+
+python scripts/walkthrough.py           all of it, in ten minutes on two quiet cores, in a store of its own
+
+A picture's title is the artifact of the run above it: ![What it shows](images/walkthrough/NAME.png "figures/NAME.png").
+A block of text below a command holds lines that it prints; each is renewed by the line that begins with the same word.
+RUN_ID stands for the last run that is no sweep.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from experiments import tracking
+from experiments.config import PROJECT
+from experiments.runs import RunRecord, with_tags
+
+PAGE = PROJECT / "docs" / "walkthrough.md"
+COLOURS = 64  # of a picture on the page; those of a report have more, and are three times as large
+PARTS = re.compile(
+    r"```bash\n(?P<commands>.*?)```|```text\n(?P<printed>.*?)```|\]\((?P<picture>[^) ]+) \"(?P<artifact>.+?)\"\)",
+    re.DOTALL,
+)
+
+
+class Step(NamedTuple):
+    """A command of the page, and what of its output the page shows.
+
+    Attributes:
+        command: as it is written, comment aside.
+        printed: lines of text below it.
+        pictures: file on the page -> artifact of the last run.
+    """
+
+    command: str
+    printed: list[str]
+    pictures: dict[Path, str]
+
+
+def steps(text: str) -> list[Step]:
+    """The page's commands in their order."""
+    found: list[Step] = []
+    for part in PARTS.finditer(text):
+        if part["commands"]:
+            lines = part["commands"].replace("\\\n", " ").splitlines()
+            found += [Step(" ".join(line.partition("  #")[0].split()), [], {}) for line in lines if line.strip()]
+        elif part["printed"]:
+            found[-1].printed.extend(part["printed"].splitlines())
+        else:
+            found[-1].pictures[PAGE.parent / part["picture"]] = part["artifact"]
+    return found
+
+
+def first_word(line: str) -> str:
+    """What a printed line is known by; nothing for one without letters or digits, such as a rule."""
+    return next(iter(re.findall(r"[\w./-]*\w[\w./-]*", line)), "")
+
+
+def renewed(line: str, output: str) -> str:
+    """The line of the output that begins with the same word.
+
+    Raises:
+        ValueError: there is none.
+    """
+    word = first_word(line)
+    if not word:
+        return line
+    for other in output.splitlines():
+        if first_word(other) == word:
+            return other.rstrip()
+    raise ValueError(f"No line begins with {word!r} in:\n{output}")
+
+
+def last_run(uri: str) -> RunRecord:
+    """The last run in the store, or sweep: its parent."""
+    return next(run for run in with_tags(tracking.connect(uri), {}) if "mlflow.parentRunId" not in run.tags)
+
+
+def run_steps(text: str, uri: str) -> str:
+    """Run every command, renew the pictures, and return the page with its printed lines renewed."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "COLUMNS": "120", "NO_COLOR": "1"}
+    blocks: list[str] = []
+    run_id = ""
+    for step in steps(text):
+        command = step.command.replace("RUN_ID", run_id)
+        began = time.monotonic()
+        done = subprocess.run(
+            command, shell=True, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        print(f"{time.monotonic() - began:3.0f} s  {command}", flush=True)
+        if step.printed:
+            blocks.append("".join(renewed(line, done.stdout) + "\n" for line in step.printed))
+        if command.startswith("python run.py") and "--cfg" not in command:
+            made = last_run(uri)
+            run_id = run_id if "sweep" in made.tags else made.run_id
+        for target, artifact in step.pictures.items():
+            shrink(tracking.download(uri, made.run_id, artifact), target)
+    new = iter(blocks)
+    return re.sub(r"(?<=```text\n).*?(?=```)", lambda _: next(new), text, flags=re.DOTALL)
+
+
+def shrink(source: Path, target: Path) -> None:
+    """Copy a picture with few colours."""
+    from PIL import Image
+
+    target.parent.mkdir(exist_ok=True)
+    Image.open(source).convert("RGB").quantize(COLOURS).save(target, optimize=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    with TemporaryDirectory() as folder:
+        PAGE.write_text(run_steps(PAGE.read_text(), f"sqlite:///{folder}/mlflow.db"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""docs/walkthrough.md and its notebook do what they say: every command, picture and cell, on little data."""
+
+import ast
+import json
+import os
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT, command
+from stores import files, runs
+
+from experiments.compose import compose_jobs
+
+SCRIPT = runpy.run_path(str(PROJECT / "scripts" / "walkthrough.py"))
+PAGE = PROJECT / "docs" / "walkthrough.md"
+NOTEBOOK = PROJECT / "docs" / "walkthrough.ipynb"
+STEPS = SCRIPT["steps"](PAGE.read_text())
+LARGEST, LARGEST_TOGETHER = 120_000, 1_500_000  # bytes
+SHRUNK = ["data.limit=1500", "data.validation=200", "training.epochs=1", "training.threads=1"]
+SHRUNK_NEURON = ["training.epochs=2", "training.threads=1"]
+OF_A_SWEEP = "training.batch_size="  # the sweep that is run as a whole
+FIGURES_OF_A_SWEEP = {"figures/02_effects.png"}  # of every one
+FIGURES_OF_A_GRID = {"figures/03_heat_map.png"}  # of one of two parameters: tests/test_leaderboard.py
+
+
+def shrunk(overrides: list[str]) -> list[str]:
+    return [*overrides, *(SHRUNK_NEURON if "experiment=single_neuron" in overrides else SHRUNK)]
+
+
+def run_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PROJECT / words[0]), run_name="__main__")
+    assert ended.value.code == 0
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_it(
+    uri: str,
+    tmp_path: Path,
+    mnist: Path,
+    tensorflow: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from experiments import experiment
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run_id = ""
+    for step in STEPS:
+        line = step.command.replace("RUN_ID", run_id).replace("outputs", str(tmp_path))
+        words = shlex.split(line)[1:]
+        made: set[str] = set()
+        printed = None
+        if words[0] == "run.py" and "--cfg" not in words:
+            is_sweep = words[1] == "-m"
+            overrides = shrunk(words[1 + is_sweep :])
+            config = compose_jobs(overrides, multirun=is_sweep)[0]
+            if is_sweep:  # its first job; the next test runs a whole one
+                made = FIGURES_OF_A_SWEEP | (FIGURES_OF_A_GRID if "training.epochs=2,5" in line else set())
+                experiment.run(config, overrides)
+            else:
+                drawn = "full" if step.pictures else "none"
+                overrides.append(f"report.figures={drawn}")
+                (config,) = compose_jobs(overrides, multirun=False)
+                run_id = experiment.run(config, overrides)
+                made = files(uri, run_id, "figures")
+        elif words[0].startswith("scripts/"):
+            run_script(words, monkeypatch)
+        else:
+            environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+            done = subprocess.run(
+                [sys.executable, *words], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
+            )
+            assert done.returncode == 0, done.stderr
+            printed = done.stdout
+        printed = printed or capsys.readouterr().out
+        for shown in step.printed:
+            SCRIPT["renewed"](shown, printed)
+        assert set(step.pictures.values()) <= made, step.command
+    assert {run.info.status for run in runs(uri)} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_sweep_of_the_page_runs_and_draws_its_picture(uri: str, mnist: Path) -> None:
+    (step,) = [step for step in STEPS if "-m" in step.command and OF_A_SWEEP in step.command]
+    done = command(*shrunk(shlex.split(step.command)[2:]), MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 0, done.stderr
+    sweep = SCRIPT["last_run"](uri)
+    assert "sweep" in sweep.tags
+    assert set(step.pictures.values()) <= files(uri, sweep.run_id, "figures")
+
+
+def test_the_pictures_are_there_and_small_and_each_is_on_the_page() -> None:
+    named = {path for step in STEPS for path in step.pictures}
+    there = set((PAGE.parent / "images" / "walkthrough").iterdir())
+    assert {path.name for path in there - named} == {"seven.png"}  # an input, drawn by hand
+    assert named <= there
+    assert max(path.stat().st_size for path in there) < LARGEST
+    assert sum(path.stat().st_size for path in there) < LARGEST_TOGETHER
+
+
+def test_a_step_is_a_command_with_what_stands_below_it_up_to_the_next() -> None:
+    block = "```bash\npython a.py  # says why\npython b.py \\\n    c=d\n```\n"
+    text = block + '```text\none  1\n───\n```\n![x](images/x.png "f/1.png")'
+    first, second = SCRIPT["steps"](text)
+    assert first == ("python a.py", [], {})
+    assert second == ("python b.py c=d", ["one  1", "───"], {PAGE.parent / "images" / "x.png": "f/1.png"})
+
+
+def test_a_printed_line_is_renewed_by_the_one_that_begins_with_its_word() -> None:
+    output = "two   5\n one   7 \n"
+    assert SCRIPT["renewed"]("one  1", output) == " one   7"
+    assert SCRIPT["renewed"]("───", output) == "───"
+    with pytest.raises(ValueError, match="No line begins with 'three'"):
+        SCRIPT["renewed"]("three 1", output)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(uri: str, mnist: Path, tensorflow: None) -> None:
+    notebook = json.loads(NOTEBOOK.read_text())
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    given = 'always = ["tracking.experiment=notebook"]'
+    first, *_ = cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    source = "".join(first["source"])
+    assert source.count(given) == 1
+    first["source"] = source.replace(given, f"always = {[*SHRUNK, f'tracking.uri={uri}']}")
+    for cell in cells:
+        assert (cell["outputs"], cell["execution_count"]) == ([], None), "outputs are not kept in the repository"
+        execute("".join(cell["source"]), namespace)
+
+
+def execute(source: str, namespace: dict[str, Any]) -> None:
+    """Run a cell, and draw what it ends in, as Jupyter does."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, str(NOTEBOOK), "exec"), namespace)
+    if isinstance(last, ast.Expr):
+        value = eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), namespace)
+        if hasattr(value, "_repr_png_"):
+            assert value._repr_png_().startswith(b"\x89PNG")
