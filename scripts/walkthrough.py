@@ -22,7 +22,7 @@ from experiments.config import PROJECT
 from experiments.runs import RunRecord, with_tags
 
 PAGE = PROJECT / "docs" / "walkthrough.md"
-COLOURS = 64  # of a picture on the page; those of a report have more, and are three times as large
+COLOURS = 256  # of a picture on the page, which makes it half as large
 PARTS = re.compile(
     r"```bash\n(?P<commands>.*?)```|```text\n(?P<printed>.*?)```|\]\((?P<picture>[^) ]+) \"(?P<artifact>.+?)\"\)",
     re.DOTALL,

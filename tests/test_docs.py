@@ -1,8 +1,10 @@
 """Every page is true: its commands compose or exist, and so do the keys, choices, files and links that it names.
 
-Those of the README are also run (test_readme.py), and all of docs/extending.md is applied and run (test_extending.py).
+Those of the README are also run (test_readme.py), those of docs/walkthrough.md too (test_walkthrough.py), and all of
+docs/extending.md is applied and run (test_extending.py).
 """
 
+import ast
 import re
 import shlex
 import subprocess
@@ -19,7 +21,7 @@ from experiments.compose import CONF, PRESETS, compose_jobs, groups
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 CHECKED = [page for page in PAGES if page.name not in ("extending.md", "CHANGELOG.md")]  # the latter is about the past
-OF_THE_SYSTEM = ("cd", "eval", "git", "pip", "source")
+OF_THE_SYSTEM = ("cd", "eval", "export", "git", "pip", "source")
 FOLDERS = ("conf/", "docs/", "scripts/", "src/", "tests/", ".ci/")
 PLACEHOLDER = re.compile(r"[A-Z]{2,}[A-Z_]*|\.\.\.|\[.*\]")
 RUN_ID = "a" * 32
@@ -78,13 +80,16 @@ def check(line: str) -> None:
     words = shlex.split(line)
     if words[:2] == ["python", "run.py"]:
         check_run(words[2:])
+    elif words[:2] == ["python", "-c"]:
+        ast.parse(words[2])
     elif words[0] == "python" and words[1] != "-m":
         script = PROJECT / words[1]
         assert script.exists(), words[1]
         for option in (word for word in words[2:] if word.startswith("--")):
             assert f'"{option}"' in script.read_text() or option == "--help", f"{words[1]} has no {option}"
     elif words[0] == "python":
-        assert (PROJECT / "src" / Path(*words[2].split("."))).with_suffix(".py").exists() or words[2] == "pytest"
+        own = PROJECT / "src" / Path(*words[2].split("."))
+        assert own.with_suffix(".py").exists() or words[2] in ("mlflow", "pytest")
     elif words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
