@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 from experiments import compare, runs, runtime, tracking
 from experiments.errors import UserError
@@ -31,7 +32,9 @@ def main() -> int:
         "--group-by", metavar="PARAMETER", help="mean and spread of the finished runs that differ only in this: seed"
     )
     parser.add_argument(
-        "--metric", metavar="NAME", help="metric that ranks (default: test_accuracy if all runs have it)"
+        "--metric",
+        metavar="NAME",
+        help="metric that ranks (default: a sweep's objective, else test_accuracy if all runs have it)",
     )
     parser.add_argument("--mode", choices=["min", "max"], help="which is best (default: by the metric's name)")
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
@@ -55,7 +58,9 @@ def show(options: argparse.Namespace) -> None:
     """Prints the comparison on stdout, and what to do next on stderr."""
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise compare.CompareError(f"--plot writes a PNG: the name must end in .png, and is {options.plot}.")
-    comparison = compare.compare(select(options), options.metric, options.mode, options.group_by)
+    chosen = select(options)
+    metric, mode = objective(options, chosen)
+    comparison = compare.compare(chosen, metric, mode, options.group_by)
     if options.plot is not None:
         plot(comparison, options.plot)
     match options.format:
@@ -87,6 +92,18 @@ def select(options: argparse.Namespace) -> list[runs.RunRecord]:
         said += f"; {len(found) - len(kept)} left out that only hold sweeps together" if len(kept) < len(found) else ""
         print(f"{said}.", file=sys.stderr)
     return list({run.run_id: run for run in chosen}.values())
+
+
+def objective(
+    options: argparse.Namespace, chosen: list[runs.RunRecord]
+) -> tuple[str | None, Literal["min", "max"] | None]:
+    """The metric that ranks, and its mode: as asked for, else as the sweep itself ranks its runs."""
+    if options.sweep is not None and options.metric is None:
+        (parent,) = runs.by_id(runs.open_store(tracking.resolve_uri(options.uri)), [options.sweep])
+        metric, _, mode = parent.tags.get("objective", "").partition(" ")
+        if any(metric in run.metrics for run in chosen):
+            return metric, options.mode or ("min" if mode == "min" else "max")
+    return options.metric, options.mode
 
 
 def without_parents(found: list[runs.RunRecord]) -> list[runs.RunRecord]:

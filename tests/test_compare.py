@@ -486,6 +486,28 @@ def test_a_sweep_is_its_children_and_an_experiment_all_of_its_runs(store):
     assert (name, [run.metrics for run in found], older) == ("sklearn", [{"rmse": 0.5, "r2": 0.8}], False)
 
 
+def test_a_sweep_is_ranked_by_its_own_objective_unless_another_is_asked_for(tmp_path, command):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = tracking.connect(uri)
+    experiment = client.create_experiment("digits")
+    parent = log(client, experiment, "parent", {}, {}, tags={"sweep": "digest", "objective": "val_loss min"})
+    for seed, loss in (("0", 0.5), ("1", 0.25)):
+        log(
+            client,
+            experiment,
+            f"seed {seed}",
+            {"seed": seed},
+            {"val_loss": loss, "test_accuracy": loss},
+            tags={"mlflow.parentRunId": parent},
+        )
+    code, out, err = command("--sweep", parent, "--uri", uri, "--format", "csv")
+    assert code == 0, err
+    assert "Best first by val_loss: lower is better." in err
+    assert "seed 1" in out.splitlines()[1]
+    _, _, err = command("--sweep", parent, "--uri", uri, "--format", "csv", "--metric", "test_accuracy")
+    assert "Best first by test_accuracy: higher is better." in err
+
+
 def test_a_run_whose_process_is_gone_is_shown_as_killed(tmp_path):
     client = tracking.connect(f"sqlite:///{tmp_path}/mlflow.db")
     gone = {**tracking._process_tags(), "process.boot_id": "an earlier start"}

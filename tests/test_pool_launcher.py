@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,30 @@ def test_a_job_that_takes_too_long_is_ended(uri: str) -> None:
     assert done.returncode == 1
     assert "it took longer than hydra.launcher.timeout_minutes=0.05" in done.stderr
     assert {run.info.status for run in children(uri).values()} <= {"KILLED"}
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_though_nobody_reads_what_it_prints(uri: str) -> None:
+    process = start("-m", *SMALL, "seed=0,1", "hydra.launcher.workers=1", f"tracking.uri={uri}")
+    assert process.stdout
+    assert process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    assert (process.wait(120), said) == (0, "")
+    assert {run.info.status for run in runs(uri)} == {"FINISHED"}
+    assert len(children(uri)) == 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_nobody_leads_any_more_ends() -> None:
+    ours, theirs = Pipe()
+    command_line = [sys.executable, "-m", "experiments.pool", str(theirs.fileno()), "1", "1"]
+    worker = subprocess.Popen(command_line, pass_fds=[theirs.fileno()])
+    theirs.close()
+    assert ours.poll(60)  # it has loaded TensorFlow
+    ours.close()
+    assert worker.wait(10) == 0
 
 
 @pytest.mark.parametrize(

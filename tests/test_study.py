@@ -76,8 +76,11 @@ def test_a_failed_trial_does_not_end_the_search_and_is_tried_again_when_it_is_en
         trials.tell(trial, None, status, result)
     assert trials.ask(1) == []
     assert study.table(trials)["status"] == ["FAIL", "COMPLETE", "FAIL"]
+    fewer = Study(checked(*SPACE, *settings("random", 1)), tmp_path / "journal")
+    assert (fewer.left, fewer.not_tried_again) == (0, [seen[0], seen[2]])
     again, trials = run(tmp_path / "journal", *overrides)
     assert again == [seen[0], seen[2]]
+    assert trials.not_tried_again == []
     assert run(tmp_path / "journal", *overrides)[0] == []
 
 

@@ -66,6 +66,21 @@ def test_parallel_coordinates_have_an_axis_for_each_parameter_and_the_best_on_to
     assert {"a", "b", "loss", "x", "y", "none"} <= set(texts)
 
 
+def test_of_settings_that_are_equally_good_the_first_is_the_best_as_in_the_table():
+    (axes,) = parallel_coordinates("accuracy", {"a": [0.1, 0.2, 0.4]}, [0.5, 0.9, 0.9], "max").axes
+    lines = [line for line in axes.lines if line.get_linewidth() == 2.5]
+    assert [round(line.get_ydata()[0], 2) for line in lines] == [0.33]
+
+
+def test_runs_that_each_have_values_of_their_own_are_not_joined():
+    figure = effects("loss", {"a": [0.123456789, 0.2, 0.3], "b": [1.0, 2.0, 3.0]}, [1.0, 3.0, 2.0], "min")
+    lines = [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == "-"]
+    assert lines == []
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels
+    assert all(len(label) <= 6 for label in labels)
+
+
 @pytest.mark.parametrize("runs", [2, 3, 9, 50])
 def test_every_number_of_runs_and_any_name_is_drawn(runs, tmp_path):
     rng = np.random.default_rng(runs)

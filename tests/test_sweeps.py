@@ -49,7 +49,8 @@ def test_runs_that_the_test_set_ranks_are_warned_of(capsys: pytest.CaptureFixtur
 def test_the_same_jobs_are_the_same_sweep_whatever_is_said_about_reports_and_the_sweep() -> None:
     one = planned("seed=0,1").digest
     assert planned("seed=0,1", "report.style=dark", "sweep.retries=2", "hydra.launcher.workers=1").digest == one
-    assert planned("seed=1,0").digest != one
+    assert planned("seed=1,0").digest == one
+    assert planned("seed=0,2").digest != one
     assert planned("seed=0,1", "model.dropout=0.5").digest != one
 
 
@@ -85,6 +86,15 @@ def test_a_sweep_that_is_running_is_refused(uri: str, monkeypatch: pytest.Monkey
     assert not Path(uri.removeprefix("sqlite:///")).exists()
 
 
+def test_to_go_on_with_one_run_is_no_sweep(uri: str) -> None:
+    done = command("-m", *SMALL, "seed=0,1", f"resume={'a' * 32}", f"tracking.uri={uri}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
+        " which goes on with all of its runs.\n"
+    )
+
+
 @pytest.mark.slow
 def test_a_sweep_under_hydras_basic_launcher_has_a_parent_and_children_and_is_done_once(uri: str) -> None:
     line = ["-m", *SMALL, "seed=0,1", "hydra/launcher=basic", "tracking.log_model=false", f"tracking.uri={uri}"]
@@ -104,4 +114,9 @@ def test_a_sweep_under_hydras_basic_launcher_has_a_parent_and_children_and_is_do
     again = command(*line, "sweep.dry_run=true")
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "2 done.")
     assert command(*line, "sweep.rerun=true", "sweep.dry_run=true").stdout.splitlines()[-1] == "2 to run."
+    shown = command(*line)
+    assert shown.returncode == 0, shown.stderr
+    assert "2 done.\n" in shown.stdout
+    assert "Best: " in shown.stdout
     assert len(runs(uri)) == 3
+    assert next(run for run in runs(uri) if "sweep" in run.data.tags).info.end_time == parent.info.end_time

@@ -1,6 +1,7 @@
 """The command line of run.py: check everything first, then let Hydra run the job or the sweep."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -21,10 +22,27 @@ POOL = "hydra_plugins.pool_launcher.PoolLauncher"
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
 
 
+class Output(io.TextIOWrapper):
+    """Standard output whose reader may leave, such as `head`: what is written then is lost, and nothing else."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def main() -> None:
     """Run the command in sys.argv; the exit codes are those of the README."""
     runtime.collect_garbage_rarely()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout = Output(sys.stdout.detach(), sys.stdout.encoding, sys.stdout.errors, line_buffering=True)  # type: ignore[union-attr]
     arguments = get_args_parser().parse_args()
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -39,8 +57,6 @@ def main() -> None:
         _fail("Interrupted.", 130)
     except Terminated:
         _fail("Terminated.", Terminated.exit_code)
-    except BrokenPipeError:  # the reader of --help has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _check(arguments: Any) -> ComposedSweep | None:
@@ -53,6 +69,11 @@ def _check(arguments: Any) -> ComposedSweep | None:
             )
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
     if multirun:
+        if any(o.startswith("resume=") and o != "resume=null" for o in arguments.overrides):
+            raise ConfigError(
+                "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the"
+                " sweep, which goes on with all of its runs."
+            )
         sweep = compose_sweep(arguments.overrides, arguments.config_dir)
         if sweep.is_search:
             from experiments import search
@@ -105,6 +126,9 @@ def _sweep(composed: ComposedSweep) -> None:
     plan = sweeps.plan(composed)
     plan.show()
     if plan.base.sweep.dry_run:
+        return
+    if plan.is_finished:
+        sweeps.show(plan, sys.argv[1:])
         return
     with sweeps.open_sweep(plan, sys.argv[1:]):
         _job()

@@ -95,8 +95,8 @@ class ComposedSweep:
 
     @property
     def digest(self) -> str:
-        """What the sweep is known by, SHA-256 (hex): the configs of its jobs."""
-        parts = [fingerprint(job.config, {}) for job in self.jobs]
+        """What the sweep is known by, SHA-256 (hex): the configs of its jobs, in whatever order."""
+        parts = sorted(fingerprint(job.config, {}) for job in self.jobs)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def more(self, jobs: Sequence[Sequence[str]]) -> list[ComposedJob]:

@@ -123,10 +123,10 @@ def verdict(board: Leaderboard) -> str:
     best, following = table.iloc[0], table.iloc[1]
     seeds = f"{board.comparison.group_by}=0,1,2,3,4"
     if best.n < 2 and following.n < 2:
-        return f"One seed each: noise unknown, so the order may be chance. Sweep over seeds too: {seeds}"
+        return f"One seed each: noise unknown, so the order may be chance. A sweep over seeds would tell: {seeds}"
     if best.n < 2 or following.n < 2:
         which = "best" if best.n < 2 else "next"
-        return f"The {which} setting has one seed only: noise unknown. Sweep over more seeds: {seeds}"
+        return f"The {which} setting has one seed only: noise unknown. A sweep over more seeds would tell: {seeds}"
     if following.difference == 0:
         return "The two best settings have the same mean: neither is better."
     if not math.isfinite(following.p_value):
@@ -137,7 +137,8 @@ def verdict(board: Leaderboard) -> str:
         return f"Better than the next beyond noise: {behind} ({test})."
     alike = int((table.p_value >= SIGNIFICANCE).sum())
     also = f" {alike} settings are that close to the best." if alike > 1 else ""
-    return f"Not better than the next beyond noise: ahead {behind} ({test}).{also} More seeds would tell: {seeds}"
+    tell = f"A sweep over more seeds would tell: {seeds}"
+    return f"Not better than the next beyond noise: ahead {behind} ({test}).{also} {tell}"
 
 
 def _p(value: float) -> str:
@@ -268,7 +269,9 @@ def headline(board: Leaderboard) -> str:
     row = board.table.iloc[0]
     mean = row[f"{board.metric}_mean"]
     spread = "one seed" if row.n < 2 else f"95 % CI {_interval(row)}, {row.n} seeds"
-    return f"Best: {_setting(row, board.varied)} with {board.metric} {mean:.5g} ({spread})"
+    ties = int((board.table[f"{board.metric}_mean"] == mean).sum()) - 1
+    tied = f", and {ties} other setting{'s' * (ties > 1)} the same" if ties else ""
+    return f"Best: {_setting(row, board.varied)} with {board.metric} {mean:.5g} ({spread}){tied}"
 
 
 def note(

@@ -288,20 +288,23 @@ def main(connection: Connection, threads: int, devices: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
-    jobs: queue.SimpleQueue[int | str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, jobs), daemon=True).start()
+    jobs: queue.SimpleQueue[int | str | None] = queue.SimpleQueue()
+    busy = threading.Event()
+    threading.Thread(target=_listen, args=(connection, jobs, busy), daemon=True).start()
     try:
         from experiments import experiment, runtime  # noqa: F401
 
         runtime.start(threads, devices)
         connection.send(None)
-        while True:
-            given, started = jobs.get(), time.monotonic()
+        while (given := jobs.get()) is not None:
+            started = time.monotonic()
+            busy.set()
             if isinstance(given, str):
                 sweeps.draw(given)
                 connection.send(None)
             else:
                 connection.send((sweeps.run_entry(given), time.monotonic() - started))
+            busy.clear()
             if not gc.get_freeze_count():  # Keras looks for garbage before each model, also among what stays
                 gc.collect()
                 gc.freeze()
@@ -309,12 +312,16 @@ def main(connection: Connection, threads: int, devices: int) -> None:
         sys.exit(Terminated.exit_code)  # a job's run is closed, and says why
 
 
-def _listen(connection: Connection, jobs: "queue.SimpleQueue[int | str]") -> None:
+def _listen(connection: Connection, jobs: "queue.SimpleQueue[int | str | None]", busy: threading.Event) -> None:
     try:
         while True:
             jobs.put(connection.recv())
-    except (EOFError, OSError):  # nobody is there any more: a job checkpoints and closes its run
-        os.kill(os.getpid(), signal.SIGTERM)
+    except (EOFError, OSError):  # nobody is there any more
+        jobs.put(None)
+        if busy.is_set():  # the job checkpoints and closes its run
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(Terminated.exit_code)  # what a signal raises can be lost, within a destructor for one
 
 
 def _terminate(*_: object) -> NoReturn:

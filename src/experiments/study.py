@@ -70,7 +70,12 @@ class Study:
         if settings.sampler == "grid":
             whole = min(whole, sum(1 for _ in search_space.combinations(self.search.space)))
         begun = sum(trial.state.name != "WAITING" for trial in self.optuna.get_trials(deepcopy=False))
-        return whole - begun + self._failed_before + len(self._cut_off)
+        return max(0, whole - begun + self._failed_before + len(self._cut_off))
+
+    @property
+    def not_tried_again(self) -> list[dict[str, Value]]:
+        """The points that failed before and were not given out again, as there are trials enough without them."""
+        return list(self._again)
 
     def ask(self, at_most: int) -> list[Trial]:
         """The next trials to run, none when the search is through."""

@@ -82,7 +82,7 @@ class Plan:
 
     Attributes:
         digest: what the parent is known by.
-        parent_id: of the sweep that the command goes on with, if there is one.
+        parent: the run of the sweep that the command goes on with, if there is one.
         before: what came of each job before, in their order.
     """
 
@@ -90,12 +90,18 @@ class Plan:
     jobs: list[Job]
     digest: str
     uri: str
-    parent_id: str | None
+    parent: runs.RunRecord | None
     before: list[Outcome]
 
     @property
     def base(self) -> Config:
         return self.composed.jobs[0].config
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every job is done, and the parent says so."""
+        known = self.parent is not None and self.parent.status == "FINISHED" and not self.composed.is_search
+        return known and all(outcome.is_done for outcome in self.before)
 
     def show(self) -> None:
         """Print what will run, what varies, and what is done already."""
@@ -110,9 +116,10 @@ class Plan:
         if self.composed.is_search:
             print(f"Search in experiment {experiment}, over:\n{self.composed}")
             return
-        print(f"Sweep of {_plural(len(self.jobs), 'run')} in experiment {experiment}, over:")
-        for key, values in varied(self.composed.jobs).items():
-            print(f"  {key}: {', '.join(values)}")
+        values = varied(self.composed.jobs)
+        print(f"Sweep of {_plural(len(self.jobs), 'run')} in experiment {experiment}{', over:' if values else '.'}")
+        for key, choices in values.items():
+            print(f"  {key}: {', '.join(choices)}")
         counts = Counter(map(self._how, range(len(self.jobs))))
         print(f"{', '.join(f'{count} {how}' for how, count in counts.items())}.")
 
@@ -141,11 +148,11 @@ def plan(composed: ComposedSweep) -> Plan:
     (uri,) = uris
     jobs = [] if composed.is_search else _jobs(composed.jobs, list(varied(composed.jobs)), 0)
     digest = composed.digest
-    parent_id = None
+    parent = None
     if not composed.jobs[0].config.sweep.rerun and runs.exists(uri):
-        parent_id = _find_parent(runs.open_store(uri), composed.jobs[0].config, digest)
-    found = _children(uri, parent_id) if parent_id else {}
-    return Plan(composed, jobs, digest, uri, parent_id, [found.get(job.fingerprint, NOTHING) for job in jobs])
+        parent = _find_parent(runs.open_store(uri), composed.jobs[0].config, digest)
+    found = _children(uri, parent.run_id) if parent else {}
+    return Plan(composed, jobs, digest, uri, parent, [found.get(job.fingerprint, NOTHING) for job in jobs])
 
 
 def varied(jobs: "Sequence[ComposedJob | Job]") -> dict[str, list[str]]:
@@ -191,9 +198,9 @@ def _name(job: ComposedJob, keys: Sequence[str]) -> str:
     return ", ".join(parts) or summary.name(job.config, job.overrides)
 
 
-def _find_parent(client: Any, base: Config, digest: str) -> str | None:
+def _find_parent(client: Any, base: Config, digest: str) -> runs.RunRecord | None:
     found = runs.with_tags(client, {"sweep": digest}, base.tracking.experiment)
-    return found[0].run_id if found else None
+    return found[0] if found else None
 
 
 def _children(uri: str, parent_id: str, of: str | None = None) -> dict[str, Outcome]:
@@ -241,11 +248,12 @@ def open_sweep(plan: Plan, command: Sequence[str]) -> Iterator["Sweep"]:
     """
     global _current
     base = plan.base
-    again = tracking.shown(shlex.join(["python", "run.py", *command]))
+    again = _shown(command)
     with _only_one(plan):
-        parent_id = plan.parent_id
-        if not base.sweep.rerun and parent_id is None and runs.exists(plan.uri):  # made since by another process
-            parent_id = _find_parent(runs.open_store(plan.uri), base, plan.digest)
+        parent = plan.parent
+        if not base.sweep.rerun and parent is None and runs.exists(plan.uri):  # made since by another process
+            parent = _find_parent(runs.open_store(plan.uri), base, plan.digest)
+        parent_id = parent.run_id if parent else None
         values = varied(plan.composed.jobs)
         params = {key: ", ".join(values)[:LONGEST_PARAM] for key, values in values.items()}
         params |= {} if plan.composed.is_search else {"runs": str(len(plan.jobs))}
@@ -253,6 +261,7 @@ def open_sweep(plan: Plan, command: Sequence[str]) -> Iterator["Sweep"]:
         tags = {
             "sweep": plan.digest,
             "command": again,
+            "objective": " ".join(objective(base)),
             "mlflow.note.content": f"**Not finished.**\n\n```\n{again}\n```",
         }
         opened = tracking.open_run(plan.uri, base.tracking.experiment, name, params, tags, parent_id)
@@ -269,6 +278,32 @@ def open_sweep(plan: Plan, command: Sequence[str]) -> Iterator["Sweep"]:
                 os.environ.pop(summary.SWEEP, None)
                 shutil.rmtree(_current.folder, ignore_errors=True)
                 _current = None
+
+
+def show(plan: Plan, command: Sequence[str]) -> None:
+    """Print what a finished sweep came to; nothing is written.
+
+    Args:
+        command: as of open_sweep.
+    """
+    assert plan.parent is not None
+    board = _board(plan.uri, plan.parent.run_id, plan.jobs, plan.before)
+    commands = leaderboard.commands(board, plan.base.tracking.uri, plan.parent.run_id, _shown(command))
+    with tracking.ended_run(plan.uri, plan.parent.run_id) as run:
+        leaderboard.show(run, board, commands)
+
+
+def _shown(command: Sequence[str]) -> str:
+    return tracking.shown(shlex.join(["python", "run.py", *command]))
+
+
+def _board(
+    uri: str, parent_id: str, jobs: Sequence[Job], outcomes: Sequence[Outcome]
+) -> leaderboard.Leaderboard | None:
+    children = {outcome.run_id for outcome in outcomes}  # others are of other code, and not to be compared
+    found = runs.with_tags(runs.open_store(uri), {"mlflow.parentRunId": parent_id})
+    metric, mode = objective(jobs[0].config)
+    return leaderboard.rank([run for run in found if run.run_id in children], metric, mode, list(varied(jobs)))
 
 
 @contextmanager
@@ -311,8 +346,9 @@ class Sweep:
         self.metric, self.mode = objective(plan.base)
         self.folder = FOLDER / run.run_id
         self.reasons: dict[int, str] = {}  # of jobs that failed without a run
+        self.refused: list[str] = []  # of a search: trials that no job could be made of
         self.seconds: list[float] = []  # of each job that was run
-        self.done = 0
+        self.through: set[int] = set()  # jobs that are done, or were tried
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700)  # the address of the store may hold a password
         os.environ[summary.SWEEP] = str(self.folder)
@@ -381,7 +417,7 @@ class Sweep:
         """Of these jobs, those that are not done; of several that are the same experiment, the first."""
         outcomes = self.outcomes()
         found = [n for n in numbers if not outcomes[n].is_done and _first_of_its_kind(self.jobs, n) == n]
-        self.done = sum(outcome.is_done for outcome in outcomes)
+        self.through |= {n for n, outcome in enumerate(outcomes) if outcome.is_done}
         return found
 
     def finished(self, number: int, outcome: Outcome, seconds: float, workers: int = 1) -> None:
@@ -393,15 +429,18 @@ class Sweep:
         """
         if not outcome.run_id:
             self.reasons[number] = outcome.reason
-        self.done += 1
+        self.through.add(number)
         self.seconds.append(seconds)
         total = max(len(self.jobs), self.expected)
         how = f"{self.metric} {outcome.metrics[self.metric]:.4f}" if self.metric in outcome.metrics else ""
-        how = how if outcome.is_done and how else "pruned" if outcome.pruned else outcome.status
-        left = (total - self.done) / workers * sum(self.seconds) / len(self.seconds)
+        status = outcome.status if outcome.run_id else "no run"
+        how = how if outcome.is_done and how else "pruned" if outcome.pruned else status
+        left = (total - len(self.through)) / workers * sum(self.seconds) / len(self.seconds)
         rest = f"  about {_duration(left)} left" if left > 0 else ""
         width = len(str(total))
-        print(f"[{self.done:{width}}/{total}] {self.jobs[number].name}  {how}  {seconds:.1f} s{rest}", flush=True)
+        print(
+            f"[{len(self.through):{width}}/{total}] {self.jobs[number].name}  {how}  {seconds:.1f} s{rest}", flush=True
+        )
         if not outcome.is_done:
             print(f"  {self.jobs[number].name}: {outcome.reason}", file=sys.stderr, flush=True)
 
@@ -413,18 +452,14 @@ class Sweep:
         """
         outcomes = self.outcomes()
         self._log_plan()
-        failed = [
+        failed = self.refused + [
             f"{job.name}: {outcome.status if outcome.run_id else 'no run'}"
             + (f" ({outcome.run_id})" if outcome.run_id else "")
             + (f": {outcome.reason}" if outcome.reason else "")
             for job, outcome in zip(self.jobs, outcomes, strict=True)
             if not outcome.is_done
         ]
-        children = {outcome.run_id for outcome in outcomes}  # others are of other code, and not to be compared
-        found = runs.with_tags(runs.open_store(self.run.uri), {"mlflow.parentRunId": self.run.run_id})
-        board = leaderboard.rank(
-            [run for run in found if run.run_id in children], self.metric, self.mode, list(varied(self.jobs))
-        )
+        board = _board(self.run.uri, self.run.run_id, self.jobs, outcomes)
         if board:
             best = next(number for number, outcome in enumerate(outcomes) if outcome.run_id == board.best.run_id)
             self._draw(self.jobs[best], board.best.run_id)
@@ -433,8 +468,8 @@ class Sweep:
         leaderboard.show(self.run, board, commands)
         if failed:
             raise TrainingError(
-                f"{len(failed)} of {_plural(len(self.jobs), 'job')} of the sweep did not finish:\n"
-                + "\n".join(f"  {line}" for line in failed)
+                f"{len(failed)} of {_plural(len(self.jobs) + len(self.refused), 'job')} of the sweep did not finish:"
+                + "".join(f"\n  {line}" for line in failed)
                 + f"\nThe same command runs them again: {self.command}"
             )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Value = float | str | None  # of a parameter; None where a run does not have it
 
 DECADES = 20  # an axis whose values span at least this factor is logarithmic
+LONGEST_TICK = 6  # characters; a number with more was drawn by a search, and stands where it stands
 MOST_TICKS = 8  # values of a parameter that are each given a tick; the means of more are taken in bins
 BINS = 6  # at most, of at least four runs each
 FEW = 8  # runs, too few to call one an exception
@@ -56,7 +57,8 @@ class Scale:
                 return np.asarray(np.log(x / low) / np.log(high / low))
             return np.asarray((x - low) / (high - low))
 
-        marks = known if len(known) <= MOST_TICKS else _round_numbers(low, high, logarithmic)
+        few = len(known) <= MOST_TICKS and all(len(f"{mark:g}") <= LONGEST_TICK for mark in known)
+        marks = known if few else _round_numbers(low, high, logarithmic)
         ticks = [(float(p), f"{mark:g}") for p, mark in zip(place(marks), marks, strict=True)]
         missing = np.isnan(numbers)
         if missing.any():
@@ -101,6 +103,8 @@ def effects(
         for part in (inside & joined, inside & ~joined):
             if not part.any():
                 continue
+            if len(parameters) > 1 and len(np.unique(scale.places[part])) == part.sum() <= MOST_TICKS:
+                continue  # a run for each value says nothing of this parameter alone
             at, means = _means(scale.places[part], y[part])
             if part[joined].any():
                 axes.plot(at, means, color=palette.orange, linewidth=2, zorder=2)
@@ -162,7 +166,8 @@ def parallel_coordinates(
     if mode == "min":
         goodness = 1 - goodness
     paths = np.column_stack([*(scale.places for scale in scales.values()), ends])
-    order = np.argsort(goodness, kind="stable")
+    order = np.argsort(goodness[::-1], kind="stable")
+    order = len(order) - 1 - order  # of equals the first is the best, as in the table
     for rank, i in enumerate(order, start=1):
         is_best = rank == len(order)
         colour = palette.orange if is_best else shade(goodness[i])

@@ -46,7 +46,8 @@ class OptunaSweeper(Sweeper):
                     (number,) = sweep.add([overrides], [trials.entry(trial)])
                     jobs[number] = trial, overrides
                 except ConfigError as error:  # of values that do not go together, though each is allowed
-                    print(f"Trial {trial.asked.number} cannot run: {error}", file=sys.stderr)
+                    sweep.refused.append(f"trial {trial.asked.number} cannot run: {error}")
+                    print(sweep.refused[-1], file=sys.stderr)
                     trials.tell(trial, None, "FAILED", None)
             if jobs:
                 self.launcher.launch([overrides for _, overrides in jobs.values()], initial_job_idx=min(jobs))
@@ -55,4 +56,5 @@ class OptunaSweeper(Sweeper):
                 if outcome.run_id or not sweep.is_stopped:  # else it was not started
                     status = "PRUNED" if outcome.pruned else outcome.status
                     trials.tell(trial, outcome.run_id, status, outcome.metrics.get(search.metric))
+        sweep.add([[*search.fixed, *search_space.overrides(point)] for point in trials.not_tried_again])
         study.publish(trials, sweep.run)
