@@ -24,8 +24,7 @@ LARGEST, LARGEST_TOGETHER = 120_000, 1_500_000  # bytes
 SHRUNK = ["data.limit=1500", "data.validation=200", "training.epochs=1", "training.threads=1"]
 SHRUNK_NEURON = ["training.epochs=2", "training.threads=1"]
 OF_A_SWEEP = "training.batch_size="  # the sweep that is run as a whole
-FIGURES_OF_A_SWEEP = {"figures/02_effects.png"}  # of every one
-FIGURES_OF_A_GRID = {"figures/03_heat_map.png"}  # of one of two parameters: tests/test_leaderboard.py
+FIGURES_OF_A_SWEEP = {"figures/02_effects.png", "figures/03_heat_map.png"}  # the latter over two parameters
 
 
 def shrunk(overrides: list[str]) -> list[str]:
@@ -52,26 +51,27 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     run_id = ""
+    drawn: dict[bool, set[str]] = {}  # the figures of a network's run, and of a single neuron's
     for step in STEPS:
         line = step.command.replace("RUN_ID", run_id).replace("outputs", str(tmp_path))
         words = shlex.split(line)[1:]
         made: set[str] = set()
-        printed = None
         if words[0] == "run.py" and "--cfg" not in words:
-            is_sweep = words[1] == "-m"
+            is_sweep, is_neuron = words[1:2] == ["-m"], "experiment=single_neuron" in words
             overrides = shrunk(words[1 + is_sweep :])
+            if is_sweep or is_neuron in drawn:
+                overrides.append("report.figures=none")
             config = compose_jobs(overrides, multirun=is_sweep)[0]
+            made_id = experiment.run(config, overrides)
             if is_sweep:  # its first job; the next test runs a whole one
-                made = FIGURES_OF_A_SWEEP | (FIGURES_OF_A_GRID if "training.epochs=2,5" in line else set())
-                experiment.run(config, overrides)
+                made = FIGURES_OF_A_SWEEP
             else:
-                drawn = "full" if step.pictures else "none"
-                overrides.append(f"report.figures={drawn}")
-                (config,) = compose_jobs(overrides, multirun=False)
-                run_id = experiment.run(config, overrides)
-                made = files(uri, run_id, "figures")
+                run_id = made_id
+                made = drawn.setdefault(is_neuron, files(uri, run_id, "figures"))
+            printed = capsys.readouterr().out
         elif words[0].startswith("scripts/"):
             run_script(words, monkeypatch)
+            printed = capsys.readouterr().out
         else:
             environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
             done = subprocess.run(
@@ -79,7 +79,6 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
             )
             assert done.returncode == 0, done.stderr
             printed = done.stdout
-        printed = printed or capsys.readouterr().out
         for shown in step.printed:
             SCRIPT["renewed"](shown, printed)
         assert set(step.pictures.values()) <= made, step.command
