@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PACKAGE = PROJECT / "src" / "experiments"
 PAGE = PROJECT / "ARCHITECTURE.md"
 IMAGES = PROJECT / "docs" / "images"
-TOOLS = ("architecture", "benchmark", "measuring", "reference")  # scripts of the project's own upkeep: not drawn
+TOOLS = ("architecture", "benchmark", "measuring", "reference", "walkthrough")  # of the project's own upkeep: not drawn
 TABLE = re.compile(r"(<!-- modules, .*? -->\n).*?(<!-- end of modules -->)", re.DOTALL)
 INK, MUTED, LINE, FILL, COMMAND, STORY = "#1f2328", "#59636e", "#8c959f", "#f3f6f9", "#fff4e5", "#e3f1fb"
 Graph = dict[str, set[str]]
