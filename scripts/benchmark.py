@@ -14,12 +14,15 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TextIO, TypeVar
@@ -246,6 +249,56 @@ def children(uri: str) -> list[tuple[float, float, float]]:
     return [(run.start_time / 1000, (run.end_time or 0) / 1000, run.metrics["train_seconds"]) for run in trained]
 
 
+def load(bench: Bench) -> list[Row]:
+    """Eight processes at once on a new store, until one experiment has 1,000 runs, of 200 points each; all are checked.
+
+    Raises:
+        RuntimeError: a run or a point was lost, or is in another experiment.
+    """
+    processes, each = 8, 5 if bench.quick else 125
+
+    def together(count: int) -> float:
+        with tempfile.TemporaryDirectory(dir=bench.folder) as store:
+            uri, start = f"sqlite:///{store}/mlflow.db", time.perf_counter()
+            with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+                list(pool.map(log_runs, [uri] * count, [each] * count))
+            seconds = time.perf_counter() - start
+            found = in_fresh_process(count_runs, uri)
+        if found != {"load": count * each, "Default": 0}:
+            raise RuntimeError(f"{count * each} runs of {POINTS} points were logged; whole in the store are: {found}")
+        return seconds / (count * each)
+
+    results = bench.in_turns("load", {"eight": partial(together, processes), "one": partial(together, 1)})
+    measured = f"logging a run, of {processes * each} by {processes} processes at once"
+    return [Row("load", measured, "the same by one process", results["eight"], results["one"])]
+
+
+POINTS = 200
+
+
+def log_runs(uri: str, count: int) -> None:
+    """Log runs with POINTS values, in ten epochs."""
+    from experiments import tracking
+
+    for _ in range(count):
+        with tracking.open_run(uri, "load", None, {"seed": 0}, {}) as run:
+            for epoch in range(1, 11):
+                run.log_metrics({f"metric_{index}": float(epoch) for index in range(POINTS // 10)}, epoch)
+
+
+def count_runs(uri: str) -> dict[str, int]:
+    """Finished runs with all their points in each experiment of the store."""
+    from experiments import runs, tracking
+
+    client, found = tracking.connect(uri), {}
+    for name in ("load", "Default"):
+        records = runs.of_experiment(client, name)[1]
+        whole = [run for run in records if set(run.metrics.values()) == {10.0} and len(run.metrics) == POINTS // 10]
+        last = whole[:1] and sum(map(len, runs.history(client, whole[0]).values()))
+        found[name] = sum(run.status == "FINISHED" for run in whole) if last in ([], POINTS) else -1
+    return found
+
+
 SIZES = {
     "training.batch_size": [8, 32, 128, 512],
     "model.units": [32, 128, 512, 1024],
@@ -293,6 +346,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "logging": logging,
     "compile": compilation,
     "sweep": sweep,
+    "load": load,
     "scaling": scaling,
 }
 
