@@ -1,6 +1,7 @@
 """What several test modules share: real processes of the real commands, and stores and data for them."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,6 +53,8 @@ def start(*arguments: str, script: str = "run.py", **environment: str) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # As at a terminal; in the background of a shell that is no terminal's, Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -98,7 +99,8 @@ def children(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "said"),
-    [(signal.SIGKILL, "was killed by SIGKILL. All workers were ended"), (signal.SIGSTOP, "is gone or hangs")],
+    # Of a worker that was killed the chief may hear first, from TensorFlow.
+    [(signal.SIGKILL, "was killed by SIGKILL. All workers were ended|is gone"), (signal.SIGSTOP, "is gone or hangs")],
 )
 def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_on(
     sent: signal.Signals, said: str, uri: str, mnist: Path
@@ -115,7 +117,7 @@ def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_o
     assert time.monotonic() - before < 120
     assert process.returncode == 1, err
     assert "worker 1" in err
-    assert said in err
+    assert re.search(said, err)
     for pid in workers:
         assert not Path(f"/proc/{pid}").exists()
     (run,) = runs(uri)

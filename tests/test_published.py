@@ -17,7 +17,7 @@ from experiments.runs import RunRecord
 SCRIPT = "scripts/reproduce.py"
 # The network on the bundled digits: a run in a second, for what is about the seeds and not about their values.
 DIGITS = ["data=digits", "training.epochs=2", "report.figures=none", "tracking.log_model=false"]
-SEVERAL = ["walkthrough", "lecun1998_linear", "fast99"]  # whose shrunk versions take seconds together
+SEVERAL = ["walkthrough", "lecun1998_linear"]  # whose shrunk versions take seconds together
 
 
 def finished(*values: float) -> list[RunRecord]:
