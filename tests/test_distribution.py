@@ -105,7 +105,7 @@ def children(pid: int) -> list[int]:
 def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_on(
     sent: signal.Signals, said: str, uri: str, mnist: Path
 ) -> None:
-    arguments = [*SMALL[:2], "training.epochs=60", "report.figures=none", *WORKERS]
+    arguments = [*SMALL[:2], "training.epochs=30", "report.figures=none", *WORKERS]
     process = start(*arguments, f"tracking.uri={uri}")
     assert process.stdout
     while not (line := process.stdout.readline()).startswith("epoch  2"):

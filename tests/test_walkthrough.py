@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, command
+from conftest import PROJECT
 from stores import files, runs
 
 from experiments.compose import compose_jobs
@@ -23,7 +23,6 @@ STEPS = SCRIPT["steps"](PAGE.read_text())
 LARGEST, LARGEST_TOGETHER = 120_000, 1_500_000  # bytes
 SHRUNK = ["data.limit=1500", "data.validation=200", "training.epochs=2", "training.threads=1"]
 SHRUNK_NEURON = ["training.epochs=2", "training.threads=1"]
-OF_A_SWEEP = "optimizer.learning_rate="  # the sweep that is run as a whole
 FIGURES_OF_A_SWEEP = {"figures/02_effects.png", "figures/03_heat_map.png"}  # the latter over two parameters
 
 
@@ -62,7 +61,7 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
             if is_neuron in drawn:
                 overrides.append("report.figures=none")
             config = compose_jobs(overrides, multirun=is_sweep)[0]
-            if is_sweep:  # the next test runs one
+            if is_sweep:  # tests/test_pool_launcher.py runs some
                 assert set(step.pictures.values()) <= FIGURES_OF_A_SWEEP, step.command
                 continue
             run_id = experiment.run(config, overrides)
@@ -82,16 +81,6 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
             SCRIPT["renewed"](shown, printed)
         assert set(step.pictures.values()) <= made, step.command
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
-
-
-@pytest.mark.slow
-def test_a_sweep_of_the_page_runs_and_draws_its_picture(uri: str, mnist: Path) -> None:
-    (step,) = [step for step in STEPS if "-m" in step.command and OF_A_SWEEP in step.command]
-    done = command(*shrunk(shlex.split(step.command)[2:]), MLFLOW_TRACKING_URI=uri)
-    assert done.returncode == 0, done.stderr
-    sweep = SCRIPT["last_run"](uri)
-    assert "sweep" in sweep.tags
-    assert set(step.pictures.values()) <= files(uri, sweep.run_id, "figures")
 
 
 def test_the_pictures_are_there_and_small_and_each_is_on_the_page() -> None:
