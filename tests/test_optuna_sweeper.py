@@ -37,14 +37,14 @@ def test_a_search_that_was_killed_goes_on_and_ends_like_one_that_was_not(uri: st
     arguments = [*SEARCH, *SPACE, *one_by_one, f"tracking.uri={other}"]
     process = start(*arguments)
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
-        if sum(run.info.status == "RUNNING" for run in runs(other)) == 2 and len(children(other)) == 2:
-            break
+    while time.monotonic() < deadline and process.poll() is None and len(children(other)) < 2:
+        time.sleep(0.05)
     process.kill()
     process.communicate()
+    assert parent(other).info.status == "RUNNING"
     killed = parent(other).info.run_id
-    assert len(children(other)) == 2
+    finished = sum(run.info.status == "FINISHED" for run in children(other))
+    assert 1 <= finished <= 3  # the kill comes when it comes: in the second trial or the third, or just after one
 
     again = command(*arguments)
     assert again.returncode == 0, again.stderr
