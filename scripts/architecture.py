@@ -26,6 +26,7 @@ IMAGES = PROJECT / "docs" / "images"
 TOOLS = ("architecture", "benchmark", "measuring", "reference", "walkthrough")  # of the project's own upkeep: not drawn
 TABLE = re.compile(r"(<!-- modules, .*? -->\n).*?(<!-- end of modules -->)", re.DOTALL)
 INK, MUTED, LINE, FILL, COMMAND, STORY = "#1f2328", "#59636e", "#8c959f", "#f3f6f9", "#fff4e5", "#e3f1fb"
+WIDTH, ROW = 13.0, 0.95  # of the picture of the modules, in inches
 Graph = dict[str, set[str]]
 
 
@@ -79,7 +80,10 @@ class Call(NamedTuple):
 
 
 def flow() -> list[Call]:
-    """What `experiment.run` calls of ours, in the order of its source; not what it calls only for an argument."""
+    """What `experiment.run` calls of ours, in the order of its source.
+
+    Not what it calls only for an argument, nor where a process takes another way and returns.
+    """
     source = ast.parse((PACKAGE / "experiment.py").read_text())
     origin = {node.name: f"experiment.{node.name}" for node in source.body if isinstance(node, ast.FunctionDef)}
     for node in source.body:
@@ -103,10 +107,10 @@ def flow() -> list[Call]:
 
 
 def _outermost(node: ast.AST, origin: dict[str, str]) -> Iterator[ast.Call]:
-    """Calls of ours that are no argument of another such call."""
+    """Calls of ours that are no argument of another such call, and not under an `if` that returns."""
     if isinstance(node, ast.Call) and _name(node, origin):
         yield node
-    else:
+    elif not (isinstance(node, ast.If) and isinstance(node.body[-1], ast.Return)):
         for child in ast.iter_child_nodes(node):
             yield from _outermost(child, origin)
 
@@ -168,18 +172,24 @@ def rows(graph: Graph) -> list[list[str]]:
     return ordered
 
 
+def places(levels: list[list[str]], width: float, height: float) -> dict[str, tuple[float, float, float]]:
+    """The middle of each module's box on the page and the width of the box, in inches from the lower left corner."""
+    return {
+        name: ((index + 0.5) * width / len(row), height - 0.45 - ROW * level, 0.35 + 0.083 * len(name))
+        for level, row in enumerate(levels)
+        for index, name in enumerate(row)
+    }
+
+
 def draw_modules() -> "Figure":
     graph = reduced(imports())
     levels = rows(graph)
-    width, height = 13.0, 0.95 * len(levels)
+    width, height = WIDTH, ROW * len(levels)
     axes = _canvas(width, height)
-    where: dict[str, tuple[float, float]] = {}
-    for level, row in enumerate(levels):
-        for index, name in enumerate(row):
-            where[name] = ((index + 0.5) * width / len(row), height - 0.45 - 0.95 * level)
+    where = places(levels, width, height)
     for name, known in graph.items():
         for other in sorted(known):
-            (x, y), (to_x, to_y) = where[name], where[other]
+            (x, y, _), (to_x, to_y, _) = where[name], where[other]
             axes.annotate(
                 "",
                 (to_x, to_y + 0.19),
@@ -187,9 +197,9 @@ def draw_modules() -> "Figure":
                 zorder=0,
                 arrowprops={"arrowstyle": "-|>", "color": LINE, "lw": 0.8, "shrinkA": 0, "shrinkB": 0},
             )
-    for name, (x, y) in where.items():
+    for name, (x, y, box) in where.items():
         fill = STORY if name == "experiment" else FILL if name in modules() else COMMAND
-        _box(axes, x, y, 0.35 + 0.083 * len(name), 0.36, fill)
+        _box(axes, x, y, box, 0.36, fill)
         axes.text(x, y, name, ha="center", va="center", fontsize=9.5, color=INK)
     return axes.figure  # type: ignore[return-value]
 

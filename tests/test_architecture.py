@@ -82,6 +82,20 @@ def test_the_pictures_and_the_table_of_the_architecture_page_are_up_to_date() ->
     assert done.returncode == 0, done.stderr
 
 
+def test_no_box_in_the_picture_of_the_modules_overlaps_another_or_leaves_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "scripts")
+    import architecture
+
+    levels = architecture.rows(architecture.reduced(architecture.imports()))
+    places = architecture.places(levels, architecture.WIDTH, 10)
+    assert {"run.py", "scripts/compare.py", "scripts/ui.py", "experiment", "figures"} <= set(places)
+    for row in levels:
+        edges = [edge for x, _, box in (places[name] for name in row) for edge in (x - box / 2, x + box / 2)]
+        assert [0, *edges, architecture.WIDTH] == sorted([0, *edges, architecture.WIDTH])
+
+
 def test_the_citation_and_the_changelog_are_of_the_packages_version() -> None:
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())

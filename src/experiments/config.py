@@ -417,7 +417,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(config: Config, data_digest: str) -> dict[str, str]:
-    """What a result depends on, as tags: digests of code and data, versions, and one fingerprint of it all.
+    """What a result depends on, as tags: digests of code and data, versions, and a fingerprint of all.
 
     Returns:
         code_digest (of the package's sources), versions (of the libraries that compute), data_digest, and fingerprint:

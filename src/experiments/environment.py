@@ -41,7 +41,7 @@ def code(project: Path = PROJECT) -> Code:
 
 @cache
 def loaded_code() -> Code:
-    """That of this project when this process first asked: what is edited later is not what it runs."""
+    """The version of the code that this process runs, which later edits do not change."""
     return code()
 
 

@@ -115,6 +115,7 @@ _loaded: dict[str, data.Dataset] = {}  # the last two: what the jobs of a worker
 
 
 def _load(config: Config) -> data.Dataset:
+    """Read, check and split the data of the config."""
     key = repr((config.data, config.seed))
     if key not in _loaded:
         _loaded[key] = data.load(config.data, config.seed)
