@@ -15,6 +15,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than the cores, as much of the suite waits: for servers, dead peers and time limits."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def mnist() -> Path:
     """The folder with the real MNIST; without it the test is skipped."""

@@ -70,9 +70,9 @@ def test_a_run_killed_at_random_moments_ends_equal_to_the_last_bit_to_one_that_w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loop", ["compiled", "fit"])
-def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(loop: str, uri: str) -> None:
-    arguments = ["data=digits", f"training.loop={loop}", "report.figures=none", "training.epochs=40"]
+@pytest.mark.parametrize(("loop", "epochs"), [("compiled", 40), ("fit", 10)])
+def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(loop: str, epochs: int, uri: str) -> None:
+    arguments = ["data=digits", f"training.loop={loop}", "report.figures=none", f"training.epochs={epochs}"]
     process = start(*arguments, f"tracking.uri={uri}")
     assert process.stdout
     while not process.stdout.readline().startswith("epoch  2"):
