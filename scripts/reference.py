@@ -7,7 +7,6 @@ python scripts/reference.py --check   says whether it is up to date: exit code 0
 import argparse
 import dataclasses
 import difflib
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -40,14 +39,11 @@ class Key(NamedTuple):
 
 def reference() -> str:
     """The whole page, in Markdown."""
-    groups = choices.groups()
     parts = [HEAD, "## Keys of no group\n", table("", _top_level())]
-    for group, comment in groups.items():
-        parts.append(f"## {group}\n\n{comment[:1].upper()}{comment[1:]}.\n")
-        parts += _choices(group, choices.files(group)) if _kind(group) else _presets(group)
-    for folder in sorted(CONF.glob("hydra/*/")):
-        group = f"hydra/{folder.name}"
-        parts += [f"## {group}\n", *_choices(group, sorted(folder.glob("*.yaml")))]
+    for group, default, comment in choices.groups():
+        chosen = "" if default in ("null", "default") else f" Default: `{default}`."
+        parts.append(f"## {group}\n\n{comment[:1].upper()}{comment[1:]}.{chosen}\n")
+        parts += _presets(group) if default == "null" else _choices(group, choices.files(group))
     return "\n".join(parts)
 
 
@@ -59,7 +55,7 @@ def table(prefix: str, keys: list[Key]) -> str:
 def _top_level() -> list[Key]:
     file = CONF / "config.yaml"
     tree = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in ("defaults", "hydra")}
-    return _keys(tree, _comments(file), {name: _kind(name) for name in tree}, descriptions(Config))
+    return _keys(tree, choices.comments(file), {name: _kind(name) for name in tree}, descriptions(Config))
 
 
 def _choices(group: str, files: list[Path]) -> list[str]:
@@ -73,7 +69,7 @@ def _choices(group: str, files: list[Path]) -> list[str]:
     for file, own in keys.items():
         rest, names = [key for key in own if key not in common], {key.name for key in own}
         lacking = [key.name for key in common if key.name not in names]
-        parts += [f"### {group}={file.stem}\n", f"{choices.about(file)}\n", *([table(prefix, rest)] if rest else [])]
+        parts += [f"### {group}={file.stem}\n", f"{_about(file)}\n", *([table(prefix, rest)] if rest else [])]
         parts += [f"It has no {', '.join(map(_code, lacking))}.\n"] if lacking else []
     return parts
 
@@ -93,15 +89,19 @@ def _presets(group: str) -> list[str]:
         values = tree if group == "search" else flatten(tree)
         chosen += [f"{key}={value if isinstance(value, str) else _flow(value)}" for key, value in values.items()]
         sets = ", ".join(map(_code, chosen))
-        parts.append(f"### {group}={file.stem}\n\n{choices.about(file)}\n\nSets {sets or 'nothing'}.\n")
+        parts.append(f"### {group}={file.stem}\n\n{_about(file)}\n\nSets {sets or 'nothing'}.\n")
     return parts
+
+
+def _about(file: Path) -> str:
+    return " ".join(choices.about(file))
 
 
 def _keys_of(group: str, file: Path) -> list[Key]:
     tree = yaml.safe_load(file.read_text())
     kind = _kind(group, tree.get("name"))
     nested = {name: _type(kind, name) for name in tree} if kind else {}
-    return _keys(tree, _comments(file), nested, descriptions(kind) if kind else {})
+    return _keys(tree, choices.comments(file), nested, descriptions(kind) if kind else {})
 
 
 def _keys(
@@ -137,17 +137,6 @@ def _type(kind: Any, name: str) -> Any:
         if dataclasses.is_dataclass(candidate):
             return candidate
     return None
-
-
-def _comments(file: Path) -> dict[str, str]:
-    """What stands behind each key of a YAML file, by the key's path."""
-    found, path = {}, list[str]()
-    for line in file.read_text().splitlines():
-        if match := re.match(r"( *)([\w-]+):(?: .*?)?(?:\s# ?(.*))?$", line):
-            indent, key, comment = match.groups()
-            path = [*path[: len(indent) // 2], key]
-            found[".".join(path)] = comment or ""
-    return found
 
 
 def _flow(value: Any) -> str:

@@ -1,24 +1,26 @@
-"""What the files of conf/ say about themselves: each begins with a comment on what it is."""
+"""What the files of conf/ say about themselves: each begins with a line on what it is, each key has a comment."""
 
 import re
-import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.config import PROJECT
 
 CONF = PROJECT / "conf"
-WIDTH = 118  # characters of a line of --help
 
 
-def groups() -> dict[str, str]:
-    """The config groups in the order of config.yaml, each with what its comment there says."""
-    found = {}
-    for line in (CONF / "config.yaml").read_text().partition("\nhydra:")[0].splitlines():
-        entry, _, comment = line.partition("#")
-        group = entry.strip().removeprefix("- ").partition(":")[0]
-        if entry.startswith("  - ") and (CONF / group).is_dir():
-            found[group] = comment.strip()
-    return found
+class Group(NamedTuple):
+    """A config group: its folder below conf/, the choice that is taken unless another is made, what it is about."""
+
+    name: str
+    default: str
+    comment: str
+
+
+def groups() -> list[Group]:
+    """The config groups in the order of config.yaml, Hydra's own that have files here at the end."""
+    text = (CONF / "config.yaml").read_text()
+    return [Group(*entry) for entry in re.findall(r"(?m)^  - (?:override )?([\w/]+): (\w+) +# (.*)$", text)]
 
 
 def files(group: str) -> list[Path]:
@@ -26,24 +28,39 @@ def files(group: str) -> list[Path]:
     return sorted((CONF / group).glob("*.yaml"))
 
 
-def about(file: Path) -> str:
-    """The comment that a config file begins with, as one paragraph."""
+def about(file: Path) -> list[str]:
+    """The lines of the comment that a config file begins with; the first is a sentence on what it is."""
     lines = []
     for line in file.read_text().splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith("# @package"):
             lines.append(line.removeprefix("#").strip())
-    return " ".join(lines)
+    return lines
+
+
+def comments(file: Path) -> dict[str, str]:
+    """What stands behind each key of a YAML file, by the key's path."""
+    found, path = {}, list[str]()
+    for line in file.read_text().splitlines():
+        if match := re.match(r"( *)([\w-]+):(?: .*?)?(?:\s# ?(.*))?$", line):
+            indent, key, comment = match.groups()
+            path = [*path[: len(indent) // 2], key]
+            found[".".join(path)] = comment or ""
+    return found
 
 
 def overview() -> str:
-    """Every group with its choices, where there are several: each with its first sentence, on a line of its own."""
-    lines, longest = [], max(len(file.stem) for group in groups() for file in files(group))
-    for group, comment in groups().items():
-        lines += [f"{group}: {comment}"]
-        for file in files(group) if len(files(group)) > 1 else []:
-            # A sentence ends in a full stop, but not after the initial of a name.
-            sentence = re.split(r"(?<=[^ A-Z]\.) (?=[A-Z])| (?=Command: )", about(file))[0].removesuffix(".")
-            lines += [f"  {file.stem:{longest}}  {textwrap.shorten(sentence, WIDTH - longest - 4, placeholder=' ...')}"]
+    """For --help: every group with its choices, then every key of no group, each on a line of its own."""
+    choices = {group: [file for file in files(group.name) if file.stem != "default"] for group in groups()}
+    longest = max(len(file.stem) for group in choices.values() for file in group)
+    lines = ["== Groups and their choices (GROUP=CHOICE) ==", ""]
+    for group, own in choices.items():
+        default = f" (default: {group.default})" if group.default in [file.stem for file in own] else ""
+        lines += [f"{group.name}: {group.comment}{default}"]
+        lines += [f"  {file.stem:{longest}}  {about(file)[0].removesuffix('.')}" for file in own]
+    lines += ["", "== Keys of no group (KEY=VALUE) ==", ""]
+    for key, comment in comments(CONF / "config.yaml").items():
+        if comment and not key.startswith("hydra"):
+            lines += [f"{key:{longest + 2}}  {comment}"]
     return "\n".join(lines)
