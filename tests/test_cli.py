@@ -103,27 +103,38 @@ def test_questions_are_answered_without_loading_anything_heavy(question: list[st
     ("word", "completed"),
     [("model=", ["model=cnn", "model=layers", "model=mlp", "model=neuron"]), ("model.act", ["model.activation="])],
 )
-def test_bash_completes_choices_and_keys(word: str, completed: list[str]) -> None:
-    line = f"python run.py {word}"
+def test_bash_completes_choices_and_keys_and_runs_no_other_script(
+    word: str, completed: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "other.py").write_text("open('was-run', 'w')")
     script = f"""
 eval "$(python run.py -sc install=bash)"
-COMP_LINE="{line}" COMP_POINT={len(line)} COMP_CWORD=2
-hydra_bash_completion
+function=$(complete -p python | grep --only-matching -- "-F [^ ]*" | cut -c 4-)
+press_tab() {{ COMP_WORDS=("$@") COMP_LINE="$*" COMP_POINT=100 COMP_CWORD=2; $function; }}
+press_tab python run.py "{word}"
 echo "${{COMPREPLY[@]}}"
+cd "{tmp_path}"
+press_tab python other.py "{word}"
 """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", script], cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == completed, done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["other.py"]
 
 
-def test_help_has_a_line_for_every_choice_and_ten_examples_that_compose() -> None:
+def test_help_has_a_line_for_every_choice_and_key_and_ten_examples_that_compose() -> None:
     text = command("--help").stdout
-    for group in groups():
-        assert re.search(rf"^{group}: ", text, re.MULTILINE)
-        names = [file.stem for file in (CONF / group).glob("*.yaml")]
-        for name in names if len(names) > 1 else []:
-            (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
-            assert len(line) <= 118
+    assert max(map(len, text.splitlines())) <= 120
+    for group in (*groups(), "hydra/launcher", "hydra/sweeper"):
+        (section,) = re.findall(rf"^{group}: .*\n((?:  .*\n)*)", text, re.MULTILINE)
+        told = dict(line.split(maxsplit=1) for line in section.splitlines())
+        assert sorted(told) == sorted(file.stem for file in (CONF / group).glob("*.yaml") if file.stem != "default")
+        assert len(set(told.values())) == len(told)
+        for name, what in told.items():
+            header = (CONF / group / f"{name}.yaml").read_text().removeprefix("# @package _global_\n")
+            assert header.startswith((f"# {what}.\n", f"# {what}\n")), name
+    for key in ("seed", "resume", "resume_anyway", "objective.metric", "sweep.retries", "sweep.dry_run", "130, 143"):
+        assert re.search(rf"^{key}  +\w", text, re.MULTILINE)
     examples = text.partition("== Examples ==")[2].partition("==")[0].split("\n")[2:-2]
     assert len(examples) == 10
     for example in examples[:9]:

@@ -20,6 +20,13 @@ from experiments.errors import ConfigError, Terminated, TrainingError, UserError
 
 POOL = "hydra_plugins.pool_launcher.PoolLauncher"
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
+# Hydra's completion is for the command `python`, and runs whatever script stands there to ask it: let it ask ours only.
+COMPLETE_ONLY_OURS = r"""
+hydra_bash_completion_of_ours()
+{
+    grep -qs "experiments\.cli" -- "${COMP_WORDS[1]}" && hydra_bash_completion
+}
+complete -o nospace -o default -F hydra_bash_completion_of_ours python"""
 
 
 class Output(io.TextIOWrapper):
@@ -40,7 +47,7 @@ class Output(io.TextIOWrapper):
 
 
 def main() -> None:
-    """Run the command in sys.argv; the exit codes are those of the README."""
+    """Run the command in sys.argv; the exit codes are those of --help."""
     runtime.collect_garbage_rarely()
     sys.stdout = Output(sys.stdout.detach(), sys.stdout.encoding, sys.stdout.errors, line_buffering=True)  # type: ignore[union-attr]
     arguments = get_args_parser().parse_args()
@@ -49,6 +56,8 @@ def main() -> None:
         sweep = None if arguments.shell_completion else _check(arguments)
         if sweep is None:
             _job()
+            if arguments.shell_completion and "install=bash" in arguments.overrides:
+                print(COMPLETE_ONLY_OURS)
         else:
             _sweep(sweep)
     except (UserError, TrainingError) as error:
