@@ -14,10 +14,12 @@ from experiments.compose import CONF, compose_jobs, groups
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")
 
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+
 MISTAKES = {
     "model.droput=0.3": "unknown key 'model.droput' (did you mean 'model.dropout'?)",
     "dropout=0.3": "unknown key 'dropout' (did you mean 'model.dropout'?)",
-    "model=mpl": "model=mpl is not a choice (did you mean 'mlp'?). Choices of model: cnn, layers, mlp, neuron",
+    "model=mpl": f"model=mpl is not a choice (did you mean 'mlp'?). Choices of model: {', '.join(MODELS)}",
     "experiment=walkthru": "experiment=walkthru is not a choice (did you mean 'walkthrough'?)",
     "training.epochs=three": "training.epochs=three is not allowed: expected a whole number: passes",
     "model.dropout=1.5": "model.dropout=1.5 is not allowed: fraction of values set to zero in training, from 0 up",
@@ -83,7 +85,7 @@ def test_an_unknown_choice_within_a_sweep_is_refused() -> None:
     done = command("-m", "model=mlp,mpl")
     assert done.returncode == 2
     assert "mpl" in done.stderr
-    assert "cnn, layers, mlp, neuron" in done.stderr
+    assert ", ".join(MODELS) in done.stderr
 
 
 @pytest.mark.parametrize("question", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
@@ -101,7 +103,7 @@ def test_questions_are_answered_without_loading_anything_heavy(question: list[st
 
 @pytest.mark.parametrize(
     ("word", "completed"),
-    [("model=", ["model=cnn", "model=layers", "model=mlp", "model=neuron"]), ("model.act", ["model.activation="])],
+    [("model=", [f"model={model}" for model in MODELS]), ("model.act", ["model.activation="])],
 )
 def test_bash_completes_choices_and_keys_and_runs_no_other_script(
     word: str, completed: list[str], tmp_path: Path

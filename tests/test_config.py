@@ -38,6 +38,10 @@ def fingerprint(config: Config, data_digest: str) -> str:
     return identity(config, data_digest)["fingerprint"]
 
 
+def shipped(group: str) -> str:
+    return ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+
+
 def name_of(file: Path) -> str:
     return f"{file.parent.name}={file.stem}"
 
@@ -194,10 +198,10 @@ MISTAKES = {
     "data.classes=1": "data.classes=1 is not allowed: number of classes, from 2 on",
     "data.class_names=[a,b]": "data.class_names has 2 names for data.classes=10",
     "data.checksums.train-images=5": "data.checksums.train-images=5 is not allowed: expected a text: file -> 'sha256:",
-    "data=null": "data=null is not a choice. Choices of data: digits, fashion_mnist, linear, mnist",
-    "data=mnits": "data=mnits is not a choice (did you mean 'mnist'?). Choices of data: digits, fashion_mnist, linear",
-    "data.name=mnits": "data.name='mnits' is not a choice: 'digits', 'mnist', 'fashion_mnist', 'linear'.",
-    "model={}": "model={} is not a choice. Choices of model: cnn, layers, mlp, neuron",
+    "data=null": f"data=null is not a choice. Choices of data: {shipped('data')}",
+    "data=mnits": f"data=mnits is not a choice (did you mean 'mnist'?). Choices of data: {shipped('data')}",
+    "data.name=mnits": "data.name='mnits' is not a choice: 'digits', ",
+    "model={}": f"model={{}} is not a choice. Choices of model: {shipped('model')}",
     "model.units=0": "model.units=0 is not allowed: units of each hidden dense layer, from 1 on: a number or a list",
     "model.units=[8,0]": "model.units.1=0 is not allowed: units of each hidden dense layer, from 1 on",
     "model.units=[8.5]": "model.units.0=8.5 is not allowed: expected a whole number: units of each hidden dense layer",
