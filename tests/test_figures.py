@@ -326,10 +326,10 @@ def test_images_of_any_range_are_scaled_to_black_and_white(images, expected):
 
 def test_predictions_grid_names_prediction_probability_and_actual_class_and_frames_the_wrong():
     images = np.full((2, 4, 4), 255, np.uint8)
-    probabilities = np.array([[0.9, 0.1], [0.25, 0.75]])
+    probabilities = np.array([[1.0, 0.0], [0.25, 0.75]])  # the 1 is one that 32 bits have rounded
     figure = figures.predictions_grid(images, np.array([0, 0]), probabilities, ["cat", "dog"])
     axes = figure.axes[0]
-    assert texts(axes) == ["cat  90.0%\nactual cat", "dog  75.0%\nactual cat"]
+    assert texts(axes) == ["cat  >99.9%\nactual cat", "dog  75.0%\nactual cat"]
     assert [text.get_color() == ORANGE for text in axes.texts] == [False, True]
     assert frames(axes) == 1
     assert heading(figure)[0] == "The first 2 test images: 1 wrong"

@@ -136,6 +136,22 @@ def test_which_figures_there_are_depends_on_what_varies():
     assert drawn(none=[(1,)]) == []
 
 
+def test_the_figures_say_seeds_only_where_there_are_several():
+    def subtitles(runs):
+        return [figure.texts[1].get_text() for figure in leaderboard.figures(rank(runs, "acc")).values()]
+
+    assert subtitles(over_seeds("acc", _1=[1, 2], _2=[3, 4])) == [
+        "2 settings, 4 runs; mean ± standard deviation over seeds",
+        "4 runs; points: runs, line: their mean over seeds",
+    ]
+    grid = [a_run(i, {"a.x": str(i % 2), "a.y": str(i // 2)}, {"acc": i}) for i in range(4)]
+    assert subtitles(over_seeds("acc", _1=[1], _2=[3])) == [
+        "2 settings, 2 runs; one seed each",
+        "2 runs, one for each value",
+    ]
+    assert subtitles(grid)[2] == "4 settings, 4 runs; one seed each"
+
+
 # --- on the parent run ----------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,11 @@ def test_numbers_stand_in_proportion_and_over_decades_by_their_logarithm():
     assert (scale.note, labels(scale)) == ("logarithmic", ["0.0001", "0.001", "0.01"])
 
 
+def test_long_numbers_are_rounded_on_the_axis_as_long_as_that_tells_them_apart():
+    assert labels(Scale.of([0.00392157, 1.0])) == ["0.0039", "1"]
+    assert labels(Scale.of([0.10001, 0.10002, 0.5])) == ["0.16", "0.24", "0.32", "0.4", "0.48"]
+
+
 def test_names_stand_at_equal_distances_and_are_not_joined():
     scale = Scale.of(["relu", "gelu", "relu", "tanh"])
     assert scale.places.tolist() == [0.5, 0, 0.5, 1]
@@ -44,6 +49,14 @@ def test_each_parameter_has_a_panel_with_a_point_for_each_run_and_the_means():
     assert points.get_ydata().tolist() == [0.8, 0.9, 0.7]
     (bars,) = second.collections
     assert [segment[0][1] for segment in bars.get_segments()] == pytest.approx([0.8, 0.8])
+
+
+def test_the_title_names_the_one_parameter_and_a_run_for_each_name_has_no_mean():
+    figure = effects("loss", {"optimizer.name": ["sgd", "adam"]}, [0.8, 0.9], "min")
+    assert figure.texts[0].get_text() == "Effect of optimizer.name on loss"
+    assert not figure.axes[0].collections
+    several = effects("loss", {"a": [1.0, 2.0], "b": [1.0, 2.0]}, [0.8, 0.9], "min")
+    assert several.texts[0].get_text() == "Effect of each parameter on loss"
 
 
 @pytest.mark.parametrize(("mode", "bad", "sign"), [("max", 0.1, "▾ 1 far below"), ("min", 9.0, "▴ 1 far above")])

@@ -154,7 +154,7 @@ def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]
     runs = board.comparison.runs
     count = f"{_plural(len(groups), 'setting')}, {_plural(len(runs), 'run')}"
     mean, std = table[f"{board.metric}_mean"].tolist(), table[f"{board.metric}_std"].fillna(0).tolist()
-    over_seeds = "mean ± standard deviation over seeds" if table.n.max() > 1 else "one seed each"
+    several = bool(table.n.max() > 1)
     drawn = {}
     if len(groups) > 1:
         drawn["01_leaderboard"] = compared.ranking(
@@ -162,26 +162,32 @@ def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]
             [_setting(row, board.varied) for _, row in table.iterrows()],
             mean,
             std,
-            f"{count}; {over_seeds}",
+            f"{count}; {'mean ± standard deviation over seeds' if several else 'one seed each'}",
             style,
         )
     by_setting = {name: [_value(run.params.get(name)) for run, *_ in groups] for name in board.varied}
     by_setting = {name: values for name, values in by_setting.items() if len(set(values)) > 1}
     if by_setting:
+        points = ", one for each value"
+        if len(by_setting) > 1:
+            points = "; points: runs, line: their mean, whatever the other parameters are"
+        elif several:
+            points = "; points: runs, line: their mean over seeds"
         drawn["02_effects"] = sweep.effects(
             board.metric,
             {name: [_value(run.params.get(name)) for run in runs] for name in by_setting},
             [run.metrics[board.metric] for run in runs],
             board.mode,
-            f"{_plural(len(runs), 'run')}; points: runs, line: their mean, whatever the other parameters are",
+            f"{_plural(len(runs), 'run')}{points}",
             style,
         )
     if len(by_setting) == 2:
         (x_name, x), (y_name, y) = sorted(by_setting.items(), key=lambda item: -len(set(item[1])))
         columns, rows = [_shown(value) for value in x], [_shown(value) for value in y]
         if compare.is_grid(columns, rows):
+            of = "mean over seeds" if several else "one seed each"
             drawn["03_heat_map"] = compared.heat_map(
-                board.metric, x_name, columns, y_name, rows, mean, board.mode, f"{count}; mean over seeds", style
+                board.metric, x_name, columns, y_name, rows, mean, board.mode, f"{count}; {of}", style
             )
     if len(by_setting) >= 2:
         drawn["04_parallel_coordinates"] = sweep.parallel_coordinates(

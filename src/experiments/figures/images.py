@@ -195,10 +195,9 @@ def _judged_grid(
         predicted, actual = int(probabilities[index].argmax()), int(labels[index])
         wrong = predicted != actual
         value = float(probabilities[index, predicted])
-        text = (
-            f"{shorten(class_names[predicted], 11)}  {percent(value) if unit == 'probability' else f'{value:.2f}'}\n"
-            f"actual {shorten(class_names[actual], 11)}"
-        )
+        # Softmax is never certain: a probability of 1 is one that 32 bits have rounded.
+        output = percent(min(value, 1 - 1e-9)) if unit == "probability" else f"{value:.2f}"
+        text = f"{shorten(class_names[predicted], 11)}  {output}\nactual {shorten(class_names[actual], 11)}"
         axes.text(
             x - 0.5,
             y - 0.5 + height + 0.25 * (width + gap),

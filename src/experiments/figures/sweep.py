@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Value = float | str | None  # of a parameter; None where a run does not have it
 
 DECADES = 20  # an axis whose values span at least this factor is logarithmic
-LONGEST_TICK = 6  # characters; a number with more was drawn by a search, and stands where it stands
+LONGEST_TICK = 6  # characters; a number with more is rounded
 MOST_TICKS = 8  # values of a parameter that are each given a tick; the means of more are taken in bins
 BINS = 6  # at most, of at least four runs each
 FEW = 8  # runs, too few to call one an exception
@@ -57,9 +57,15 @@ class Scale:
                 return np.asarray(np.log(x / low) / np.log(high / low))
             return np.asarray((x - low) / (high - low))
 
-        few = len(known) <= MOST_TICKS and all(len(f"{mark:g}") <= LONGEST_TICK for mark in known)
-        marks = known if few else _round_numbers(low, high, logarithmic)
-        ticks = [(float(p), f"{mark:g}") for p, mark in zip(place(marks), marks, strict=True)]
+        marks, labels = known, [_rounded(mark) for mark in known]
+        if (
+            len(set(labels)) < len(labels)
+            or len(labels) > MOST_TICKS
+            or max(map(len, labels), default=0) > LONGEST_TICK
+        ):
+            marks = _round_numbers(low, high, logarithmic)
+            labels = [f"{mark:g}" for mark in marks]
+        ticks = [(float(p), label) for p, label in zip(place(marks), labels, strict=True)]
         missing = np.isnan(numbers)
         if missing.any():
             ticks.insert(0, (MISSING, "none"))
@@ -93,7 +99,8 @@ def effects(
     left, gap, below = 0.95, 0.35, 0.85
     width = (WIDTH - left - MARGIN - (columns - 1) * gap) / columns
     height = 3.4 if columns == 1 else 2.3
-    figure = new_page(palette, rows * (height + below), f"Effect of each parameter on {_literal(metric)}", subtitle)
+    what = "each parameter" if len(parameters) > 1 else shorten(next(iter(parameters)), 40)
+    figure = new_page(palette, rows * (height + below), _literal(f"Effect of {what} on {metric}"), subtitle)
     for number, (name, given) in enumerate(parameters.items()):
         row, column = divmod(number, columns)
         bottom = (rows - 1 - row) * (height + below) + below - 0.1
@@ -103,8 +110,9 @@ def effects(
         for part in (inside & joined, inside & ~joined):
             if not part.any():
                 continue
-            if len(parameters) > 1 and len(np.unique(scale.places[part])) == part.sum() <= MOST_TICKS:
-                continue  # a run for each value says nothing of this parameter alone
+            lone = len(np.unique(scale.places[part])) == part.sum() <= MOST_TICKS
+            if lone and (len(parameters) > 1 or not part[joined].any()):
+                continue  # a run for each value says nothing of one parameter of several; names are not joined
             at, means = _means(scale.places[part], y[part])
             if part[joined].any():
                 axes.plot(at, means, color=palette.orange, linewidth=2, zorder=2)
@@ -292,6 +300,11 @@ def _fit(name: str, width: float) -> str:
 
 def _text(value: Value) -> str:
     return "none" if value is None else value if isinstance(value, str) else f"{value:g}"
+
+
+def _rounded(number: float) -> str:
+    text = f"{number:g}"
+    return text if len(text) <= LONGEST_TICK else f"{number:.2g}"
 
 
 def _by_number(name: str) -> tuple[int, float, str]:
