@@ -37,6 +37,24 @@ def test_every_preset_names_its_command_and_composes_with_every_experiment(file:
         assert config.tracking.experiment == "debug"
 
 
+@pytest.mark.parametrize(
+    ("override", "now"),
+    [
+        ("data.limit=2000", "data.limit=2000 and training.batch_size=32 there are 63"),
+        ("training.batch_size=16", "data.limit=32 and training.batch_size=16 there are 2"),
+        ("data.limit=null", "data.limit=null and training.batch_size=32 there are 1,875"),
+    ],
+)
+def test_overfit_is_refused_on_more_than_one_batch(override: str, now: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_jobs(["debug=overfit", override], multirun=False)
+    assert str(caught.value) == (
+        f"debug=overfit trains on one batch, and with {now}. Leave both out, or give both the same number:"
+        " data.limit=64 training.batch_size=64"
+    )
+    compose_jobs(["debug=overfit", "data.limit=64", "training.batch_size=64"], multirun=False)
+
+
 def test_smoke_does_a_few_batches_of_everything_in_an_experiment_of_its_own(uri: str) -> None:
     made = run(uri, *DIGITS, "debug=smoke")
     client = tracking.connect(uri)

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import choices
 from experiments.choices import CONF
-from experiments.config import PROJECT, Config, descriptions, fingerprint, shown, validate
+from experiments.config import PROJECT, Config, descriptions, fingerprint, shown, training_examples, validate
 from experiments.errors import ConfigError
 from experiments.schema import did_you_mean, listed
 
@@ -153,7 +154,21 @@ def compose_each(jobs: list[list[str]]) -> list[ComposedJob]:
         with contextlib.suppress(*NOT_COMPOSABLE):  # told when the job is composed
             _refuse_files_that_set_hydra(list(chosen))
     read: dict[tuple[str, ...], DictConfig] = {}
-    return [ComposedJob(validate(_compose(job, read)), job) for job in jobs]
+    composed = [ComposedJob(validate(_compose(job, read)), job) for job in jobs]
+    for job in composed:
+        _refuse_several_batches(job)
+    return composed
+
+
+def _refuse_several_batches(job: ComposedJob) -> None:
+    """debug=overfit is about one batch, and an override beside it wins over the preset."""
+    examples, batch = training_examples(job.config), job.config.training.batch_size
+    if examples > batch and any(override.lstrip("+") == "debug=overfit" for override in job.overrides):
+        raise ConfigError(
+            f"debug=overfit trains on one batch, and with data.limit={shown(job.config.data.limit)} and"
+            f" training.batch_size={batch} there are {math.ceil(examples / batch):,}. Leave both out, or give both the"
+            " same number: data.limit=64 training.batch_size=64"
+        )
 
 
 def _search(folder: Path) -> None:
