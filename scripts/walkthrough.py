@@ -2,9 +2,10 @@
 
 python scripts/walkthrough.py           all of it, in ten minutes on two quiet cores, in a store of its own
 
-A picture's title is the artifact of the run above it: ![What it shows](images/walkthrough/NAME.png "figures/NAME.png").
-A block of text below a command holds lines that it prints; each is renewed by the line that begins with the same word.
-RUN_ID stands for the last run that is no sweep.
+A picture's title is the artifact of the run above it: ![What it shows](images/walkthrough/NAME.png "figures/NAME.png"),
+or a file that the command above it writes: "outputs/NAME.png". A block of text below a command holds lines that it
+prints; each is renewed by the next line that begins with the same word. RUN_ID stands for the last run that is no
+sweep, SWEEP_ID for the last sweep.
 """
 
 import argparse
@@ -35,7 +36,7 @@ class Step(NamedTuple):
     Attributes:
         command: as it is written, comment aside.
         printed: lines of text below it.
-        pictures: file on the page -> artifact of the last run.
+        pictures: file on the page -> artifact of the last run, or file in outputs/.
     """
 
     command: str
@@ -62,19 +63,21 @@ def first_word(line: str) -> str:
     return next(iter(re.findall(r"[\w./-]*\w[\w./-]*", line)), "")
 
 
-def renewed(line: str, output: str) -> str:
-    """The line of the output that begins with the same word.
+def renewed(lines: list[str], output: str) -> list[str]:
+    """For each line the next one of the output that begins with the same word.
 
     Raises:
         ValueError: there is none.
     """
-    word = first_word(line)
-    if not word:
-        return line
-    for other in output.splitlines():
-        if first_word(other) == word:
-            return other.rstrip()
-    raise ValueError(f"No line begins with {word!r} in:\n{output}")
+    rest = iter(output.splitlines())
+    found = []
+    for line in lines:
+        word = first_word(line)
+        new = next((other.rstrip() for other in rest if first_word(other) == word), None) if word else line
+        if new is None:
+            raise ValueError(f"No further line begins with {word!r} in:\n{output}")
+        found.append(new)
+    return found
 
 
 def last_run(uri: str) -> RunRecord:
@@ -87,21 +90,25 @@ def run_steps(text: str, uri: str) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "COLUMNS": "120", "NO_COLOR": "1"}
     blocks: list[str] = []
-    run_id = ""
+    run_id = sweep_id = ""
     for step in steps(text):
-        command = step.command.replace("RUN_ID", run_id)
+        command = step.command.replace("RUN_ID", run_id).replace("SWEEP_ID", sweep_id)
         began = time.monotonic()
         done = subprocess.run(
             command, shell=True, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
         print(f"{time.monotonic() - began:3.0f} s  {command}", flush=True)
         if step.printed:
-            blocks.append("".join(renewed(line, done.stdout) + "\n" for line in step.printed))
+            blocks.append("".join(line + "\n" for line in renewed(step.printed, done.stdout)))
         if command.startswith("python run.py") and "--cfg" not in command:
             made = last_run(uri)
-            run_id = run_id if "sweep" in made.tags else made.run_id
+            if "sweep" in made.tags:
+                sweep_id = made.run_id
+            else:
+                run_id = made.run_id
         for target, artifact in step.pictures.items():
-            shrink(tracking.download(uri, made.run_id, artifact), target)
+            written = artifact.startswith("outputs/")
+            shrink(PROJECT / artifact if written else tracking.download(uri, made.run_id, artifact), target)
     new = iter(blocks)
     return re.sub(r"(?<=```text\n).*?(?=```)", lambda _: next(new), text, flags=re.DOTALL)
 
