@@ -15,6 +15,7 @@ from experiments.figures.style import (
     add_axes,
     add_legend,
     new_page,
+    readable,
     shorten,
     text_width,
 )
@@ -103,17 +104,15 @@ def heat_map(
     )
     axes = add_axes(figure, palette, left, 0.65, WIDTH - left - MARGIN, height)
     colours = LinearSegmentedColormap.from_list("metric", [palette.background, palette.blue])
-    low, high = np.nanmin(values), np.nanmax(values)
-    axes.imshow(values, aspect="auto", origin="lower", cmap=colours if mode == "max" else colours.reversed())
+    image = axes.imshow(values, aspect="auto", origin="lower", cmap=colours if mode == "max" else colours.reversed())
+    cells = image.to_rgba(values)[..., :3]
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            strength = (value - low) / (high - low or 1)
-            strength = strength if mode == "max" else 1 - strength
             axes.text(
                 column,
                 row,
                 f"{value:.4g}",
-                color=palette.background if strength > 0.6 else palette.text,
+                color=readable(palette, cells[row, column]),
                 fontsize=9 if len(columns) <= 12 else 6,
                 ha="center",
                 va="center",

@@ -11,13 +11,13 @@ from experiments.figures.style import (
     MARGIN,
     PALETTES,
     WIDTH,
-    Palette,
     Style,
     add_axes,
     add_legend,
     new_page,
     percent,
     plural,
+    readable,
     shorten,
     text_width,
 )
@@ -76,7 +76,7 @@ def confusion_matrix(
     axes.imshow(cells)
     size = min(12.0, 110 / classes)
     for row, column in np.argwhere(counts):
-        color = _readable(palette, cells[row, column])
+        color = readable(palette, cells[row, column])
         axes.text(
             column, row, f"{counts[row, column]:,}", color=color, fontsize=size, ha="center", va="center_baseline"
         )
@@ -210,15 +210,6 @@ def _wilson_interval(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> t
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return centre - half, centre + half
-
-
-def _readable(palette: Palette, cell: np.ndarray) -> str:
-    """Of the text's and the background's colour the one that stands out more from a cell's RGB."""
-    from matplotlib.colors import to_rgb
-
-    weights = np.array([0.2126, 0.7152, 0.0722])
-    distances = {color: abs((to_rgb(color) - cell) @ weights) for color in (palette.text, palette.background)}
-    return max(distances, key=distances.__getitem__)
 
 
 def _blend(background: str, ink: str, strength: np.ndarray) -> np.ndarray:

@@ -133,6 +133,15 @@ def scaled(images: np.ndarray) -> np.ndarray:
     return (images - low) / ((high - low) or 1.0)
 
 
+def readable(palette: Palette, cell: np.ndarray) -> str:
+    """Of the text's and the background's colour the one that stands out more from a cell's RGB."""
+    from matplotlib.colors import to_rgb
+
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    distances = {color: abs((to_rgb(color) - cell) @ weights) for color in (palette.text, palette.background)}
+    return max(distances, key=distances.__getitem__)
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Writes the figure as a PNG, about 900 pixels wide."""
     figure.savefig(path, format="png", dpi=DPI)
