@@ -43,7 +43,7 @@ def spools(tmp_path, monkeypatch):
 def store(tmp_path_factory):
     """A local store in a folder whose name needs quoting."""
     uri = tracking.resolve_uri(f"sqlite:///{tmp_path_factory.mktemp('a store') / '50%' / 'mlflow.db'}")
-    tracking.prepare_store(uri, "digits")
+    tracking.connect(uri)
     return uri
 
 
@@ -92,7 +92,7 @@ def test_mlflow_is_not_imported_before_it_is_needed():
 )
 def test_a_store_that_cannot_be_used_is_refused_with_the_way_out(uri, message):
     with pytest.raises(StoreError) as refusal:
-        tracking.prepare_store(tracking.resolve_uri(uri), "digits")
+        tracking.connect(tracking.resolve_uri(uri))
     assert message in str(refusal.value)
 
 
@@ -104,14 +104,14 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
 
 
 def test_checking_a_store_keeps_the_locks_that_this_process_has_on_it(store):
-    client, experiment_id = tracking.connect(store), tracking.prepare_store(store, "digits")
+    client = tracking.connect(store)
     tracking.check_uri(store)
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); c.close()"
     )
     # Without the locks, the other process takes itself for the last one and deletes the write-ahead log.
     subprocess.run([sys.executable, "-c", code, store.removeprefix("sqlite:///")], check=True)
-    client.set_terminated(client.create_run(experiment_id).info.run_id)
+    client.set_terminated(client.create_run("0").info.run_id)
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -122,7 +122,7 @@ def test_a_server_that_does_not_answer_at_the_start_is_told_within_ten_seconds(s
             sock.listen()
         uri, started = f"http://me:secret@127.0.0.1:{sock.getsockname()[1]}", time.monotonic()
         with pytest.raises(StoreError) as refusal:
-            tracking.prepare_store(uri, "digits")
+            tracking.connect(uri)
     assert time.monotonic() - started < 10
     message = str(refusal.value)
     assert f"The tracking server {uri.replace('me:secret@', '')} does not answer" in message
@@ -136,7 +136,7 @@ def test_eight_processes_that_start_together_on_no_store_all_log_to_the_right_ex
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert errors == [""] * 8
     client = tracking.connect(uri)
-    runs = client.search_runs([tracking.prepare_store(uri, "digits")])
+    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert sorted(run.info.run_name for run in runs) == [f"run {i}" for i in range(8)]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.metrics["loss"] for run in runs} == {0.5}
@@ -170,7 +170,8 @@ def test_a_killed_run_is_marked_by_the_next_command_and_a_live_one_is_not_and_si
     killed.kill()
     killed.wait()
     client = tracking.connect(store)
-    tracking.prepare_store(store, "digits")
+    with tracking.open_run(store, "digits", "next", {}, {}):
+        pass
     run = client.get_run(killed_id)
     assert (run.info.status, client.get_run(terminated_id).info.status) == ("KILLED", "RUNNING")
     assert run.data.tags["end_reason"] == "the process vanished: killed, or the machine went down"
@@ -188,7 +189,8 @@ def test_a_killed_run_is_marked_by_the_next_command_and_a_live_one_is_not_and_si
 
 
 def test_a_run_of_before_a_reboot_is_dead_and_one_of_another_host_is_left_alone(store):
-    client, experiment_id = tracking.connect(store), tracking.prepare_store(store, "reboot")
+    client = tracking.connect(store)
+    experiment_id = client.create_experiment("reboot")
     before = {**tracking._process_tags(), "process.boot_id": "another"}
     rebooted = client.create_run(experiment_id, tags=before)
     elsewhere = client.create_run(experiment_id, tags={**before, "process.host": "elsewhere"})
@@ -237,8 +239,7 @@ def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
         run.log_metrics({"loss": np.float32(0.5), "accuracy": 1}, epoch=1)
         run.log_metrics({"loss": float("nan")}, epoch=2)
         run.log_metrics({"test_loss": 0.25})
-        run.log_file(tmp_path / "a.png", "figures")
-        run.log_artifacts(tmp_path, "all")
+        run.log_artifacts(tmp_path, "figures")
         run.log_text("seed: 0\n", "config/config.yaml")
         for rows in (1, 2):  # a table logged again is replaced
             run.log_table({"digit": list(range(rows)), "errors": list(range(rows))}, "tables/errors.json")
@@ -251,7 +252,7 @@ def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
     assert np.isnan(found.data.metrics["loss"])
     assert found.data.tags["fingerprint"] == "abc"
     assert found.data.tags["mlflow.loggedArtifacts"] == '[{"path": "tables/errors.json", "type": "table"}]'
-    assert {file.path for file in client.list_artifacts(run.run_id)} == {"figures", "all", "config", "tables"}
+    assert {file.path for file in client.list_artifacts(run.run_id)} == {"figures", "config", "tables"}
     assert artifact(run, "config/config.yaml") == "seed: 0\n"
     assert json.loads(artifact(run, "tables/errors.json")) == {"columns": ["digit", "errors"], "data": [[0, 0], [1, 1]]}
     datasets = {use.dataset.name: (use.dataset, use.tags[0].value) for use in found.inputs.dataset_inputs}
@@ -287,10 +288,14 @@ def test_an_unknown_run_is_refused(store):
 
 
 def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(store):
-    experiment_id = tracking.prepare_store(store, "deleted")
-    tracking.connect(store).delete_experiment(experiment_id)
-    with pytest.raises(StoreError, match=f"mlflow experiments restore --experiment-id {experiment_id} - or choose"):
-        tracking.prepare_store(store, "deleted")
+    client = tracking.connect(store)
+    experiment_id = client.create_experiment("deleted")
+    client.delete_experiment(experiment_id)
+    with (
+        pytest.raises(StoreError, match=f"mlflow experiments restore --experiment-id {experiment_id} - or choose"),
+        tracking.open_run(store, "deleted", None, {}, {}),
+    ):
+        pass
 
 
 @pytest.mark.slow
@@ -368,7 +373,8 @@ def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_pa
     import keras
 
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
-    (tmp_path / "a.txt").write_text("kept")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("kept")
     server = Server(tmp_path / "server")
     server.start()
     try:
@@ -379,8 +385,8 @@ def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_pa
             started = time.monotonic()
             for epoch in (2, 3, 4):
                 run.log_metrics({"loss": 1 / epoch}, epoch)
-            run.log_file(tmp_path / "a.txt", "files")
-            (tmp_path / "a.txt").unlink()
+            run.log_artifacts(tmp_path / "files", "files")
+            shutil.rmtree(tmp_path / "files")
             run.log_text("text", "texts/b.txt")
             run.log_dataset("digits", "d" * 64, "/data", {"num_rows": 1})
             run.log_model(model, np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32))
@@ -406,10 +412,11 @@ def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_pa
 
         server.start()
         again = shutil.copy(spools / f"{run.run_id}.jsonl", tmp_path)
-        tracking.prepare_store(server.uri, "digits")
-        assert list(spools.iterdir()) == []
+        with tracking.open_run(server.uri, "digits", "next", {}, {}):
+            assert list(spools.iterdir()) == []
         shutil.copy(again, spools)
-        tracking.prepare_store(server.uri, "digits")
+        with tracking.open_run(server.uri, "digits", "next", {}, {}):
+            pass
         assert capfd.readouterr().err == ""
         assert list(spools.iterdir()) == []
 

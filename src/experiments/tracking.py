@@ -171,18 +171,6 @@ def create_database(uri: str) -> None:
         temporary.rename(database)
 
 
-def prepare_store(uri: str, experiment: str) -> str:
-    """Makes the store ready for runs: it exists, nothing is left in spools, dead runs are marked.
-
-    Returns:
-        The id of the experiment, which is created if need be.
-
-    Raises:
-        StoreError: if the store cannot be used or the experiment is deleted.
-    """
-    return _prepare(connect(uri), uri, experiment)
-
-
 def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = None) -> list[str]:
     """Marks as KILLED the runs that are RUNNING in the store but whose process on this host is gone.
 
@@ -427,10 +415,6 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._log({"tags": dict(tags)})
 
-    def log_file(self, path: Path, folder: str = "") -> None:
-        """Uploads a file into a folder of the run's artifacts."""
-        self._log({"artifacts": folder, "source": str(path)})
-
     def log_artifacts(self, path: Path, folder: str = "") -> None:
         """Uploads what is in a folder into a folder of the run's artifacts."""
         self._log({"artifacts": folder, "source": str(path)})
@@ -441,7 +425,7 @@ class Run:
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary, name)
             path.write_text(text, encoding="utf-8")
-            self.log_file(path, folder)
+            self._log({"artifacts": folder, "source": str(path)})
 
     @span("tables")
     def log_table(self, columns: Any, artifact: str) -> None:
