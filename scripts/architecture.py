@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.config import PROJECT
+from experiments import PROJECT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

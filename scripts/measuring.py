@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from experiments import runtime
+from experiments import PROJECT, runtime
 from experiments.compose import compose_jobs
-from experiments.config import PROJECT
 
 T = TypeVar("T")
 Call = tuple[float, tuple[Any, ...]]  # seconds, arguments

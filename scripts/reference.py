@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from experiments import choices
+from experiments import PROJECT, choices
 from experiments.choices import CONF
-from experiments.config import PROJECT, descriptions, flatten
+from experiments.config import descriptions, flatten
 from experiments.schema import Config
 
 REFERENCE = PROJECT / "docs" / "reference.md"

@@ -18,8 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from experiments import tracking
-from experiments.config import PROJECT
+from experiments import PROJECT, tracking
 from experiments.runs import RunRecord, with_tags
 
 PAGE = PROJECT / "docs" / "walkthrough.md"

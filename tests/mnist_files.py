@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import PROJECT
 from pydantic import TypeAdapter
 
 from experiments.errors import DataError
 from experiments.image_files import FILES, NPZ_KEYS
 from experiments.schema import DataConfig, Digits, ImageFiles, Linear
 
-CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
+CONF = PROJECT / "conf" / "data"
 SCHEMA = {"mnist": ImageFiles, "fashion_mnist": ImageFiles, "digits": Digits, "linear": Linear}
 
 TRAIN, TEST = 12, 5

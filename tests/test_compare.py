@@ -11,16 +11,16 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 
 from experiments import compare, runs, tracking
 from experiments.errors import StoreError
 from experiments.figures import save
 from experiments.runs import RunRecord
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "compare.py"
+SCRIPT = PROJECT / "scripts" / "compare.py"
 
 
 def a_run(number, params=None, metrics=None, tags=None, status="FINISHED", name=None):

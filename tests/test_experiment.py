@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHRUNK, command, start
+from conftest import PROJECT, SHRUNK, command, start
 from mnist_files import idx
 from stores import artifact, files, history, runs
 
@@ -226,7 +226,7 @@ def test_every_shipped_choice_trains(choices: str, uri: str) -> None:
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
     group = choices.partition("=")[0]
     names = {run.data.params[f"{group}.name"] for run in runs(uri) if "sweep" not in run.data.tags}
-    shipped = {path.stem for path in (Path(__file__).parents[1] / "conf" / group).glob("*.yaml")}
+    shipped = {path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")}
     assert names == shipped - {"neuron"}
 
 

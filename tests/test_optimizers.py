@@ -2,12 +2,12 @@
 
 import inspect
 from math import cos, pi, sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from conftest import PROJECT
 from pydantic import ValidationError
 
 from experiments import optimizers
@@ -15,7 +15,7 @@ from experiments.keras_api import table
 from experiments.own_optimizers import OWN
 from experiments.schema import Constant, Cosine, Exponential, OneCycle, Optimizer, Piecewise
 
-CONF = Path(__file__).resolve().parents[1] / "conf" / "optimizer"
+CONF = PROJECT / "conf" / "optimizer"
 FILES = sorted(file.stem for file in CONF.glob("*.yaml"))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 
 from experiments import spool, tracking
 from experiments.errors import StoreError, Terminated
@@ -67,7 +68,7 @@ def history(run, key):
 
 def test_the_uri_is_the_configs_else_the_environments_else_the_projects_own_store(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.resolve_uri(None) == f"sqlite:///{Path(__file__).resolve().parents[1]}/mlruns/mlflow.db"
+    assert tracking.resolve_uri(None) == f"sqlite:///{PROJECT}/mlruns/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert tracking.resolve_uri(None) == "http://tracking:5000"
     monkeypatch.chdir(tmp_path)

@@ -9,9 +9,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 
 pytestmark = pytest.mark.slow
-UI = Path(__file__).parents[1] / "scripts" / "ui.py"
+UI = PROJECT / "scripts" / "ui.py"
 
 
 def run_ui(*options: str) -> subprocess.CompletedProcess[str]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments import PROJECT
 from experiments.errors import UserError
 from experiments.profiling import span
 
-FOLDER = Path(__file__).resolve().parents[2] / "outputs" / "checkpoints"
+FOLDER = PROJECT / "outputs" / "checkpoints"
 
 
 def path(run_id: str) -> Path:

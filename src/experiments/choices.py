@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.config import PROJECT
+from experiments import PROJECT
 
 CONF = PROJECT / "conf"
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import tracking
+from experiments import PROJECT
 from experiments.errors import UserError
 from experiments.runs import RunRecord
 
@@ -201,7 +201,7 @@ class CodeChange:
         return f"git diff {self.older[:12]} {self.newer[:12]}"
 
 
-def code_changes(runs: Sequence[RunRecord], project: Path = tracking.PROJECT) -> list[CodeChange]:
+def code_changes(runs: Sequence[RunRecord], project: Path = PROJECT) -> list[CodeChange]:
     """The steps between the commits of the runs, in the order in which they were first used."""
     in_order = (code(run)[0] for run in sorted(runs, key=lambda run: run.start_time))
     # Tags are foreign text, and this goes into a command.
@@ -220,7 +220,7 @@ def _changed_files(older: str, newer: str, project: Path) -> str:
     return done.stdout.rstrip() or "no file differs"
 
 
-def notes(comparison: Comparison, project: Path = tracking.PROJECT) -> list[str]:
+def notes(comparison: Comparison, project: Path = PROJECT) -> list[str]:
     """In lines of text: how the runs are ranked, and how their code and data differ."""
     runs = comparison.runs
     lines = []
@@ -298,7 +298,7 @@ def as_csv(comparison: Comparison) -> str:
     return str(pd.DataFrame(columns | facts | numbers).to_csv(index=False))
 
 
-def as_json(comparison: Comparison, project: Path = tracking.PROJECT) -> str:
+def as_json(comparison: Comparison, project: Path = PROJECT) -> str:
     """All of the comparison; numbers that JSON does not have (NaN, infinity) are null."""
     rows = []
     for position, group in enumerate(comparison.groups):

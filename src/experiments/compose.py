@@ -29,9 +29,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import choices
+from experiments import PROJECT, choices
 from experiments.choices import CONF
-from experiments.config import PROJECT, Config, descriptions, fingerprint, shown, training_examples, validate
+from experiments.config import Config, descriptions, fingerprint, shown, training_examples, validate
 from experiments.errors import ConfigError
 from experiments.schema import did_you_mean, listed
 

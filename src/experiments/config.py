@@ -66,7 +66,6 @@ __all__ = [
     "validate",
 ]  # fmt: skip
 
-PROJECT = Path(__file__).resolve().parents[2]
 LARGE_NETWORK = 1_000_000  # weights; below, a second thread within an operation costs more than it gains
 EXPECTED = {
     "int_type": "a whole number",

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments import image_files
+from experiments import PROJECT, image_files
 from experiments.download import MIRRORS, download
 from experiments.errors import DataError
 from experiments.image_files import DamagedError
 from experiments.profiling import span
 from experiments.schema import DataConfig, Digits, ImageFiles, Linear
 
-CACHE = Path(__file__).resolve().parents[2] / "data"
+CACHE = PROJECT / "data"
 KERAS_CACHE = {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}
 
 # Second words of the generators' seeds: each use of randomness here has a stream of its own.

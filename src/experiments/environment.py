@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
-from experiments.config import PROJECT
+from experiments import PROJECT
 from experiments.profiling import span
 
 LARGEST_NEW_FILE, MOST_NEW_FILES = 100_000, 100  # bytes; beyond them a new file is data rather than code

@@ -12,6 +12,7 @@ from typing import NoReturn
 import yaml
 
 from experiments import (
+    PROJECT,
     checkpoints,
     cluster,
     data,
@@ -24,7 +25,7 @@ from experiments import (
     summary,
     tracking,
 )
-from experiments.config import PROJECT, Config, Linear, as_dict, flatten, identity
+from experiments.config import Config, Linear, as_dict, flatten, identity
 from experiments.errors import TrainingError
 from experiments.evaluation import Evaluator
 from experiments.progress import Progress

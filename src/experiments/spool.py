@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from experiments import PROJECT
+
 Operation = dict[str, Any]
 
-FOLDER = Path(__file__).resolve().parents[2] / "outputs" / "spool"
+FOLDER = PROJECT / "outputs" / "spool"
 
 
 class Spool:

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import checkpoints, data, evaluate, leaderboard, runs, study, summary, tracking
+from experiments import PROJECT, checkpoints, data, evaluate, leaderboard, runs, study, summary, tracking
 from experiments.compose import ComposedJob, ComposedSweep
-from experiments.config import PROJECT, Config, as_dict, identity, objective, validate
+from experiments.config import Config, as_dict, identity, objective, validate
 from experiments.errors import ConfigError, TrainingError, UserError
 
 FOLDER = PROJECT / "outputs" / "sweeps"

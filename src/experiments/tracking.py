@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from experiments import PROJECT
 from experiments.errors import Pruned, StoreError, Terminated
 from experiments.profiling import span
 from experiments.spool import Operation, Spool, left_behind
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-PROJECT = Path(__file__).resolve().parents[2]
 MODEL = "model"  # runs:/<run id>/model
 
 # The columns of the runs table. MLflow's own choice has neither metrics nor params; what no run has is not shown.
