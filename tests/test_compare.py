@@ -15,7 +15,7 @@ from contextlib import closing
 import pytest
 from conftest import PROJECT
 
-from experiments import compare, runs, tracking
+from experiments import compare, processes, runs, tracking
 from experiments.errors import StoreError
 from experiments.figures import save
 from experiments.runs import RunRecord
@@ -510,9 +510,9 @@ def test_a_sweep_is_ranked_by_its_own_objective_unless_another_is_asked_for(tmp_
 
 def test_a_run_whose_process_is_gone_is_shown_as_killed(tmp_path):
     client = tracking.connect(f"sqlite:///{tmp_path}/mlflow.db")
-    gone = {**tracking._process_tags(), "process.boot_id": "an earlier start"}
+    gone = {**processes.tags(), "process.boot_id": "an earlier start"}
     log(client, "0", "gone", {}, {"loss": 1.0}, "RUNNING", gone)
-    log(client, "0", "alive", {}, {"loss": 1.0}, "RUNNING", tracking._process_tags())
+    log(client, "0", "alive", {}, {"loss": 1.0}, "RUNNING", processes.tags())
     log(client, "0", "foreign", {}, {"loss": 1.0}, "RUNNING")
     _, found, _ = runs.of_experiment(client)
     assert {run.name: run.status for run in found} == {"gone": "KILLED", "alive": "RUNNING", "foreign": "RUNNING"}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from experiments import spool, tracking
+from experiments import processes, spool, tracking
 from experiments.errors import StoreError, Terminated
 
 PROCESS = """
@@ -192,7 +192,7 @@ def test_a_killed_run_is_marked_by_the_next_command_and_a_live_one_is_not_and_si
 def test_a_run_of_before_a_reboot_is_dead_and_one_of_another_host_is_left_alone(store):
     client = tracking.connect(store)
     experiment_id = client.create_experiment("reboot")
-    before = {**tracking._process_tags(), "process.boot_id": "another"}
+    before = {**processes.tags(), "process.boot_id": "another"}
     rebooted = client.create_run(experiment_id, tags=before)
     elsewhere = client.create_run(experiment_id, tags={**before, "process.host": "elsewhere"})
     untagged = client.create_run(experiment_id)

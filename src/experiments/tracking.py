@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import socket
 import sqlite3
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from experiments import PROJECT
+from experiments import PROJECT, processes
 from experiments.errors import Pruned, StoreError, Terminated
 from experiments.profiling import span
 from experiments.spool import Operation, Spool, left_behind
@@ -183,7 +182,7 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
     Returns:
         The ids of the runs marked.
     """
-    here = _process_tags()
+    here = processes.tags()
     if "process.boot_id" not in here:
         return []
     if experiment_ids is None:
@@ -191,7 +190,7 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
     running = _search(
         client, experiment_ids, f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
     )
-    dead = [run for run in running if _is_dead(run.data.tags)]
+    dead = [run for run in running if processes.is_dead(run.data.tags)]
     for run in dead:
         last = max((point.timestamp for point in _points(client, run)), default=run.info.start_time)
         end(client, run.info.run_id, "KILLED", "the process vanished: killed, or the machine went down", last)
@@ -360,7 +359,7 @@ def open_run(
     """
     client = connect(uri)
     experiment_id = _prepare(client, uri, experiment)
-    tags = {**_source_tags(), **tags, **_process_tags()}
+    tags = {**_source_tags(), **tags, **processes.tags()}
     with _store_errors(uri):
         if run_id is None:
             run = Run(client, uri, client.create_run(experiment_id, run_name=name, tags=tags))
@@ -761,34 +760,6 @@ def _search(client: "MlflowClient", experiment_ids: list[str], filter_string: st
 def _points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
     for key in run.data.metrics:
         yield from client.get_metric_history(run.info.run_id, key)
-
-
-def _process_tags() -> dict[str, str]:
-    """What tells this process from all others, also after a restart of the machine."""
-    tags = {"process.host": socket.gethostname(), "process.pid": str(os.getpid())}
-    start = _start_time(tags["process.pid"])
-    if start is not None:
-        tags |= {"process.boot_id": _boot_id(), "process.start_time": start}
-    return tags
-
-
-def _is_dead(tags: Mapping[str, str]) -> bool:
-    if tags.get("process.boot_id", "") != _boot_id():
-        return "process.boot_id" in tags
-    return _start_time(tags["process.pid"]) != tags["process.start_time"]
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _start_time(pid: str) -> str | None:
-    """Clock ticks from the start of the machine to that of the process; None if there is none, or no /proc."""
-    try:
-        state, *fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else fields[18]
 
 
 def _source_tags() -> dict[str, str]:
