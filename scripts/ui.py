@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from experiments import tracking
+from experiments import tracking, ui_pages
 from experiments.errors import StoreError, UserError
 
 
@@ -78,9 +78,10 @@ def pages(uri: str, experiment: str | None, sweep: str | None) -> list[str]:
     client = tracking.connect(uri)
     tracking.mark_dead_runs(client)
     if sweep is None:
-        return [tracking.runs_table(client, tracking.latest_experiment(client, experiment))]
+        experiment_id = tracking.latest_experiment(client, experiment)
+        return [ui_pages.runs_table(experiment_id, client.get_experiment(experiment_id).tags)]
     table = tracking.find_sweep(client, sweep)
-    return [table, tracking.as_charts(table)]
+    return [table, ui_pages.as_charts(table)]
 
 
 def start(uri: str, host: str, port: int, log: int) -> "subprocess.Popen[bytes]":

@@ -42,7 +42,7 @@ def test_only_tracking_imports_mlflow() -> None:
 
 # module -> the modules of ours that it may know; what is not listed may be known by none of those above it.
 LAYERS = [
-    {"errors", "keras_api", "figures", "spool", "profiling", "own_optimizers", "processes"},
+    {"errors", "keras_api", "figures", "spool", "profiling", "own_optimizers", "processes", "ui_pages"},
     {"schema", "pictures"},
     {"config", "cluster", "image_files"},
     {"choices"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from experiments import compare, resume, summary, tracking
+from experiments import compare, resume, summary, tracking, ui_pages
 from experiments.compare import Comparison, Mode
 from experiments.runs import RunRecord
 
@@ -295,13 +295,13 @@ def note(
         failures: the jobs that did not finish, a line for each.
         pictures: names of the figures among the artifacts.
     """
-    table = tracking.sweep_table(experiment_id, parent_id)
-    links = {"all runs": table, "charts": tracking.as_charts(table)}
+    table = ui_pages.sweep_table(experiment_id, parent_id)
+    links = {"all runs": table, "charts": ui_pages.as_charts(table)}
     if board is not None:
         ids = [run.run_id for run in board.comparison.runs[:COMPARED]]
         links |= {
-            "runs side by side": tracking.compare_page(experiment_id, ids),
-            "the best run": tracking.run_page(experiment_id, board.best.run_id),
+            "runs side by side": ui_pages.compare_page(experiment_id, ids),
+            "the best run": ui_pages.run_page(experiment_id, board.best.run_id),
         }
     # Relative to the page, so that they hold on every server, also behind a prefix.
     linked = " · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items())
@@ -415,7 +415,7 @@ def show(run: tracking.Run, board: Leaderboard | None, commands: Mapping[str, st
         console.print(f"\n{headline(board)}.\n{verdict(board)}")
     console.print(f"\nSweep {run.name} ({run.run_id}) in {tracking.shown(run.uri)}")
     if run.uri.startswith("http"):
-        console.print(tracking.shown(run.uri).rstrip("/") + tracking.sweep_table(run.experiment_id, run.run_id))
+        console.print(tracking.shown(run.uri).rstrip("/") + ui_pages.sweep_table(run.experiment_id, run.run_id))
     console.print("\nNext:")
     for word, line in commands.items():
         console.print(f"  {line}  # {word}")

@@ -19,9 +19,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
 
-from experiments import PROJECT, processes
+from experiments import PROJECT, processes, ui_pages
 from experiments.errors import Pruned, StoreError, Terminated
 from experiments.profiling import span
 from experiments.spool import Operation, Spool, left_behind
@@ -33,25 +32,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 MODEL = "model"  # runs:/<run id>/model
-
-# The columns of the runs table. MLflow's own choice has neither metrics nor params; what no run has is not shown.
-_COLUMNS = {
-    "metrics": [
-        "test_accuracy",
-        "test_error_percent",
-        "best_val_accuracy",
-        "test_mean_absolute_error",
-        "learned_weight",
-        "learned_bias",
-        "train_seconds",
-    ],
-    "params": ["data.name", "model.name", "optimizer.name", "optimizer.learning_rate"],
-}
-_VIEW = "results"  # the name of the view of an experiment's runs that has these columns
-_VIEW_TAGS = "mlflow.sharedViewState."  # of an experiment: before the name of a view
-_VIEW_TAG = f"{_VIEW_TAGS}{_VIEW}"
-_MOST_AXES = 12  # parameters in the charts of a sweep
-_MOST_CHARTED = 1000  # runs in them
 
 _SQLITE = "sqlite:///"
 _CHOICES = (
@@ -220,36 +200,6 @@ def latest_experiment(client: "MlflowClient", name: str | None = None) -> str:
     return runs[0].info.experiment_id if runs else "0"
 
 
-def runs_table(client: "MlflowClient", experiment_id: str) -> str:
-    """Where the UI shows the runs of an experiment as a table, with the columns of this project if it made it: the
-    part of the address after the server's."""
-    tags = client.get_experiment(experiment_id).tags
-    view = f"&viewStateShareKey={_VIEW}" if _VIEW_TAG in tags else ""
-    return f"{_table(experiment_id)}{view}"
-
-
-def sweep_table(experiment_id: str, parent_id: str) -> str:
-    """Where the UI shows the runs of a sweep as a table, best first, with the view that `Run.share_sweep_view` made:
-    the part of the address after the server's."""
-    return f"{_table(experiment_id)}&viewStateShareKey={parent_id}"
-
-
-def as_charts(table: str) -> str:
-    """The address of a table of runs, changed to that of their charts."""
-    return f"{table}&compareRunsMode=CHART"
-
-
-def compare_page(experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Where the UI shows runs side by side: the part of the address after the server's."""
-    lists = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
-    return "/#/compare-runs?runs={}&experiments={}&workflowType=machine_learning".format(*lists)
-
-
-def run_page(experiment_id: str, run_id: str) -> str:
-    """Where the UI shows a run: the part of the address after the server's."""
-    return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
-
-
 def find_sweep(client: "MlflowClient", parent_id: str) -> str:
     """Where the UI shows the runs of a sweep; also of one without a view, such as one of another program.
 
@@ -259,17 +209,9 @@ def find_sweep(client: "MlflowClient", parent_id: str) -> str:
     with _store_errors(str(client.tracking_uri)):
         run = _get_run(client, str(client.tracking_uri), parent_id)
         experiment_id = run.info.experiment_id
-        if f"{_VIEW_TAGS}{parent_id}" in client.get_experiment(experiment_id).tags:
-            return sweep_table(experiment_id, parent_id)
-        return f"{_table(experiment_id)}&searchFilter={quote(_children(parent_id))}"
-
-
-def _table(experiment_id: str) -> str:
-    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
-
-
-def _children(parent_id: str) -> str:
-    return f"tags.`mlflow.parentRunId` = '{parent_id}'"
+        if ui_pages.view_tag(parent_id) in client.get_experiment(experiment_id).tags:
+            return ui_pages.sweep_table(experiment_id, parent_id)
+        return ui_pages.filtered_table(experiment_id, parent_id)
 
 
 def download(uri: str, run_id: str, artifact: str) -> Path:
@@ -468,7 +410,7 @@ class Run:
     def share_sweep_view(
         self, params: Sequence[str], charted: Sequence[str], metric: str, mode: Literal["min", "max"]
     ) -> None:
-        """Makes the view in which the UI shows the children of this run (see `sweep_table`).
+        """Makes the view in which the UI shows the children of this run (see `ui_pages`).
 
         Args:
             params: the columns; the seed is added.
@@ -480,7 +422,7 @@ class Run:
             {
                 "view": self.run_id,
                 "of": self.experiment_id,
-                "state": _sweep_view(self.run_id, params, charted, metric, mode),
+                "state": ui_pages.sweep_view(self.run_id, params, charted, metric, mode),
             }
         )
 
@@ -603,7 +545,7 @@ def _apply(client: "MlflowClient", run_id: str, operation: Operation) -> None:
         case {"model": name, "source": source}:
             _apply_model(client, run_id, name, source)
         case {"view": name, "of": experiment_id, "state": state}:
-            client.set_experiment_tag(experiment_id, f"{_VIEW_TAGS}{name}", state)
+            client.set_experiment_tag(experiment_id, ui_pages.view_tag(name), state)
         case {"status": status, "time": end}:
             client.set_terminated(run_id, status, end_time=end)
         case _:
@@ -664,7 +606,8 @@ def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
         if found is None:
             location = (_database(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
             try:
-                return client.create_experiment(experiment, artifact_location=location, tags={_VIEW_TAG: _view()})
+                tags = {ui_pages.view_tag(ui_pages.VIEW): ui_pages.runs_view()}
+                return client.create_experiment(experiment, artifact_location=location, tags=tags)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -677,48 +620,6 @@ def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
             )
         mark_dead_runs(client, [found.experiment_id])
         return found.experiment_id
-
-
-def _view() -> str:
-    """The state of the runs table, as the UI keeps it when somebody shares a view."""
-    columns = [f"{group}.`{name}`" for group, names in _COLUMNS.items() for name in names]
-    return json.dumps({"selectedColumns": ["attributes.`Duration`", *columns]})
-
-
-def _sweep_view(
-    parent_id: str, params: Sequence[str], charted: Sequence[str], metric: str, mode: Literal["min", "max"]
-) -> str:
-    """The state of the runs table and of the charts for the children of a run, as the UI keeps it."""
-    # What was varied stands before what came of it, and what matters is not the last: the UI cuts off on the right.
-    metrics = list(dict.fromkeys([metric, "test_accuracy", "test_mean_absolute_error", "train_seconds"]))
-    varied = list(dict.fromkeys([*params, "seed"]))
-    columns = [*(f"params.`{name}`" for name in varied), *(f"metrics.`{name}`" for name in metrics)]
-    chart = {"metricSectionId": "sweep", "runsCountToCompare": _MOST_CHARTED, "deleted": False, "isGenerated": False}
-    axes = list(charted)[:_MOST_AXES]
-    charts: list[dict[str, object]] = [
-        {"type": "SCATTER", "xaxis": {"key": name, "type": "PARAM"}, "yaxis": {"key": metric, "type": "METRIC"}}
-        for name in axes
-    ]
-    if axes:
-        charts.insert(
-            0, {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [metric], "showAllRuns": False}
-        )
-    # The UI adds its own section with all metrics below.
-    section = {"uuid": "sweep", "name": "Sweep", "display": True, "isReordered": False}
-    state = {
-        "selectedColumns": [*columns, "attributes.`Duration`"],
-        "columnOrder": ["attributes.`Run Name`", *columns, "duration", "runDateAndNestInfo"],
-        "columnWidths": {"attributes.`Run Name`": 300} | {name: 24 + 8 * max(9, len(name) - 10) for name in columns},
-        "searchFilter": _children(parent_id),
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": mode == "min",
-        "runsHiddenMode": "SHOW_ALL",  # else the charts leave out all but the first ten
-        "isAccordionReordered": True,  # else the UI sorts its own section before ours
-    }
-    if charts:
-        charts = [{"uuid": f"sweep-{number}", **chart, **own} for number, own in enumerate(charts)]
-        state |= {"compareRunCharts": charts, "compareRunSections": [section]}
-    return json.dumps(state)
 
 
 def _get_run(client: "MlflowClient", uri: str, run_id: str) -> "MlflowRun":
