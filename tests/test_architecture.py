@@ -58,6 +58,7 @@ LAYERS = [
     {"study"},
     {"summary", "resume"},
     {"experiment", "evaluate", "leaderboard"},
+    {"sweep_plan"},
     {"sweeps"},
     {"pool"},
     {"cli", "reproduce", "published", "bundle", "predict"},

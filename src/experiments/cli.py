@@ -130,9 +130,9 @@ def _check_together(jobs: list[Config]) -> None:
 
 
 def _sweep(composed: ComposedSweep) -> None:
-    from experiments import sweeps
+    from experiments import sweep_plan, sweeps
 
-    plan = sweeps.plan(composed)
+    plan = sweep_plan.plan(composed)
     plan.show()
     if plan.base.sweep.dry_run:
         return

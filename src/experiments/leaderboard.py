@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import compare, resume, summary, tracking, ui_pages
 from experiments.compare import Comparison, Mode
 from experiments.runs import RunRecord
+from experiments.summary import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +153,7 @@ def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]
 
     table, groups = board.table, board.comparison.groups
     runs = board.comparison.runs
-    count = f"{_plural(len(groups), 'setting')}, {_plural(len(runs), 'run')}"
+    count = f"{plural(len(groups), 'setting')}, {plural(len(runs), 'run')}"
     mean, std = table[f"{board.metric}_mean"].tolist(), table[f"{board.metric}_std"].fillna(0).tolist()
     several = bool(table.n.max() > 1)
     drawn = {}
@@ -178,7 +179,7 @@ def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]
             {name: [_value(run.params.get(name)) for run in runs] for name in by_setting},
             [run.metrics[board.metric] for run in runs],
             board.mode,
-            f"{_plural(len(runs), 'run')}{points}",
+            f"{plural(len(runs), 'run')}{points}",
             style,
         )
     if len(by_setting) == 2:
@@ -314,7 +315,7 @@ def note(
             blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
     if failures:
         more = [f"- and {len(failures) - LISTED} more"] if len(failures) > LISTED else []
-        blocks.append(f"**{_plural(len(failures), 'job')} did not finish:**")
+        blocks.append(f"**{plural(len(failures), 'job')} did not finish:**")
         blocks.append("\n".join([*(f"- {_escaped(failure[:LONGEST])}" for failure in failures[:LISTED]), *more]))
     if board is not None:
         header, rows = _rows(board)
@@ -440,7 +441,3 @@ def _escaped(text: str) -> str:
     """A line of text that Markdown leaves as it is, also in a cell of a table."""
     plain = compare.plain(text.replace("\n", " "))
     return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", plain)
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

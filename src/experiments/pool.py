@@ -26,7 +26,8 @@ from typing import NoReturn
 from experiments import distribution, sweeps
 from experiments.config import Config
 from experiments.errors import ConfigError, Terminated
-from experiments.sweeps import Job, Outcome, Sweep
+from experiments.sweep_plan import Job, Outcome
+from experiments.sweeps import Sweep
 
 Kind = tuple[int, str, int]  # threads, strategy, devices
 

@@ -55,7 +55,7 @@ class Progress:
         done = (epoch - 1) * self.steps + step
         left = (now - self.started) / (done - self.done) * (self.epochs * self.steps - done)
         rate = self.examples * step / self.steps / (now - self.epoch_started)
-        facts = f"{_listed(metrics)}  {rate:,.0f} examples/s  {_duration(left)} left"
+        facts = f"{_listed(metrics)}  {rate:,.0f} examples/s  {duration(left)} left"
         self.bar.update(self.task, completed=step, description=self._title(epoch), facts=facts)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -72,6 +72,6 @@ def _listed(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -137,7 +137,7 @@ def note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[s
     from experiments import report
 
     config = results.config
-    time = f"after {_plural(len(results.history['loss']), 'epoch')} in {metrics['train_seconds']:.1f} s"
+    time = f"after {plural(len(results.history['loss']), 'epoch')} in {metrics['train_seconds']:.1f} s"
     blocks = [
         f"{_result(results, metrics)} {time}.",
         *_goal(results),
@@ -159,7 +159,7 @@ def _setting(config: Config, dataset: "Dataset", model: "keras.Model") -> list[s
     validation = f" ({held_out:,} held out for validation)" if held_out else ""
     differs = ", ".join(f"`{difference}`" for difference in differences(config))
     return [
-        f"**{config.model.name}** with {_plural(model.count_params(), 'weight')}, trained on"
+        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}, trained on"
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
         f" learning rate {config.optimizer.learning_rate:g}, batch size {config.training.batch_size},"
         f" seed {config.seed}.",
@@ -189,7 +189,7 @@ def _goal(results: "Results") -> list[str]:
     value = results.history[stopping.metric][-1]
     reached = better(stopping.metric, value, stopping.goal) >= 0
     wanted = f"at {'least' if 'accuracy' in stopping.metric else 'most'} {stopping.goal:g}"
-    said = f"Goal reached in epoch {epochs}" if reached else f"Goal NOT reached in {_plural(epochs, 'epoch')}"
+    said = f"Goal reached in epoch {epochs}" if reached else f"Goal NOT reached in {plural(epochs, 'epoch')}"
     return [f"{said}: {stopping.metric} {value:.4g}, wanted {wanted}."]
 
 
@@ -210,7 +210,7 @@ def _worst_classes(results: "Results") -> list[str]:
         return []
     items = [
         f"- **{names[label]}**: {errors[label]:,} of {examples[label]:,} wrong ({rate[label]:.2%}), most often taken"
-        f" for {names[confusion[label].argmax()]} ({_plural(confusion[label].max(), 'time')})"
+        f" for {names[confusion[label].argmax()]} ({plural(confusion[label].max(), 'time')})"
         for label in worst
     ]
     return ["Worst classes:", "\n".join(items)]
@@ -240,7 +240,7 @@ def _listed(commands: Mapping[str, str]) -> str:
     return "\n".join(["```", *(line for word, command in commands.items() for line in (f"# {word}", command)), "```"])
 
 
-def _plural(number: Any, noun: str) -> str:
+def plural(number: Any, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

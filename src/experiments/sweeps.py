@@ -13,213 +13,21 @@ import shlex
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments import PROJECT, checkpoints, data, evaluate, leaderboard, runs, study, summary, tracking
-from experiments.compose import ComposedJob, ComposedSweep
-from experiments.config import Config, as_dict, identity, objective, validate
+from experiments import PROJECT, evaluate, leaderboard, progress, runs, study, summary, sweep_plan, tracking
+from experiments.config import as_dict, identity, objective, validate
 from experiments.errors import ConfigError, TrainingError, UserError
+from experiments.summary import plural
+from experiments.sweep_plan import NOTHING, Job, Outcome, Plan, varied
 
 FOLDER = PROJECT / "outputs" / "sweeps"
 LONGEST_PARAM = 500  # characters of a swept parameter's values on the parent
 PATIENCE = 30  # seconds that a job waits for the process that has its run to end
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a sweep, as it was when the sweep started.
-
-    Attributes:
-        number: Hydra's number of the job.
-        name: what differs from the other jobs, differing value first; MLflow cuts names near 14 characters.
-        config: names the run `name`.
-        overrides: those of the command line and of the sweep, less those of `hydra.*`.
-        fingerprint: of config, code and data.
-        data_digest: of the data.
-        trial: for a search: what tells the trial apart.
-    """
-
-    number: int
-    name: str
-    config: Config
-    overrides: list[str]
-    fingerprint: str
-    data_digest: str
-    trial: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a job; without a run if it failed before there was one.
-
-    Attributes:
-        status: of its run: FINISHED, FAILED, KILLED (also by pruning), RUNNING; NONE if it has none.
-        reason: why it is not finished.
-    """
-
-    run_id: str | None
-    status: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""
-    pruned: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.status == "FINISHED" or self.pruned
-
-
-NOTHING = Outcome(None, "NONE")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a command stands for, and how much of it is done.
-
-    Attributes:
-        digest: what the parent is known by.
-        parent: the run of the sweep that the command goes on with, if there is one.
-        before: what came of each job before, in their order.
-    """
-
-    composed: ComposedSweep
-    jobs: list[Job]
-    digest: str
-    uri: str
-    parent: runs.RunRecord | None
-    before: list[Outcome]
-
-    @property
-    def base(self) -> Config:
-        return self.composed.jobs[0].config
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether every job is done, and the parent says so."""
-        known = self.parent is not None and self.parent.status == "FINISHED" and not self.composed.is_search
-        return known and all(outcome.is_done for outcome in self.before)
-
-    def show(self) -> None:
-        """Print what will run, what varies, and what is done already."""
-        experiment = self.base.tracking.experiment
-        metric, _ = objective(self.base)
-        if metric.startswith("test_"):
-            print(
-                f"Warning: {metric} ranks these runs, so the best one's is too good to be expected of other data. Hold"
-                " out examples to choose by: data.validation=N.",
-                file=sys.stderr,
-            )
-        if self.composed.is_search:
-            print(f"Search in experiment {experiment}, over:\n{self.composed}")
-            return
-        values = varied(self.composed.jobs)
-        print(f"Sweep of {_plural(len(self.jobs), 'run')} in experiment {experiment}{', over:' if values else '.'}")
-        for key, choices in values.items():
-            print(f"  {key}: {', '.join(choices)}")
-        counts = Counter(map(self._how, range(len(self.jobs))))
-        print(f"{', '.join(f'{count} {how}' for how, count in counts.items())}.")
-
-    def _how(self, number: int) -> str:
-        before = self.before[number]
-        if _first_of_its_kind(self.jobs, number) != number:
-            return "the same as another"
-        if before.is_done:
-            return "done"
-        if before.run_id is None:
-            return "to run"
-        return "to go on with" if checkpoints.path(before.run_id).exists() else "to run again"
-
-
-def plan(composed: ComposedSweep) -> Plan:
-    """Find out what a sweep stands for and how much of it is done; nothing is written.
-
-    Raises:
-        ConfigError: the jobs are to go to several stores.
-        DataError: the data of a job cannot be found or read.
-        StoreError: the store cannot be used.
-    """
-    uris = {tracking.resolve_uri(job.config.tracking.uri) for job in composed.jobs}
-    if len(uris) > 1:
-        raise ConfigError("The jobs of this sweep go to several stores. Give all the same tracking.uri.")
-    (uri,) = uris
-    jobs = [] if composed.is_search else _jobs(composed.jobs, list(varied(composed.jobs)), 0)
-    digest = composed.digest
-    parent = None
-    if not composed.jobs[0].config.sweep.rerun and runs.exists(uri):
-        parent = _find_parent(runs.open_store(uri), composed.jobs[0].config, digest)
-    found = _children(uri, parent.run_id) if parent else {}
-    return Plan(composed, jobs, digest, uri, parent, [found.get(job.fingerprint, NOTHING) for job in jobs])
-
-
-def varied(jobs: "Sequence[ComposedJob | Job]") -> dict[str, list[str]]:
-    """Which keys the jobs' overrides set differently, each with its values in the order of the jobs."""
-    values: dict[str, dict[str, None]] = {}
-    for job in jobs:
-        for override in job.overrides:
-            key, _, value = override.lstrip("+").partition("=")
-            values.setdefault(key, {})[value] = None
-    return {key: list(found) for key, found in values.items() if len(found) > 1}
-
-
-def _jobs(composed: Sequence[ComposedJob], keys: Sequence[str], first: int) -> list[Job]:
-    digests: dict[str, str] = {}
-    found = []
-    for number, job in enumerate(composed, first):
-        whole = replace(job.config.data, validation=0, limit=None)
-        if repr(whole) not in digests:
-            digests[repr(whole)] = data.load(whole, 0).digest
-        digest = digests[repr(whole)]
-        name = _name(job, keys)
-        # The figures of a hundred children are looked at by few; the best one gets them all in the end.
-        light = _has_light_figures(job.overrides)
-        report = replace(job.config.report, figures="light") if light else job.config.report
-        config = replace(job.config, report=report, tracking=replace(job.config.tracking, run_name=name))
-        found.append(Job(number, name, config, job.overrides, identity(config, digest)["fingerprint"], digest))
-    return found
-
-
-def _has_light_figures(overrides: Sequence[str]) -> bool:
-    """Whether the command says nothing about figures."""
-    return not any(o.lstrip("+").partition("=")[0] in ("report", "report.figures") for o in overrides)
-
-
-def _name(job: ComposedJob, keys: Sequence[str]) -> str:
-    parts = []
-    for override in job.overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "seed" and key in keys:
-            parts.append(f"seed {value}")
-        elif key in keys:  # of a group, the choice says it all
-            parts.append(f"{value} {key.rpartition('.')[2]}" if "." in key else value)
-    return ", ".join(parts) or summary.name(job.config, job.overrides)
-
-
-def _find_parent(client: Any, base: Config, digest: str) -> runs.RunRecord | None:
-    found = runs.with_tags(client, {"sweep": digest}, base.tracking.experiment)
-    return found[0] if found else None
-
-
-def _children(uri: str, parent_id: str, of: str | None = None) -> dict[str, Outcome]:
-    """The children of a parent by their fingerprint (or the one that has it); a finished one before another."""
-    tags = {"mlflow.parentRunId": parent_id} | ({"fingerprint": of} if of else {})
-    found: dict[str, Outcome] = {}
-    for run in runs.with_tags(runs.open_store(uri), tags):
-        outcome = Outcome(
-            run.run_id, run.status, run.metrics, run.tags.get("end_reason", ""), pruned="pruned" in run.tags
-        )
-        key = run.tags.get("fingerprint", "")
-        if key not in found or (outcome.is_done and not found[key].is_done):
-            found[key] = outcome
-    return found
-
-
-def _first_of_its_kind(jobs: Sequence[Job], number: int) -> int:
-    """The first job with the same fingerprint: they are the same experiment, and it is run once."""
-    return next(job.number for job in jobs if job.fingerprint == jobs[number].fingerprint)
 
 
 # --- the parent -----------------------------------------------------------------------------------------------------
@@ -252,7 +60,7 @@ def open_sweep(plan: Plan, command: Sequence[str]) -> Iterator["Sweep"]:
     with _only_one(plan):
         parent = plan.parent
         if not base.sweep.rerun and parent is None and runs.exists(plan.uri):  # made since by another process
-            parent = _find_parent(runs.open_store(plan.uri), base, plan.digest)
+            parent = sweep_plan.find_parent(runs.open_store(plan.uri), base, plan.digest)
         parent_id = parent.run_id if parent else None
         values = varied(plan.composed.jobs)
         params = {key: ", ".join(values)[:LONGEST_PARAM] for key, values in values.items()}
@@ -370,7 +178,7 @@ class Sweep:
             ConfigError: a job cannot be run.
         """
         keys = list(varied(self.plan.composed.jobs))
-        jobs = _jobs(self.plan.composed.more(overrides), keys, len(self.jobs))
+        jobs = sweep_plan.jobs_of(self.plan.composed.more(overrides), keys, len(self.jobs))
         self._add([replace(job, trial=trial) for job, trial in zip(jobs, trials or [None] * len(jobs), strict=True)])
         return [job.number for job in jobs]
 
@@ -397,12 +205,12 @@ class Sweep:
 
     def outcome(self, number: int) -> Outcome:
         """What came of a job."""
-        found = _children(self.run.uri, self.run.run_id, self.jobs[number].fingerprint)
+        found = sweep_plan.children(self.run.uri, self.run.run_id, self.jobs[number].fingerprint)
         return self._with_reason(number, found.get(self.jobs[number].fingerprint, NOTHING))
 
     def outcomes(self) -> list[Outcome]:
         """What came of every job."""
-        found = _children(self.run.uri, self.run.run_id)
+        found = sweep_plan.children(self.run.uri, self.run.run_id)
         return [self._with_reason(job.number, found.get(job.fingerprint, NOTHING)) for job in self.jobs]
 
     def _with_reason(self, number: int, outcome: Outcome) -> Outcome:
@@ -416,7 +224,7 @@ class Sweep:
     def to_run(self, numbers: Sequence[int]) -> list[int]:
         """Of these jobs, those that are not done; of several that are the same experiment, the first."""
         outcomes = self.outcomes()
-        found = [n for n in numbers if not outcomes[n].is_done and _first_of_its_kind(self.jobs, n) == n]
+        found = [n for n in numbers if not outcomes[n].is_done and sweep_plan.first_of_its_kind(self.jobs, n) == n]
         self.through |= {n for n, outcome in enumerate(outcomes) if outcome.is_done}
         return found
 
@@ -436,7 +244,7 @@ class Sweep:
         status = outcome.status if outcome.run_id else "no run"
         how = how if outcome.is_done and how else "pruned" if outcome.pruned else status
         left = (total - len(self.through)) / workers * sum(self.seconds) / len(self.seconds)
-        rest = f"  about {_duration(left)} left" if left > 0 else ""
+        rest = f"  about {progress.duration(left)} left" if left > 0 else ""
         width = len(str(total))
         print(
             f"[{len(self.through):{width}}/{total}] {self.jobs[number].name}  {how}  {seconds:.1f} s{rest}", flush=True
@@ -468,14 +276,14 @@ class Sweep:
         leaderboard.show(self.run, board, commands)
         if failed:
             raise TrainingError(
-                f"{len(failed)} of {_plural(len(self.jobs) + len(self.refused), 'job')} of the sweep did not finish:"
+                f"{len(failed)} of {plural(len(self.jobs) + len(self.refused), 'job')} of the sweep did not finish:"
                 + "".join(f"\n  {line}" for line in failed)
                 + f"\nThe same command runs them again: {self.command}"
             )
 
     def _draw(self, best: Job, run_id: str) -> None:
         """Give the best run the figures that its command would have drawn alone."""
-        if not _has_light_figures(best.overrides) or not best.config.tracking.log_model:
+        if not sweep_plan.has_light_figures(best.overrides) or not best.config.tracking.log_model:
             return
         if self.pool:
             self.pool.draw(best, run_id)
@@ -557,7 +365,7 @@ def draw(run_id: str) -> None:
 def outcome_of(job: Job, parent_id: str, reason: str = "") -> Outcome:
     """What came of a job; `reason` is that of a failure which left no run."""
     uri = tracking.resolve_uri(job.config.tracking.uri)
-    outcome = _children(uri, parent_id, job.fingerprint).get(job.fingerprint, NOTHING)
+    outcome = sweep_plan.children(uri, parent_id, job.fingerprint).get(job.fingerprint, NOTHING)
     return outcome if outcome.reason or outcome.is_done else replace(outcome, reason=reason)
 
 
@@ -587,12 +395,3 @@ def _load(number: int) -> tuple[Job, str]:
     """A job of the frozen plan, and the id of the parent run."""
     record = json.loads((_folder() / f"{number}.json").read_text())
     return Job(**{**record, "config": validate(record["config"])}), _folder().name
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
