@@ -10,14 +10,13 @@ python scripts/compare.py --plot runs.png            also as a figure
 """
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Literal
 
 from experiments import compare, runs, runtime, tracking
-from experiments.errors import UserError
+from experiments.errors import exit_code
 
 LATEST = 20
 
@@ -41,17 +40,7 @@ def main() -> int:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="write the metric that ranks as a PNG too")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
-    try:
-        show(options)
-        sys.stdout.flush()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return exit_code(lambda: show(options))
 
 
 def show(options: argparse.Namespace) -> None:

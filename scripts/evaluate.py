@@ -6,11 +6,10 @@ python scripts/evaluate.py RUN_ID data.path=FOLDER      other files; of your own
 """
 
 import argparse
-import os
 import sys
 
 from experiments import runtime, summary
-from experiments.errors import UserError
+from experiments.errors import exit_code
 from experiments.evaluate import Evaluated, evaluate
 
 
@@ -23,17 +22,7 @@ def main() -> int:
     )
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_intermixed_args()
-    try:
-        show(evaluate(options.run_id, options.overrides, options.uri))
-        sys.stdout.flush()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return exit_code(lambda: show(evaluate(options.run_id, options.overrides, options.uri)))
 
 
 def show(evaluated: Evaluated) -> None:

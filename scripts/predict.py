@@ -8,11 +8,10 @@ its contrast, and scaled and centred as those of MNIST were.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from experiments.errors import UserError
+from experiments.errors import exit_code
 from experiments.pictures import PictureError
 from experiments.predict import Prediction, predict
 
@@ -24,24 +23,19 @@ def main() -> int:
     parser.add_argument("--save", metavar="FOLDER", type=Path, help="save what the network saw there, as NAME.seen.png")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
-    try:
-        if options.save and not options.save.is_dir():
-            raise PictureError(f"--save={options.save} is no folder. Make it first, or give another; . is this one.")
-        predictions = predict(options.run_id, options.images, options.uri)
-        show(predictions)
-        sys.stdout.flush()
-        for prediction in predictions if options.save else []:
-            print(f"What the network saw of {prediction.file}: {prediction.save(options.save)}", file=sys.stderr)
-        if not options.save:
-            print("To see what the network saw: --save FOLDER", file=sys.stderr)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return exit_code(lambda: classify(options))
+
+
+def classify(options: argparse.Namespace) -> None:
+    if options.save and not options.save.is_dir():
+        raise PictureError(f"--save={options.save} is no folder. Make it first, or give another; . is this one.")
+    predictions = predict(options.run_id, options.images, options.uri)
+    show(predictions)
+    sys.stdout.flush()
+    for prediction in predictions if options.save else []:
+        print(f"What the network saw of {prediction.file}: {prediction.save(options.save)}", file=sys.stderr)
+    if not options.save:
+        print("To see what the network saw: --save FOLDER", file=sys.stderr)
 
 
 def show(predictions: list[Prediction]) -> None:

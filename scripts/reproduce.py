@@ -16,10 +16,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from experiments import bundle, published, reproduce, runtime
-from experiments.errors import ConfigError, Terminated, TrainingError, UserError
+from experiments.errors import ConfigError, Terminated, TrainingError, UserError, terminate
 from experiments.schema import did_you_mean
 
 
@@ -45,7 +44,7 @@ def main() -> int:
         parser.error("--quick and KEY=VALUE go with NAME and --all; a recorded run is repeated as it was")
     if is_published and options.export:
         parser.error("--export goes with RUN_ID")
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         if options.all:
             return every(options.overrides, options.quick, options.uri, options.table)
@@ -203,10 +202,6 @@ def every(overrides: list[str], quick: bool, uri: str | None, document: Path | N
     for name in published.stated():
         print(f"{name}: {verdicts[name]}")
     return 1 if codes - {0, 2} else max(codes, default=2)
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from experiments.errors import StoreError, Terminated
 PROCESS = """
 import signal, sys, time
 from experiments import tracking
-from experiments.errors import Terminated
-def terminate(*_): raise Terminated
+from experiments.errors import terminate
 signal.signal(signal.SIGTERM, terminate)
 uri, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 with tracking.open_run(uri, "digits", name, {"seed": 0}, {}) as run:

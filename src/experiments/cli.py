@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments import runtime
 from experiments.compose import CONF, ComposedSweep, compose_jobs, compose_sweep
 from experiments.config import Config, validate
-from experiments.errors import ConfigError, Terminated, TrainingError, UserError
+from experiments.errors import ConfigError, Terminated, TrainingError, UserError, terminate
 
 POOL = "hydra_plugins.pool_launcher.PoolLauncher"
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
@@ -51,7 +51,7 @@ def main() -> None:
     runtime.collect_garbage_rarely()
     sys.stdout = Output(sys.stdout.detach(), sys.stdout.encoding, sys.stdout.errors, line_buffering=True)  # type: ignore[union-attr]
     arguments = get_args_parser().parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         sweep = None if arguments.shell_completion else _check(arguments)
         if sweep is None:
@@ -155,10 +155,6 @@ def _job(composed: DictConfig) -> None:
         experiment.run(config, list(context.overrides.task))
     except (UserError, TrainingError) as error:
         _fail(error, error.exit_code)
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
 
 
 def _fail(message: object, exit_code: int) -> NoReturn:

@@ -1,5 +1,10 @@
 """The ways a command ends that are not a bug: each carries one clear message and an exit code."""
 
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
 
 class UserError(Exception):
     """A mistake in the command, the config or the data: exit code 2, nothing was written."""
@@ -41,3 +46,26 @@ class Terminated(BaseException):
     """SIGTERM: like KeyboardInterrupt it is no Exception, so that nothing on the way swallows it."""
 
     exit_code = 143
+
+
+def terminate(*_: object) -> NoReturn:
+    """The handler of SIGTERM."""
+    raise Terminated
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Run a command that trains nothing, and return its exit code.
+
+    A mistake is told on stderr; that the reader of stdout has enough, such as `head`, is no mistake.
+    """
+    try:
+        command()
+        sys.stdout.flush()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

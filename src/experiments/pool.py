@@ -21,11 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import NoReturn
 
 from experiments import distribution, sweeps
 from experiments.config import Config
-from experiments.errors import ConfigError, Terminated
+from experiments.errors import ConfigError, Terminated, terminate
 from experiments.sweep_plan import Job, Outcome
 from experiments.sweeps import Sweep
 
@@ -288,7 +287,7 @@ def main(connection: Connection, threads: int, devices: int) -> None:
     For the id of a run, draw its report.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     jobs: queue.SimpleQueue[int | str | None] = queue.SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(connection, jobs, busy), daemon=True).start()
@@ -323,10 +322,6 @@ def _listen(connection: Connection, jobs: "queue.SimpleQueue[int | str | None]",
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)
         os._exit(Terminated.exit_code)  # what a signal raises can be lost, within a destructor for one
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
 
 
 if __name__ == "__main__":
