@@ -1,9 +1,9 @@
 """Runs read back from a tracking store as plain records, for comparing them."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import tracking
 from experiments.errors import StoreError
@@ -11,7 +11,6 @@ from experiments.errors import StoreError
 if TYPE_CHECKING:
     from experiments.tracking import MlflowClient, MlflowRun
 
-_SQLITE = "sqlite:///"
 _IDS_AT_ONCE = 100  # MLflow parses the filter with a library that is slow, and gives up, on long ones
 
 
@@ -39,14 +38,14 @@ def open_store(uri: str) -> "MlflowClient":
     if not exists(uri):
         raise StoreError(
             f"There is no tracking store {uri} yet: the first run makes it (python run.py). "
-            f"Name another: --uri {_SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
+            f"Name another: --uri {tracking.SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
         )
     return tracking.connect(uri)
 
 
 def exists(uri: str) -> bool:
     """Whether there may be runs: of a SQLite store that no run has made yet, there are none."""
-    return not uri.startswith(_SQLITE) or tracking._database(uri).exists()
+    return not uri.startswith(tracking.SQLITE) or tracking.database_file(uri).exists()
 
 
 def by_id(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]:
@@ -62,7 +61,7 @@ def by_id(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]:
         for start in range(0, len(full), _IDS_AT_ONCE)
     ]
     filters += [f"attributes.run_id LIKE '{i}%'" for i in wanted if re.fullmatch("[0-9a-f]{1,31}", i)]
-    with tracking._store_errors(tracking_uri(client)):
+    with tracking.store_errors(tracking_uri(client)):
         experiments = list(_experiments(client))
         found = {run.run_id: run for filter_ in filters for run in _runs(client, experiments, filter_)}
     chosen: dict[str, RunRecord] = {}
@@ -100,7 +99,7 @@ def children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
 
 def with_tags(client: "MlflowClient", tags: Mapping[str, str], experiment: str | None = None) -> list[RunRecord]:
     """The runs that have all these tags, in all experiments or the one of this name, newest first."""
-    with tracking._store_errors(tracking_uri(client)):
+    with tracking.store_errors(tracking_uri(client)):
         if experiment is None:
             ids = list(_experiments(client))
         else:
@@ -124,7 +123,7 @@ def of_experiment(
     Raises:
         StoreError: if there is no such experiment.
     """
-    with tracking._store_errors(tracking_uri(client)):
+    with tracking.store_errors(tracking_uri(client)):
         experiment_id = tracking.latest_experiment(client, name)
         found = _runs(client, [experiment_id], "", newest and newest + 1)
         title = client.get_experiment(experiment_id).name
@@ -133,7 +132,7 @@ def of_experiment(
 
 def history(client: "MlflowClient", run: RunRecord) -> dict[str, list[tuple[int, float]]]:
     """Every point of every metric of a run: (epoch, value), the first epoch first."""
-    with tracking._store_errors(tracking_uri(client)):
+    with tracking.store_errors(tracking_uri(client)):
         return {
             key: sorted((point.step, point.value) for point in client.get_metric_history(run.run_id, key))
             for key in run.metrics
@@ -149,7 +148,7 @@ def _runs(
 ) -> list[RunRecord]:
     if not experiment_ids:
         return []
-    runs = _pages(client.search_runs, limit, experiment_ids=experiment_ids, filter_string=filter_string)
+    runs = tracking.pages(client.search_runs, limit, experiment_ids=experiment_ids, filter_string=filter_string)
     records = [_record(run) for run in runs]
     running = {run.info.experiment_id for run in runs if run.info.status == "RUNNING"}
     dead = set(tracking.mark_dead_runs(client, sorted(running))) if running else set()
@@ -171,16 +170,4 @@ def _record(run: "MlflowRun") -> RunRecord:
 
 
 def _experiments(client: "MlflowClient") -> Iterable[str]:
-    return (experiment.experiment_id for experiment in _pages(client.search_experiments))
-
-
-def _pages(search: Callable[..., Any], limit: int | None = None, **arguments: Any) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        at_once = 1000 if limit is None else min(1000, limit - len(found))
-        page = search(max_results=at_once, page_token=token, **arguments)
-        found += page
-        token = page.token
-        if not token or (limit is not None and len(found) >= limit):
-            return found
+    return (experiment.experiment_id for experiment in tracking.pages(client.search_experiments))

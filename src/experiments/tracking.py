@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
 MODEL = "model"  # runs:/<run id>/model
 
-_SQLITE = "sqlite:///"
-_CHOICES = (
-    f"Choices: {_SQLITE}PATH/mlflow.db, http://HOST:PORT, https://HOST (a database stands behind its own server)."
-)
+SQLITE = "sqlite:///"
+_CHOICES = f"Choices: {SQLITE}PATH/mlflow.db, http://HOST:PORT, https://HOST (a database stands behind its own server)."
 
 _ENVIRONMENT = {  # defaults of this project; what the user has set wins
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -54,9 +52,9 @@ def resolve_uri(uri: str | None) -> str:
 
     The path of a SQLite store is made absolute.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
-    path = uri.removeprefix(_SQLITE)
-    return uri if path in (uri, "", ":memory:") else f"{_SQLITE}{Path(path).absolute()}"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
+    path = uri.removeprefix(SQLITE)
+    return uri if path in (uri, "", ":memory:") else f"{SQLITE}{Path(path).absolute()}"
 
 
 def check_uri(uri: str) -> None:
@@ -72,18 +70,18 @@ def check_uri(uri: str) -> None:
         path = Path(uri.removeprefix("file://").removeprefix("file:")).absolute()
         raise StoreError(
             f"tracking.uri is the folder {uri}, and MLflow has given up its file store. "
-            f"Use a SQLite store in it: tracking.uri={_SQLITE}{path / 'mlflow.db'}"
+            f"Use a SQLite store in it: tracking.uri={SQLITE}{path / 'mlflow.db'}"
         )
-    if not uri.startswith(_SQLITE):
+    if not uri.startswith(SQLITE):
         raise StoreError(f"tracking.uri={shown(uri)} is not supported. {_CHOICES}")
-    database = _database(uri)
-    if uri in (_SQLITE, f"{_SQLITE}:memory:") or database.is_dir() or "?" in uri:
+    database = database_file(uri)
+    if uri in (SQLITE, f"{SQLITE}:memory:") or database.is_dir() or "?" in uri:
         raise StoreError(f"tracking.uri must name a file, and nothing after it: {uri}. {_CHOICES}")
     folder = next(parent for parent in database.parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(
             f"The tracking store {uri} cannot be written: {folder} is not a folder you may write to. "
-            f"Choose another: tracking.uri={_SQLITE}PATH/mlflow.db"
+            f"Choose another: tracking.uri={SQLITE}PATH/mlflow.db"
         )
     if database.exists():
         if not os.access(database, os.R_OK | os.W_OK):
@@ -102,6 +100,25 @@ def shown(uri: str) -> str:
     return re.sub(r"://[^/\s@]*@", "://", uri)
 
 
+def database_file(uri: str) -> Path:
+    """The file of a SQLite store."""
+    return Path(uri.removeprefix(SQLITE))
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises about the store into a StoreError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"The tracking store {shown(uri)} cannot be used: {_first_line(error)} "
+            f"Correct that, or choose another store with tracking.uri. {_CHOICES}"
+        ) from error
+
+
 def connect(uri: str) -> "MlflowClient":
     """A client of the store; creates a SQLite store that does not exist yet, safely against other processes and kills.
 
@@ -110,15 +127,15 @@ def connect(uri: str) -> "MlflowClient":
     """
     check_uri(uri)
     _quiet()
-    with _store_errors(uri), span("connecting to MLflow"):
+    with store_errors(uri), span("connecting to MLflow"):
         from mlflow import MlflowClient
 
-        if uri.startswith(_SQLITE):
+        if uri.startswith(SQLITE):
             create_database(uri)
         elif reason := _outage(uri, timeout=4):
             raise StoreError(
                 f"The tracking server {shown(uri)} does not answer: {reason}. Start it, correct tracking.uri, "
-                f"or use the local store: tracking.uri={_SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
+                f"or use the local store: tracking.uri={SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
             )
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -128,7 +145,7 @@ def create_database(uri: str) -> None:
 
     MLflow alone migrates in place, and processes that start together, or a kill, leave a database that never works.
     """
-    database = _database(uri)
+    database = database_file(uri)
     if database.exists() and database.stat().st_size:
         return
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +160,7 @@ def create_database(uri: str) -> None:
         for base in (temporary, database):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 base.with_name(base.name + suffix).unlink(missing_ok=True)
-        store = SqlAlchemyStore(f"{_SQLITE}{temporary}", (database.parent / "artifacts").as_uri())
+        store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "artifacts").as_uri())
         store.engine.dispose()
         with closing(sqlite3.connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
@@ -167,9 +184,8 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
         return []
     if experiment_ids is None:
         experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    running = _search(
-        client, experiment_ids, f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
-    )
+    of_this_host = f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
+    running = pages(client.search_runs, experiment_ids=experiment_ids, filter_string=of_this_host)
     dead = [run for run in running if processes.is_dead(run.data.tags)]
     for run in dead:
         last = max((point.timestamp for point in _points(client, run)), default=run.info.start_time)
@@ -181,6 +197,19 @@ def end(client: "MlflowClient", run_id: str, status: str, reason: str, time: int
     """Gives the run of a process that is gone its status and the reason; `time` is the present one if None."""
     client.set_tag(run_id, "end_reason", reason)
     client.set_terminated(run_id, status, end_time=time)
+
+
+def pages(search: Callable[..., Any], limit: int | None = None, **arguments: Any) -> list[Any]:
+    """What one of the client's searches finds, at most `limit` of it, whatever it gives at once."""
+    found: list[Any] = []
+    token = None
+    while True:
+        at_once = 1000 if limit is None else min(1000, limit - len(found))
+        page = search(max_results=at_once, page_token=token, **arguments)
+        found += page
+        token = page.token
+        if not token or (limit is not None and len(found) >= limit):
+            return found
 
 
 def latest_experiment(client: "MlflowClient", name: str | None = None) -> str:
@@ -206,7 +235,7 @@ def find_sweep(client: "MlflowClient", parent_id: str) -> str:
     Raises:
         StoreError: there is no such run.
     """
-    with _store_errors(str(client.tracking_uri)):
+    with store_errors(str(client.tracking_uri)):
         run = _get_run(client, str(client.tracking_uri), parent_id)
         experiment_id = run.info.experiment_id
         if ui_pages.view_tag(parent_id) in client.get_experiment(experiment_id).tags:
@@ -234,7 +263,7 @@ def check_model(uri: str, run_id: str) -> str:
         StoreError: the store cannot be used, or the run has no model.
     """
     client = connect(uri)
-    with _store_errors(uri):
+    with store_errors(uri):
         logged = _logged_models(client, client.get_run(run_id).info.experiment_id, MODEL, run_id)
     if not logged:
         raise StoreError(
@@ -269,7 +298,7 @@ def ended_run(uri: str, run_id: str) -> Iterator["Run"]:
         StoreError: if the store cannot be used, or there is no such run.
     """
     client = connect(uri)
-    with _store_errors(uri):
+    with store_errors(uri):
         run = Run(client, uri, client.get_run(run_id))
         run._last_step.clear()  # what was added before may be added again
         yield run
@@ -302,7 +331,7 @@ def open_run(
     client = connect(uri)
     experiment_id = _prepare(client, uri, experiment)
     tags = {**_source_tags(), **tags, **processes.tags()}
-    with _store_errors(uri):
+    with store_errors(uri):
         if run_id is None:
             run = Run(client, uri, client.create_run(experiment_id, run_name=name, tags=tags))
         else:
@@ -601,10 +630,10 @@ def _prepare(client: "MlflowClient", uri: str, experiment: str) -> str:
                 f"{_first_line(error)} It stays in {spool.path}; delete that file to give it up.",
                 file=sys.stderr,
             )
-    with _store_errors(uri):
+    with store_errors(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            location = (_database(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
+            location = (database_file(uri).parent / "artifacts").as_uri() if uri.startswith(SQLITE) else None
             try:
                 tags = {ui_pages.view_tag(ui_pages.VIEW): ui_pages.runs_view()}
                 return client.create_experiment(experiment, artifact_location=location, tags=tags)
@@ -648,16 +677,6 @@ def _enter(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str, str
     return run
 
 
-def _search(client: "MlflowClient", experiment_ids: list[str], filter_string: str) -> "list[MlflowRun]":
-    runs, token = [], None
-    while True:
-        page = client.search_runs(experiment_ids, filter_string, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
-
-
 def _points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
     for key in run.data.metrics:
         yield from client.get_metric_history(run.info.run_id, key)
@@ -672,13 +691,9 @@ def _source_tags() -> dict[str, str]:
     return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
 
 
-def _database(uri: str) -> Path:
-    return Path(uri.removeprefix(_SQLITE))
-
-
 def _outage(uri: str, timeout: int) -> str | None:
     """Why the server does not answer; None if it does, or if the store is a file."""
-    if uri.startswith(_SQLITE):
+    if uri.startswith(SQLITE):
         return None
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
@@ -706,20 +721,6 @@ def _is_outage(error: BaseException) -> bool:
             return cause.response is None or cause.response.status_code >= 500
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-@contextmanager
-def _store_errors(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises about the store into a StoreError."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, sqlite3.Error, OSError) as error:
-        raise StoreError(
-            f"The tracking store {shown(uri)} cannot be used: {_first_line(error)} "
-            f"Correct that, or choose another store with tracking.uri. {_CHOICES}"
-        ) from error
 
 
 def _quiet() -> None:
