@@ -68,7 +68,7 @@ def _without_types(node: ast.AST) -> Iterator[ast.AST]:
 
 def first_sentence(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
     paragraph = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[.;]) ", paragraph)[0].rstrip(".;")
+    return re.split(r"(?<=[.;])(?<!et al.) ", paragraph)[0].rstrip(".;")
 
 
 class Call(NamedTuple):

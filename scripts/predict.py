@@ -11,12 +11,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments import runtime
 from experiments.errors import exit_code
 from experiments.pictures import PictureError
 from experiments.predict import Prediction, predict
 
 
 def main() -> int:
+    runtime.collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST, by the beginning of its id")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
