@@ -194,13 +194,13 @@ def draw_modules() -> "Figure":
                 "",
                 (to_x, to_y + 0.19),
                 (x, y - 0.19),
-                zorder=0,
+                zorder=2,  # above the boxes, so that one that passes a box is not taken for its own
                 arrowprops={"arrowstyle": "-|>", "color": LINE, "lw": 0.8, "shrinkA": 0, "shrinkB": 0},
             )
     for name, (x, y, box) in where.items():
         fill = STORY if name == "experiment" else FILL if name in modules() else COMMAND
         _box(axes, x, y, box, 0.36, fill)
-        axes.text(x, y, name, ha="center", va="center", fontsize=9.5, color=INK)
+        axes.text(x, y, name, ha="center", va="center", fontsize=9.5, color=INK, zorder=4)
     return axes.figure  # type: ignore[return-value]
 
 
