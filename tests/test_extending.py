@@ -1,4 +1,4 @@
-"""docs/extending.md does what it says: its blocks are applied to a copy of the project, and its commands run there."""
+"""docs/extending.md does what it says: its blocks are applied to a copy of the project, and its runs made there."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def apply(where: str, path: Path, kind: str, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A copy of the project with every block applied and every command run, and the store of the runs."""
+    """A copy of the project with every block applied and every run made, and the store of the runs."""
     copy = tmp_path_factory.mktemp("project")
     for part in ("src", "conf", "scripts", "docs"):
         shutil.copytree(PROJECT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))

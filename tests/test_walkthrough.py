@@ -1,13 +1,19 @@
-"""docs/walkthrough.md and its notebook do what they say: every command, picture and cell, on little data."""
+"""docs/walkthrough.md and its notebook do what they say.
+
+On little data every single run is made, with the pictures and lines below it, and so is every cell. Of the sweeps every
+config is composed; what reads a sweep (SWEEP_ID) is left to the tests of compare.py.
+"""
 
 import ast
 import json
+import math
 import os
 import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -107,6 +113,28 @@ def test_a_printed_line_is_renewed_by_the_next_one_that_begins_with_its_word() -
     assert SCRIPT["renewed"](["one  1", "───", "one  2"], output) == [" one   7", "───", "one   8"]
     with pytest.raises(ValueError, match="No further line begins with 'two'"):
         SCRIPT["renewed"](["one  1", "two  1"], output)
+
+
+def test_what_the_notebook_takes_from_this_project_is_there() -> None:
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
+    imports = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "experiments" in str(node.module)
+    ]
+    ours: dict[str, Any] = {}
+    exec(compile(ast.Module(list(imports), []), str(NOTEBOOK), "exec"), ours)  # loads nothing heavy
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = ours.get(node.value.id)
+            assert not isinstance(module, ModuleType) or hasattr(module, node.attr), f"no {node.value.id}.{node.attr}"
+
+
+def test_the_weights_that_the_page_counts_are_those_of_the_first_dense_layer() -> None:
+    (config,) = compose_jobs(["experiment=walkthrough"], multirun=False)
+    (units,) = config.model.units
+    pixels = math.prod(config.data.shape)
+    said = f"{pixels} × {units} weights and {units} biases, {pixels * units + units:,} numbers"
+    assert said in " ".join(PAGE.read_text().split())
 
 
 @pytest.mark.slow
