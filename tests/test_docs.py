@@ -30,8 +30,9 @@ PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.g
 CHECKED = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which is about the past
 GROUPS = [group.name for group in choices.groups()]
 OF_THE_SYSTEM = ("cd", "eval", "export", "git", "pip", "source")
-OF_OTHERS = (".venv/bin/activate", "chromium", "hydra/launcher=basic", "jupyter", "jupyterlab", "lab", "taskset")
-OF_LIBRARIES = ("gc.", "keras.", "lax.", "mlflow.")  # dotted names that are neither keys nor ours
+OF_OTHERS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
+OF_HYDRA = "hydra/launcher=basic"
+OF_LIBRARIES = ("gc.", "keras.", "lax.")  # dotted names that are neither keys nor ours
 OF_MLFLOW = (["mlflow", "artifacts", "download"],)
 FOLDERS = ("conf/", "docs/", "scripts/", "src/", "tests/", ".ci/")
 FILE = re.compile(r"[\w$.*-]*/[\w$./*-]*|[\w*-]*\.(csv|db|ipynb|json|keras|lock|md|npz|png|py|toml|yaml)")
@@ -146,9 +147,11 @@ def check_file(name: str, page: Path) -> None:
 def check_word(word: str, page: Path) -> None:
     """What a word in backticks looks like, it is: a setting, a file, a key, or something that the sources name."""
     key, equals, value = word.partition("=")
-    if word in OF_OTHERS or word.startswith(OF_LIBRARIES):
+    if word in (*OF_OTHERS, OF_HYDRA):
         return
-    if equals and re.fullmatch(r"[a-z_/]+(\.[a-z_0-9]+)*", key):
+    if word.startswith(OF_LIBRARIES):
+        assert re.search(rf"\b{re.escape(word)}\b", sources()), f"nothing uses {word}"
+    elif equals and re.fullmatch(r"[a-z_/]+(\.[a-z_0-9]+)*", key):
         check_setting(key, value, new_files(page))
     elif FILE.fullmatch(word):
         check_file(word, page)
@@ -192,7 +195,7 @@ def check(line: str) -> None:
             assert not re.fullmatch(r"[a-z_]+", word) or word in known_words(), f"nothing is called {word}"
     elif words[0] == "python":
         own = PROJECT / "src" / Path(*words[2].split("."))
-        assert own.with_suffix(".py").exists() or words[2] == "pytest" or words[2:5] in OF_MLFLOW
+        assert own.with_suffix(".py").exists() or words[2] == "pytest" or words[2:5] in OF_MLFLOW, line
     elif words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
