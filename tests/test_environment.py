@@ -11,36 +11,45 @@ from experiments import environment
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    (tmp_path / "a.py").write_text("x = 1\n")
+    """Of somebody who has git show differences in ways of their own."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "a.py").write_bytes(b"x = 1\r\ny = 2\r\n")
     identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    for arguments in (["init", "-q"], ["add", "a.py"], [*identity, "commit", "-qm", "begin"]):
-        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
-    return tmp_path
+    settings = ["color.ui always", "diff.noprefix true", "diff.context 0", "diff.external false", "core.autocrlf false"]
+    configured = (["config", *setting.split()] for setting in settings)
+    for arguments in (["init", "-q"], *configured, ["add", "a.py"], [*identity, "commit", "-qm", "begin"]):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    return folder
 
 
 def test_a_clean_tree_has_a_commit_and_no_diff(repository: Path) -> None:
     code = environment.code(repository)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, text=True).stdout.strip()
-    assert code == environment.Code(head, "")
+    assert code == environment.Code(head, b"")
     assert code.tags == {"git_commit": head, "git_dirty": "false"}
 
 
 def test_the_diff_holds_changes_and_new_files_and_applies_to_the_commit(repository: Path, tmp_path: Path) -> None:
-    (repository / "a.py").write_text("x = 2\n")
+    (repository / "a.py").write_bytes(b"x = 1\r\ny = 3\r\n")
     (repository / "new.py").write_text("y = 3\n")
+    (repository / "latin 1.txt").write_bytes("Größe\r\n".encode("latin-1"))
+    (repository / "broken").symlink_to("nowhere")
     code = environment.code(repository)
     assert code.tags["git_dirty"] == "true"
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(repository), str(clone)], check=True)
-    subprocess.run(["git", "apply"], cwd=clone, input=code.diff, text=True, check=True)
-    assert (clone / "a.py").read_text() == "x = 2\n"
-    assert (clone / "new.py").read_text() == "y = 3\n"
+    subprocess.run(["git", "apply"], cwd=clone, input=code.diff, check=True)
+    for name in ("a.py", "new.py", "latin 1.txt"):
+        assert (clone / name).read_bytes() == (repository / name).read_bytes()
+    assert (clone / "broken").readlink() == Path("nowhere")
 
 
 def test_new_files_that_are_data_are_named_and_not_kept(repository: Path) -> None:
     (repository / "data.bin").write_bytes(os.urandom(environment.LARGEST_NEW_FILE + 1))
-    diff = environment.code(repository).diff
-    assert diff == "# new, and too large or too many to keep: data.bin\n"
+    (repository / "folder").symlink_to(repository.parent)
+    not_kept = b"# new, and not kept, as it is too large, one of too many, or no file: "
+    assert environment.code(repository).diff == not_kept + b"data.bin\n" + not_kept + b"folder\n"
 
 
 def test_a_folder_without_git_has_no_commit(tmp_path: Path) -> None:

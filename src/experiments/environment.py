@@ -12,6 +12,9 @@ from experiments import PROJECT
 from experiments.profiling import span
 
 LARGEST_NEW_FILE, MOST_NEW_FILES = 100_000, 100  # bytes; beyond them a new file is data rather than code
+# `git apply` takes what comes out, whatever the user's git is configured to show.
+AS_IT_IS = ["--binary", "--unified=3", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"]
+DIFF = ["diff", *AS_IT_IS, "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Code:
     """The state of the project's git repository; empty where there is none."""
 
     commit: str
-    diff: str  # of all uncommitted changes to HEAD, new files too
+    diff: bytes  # of all uncommitted changes to HEAD, new files too; each line in the encoding of its file
 
     @property
     def tags(self) -> dict[str, str]:
@@ -29,14 +32,16 @@ class Code:
 @span("state of the code")
 def code(project: Path = PROJECT) -> Code:
     """The commit that is checked out, and what differs from it."""
-    commit = _git(project, "rev-parse", "HEAD").strip()
+    commit = _git(project, "rev-parse", "HEAD").decode().strip()
     if not commit:
-        return Code("", "")
-    new_files = [name for name in _git(project, "ls-files", "--others", "--exclude-standard", "-z").split("\0") if name]
-    small = [name for name in new_files if (project / name).stat().st_size <= LARGEST_NEW_FILE][:MOST_NEW_FILES]
-    additions = [_git(project, "diff", "--no-index", "--binary", "--", os.devnull, name) for name in small]
-    left_out = [f"# new, and too large or too many to keep: {name}\n" for name in new_files if name not in set(small)]
-    return Code(commit, "".join([_git(project, "diff", "--binary", "HEAD"), *additions, *left_out]))
+        return Code("", b"")
+    listed = _git(project, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+    new_files = [os.fsdecode(name) for name in listed if name]
+    small = [name for name in new_files if _is_small(project / name)][:MOST_NEW_FILES]
+    added = {name: _git(project, *DIFF, "--no-index", "--", os.devnull, name) for name in small}
+    left_out = (os.fsencode(name) for name in new_files if not added.get(name))
+    notes = (b"# new, and not kept, as it is too large, one of too many, or no file: %s\n" % name for name in left_out)
+    return Code(commit, b"".join([_git(project, *DIFF, "HEAD"), *added.values(), *notes]))
 
 
 @cache
@@ -45,12 +50,18 @@ def loaded_code() -> Code:
     return code()
 
 
-def _git(project: Path, *arguments: str) -> str:
+def _is_small(file: Path) -> bool:
     try:
-        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, errors="replace")
+        return file.lstat().st_size <= LARGEST_NEW_FILE
+    except FileNotFoundError:  # gone since git listed it
+        return False
+
+
+def _git(project: Path, *arguments: str) -> bytes:
+    try:
+        return subprocess.run(["git", *arguments], cwd=project, capture_output=True).stdout
     except FileNotFoundError:  # a machine without git
-        return ""
-    return done.stdout
+        return b""
 
 
 def packages() -> str:

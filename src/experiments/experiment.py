@@ -165,13 +165,13 @@ def record(
         "environment/packages.txt": environment.packages(),
         "environment/hardware.json": json.dumps(environment.hardware(), indent=2),
         "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),
-        "environment/uncommitted.diff": code.diff,
     }
+    contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
     with TemporaryDirectory() as folder:
-        for path, text in texts.items():
+        for path, content in contents.items():
             target = Path(folder, path)
             target.parent.mkdir(exist_ok=True)
-            target.write_text(text)
+            target.write_bytes(content)
         run.log_artifacts(Path(folder))
 
 
