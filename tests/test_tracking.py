@@ -300,7 +300,7 @@ def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(store
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_the_model_loads_with_mlflow_and_with_plain_keras_where_the_project_is_not(store):
+def test_the_model_loads_with_mlflow_and_with_plain_keras_where_the_project_is_not(store, tmp_path):
     import keras
 
     layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
@@ -333,6 +333,12 @@ print(json.dumps([*predictions, str(model.metadata.signature.inputs)]))
     [logged] = client.search_logged_models([run.experiment_id])
     assert (logged.name, str(logged.status), logged.source_run_id) == ("model", "READY", run.run_id)
     assert [output.model_id for output in stored(run).outputs.model_outputs] == [logged.model_id]
+
+    file = tracking.download_model(store, run.run_id, tmp_path)
+    (place,) = tracking.database_file(store).parent.rglob(f"{logged.model_id}/**/model.keras")
+    place.write_bytes(file.read_bytes() + b"!")
+    with pytest.raises(StoreError, match="is not the one that the run logged: its file was changed since, by its dig"):
+        tracking.download_model(store, run.run_id, tmp_path)
 
 
 class Server:
