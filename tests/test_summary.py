@@ -103,6 +103,19 @@ def test_the_note_of_a_classification():
     ]
 
 
+def test_names_of_classes_are_text_in_the_note():
+    names = ["`<img src=x onerror=alert(1)>`"] * 10
+    results = answered((classified().dataset.test.targets[0] + 1) % 10)
+    own = replace(results.config, data=replace(results.config.data, class_names=names))
+    results = replace(results, config=own, dataset=replace(results.dataset, class_names=tuple(names)))
+    note = summary.note(results, report.final_metrics(results), [], "1234abcd")
+    shown = r"\`\<img src=x onerror=alert(1)\>\`"
+    assert f"- **{shown}**: 1 of" in note
+    assert f"taken for {shown} (1 time)" in note
+    assert "`data.class_names: [" in note
+    assert "`<img" not in note.replace(shown, "")
+
+
 def test_the_note_shows_only_figures_that_were_drawn_and_names_no_worst_class_where_all_is_right():
     results = replace(answered(), config=config("data=digits", "report.figures=none"))
     note = summary.note(results, report.final_metrics(results), [], "1234abcd")

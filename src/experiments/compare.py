@@ -463,6 +463,11 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def escaped(text: str) -> str:
+    """A line of text that Markdown leaves as it is, also in a cell of a table."""
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", plain(text.replace("\n", " ")))
+
+
 def _short(text: str) -> str:
     return plain(text if len(text) <= 40 else text[:39] + "…")
 

@@ -1,7 +1,6 @@
 """What a sweep came to: its settings ranked over seeds, and whether the best is better than the next beyond noise."""
 
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from experiments import compare, resume, summary, tracking, ui_pages
-from experiments.compare import Comparison, Mode
+from experiments.compare import Comparison, Mode, escaped
 from experiments.runs import RunRecord
 from experiments.summary import plural
 
@@ -310,18 +309,18 @@ def note(
         blocks = ["**No run of this sweep has finished with its objective.**", linked]
     else:
         setting, _, value = headline(board).partition(" with ")
-        blocks = [f"**{_escaped(setting)}** with {value}.", linked, verdict(board)]
+        blocks = [f"**{escaped(setting)}** with {value}.", linked, verdict(board)]
         if board.metric.startswith("test_"):
             blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
     if failures:
         more = [f"- and {len(failures) - LISTED} more"] if len(failures) > LISTED else []
         blocks.append(f"**{plural(len(failures), 'job')} did not finish:**")
-        blocks.append("\n".join([*(f"- {_escaped(failure[:LONGEST])}" for failure in failures[:LISTED]), *more]))
+        blocks.append("\n".join([*(f"- {escaped(failure[:LONGEST])}" for failure in failures[:LISTED]), *more]))
     if board is not None:
         header, rows = _rows(board)
         # The UI sets cells close together; the spaces of Markdown do not count.
-        cells = ([f"{_escaped(cell)}&emsp;" for cell in line] for line in rows)
-        lines = [map(_escaped, header), ["---"] * len(header), *cells]
+        cells = ([f"{escaped(cell)}&emsp;" for cell in line] for line in rows)
+        lines = [map(escaped, header), ["---"] * len(header), *cells]
         blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
         settings = len(board.table)
         if settings > TOP:
@@ -435,9 +434,3 @@ def _charted(board: Leaderboard) -> list[str]:
     """The parameters that MLflow's charts can have as an axis: those whose values are no lists."""
     runs = board.comparison.runs
     return [name for name in board.varied if not any((run.params.get(name) or "").startswith("[") for run in runs)]
-
-
-def _escaped(text: str) -> str:
-    """A line of text that Markdown leaves as it is, also in a cell of a table."""
-    plain = compare.plain(text.replace("\n", " "))
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", plain)

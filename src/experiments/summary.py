@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from experiments import checkpoints, tracking
+from experiments.compare import escaped, plain
 from experiments.compose import CONF, compose_jobs, groups
 from experiments.config import Config, Linear, as_dict, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
@@ -157,7 +158,7 @@ def _setting(config: Config, dataset: "Dataset", model: "keras.Model") -> list[s
     """What is trained on what, and what of that differs from the defaults."""
     held_out = len(dataset.validation.targets)
     validation = f" ({held_out:,} held out for validation)" if held_out else ""
-    differs = ", ".join(f"`{difference}`" for difference in differences(config))
+    differs = ", ".join("`" + plain(difference).replace("`", "'") + "`" for difference in differences(config))
     return [
         f"**{config.model.name}** with {plural(model.count_params(), 'weight')}, trained on"
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
@@ -199,7 +200,8 @@ def _worst_classes(results: "Results") -> list[str]:
 
     if isinstance(results.config.data, Linear):
         return []
-    names, actual, predicted = results.dataset.class_names, results.dataset.test.targets, results.predicted
+    names = [escaped(name) for name in results.dataset.class_names]
+    actual, predicted = results.dataset.test.targets, results.predicted
     confusion = np.bincount(actual * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
     examples = confusion.sum(1)
     np.fill_diagonal(confusion, 0)
