@@ -577,7 +577,10 @@ class Report:
 @dataclass(config=STRICT, kw_only=True)
 class Tracking:
     uri: Annotated[str | None, text("MLflow tracking URI, or null: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")]
-    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment that holds the run, a name")]
+    experiment: Annotated[
+        str,
+        Field(min_length=1, max_length=500, description="MLflow experiment that holds the run, 1 to 500 characters"),
+    ]
     run_name: Annotated[str | None, text("name of the run, or null: made from what differs from the defaults")]
     log_model: Annotated[bool, text("store the trained model with the run: true or false")]
 
