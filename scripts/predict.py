@@ -4,7 +4,8 @@ python scripts/predict.py RUN_ID seven.png           the probability of each cla
 python scripts/predict.py RUN_ID *.jpg --save .      and saves what the network saw, as NAME.seen.png
 
 A picture is a PNG or JPEG of one digit, of any size and colour, dark on light or light on dark. The digit is found by
-its contrast, and scaled and centred as those of MNIST were.
+its contrast, and scaled and centred as those of MNIST were. --save overwrites no picture: where NAME.seen.png shows
+another digit, it writes NAME-2.seen.png, and so on.
 """
 
 import argparse

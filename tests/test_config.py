@@ -245,7 +245,7 @@ MISTAKES = {
     "training.threads=[1]": "training.threads=[1] is not allowed",
     "report.style=blue": "report.style=blue is not allowed: colours of the figures: light or dark",
     "report.figures=all": "report.figures=all is not allowed: full, light (learning curves, confusion matrix) or none",
-    "tracking.experiment=''": "tracking.experiment= is not allowed: MLflow experiment that holds the run, 1 to 500 char",
+    "tracking.experiment=''": "tracking.experiment= is not allowed: MLflow experiment that holds the run, 1 to",
     f"tracking.experiment={'x' * 501}": " is not allowed: MLflow experiment that holds the run, 1 to 500 characters",
     "tracking.log_model=yes": "tracking.log_model=yes is not allowed: expected true or false: store the trained model",
     "model=neuron": "model=neuron has one output, data=mnist has 10 classes. Use data=linear",

@@ -9,6 +9,9 @@ from conftest import command
 from PIL import Image
 from stores import runs
 
+from experiments.pictures import PictureError
+from experiments.predict import Prediction
+
 RUN = ["data.limit=20000", "training.epochs=3", "training.batch_size=64", "report.figures=none"]
 
 
@@ -46,6 +49,20 @@ def test_pictures_are_classified_and_what_the_network_saw_is_saved(uri: str, tmp
     assert f"{files[0]}: {tmp_path}/a picture of mine, number 0.seen.png\n" in done.stderr
     (after,) = runs(uri)
     assert (after.data.metrics, after.data.tags) == (before.data.metrics, before.data.tags)
+
+
+def test_no_saved_picture_is_overwritten_by_that_of_another_digit(tmp_path: Path) -> None:
+    files = [Path("a/seven.png"), Path("a/seven.jpg"), Path("b/seven.png")]
+    seen = [np.full((28, 28), level, np.uint8) for level in (0, 100, 200)]
+    for _ in range(2):  # the same again adds nothing
+        saved = [Prediction(*each, np.zeros(10), "0123456789").save(tmp_path) for each in zip(files, seen, strict=True)]
+        assert [file.name for file in saved] == ["seven.seen.png", "seven-2.seen.png", "seven-3.seen.png"]
+        assert [np.asarray(Image.open(file))[0, 0] for file in saved] == [0, 100, 200]
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(
+        PictureError, match=r"^What was seen of a/seven.png cannot be saved: .*No such file or directory"
+    ):
+        Prediction(files[0], seen[0], np.zeros(10), "0123456789").save(tmp_path / "none")
 
 
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path, uri: str) -> None:

@@ -1,5 +1,7 @@
 """What a run's model makes of a person's own pictures of digits."""
 
+import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,20 +42,28 @@ class Prediction:
         return bool((self.outputs >= 0).all() and abs(self.outputs.sum() - 1) < 1e-3)
 
     def save(self, folder: Path) -> Path:
-        """Save what the network saw, enlarged, as NAME.seen.png in the folder.
+        """Save what the network saw, enlarged, as NAME.seen.png in the folder: as NAME-2.seen.png, and so on, where
+        there is another picture of that name.
 
         Raises:
             PictureError: it cannot be written.
         """
         from PIL import Image
 
-        target = folder / f"{self.file.stem}.seen.png"
         height, width = self.seen.shape
         enlarged = Image.fromarray(self.seen).resize((ENLARGED * width, ENLARGED * height), Image.Resampling.NEAREST)
+        stream = io.BytesIO()
+        enlarged.save(stream, "PNG")
+        content = stream.getvalue()
+        numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        targets = (folder / f"{self.file.stem}{number}.seen.png" for number in numbers)
         try:
-            enlarged.save(target)
+            target = next(target for target in targets if not target.exists() or target.read_bytes() == content)
+            target.write_bytes(content)
         except OSError as error:
-            raise pictures.PictureError(f"{target} cannot be written: {error.strerror}.") from None
+            raise pictures.PictureError(
+                f"{self.file} cannot be saved in {folder} as it was seen: {error.strerror}."
+            ) from None
         return target
 
 
