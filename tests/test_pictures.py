@@ -148,13 +148,13 @@ def test_thin_strokes_do_not_fade(tmp_path: Path) -> None:
     assert np.count_nonzero(seen.max(1) > 200) >= 19
 
 
-def bomb() -> bytes:
-    """A PNG of a few bytes that says it is 60,000 x 60,000 pixels large."""
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes that says it is so many pixels high and wide."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0")), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -164,7 +164,9 @@ def bomb() -> bytes:
     [
         (b"", " is no PNG or JPEG picture."),
         (b"GIF89a", " is no PNG or JPEG picture."),
-        (bomb(), " is no PNG or JPEG picture."),
+        (bomb(60_000), " is too large: it has 60000 x 60000 pixels, and at most 100,000,000 are read. Give a smaller"),
+        (bomb(11_000), " is too large: it has 11000 x 11000 pixels, "),
+        (bomb(9_900), " cannot be read: "),
         (png(Image.new("RGB", (300, 300), "red"))[:200], " cannot be read: "),
         (
             png(Image.new("L", (50, 50), 200)),
@@ -173,8 +175,9 @@ def bomb() -> bytes:
         (png(Image.new("L", (1, 1))), " shows nothing: "),
         (png(Image.new("RGBA", (50, 50), (0, 0, 0, 0))), " shows nothing: "),
     ],
-    ids=["empty", "GIF", "bomb", "cut off", "grey", "one pixel", "transparent"],
+    ids=["empty", "GIF", "bomb", "too large", "large", "cut off", "grey", "one pixel", "transparent"],
 )
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")  # it would be a second line
 def test_what_shows_no_digit_is_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(PictureError) as caught:
         read(content, tmp_path)

@@ -49,14 +49,18 @@ def read(file: Path) -> np.ndarray:
 def _open(file: Path) -> "Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which warns and does not say what is allowed
     try:
         image = Image.open(file, formats=("PNG", "JPEG"))
         if image.width * image.height > MOST_PIXELS:
-            raise PictureError(f"{file} has {image.width} x {image.height} pixels: at most {MOST_PIXELS:,} are read.")
+            raise PictureError(
+                f"{file} is too large: it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are"
+                " read. Give a smaller copy of it."
+            )
         return ImageOps.exif_transpose(image)
     except (FileNotFoundError, IsADirectoryError):
         raise PictureError(f"{file} is no file. Give a PNG or JPEG picture of a digit.") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except UnidentifiedImageError:
         raise PictureError(f"{file} is no PNG or JPEG picture.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # as Pillow says that a file is damaged
         raise PictureError(f"{file} cannot be read: {error}.") from None
