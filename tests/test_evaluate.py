@@ -11,7 +11,9 @@ from conftest import command
 from mnist_files import idx
 from stores import artifact, runs
 
+from experiments import evaluate as evaluation
 from experiments import tracking
+from experiments.errors import ConfigError
 
 SMALL = ["data=digits", "training.epochs=2", "report.figures=none"]
 PREFIX = "evaluation_digits"
@@ -53,12 +55,16 @@ def test_help_is_quick() -> None:
     assert time.perf_counter() - started < 5
 
 
-def test_only_the_data_can_be_another() -> None:
-    done = evaluate("1234", "data=digits", "model.dropout=0.3")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "'model.dropout=0.3' is not about the data, and all else is the run's own. Expected: data=NAME,"
-        " data.path=FOLDER or another data.KEY=VALUE\n"
+@pytest.mark.parametrize(
+    "override", ["model.dropout=0.3", "data.mean=0.5", "data.padding=2", "data.limit=100", "data.augmentation.shift=1"]
+)
+def test_only_the_test_set_can_be_another(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluation.evaluate("1234", ["data=digits", override])
+    assert str(caught.value) == (
+        f"{override!r} is not about the test set, and all else is the run's own, its preprocessing too. Expected:"
+        " data=NAME, or data.KEY=VALUE with one of path, checksums, train_examples, test_examples, shape, classes,"
+        " class_names, pixel_max, slope, noise"
     )
 
 

@@ -18,6 +18,10 @@ from experiments.evaluation import Evaluation, Evaluator
 if TYPE_CHECKING:
     import keras
 
+# Keys of the group `data` that an evaluation depends on: where images are and what they are; how points are generated.
+IMAGES = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
+TEST_SET = (*IMAGES, "slope", "noise")
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -44,16 +48,16 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
 
     Args:
         run_id: of the run, or a unique beginning of it.
-        overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys of it.
+        overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys in TEST_SET.
         uri: of the tracking store; None for the one in force.
 
     Raises:
-        ConfigError: an override is not of the data, or not allowed.
+        ConfigError: an override is not of the test set, or not allowed.
         DataError: the data cannot be found, is damaged, or does not fit the model.
         StoreError: there is no such run, or it has no model.
     """
     store = tracking.resolve_uri(uri)
-    _refuse_other_groups(overrides)
+    _refuse_what_cannot_count(overrides)
     (run,) = runs.by_id(runs.open_store(store), [run_id])
     with TemporaryDirectory() as folder:
         file = tracking.download_model(store, run.run_id, Path(folder))
@@ -98,13 +102,13 @@ def draw(run_id: str, uri: str) -> None:
         ended.log_artifacts(drawn, "figures")
 
 
-def _refuse_other_groups(overrides: Sequence[str]) -> None:
+def _refuse_what_cannot_count(overrides: Sequence[str]) -> None:
     for override in overrides:
-        key = override.partition("=")[0]
-        if key != "data" and not key.startswith("data."):
+        group, *keys = override.partition("=")[0].split(".")
+        if group != "data" or (keys and keys[0] not in TEST_SET):
             raise ConfigError(
-                f"{override!r} is not about the data, and all else is the run's own. Expected: data=NAME,"
-                " data.path=FOLDER or another data.KEY=VALUE"
+                f"{override!r} is not about the test set, and all else is the run's own, its preprocessing too."
+                f" Expected: data=NAME, or data.KEY=VALUE with one of {', '.join(TEST_SET)}"
             )
 
 
