@@ -429,7 +429,8 @@ def identity(config: Config, data_digest: str) -> dict[str, str]:
 @cache  # what this process has loaded stays as it is when a file is edited
 def _code_and_versions() -> dict[str, str]:
     code = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
+    sources = Path(__file__).parent.rglob("*.py")
+    for source in sorted(path for path in sources if path.is_file()):  # an editor's lock is a broken link
         code.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
     return {"code_digest": code.hexdigest()[:36], "versions": versions}
