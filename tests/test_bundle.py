@@ -80,6 +80,22 @@ def test_what_was_changed_in_the_file_is_found_out(content: dict[str, Any], tmp_
     assert found[2] == "the last test_accuracy is 1, and none such in its history"
 
 
+def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    content["overrides"] = ["training.epochs=3", "training.epochs=2", "model.units=999", "+seed=0", "~report", "data=x"]
+    content["hardware"]["threads"] = 4
+    content["packages"] = []
+    recorded = bundle.read(changed(content, tmp_path), None)
+    versions = content["tags"]["versions"].split()
+    assert recorded.contradictions() == [
+        "environment/hardware.json has threads 4, in config/config.yaml training.threads is 1",
+        *(f"{package} of the tag versions is not in environment/packages.txt" for package in versions),
+        "the override model.units=999 is not what config/config.yaml says: [128]",
+    ]
+    assert recorded.overrides == content["overrides"]
+
+
 def test_a_file_that_exists_is_not_written_over(exported: tuple[str, Path], tmp_path: Path) -> None:
     uri, _ = exported
     (run,) = runs(uri)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import zipfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import yaml
 from conftest import PROJECT, command
@@ -183,6 +185,22 @@ def test_a_param_a_result_and_a_model_that_were_changed_where_others_read_them_a
         "The record was changed after the run: the last test_accuracy is 0.999, and none such in its history.\n",
     )
     assert out.count("The record was changed") == 3
+
+
+@pytest.mark.slow
+def test_a_model_that_is_gone_or_another_is_found_out_on_other_machines_too(store: tuple[str, str]) -> None:
+    uri, run_id = store
+    found = reproduce.find(run_id, uri)
+    assert found.model is not None
+    elsewhere = replace(found, hardware={**found.hardware, "processor": "another"})
+    assert (reproduce.judge(elsewhere, run_id).exact, reproduce.judge(elsewhere, run_id).reproduced) == (False, True)
+    wider = {place: np.zeros((17, *weights.shape[1:])) for place, weights in found.model.weights.items()}
+    verdict = reproduce.judge(replace(elsewhere, model=replace(found.model, weights=wider)), run_id)
+    assert (verdict.contradictions, verdict.same_weights, verdict.reproduced) == ([], False, False)
+    (file,) = Path(uri.removeprefix("sqlite:///")).parent.rglob("model.keras")
+    file.unlink()
+    tracking.connect(uri).delete_tag(run_id, "model_digest")
+    assert reproduce.find(run_id, uri).contradictions() == ["the model that it logged is gone"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,6 @@ from experiments.resume import IDENTITY
 FORMAT = "keras-hydra-experiments run 1"
 LARGEST = 64 * 2**20  # bytes
 TAGS = (*IDENTITY, "fingerprint", "git_commit", "git_dirty")  # no names of users and machines
-OF_A_PLACE = ("tracking.", "data.path", "resume")  # where the run was made, which means nothing elsewhere
 
 
 class BundleError(UserError):
@@ -40,7 +39,7 @@ def _printable(value: Any) -> Any:
 
 def _override(value: str) -> str:
     key = re.match(r"[+~]{0,2}([A-Za-z_][\w./@]*)", value)
-    if key is None or key[1].startswith(("hydra", *OF_A_PLACE)):
+    if key is None or key[1].startswith(("hydra", *reproduce.OF_A_PLACE)):
         raise ValueError(f"{value!r} is not an override of an experiment")
     return value
 
@@ -98,7 +97,7 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
         "metrics": {key: run.metrics[key] for key in recorded.points},
         "points": recorded.points,
         "config": _placeless(as_dict(recorded.config)),
-        "overrides": [o for o in recorded.overrides if not o.lstrip("+~").startswith(OF_A_PLACE)],
+        "overrides": [o for o in recorded.overrides if not o.lstrip("+~").startswith(reproduce.OF_A_PLACE)],
         "packages": sorted(recorded.packages, key=str.lower),
         "hardware": recorded.hardware,
         "lock": lock,

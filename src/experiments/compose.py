@@ -23,7 +23,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -207,6 +207,32 @@ def parse(overrides: Sequence[str]) -> list[Override]:
                 " quote values with special characters: 'key=\"a b\"'."
             ) from None
     return parsed
+
+
+def values(overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """What overrides of plain keys set: key -> (override, value), the last one of a key. Groups, deletions and what
+    refers to other keys are left out.
+
+    Raises:
+        ConfigError: one is no override.
+
+    >>> values(["data=digits", "~expected", "model.units=[16]"])
+    {'model.units': ('model.units=[16]', [16])}
+    """
+    with composing():
+        parsed = [o for o in parse(overrides) if not (o.is_delete() or o.is_sweep_override() or o.package)]
+    plain = [o for o in parsed if o.key_or_group not in groups() and not _is_hydras(o.key_or_group)]
+    found = {o.key_or_group: (str(o.input_line), _plain(o.value())) for o in plain}
+    return {key: given for key, given in found.items() if "${" not in given[0]}
+
+
+def _plain(value: Any) -> Any:
+    """A value as Hydra parses it, with its quoted texts as texts."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def _expand(parsed: list[Override]) -> list[list[str]]:

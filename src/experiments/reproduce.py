@@ -5,14 +5,16 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from experiments import cluster, data, environment, experiment, resume, runs, tracking
+from experiments import cluster, compose, data, environment, experiment, resume, runs, tracking
 from experiments.config import Config, as_dict, fingerprint, flatten, identity
 from experiments.errors import StoreError
 
@@ -23,6 +25,7 @@ RELATIVE = 0.02
 ABSOLUTE = {"accuracy": 0.005, "error_percent": 0.5}  # by the end of a metric's name: both half a percentage point
 TOLERANCE = "2 % in losses and other metrics, 0.5 percentage points in accuracies; best_epoch is not judged"
 LONGEST_PARAM = 6000  # characters; MLflow cuts the rest
+OF_A_PLACE = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
 Points = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
 
@@ -40,6 +43,11 @@ class Model:
             np.array_equal(weights, other.weights[place]) for place, weights in self.weights.items()
         )
 
+    def fits(self, other: "Model") -> bool:
+        """Whether the weights have the same shapes; where they lie in the file may differ between versions."""
+        theirs, ours = (sorted(weights.shape for weights in model.weights.values()) for model in (self, other))
+        return ours == theirs
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -52,7 +60,7 @@ class Recorded:
         points: every metric that is not a time, at every epoch.
         packages: installed then, `name==version`.
         hardware: the machine then.
-        model: the logged model; None if there is none.
+        model: the logged model; None if there need not be one.
     """
 
     uri: str | None
@@ -78,8 +86,27 @@ class Recorded:
         for key, points in self.points.items():
             if not points or points[-1][1] != self.run.metrics[key]:
                 found.append(f"the last {key} is {self.run.metrics[key]:g}, and none such in its history")
-        if self.model and self.model.digest != self.run.tags.get("model_digest", self.model.digest):
+        if self.model and not self.model.digest:
+            found.append("the model that it logged is gone")
+        elif self.model and self.model.digest != self.run.tags.get("model_digest", self.model.digest):
             found.append("the model's file is not the one that was logged, by its digest in the tag model_digest")
+        threads = self.config.training.threads
+        if self.hardware.get("threads") != threads:
+            found.append(
+                f"environment/hardware.json has threads {self.hardware.get('threads', 'missing')}, in"
+                f" config/config.yaml training.threads is {threads}"
+            )
+        for package in self.run.tags.get("versions", "").split():
+            if package not in self.packages:
+                found.append(f"{package} of the tag versions is not in environment/packages.txt")
+        return found + [f"the override {override} {why}" for override, why in self.false_overrides().items()]
+
+    def false_overrides(self) -> dict[str, str]:
+        """The overrides that cannot have made the config, each with what the config says instead."""
+        tree, found = as_dict(self.config), {}
+        for key, (override, value) in compose.values(self.overrides).items():
+            if not key.startswith(OF_A_PLACE) and not _holds(actual := _at(tree, key), value):
+                found[override] = f"is not what config/config.yaml says: {actual}"
         return found
 
     def changes(self) -> list[str]:
@@ -126,7 +153,8 @@ class Verdict:
     """What came out: `exact` asks for equality to the last bit, which only the same machine and software gives.
 
     Attributes:
-        same_weights: whether the two logged models are equal; None if that is not asked for, or one is not there.
+        same_weights: whether the two logged models are equal, or of the same shapes if `exact` is not asked for; None
+            if one is not there.
     """
 
     exact: bool
@@ -159,7 +187,8 @@ def find(run_id: str, uri: str | None) -> Recorded:
     packages = tracking.download(resolved, run.run_id, "environment/packages.txt").read_text()
     hardware = _hardware(resolved, run.run_id)
     points, installed = _points(client, run), frozenset(packages.splitlines())
-    return Recorded(uri, run, config, overrides, points, installed, hardware, _model(resolved, run))
+    model = _model(resolved, run, config.tracking.log_model)
+    return Recorded(uri, run, config, overrides, points, installed, hardware, model)
 
 
 def again(recorded: Recorded) -> str:
@@ -174,7 +203,8 @@ def again(recorded: Recorded) -> str:
     """
     tracked = replace(recorded.config.tracking, uri=recorded.uri, run_name=f"again: {recorded.run.name}")
     config = replace(recorded.config, tracking=tracked, resume=None)
-    run_id = experiment.run(config, recorded.overrides, {"reproduces": recorded.run.run_id})
+    overrides = [override for override in recorded.overrides if override not in recorded.false_overrides()]
+    run_id = experiment.run(config, overrides, {"reproduces": recorded.run.run_id})
     return "" if cluster.FOLDER in os.environ else run_id
 
 
@@ -187,8 +217,10 @@ def judge(recorded: Recorded, run_id: str) -> Verdict:
     exact = all(recorded.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions")) and all(
         recorded.hardware.get(key) == hardware[key] for key in MACHINE
     )
-    rows, model = compare(recorded.points, _points(client, new), exact), _model(resolved, new)
-    same_weights = recorded.model.equals(model) if exact and recorded.model and model else None
+    rows, model = compare(recorded.points, _points(client, new), exact), _model(resolved, new, False)
+    same_weights = None
+    if recorded.model and model:
+        same_weights = recorded.model.equals(model) if exact else recorded.model.fits(model)
     return Verdict(exact, rows, same_weights, recorded.contradictions(), new.run_id)
 
 
@@ -232,12 +264,27 @@ def _hardware(uri: str, run_id: str) -> dict[str, object]:
     return hardware
 
 
-def _model(uri: str, run: runs.RunRecord) -> Model | None:
+def _at(tree: Any, key: str) -> Any:
+    """What is at a dotted key; None if there is nothing."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def _holds(actual: Any, given: Any) -> bool:
+    """Whether a config's value is what an override set; of a mapping it sets the keys that it names."""
+    if isinstance(given, dict) and isinstance(actual, dict):
+        return all(_holds(actual.get(key), value) for key, value in given.items())
+    return bool(actual == given or given == "auto")  # resolved in the config
+
+
+def _model(uri: str, run: runs.RunRecord, logged: bool) -> Model | None:
+    """The run's model; one without digest and weights if it is gone, although the run has logged one."""
     with TemporaryDirectory() as folder:
         try:
             content = tracking.download_model(uri, run.run_id, Path(folder)).read_bytes()
         except StoreError:
-            return Model("", {}) if "model_digest" in run.tags else None  # taken away, or never logged
+            return Model("", {}) if logged or "model_digest" in run.tags else None
     return Model(hashlib.sha256(content).hexdigest(), _weights(content))
 
 
@@ -255,7 +302,7 @@ def _weights(content: bytes) -> dict[str, np.ndarray]:
         stored = zipfile.ZipFile(io.BytesIO(content)).read("model.weights.h5")
         with h5py.File(io.BytesIO(stored), "r") as file:
             file.visititems(note)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, OSError, RuntimeError):
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError):
         return {}
     return weights
 
