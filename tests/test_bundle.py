@@ -157,6 +157,7 @@ HOSTILE = {
     "a class that rings": (put("config", "data", "class_names", value=["\a"]), "'\\x07' is not printable."),
     "a tag of its own": (put("tags", "mlflow.user", value="root"), "tags.mlflow.user.[key]: Input should be 'code_d"),
     "a metric that is text": (put("metrics", "test_loss", value="1"), "metrics.test_loss: Input should be a valid n"),
+    "points without metrics": (put("metrics", value={}), "is in only one of points and metrics."),
     "no number": (put("points", "test_loss", value=[[2, float("nan")]]), "points.test_loss.0.1: Input should be a fin"),
     "a target": (put("config", "model", "_target_", value="os.system"), "unknown key 'model._target_'."),
     "hydra": (put("config", "hydra", value={"launcher": 1}), "unknown key 'hydra'."),

@@ -20,7 +20,7 @@ from stores import artifact, history, runs
 
 from experiments import reproduce, resume, tracking
 from experiments.config import fingerprint
-from experiments.errors import StoreError
+from experiments.errors import StoreError, UserError
 
 SCRIPT = "scripts/reproduce.py"
 DIGITS = ["data=digits", "training.epochs=2", "report.figures=none"]
@@ -54,6 +54,10 @@ def test_elsewhere_metrics_may_differ_by_the_tolerance_and_here_by_nothing(
 def test_the_largest_difference_is_that_of_all_epochs() -> None:
     (row,) = reproduce.compare({"loss": [(1, 4.0), (2, 2.0)]}, {"loss": [(1, 4.5), (2, 2.25)]}, exact=False)
     assert row == reproduce.Row("loss", 2.0, 2.25, 0.5, 1, False)
+
+
+def test_a_metric_without_any_epoch_in_either_run_is_no_match() -> None:
+    assert reproduce.compare({"a": []}, {}, exact=True) == [reproduce.Row("a", None, None, None, None, False)]
 
 
 def test_a_metric_or_an_epoch_that_only_one_of_the_runs_has_is_no_match() -> None:
@@ -238,6 +242,30 @@ def test_what_cannot_be_tried_is_said_and_nothing_is_made(store: tuple[str, str]
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1), unknown.stderr
     assert f"There is no run '{'0' * 32}'" in unknown.stderr
     assert len(runs(uri)) == 3
+
+
+@pytest.mark.slow
+def test_files_of_a_record_that_are_damaged_are_told_in_one_line(store: tuple[str, str]) -> None:
+    folder = config_file(store).parents[1]
+    for name, content, message in (
+        ("config/config.yaml", b"[1, 2]", "config/config.yaml is not a mapping."),
+        ("config/config.yaml", b"seed: 2020-01-01", "config/config.yaml: Object of type date is not JSON serializable"),
+        ("config/config.yaml", b"&a [*a]", "config/config.yaml: Circular reference detected"),
+        ("config/config.yaml", b"seed: !!python/name:os.system", "could not determine a constructor for the tag"),
+        ("config/config.yaml", b"\xff\xfe", "config/config.yaml is damaged: 'utf-8' codec can't decode byte 0xff"),
+        ("config/overrides.yaml", b"5", "config/overrides.yaml is not a list of texts."),
+        ("environment/hardware.json", b"{", "environment/hardware.json is damaged: Expecting property name"),
+        ("environment/hardware.json", b"[]", "environment/hardware.json is damaged: it is no mapping."),
+        ("environment/packages.txt", b"\xff", "environment/packages.txt is damaged: 'utf-8' codec"),
+    ):
+        path = folder / name
+        before = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            reproduce.find(store[1], store[0])
+        path.write_bytes(before)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -85,8 +85,7 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
     recorded = reproduce.find(run_id, uri)
     run, store = recorded.run, tracking.resolve_uri(uri)
     lock, diff = (
-        tracking.download(store, run.run_id, f"environment/{name}").read_text()
-        for name in ("requirements.lock", "uncommitted.diff")
+        tracking.read(store, run.run_id, f"environment/{name}") for name in ("requirements.lock", "uncommitted.diff")
     )
     parts = {
         "format": FORMAT,
@@ -138,11 +137,14 @@ def _parse(content: bytes, otherwise: str) -> Bundle:
     if len(content) > LARGEST:
         raise BundleError(f"{otherwise}: it is larger than {LARGEST:,} bytes.")
     try:
-        return TypeAdapter(Bundle).validate_json(content)
+        bundle = TypeAdapter(Bundle).validate_json(content)
     except ValidationError as error:
         finding = error.errors(include_url=False)[0]
         where = ".".join(map(str, finding["loc"])) or "the file"
         raise BundleError(f"{otherwise}: {ascii(where)[1:-1]}: {finding['msg']}.") from None
+    if alone := sorted(bundle.points.keys() ^ bundle.metrics.keys()):
+        raise BundleError(f"{otherwise}: {ascii(alone[0])[1:-1]} is in only one of points and metrics.")
+    return bundle
 
 
 def _placeless(config: Mapping[str, Any]) -> dict[str, Any]:

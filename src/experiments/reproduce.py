@@ -184,7 +184,7 @@ def find(run_id: str, uri: str | None) -> Recorded:
             f" Go on with it first: python run.py resume={run.run_id}"
         )
     config, overrides = resume.recorded(resolved, run.run_id)
-    packages = tracking.download(resolved, run.run_id, "environment/packages.txt").read_text()
+    packages = tracking.read(resolved, run.run_id, "environment/packages.txt")
     hardware = _hardware(resolved, run.run_id)
     points, installed = _points(client, run), frozenset(packages.splitlines())
     model = _model(resolved, run, config.tracking.log_model)
@@ -234,7 +234,7 @@ def compare(then: Points, now: Points, exact: bool) -> list[Row]:
     for metric in [*then, *(metric for metric in now if metric not in then)]:
         before, after = then.get(metric, []), now.get(metric, [])
         last_then, last_now = (points[-1][1] if points else None for points in (before, after))
-        if [epoch for epoch, _ in before] != [epoch for epoch, _ in after]:
+        if not before or [epoch for epoch, _ in before] != [epoch for epoch, _ in after]:
             rows.append(Row(metric, last_then, last_now, None, None, False))
             continue
         pairs = [(epoch, a, b) for (epoch, a), (_, b) in zip(before, after, strict=True)]
@@ -260,7 +260,12 @@ def _points(client: "tracking.MlflowClient", run: runs.RunRecord) -> Points:
 
 
 def _hardware(uri: str, run_id: str) -> dict[str, object]:
-    hardware: dict[str, object] = json.loads(tracking.download(uri, run_id, "environment/hardware.json").read_text())
+    try:
+        hardware = json.loads(tracking.read(uri, run_id, "environment/hardware.json"))
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: {error}") from None
+    if not isinstance(hardware, dict):
+        raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: it is no mapping.")
     return hardware
 
 

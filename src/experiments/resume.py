@@ -1,7 +1,9 @@
 """Going on with a run that was cut off: its recorded config, and whether code and data are still the same."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import yaml
 
@@ -11,6 +13,7 @@ from experiments.config import Config, as_dict, flatten, validate
 from experiments.errors import ConfigError, UserError
 
 IDENTITY = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
+CONFIG, OVERRIDES = "config/config.yaml", "config/overrides.yaml"
 
 
 class NothingToResumeError(UserError):
@@ -72,12 +75,26 @@ def recorded(uri: str, run_id: str) -> tuple[Config, list[str]]:
         StoreError: the run has none.
         ConfigError: it is no longer one that can be run.
     """
-    texts = [tracking.download(uri, run_id, f"config/{name}.yaml").read_text() for name in ("config", "overrides")]
+    config, overrides = (_plain(tracking.read(uri, run_id, path), path, run_id) for path in (CONFIG, OVERRIDES))
+    for path, fits, form in (
+        (CONFIG, isinstance(config, dict), "a mapping"),
+        (OVERRIDES, isinstance(overrides, list) and all(isinstance(o, str) for o in overrides), "a list of texts"),
+    ):
+        if not fits:
+            raise ConfigError(f"The config that run {run_id} recorded cannot be run: {path} is not {form}.")
     try:
-        config, overrides = map(yaml.safe_load, texts)
         return validate(config), overrides
-    except (ConfigError, yaml.YAMLError) as error:
+    except ConfigError as error:
         raise ConfigError(f"The config that run {run_id} recorded cannot be run by this code: {error}") from None
+
+
+def _plain(text: str, path: str, run_id: str) -> Any:
+    """What a YAML file holds, if it is what JSON can hold too: no dates, no objects, nothing that holds itself."""
+    try:
+        return json.loads(json.dumps(yaml.safe_load(text)))
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"The config that run {run_id} recorded cannot be run: {path}: {reason}") from None
 
 
 def changes(run: runs.RunRecord, tags: Mapping[str, str]) -> list[str]:

@@ -256,6 +256,18 @@ def download(uri: str, run_id: str, artifact: str) -> Path:
         raise StoreError(f"Run {run_id} in {shown(uri)} has no artifact {artifact}: {_first_line(error)}") from None
 
 
+def read(uri: str, run_id: str, artifact: str) -> str:
+    """An artifact of a run that is text.
+
+    Raises:
+        StoreError: the store cannot be used, the run has no such artifact, or it is no text.
+    """
+    try:
+        return download(uri, run_id, artifact).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"Run {run_id} in {shown(uri)}: {artifact} is damaged: {error}") from None
+
+
 def check_model(uri: str, run_id: str) -> str:
     """Where the store keeps the run's model.
 
