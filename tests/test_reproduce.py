@@ -18,7 +18,8 @@ import yaml
 from conftest import PROJECT, command
 from stores import artifact, history, runs
 
-from experiments import reproduce, resume, tracking
+from experiments import bundle, reproduce, resume, tracking
+from experiments.bundle import BundleError
 from experiments.config import fingerprint
 from experiments.errors import StoreError, UserError
 
@@ -266,6 +267,21 @@ def test_files_of_a_record_that_are_damaged_are_told_in_one_line(store: tuple[st
         path.write_bytes(before)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_run_that_starts_from_weights_that_are_not_there_cannot_be_tried_or_exported(
+    store: tuple[str, str], tmp_path: Path
+) -> None:
+    (uri, run_id), start = store, "0" * 32
+    path = config_file(store)
+    path.write_text(path.read_text().replace("weights: null", f"weights: '{start}'"))
+    with pytest.raises(BundleError, match=rf"starts from the weights of run {start} \(model.weights\), which a bundle"):
+        bundle.write(run_id, uri, tmp_path / "run.json")
+    with pytest.raises(StoreError, match=f"^model.weights: There is no run '{start}' in {uri}"):
+        reproduce.again(reproduce.find(run_id, uri))
+    with pytest.raises(StoreError, match=f"^There is no run '{start}' in {uri}"):
+        tracking.check_model(uri, start)
 
 
 @pytest.mark.slow

@@ -80,10 +80,15 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
 
     Raises:
         StoreError: there is no such run, it is not finished, or parts of its record are missing.
-        BundleError: the file exists or cannot be written, or would be too large.
+        BundleError: the run needs the weights of another, the file exists or cannot be written, or would be too large.
     """
     recorded = reproduce.find(run_id, uri)
     run, store = recorded.run, tracking.resolve_uri(uri)
+    if start := recorded.config.model.weights:
+        raise BundleError(
+            f"Run {run.run_id} cannot be put into a bundle: it starts from the weights of run {start} (model.weights),"
+            f" which a bundle does not hold. Export that run instead: python scripts/reproduce.py {start} --export FILE"
+        )
     lock, diff = (
         tracking.read(store, run.run_id, f"environment/{name}") for name in ("requirements.lock", "uncommitted.diff")
     )

@@ -1,12 +1,14 @@
 """Weights to start from: those of the model that an earlier run logged (`model.weights`)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from experiments import runs, tracking
 from experiments.config import Config
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     import keras
@@ -20,8 +22,9 @@ def check(config: Config) -> None:
     """
     if config.model.weights is not None:
         uri = tracking.resolve_uri(config.tracking.uri)
-        (run,) = runs.by_id(runs.open_store(uri), [config.model.weights])
-        tracking.check_model(uri, run.run_id)
+        with _named():
+            (run,) = runs.by_id(runs.open_store(uri), [config.model.weights])
+            tracking.check_model(uri, run.run_id)
 
 
 def load(config: Config, model: "keras.Model") -> None:
@@ -36,7 +39,7 @@ def load(config: Config, model: "keras.Model") -> None:
     import keras
 
     uri = tracking.resolve_uri(config.tracking.uri)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _named():
         file = tracking.download_model(uri, config.model.weights, Path(folder))
         weights = keras.saving.load_model(file, compile=False).get_weights()
     theirs, ours = [value.shape for value in weights], [tuple(value.shape) for value in model.weights]
@@ -47,6 +50,15 @@ def load(config: Config, model: "keras.Model") -> None:
             f" {config.model.weights}"
         )
     model.set_weights(weights)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Say of what the store lacks which key asked for it."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"model.weights: {error}") from None
 
 
 def _shown(shapes: list[tuple[int, ...]]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import cluster, compose, data, environment, experiment, resume, runs, tracking
+from experiments import cluster, compose, data, environment, experiment, pretrained, resume, runs, tracking
 from experiments.config import Config, as_dict, fingerprint, flatten, identity
 from experiments.errors import StoreError
 
@@ -198,11 +198,12 @@ def again(recorded: Recorded) -> str:
         The new run's id; empty in a process that only trains for another one (a worker of a cluster).
 
     Raises:
-        UserError: devices or store cannot be used.
+        UserError: devices or store cannot be used, or the run that it starts from is gone.
         TrainingError: the new run failed.
     """
     tracked = replace(recorded.config.tracking, uri=recorded.uri, run_name=f"again: {recorded.run.name}")
     config = replace(recorded.config, tracking=tracked, resume=None)
+    pretrained.check(config)
     overrides = [override for override in recorded.overrides if override not in recorded.false_overrides()]
     run_id = experiment.run(config, overrides, {"reproduces": recorded.run.run_id})
     return "" if cluster.FOLDER in os.environ else run_id

@@ -272,11 +272,11 @@ def check_model(uri: str, run_id: str) -> str:
     """Where the store keeps the run's model.
 
     Raises:
-        StoreError: the store cannot be used, or the run has no model.
+        StoreError: the store cannot be used, there is no such run, or it has no model.
     """
     client = connect(uri)
     with store_errors(uri):
-        logged = _logged_models(client, client.get_run(run_id).info.experiment_id, MODEL, run_id)
+        logged = _logged_models(client, _get_run(client, uri, run_id).info.experiment_id, MODEL, run_id)
     if not logged:
         raise StoreError(
             f"Run {run_id} in {shown(uri)} has no model: a run logs it when it ends, unless tracking.log_model=false."
