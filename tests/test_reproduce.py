@@ -233,7 +233,14 @@ def test_what_cannot_be_tried_is_said_and_nothing_is_made(store: tuple[str, str]
     client.set_terminated(bare.info.run_id)
     failed = client.create_run("0", run_name="broken")
     client.set_terminated(failed.info.run_id, "FAILED")
+    diverged, parent = (client.create_run("0", run_name=name).info.run_id for name in ("diverged", "three"))
+    client.set_tag(diverged, "end_reason", "loss became nan in epoch 2 of 5. Likely causes: many.")
+    client.set_terminated(diverged, "FAILED")
+    client.set_tag(failed.info.run_id, "mlflow.parentRunId", parent)
     for wrong, message in {
+        diverged: r"finished run can be reproduced. To go on with it would only fail again: loss became nan in epoch 2",
+        parent: rf"\(three\) is a sweep, which only holds its runs together. Give one of them: {failed.info.run_id}"
+        rf" \(broken\). All of them: python scripts/compare.py --sweep {parent}$",
         bare.info.run_id: "has no artifact config/config.yaml",
         failed.info.run_id: r"\(broken\) is FAILED: only a finished run can be reproduced. Go on with it first: python",
     }.items():
@@ -242,7 +249,7 @@ def test_what_cannot_be_tried_is_said_and_nothing_is_made(store: tuple[str, str]
     unknown = command("0" * 32, "--uri", uri, script=SCRIPT)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1), unknown.stderr
     assert f"There is no run '{'0' * 32}'" in unknown.stderr
-    assert len(runs(uri)) == 3
+    assert len(runs(uri)) == 5
 
 
 @pytest.mark.slow

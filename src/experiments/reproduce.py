@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ RELATIVE = 0.02
 ABSOLUTE = {"accuracy": 0.005, "error_percent": 0.5}  # by the end of a metric's name: both half a percentage point
 TOLERANCE = "2 % in losses and other metrics, 0.5 percentage points in accuracies; best_epoch is not judged"
 LONGEST_PARAM = 6000  # characters; MLflow cuts the rest
+NOT_FINITE = r" became (nan|-?inf) in epoch "  # in the tag end_reason
 OF_A_PLACE = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
 Points = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
@@ -172,23 +174,36 @@ def find(run_id: str, uri: str | None) -> Recorded:
     """The run with this id, or unique beginning of an id, as it was recorded.
 
     Raises:
-        StoreError: there is no such run, it is not finished, or parts of its record are missing.
+        StoreError: there is no such run, it is a sweep or not finished, or parts of its record are missing.
         ConfigError: its config cannot be run.
     """
     resolved = tracking.resolve_uri(uri)
     client = runs.open_store(resolved)
     (run,) = runs.by_id(client, [run_id])
+    _refuse_sweep(client, run)
     if run.status != "FINISHED":
-        raise StoreError(
-            f"Run {run.run_id} ({run.name}) is {run.status}: only a finished run can be reproduced."
-            f" Go on with it first: python run.py resume={run.run_id}"
-        )
+        reason = run.tags.get("end_reason", "")
+        way = f"Go on with it first: python run.py resume={run.run_id}"
+        if re.search(NOT_FINITE, reason):
+            way = f"To go on with it would only fail again: {reason}"
+        raise StoreError(f"Run {run.run_id} ({run.name}) is {run.status}: only a finished run can be reproduced. {way}")
     config, overrides = resume.recorded(resolved, run.run_id)
     packages = tracking.read(resolved, run.run_id, "environment/packages.txt")
     hardware = _hardware(resolved, run.run_id)
     points, installed = _points(client, run), frozenset(packages.splitlines())
     model = _model(resolved, run, config.tracking.log_model)
     return Recorded(uri, run, config, overrides, points, installed, hardware, model)
+
+
+def _refuse_sweep(client: "tracking.MlflowClient", run: runs.RunRecord) -> None:
+    children = [
+        f"{child.run_id} ({child.name})" for child in runs.with_tags(client, {"mlflow.parentRunId": run.run_id})
+    ]
+    if children or "sweep" in run.tags:
+        raise StoreError(
+            f"Run {run.run_id} ({run.name}) is a sweep, which only holds its runs together. Give one of them:"
+            f" {_some(children)}. All of them: python scripts/compare.py --sweep {run.run_id}"
+        )
 
 
 def again(recorded: Recorded) -> str:
@@ -313,6 +328,6 @@ def _weights(content: bytes) -> dict[str, np.ndarray]:
     return weights
 
 
-def _some(packages: list[str]) -> str:
-    shown = ", ".join(packages[:5]) or "none"
-    return f"{shown} and {len(packages) - 5} more" if len(packages) > 5 else shown
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
