@@ -158,10 +158,10 @@ def show_outcome(config: published.Published, outcome: published.Outcome) -> Non
         table.add_row(name, published.shown(metric, mean), published.shown(metric, deviation), str(seeds or "-"))
 
     if config.quick:
-        row("ours then, shrunk", config.mean, None, 1)
+        row("ours then, shrunk", config.mean, None, config.seeds_then if config.mean else 0)
     else:
         row("published", expected.published, None, 0)
-        row("ours then", expected.mean, expected.standard_deviation, len(expected.seeds) if expected.mean else 0)
+        row("ours then", expected.mean, expected.standard_deviation, config.seeds_then if expected.mean else 0)
     row("ours now", outcome.mean, outcome.standard_deviation, len(outcome.values))
     Console(highlight=False, markup=False, soft_wrap=True).print(table)
     for change in published.version_changes(expected):
@@ -169,7 +169,7 @@ def show_outcome(config: published.Published, outcome: published.Outcome) -> Non
     if outcome.reached is not None:
         print(f"The published number is {'' if outcome.reached else 'not '}reached.")
     if config.mean is None or config.tolerance is None:
-        print("It was not measured before, so there is nothing to compare with.")
+        print(f"{config.another or 'It was not measured before'}, so there is nothing to compare with.")
         return
     gap, allowed = (published.shown(metric, value) for value in (abs(outcome.mean - config.mean), config.tolerance))
     print(f"Ours now differs from ours then by {gap}; allowed is {allowed}.")

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -16,7 +17,7 @@ import yaml
 
 from experiments import data, experiment, runs, tracking
 from experiments.compose import CONF, compose_jobs
-from experiments.config import Config, Expected, identity
+from experiments.config import Config, Expected, fingerprint, identity
 from experiments.errors import ConfigError
 from experiments.schema import listed
 
@@ -34,6 +35,8 @@ class Published:
         configs: one for each seed.
         overrides: what makes each of them.
         mean, tolerance: ours then; None: not measured.
+        seeds_then: how many gave the mean.
+        another: why what the file expects is nothing to compare with; None if it is.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Published:
     overrides: list[list[str]]
     mean: float | None
     tolerance: float | None
+    seeds_then: int
+    another: str | None = None
 
     @property
     def uri(self) -> str:
@@ -111,7 +116,8 @@ def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick
     """The published config of this name, with its seeds.
 
     Args:
-        overrides: further changes; `expected.seeds=[0]` for other seeds.
+        overrides: further changes; `expected.seeds=[0]` for other seeds. With those that can change a result it is
+            another experiment, of which nothing is expected.
         uri: of the tracking store; None for the one that the config names.
         quick: its shrunk version instead.
 
@@ -119,24 +125,48 @@ def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick
         ConfigError: nothing is expected of it, it has no shrunk version, or an override is not allowed.
     """
     (config,) = compose_jobs([f"experiment={name}", *overrides], multirun=False)
-    expected = config.expected
-    if expected is None:
+    (file,) = compose_jobs([f"experiment={name}"], multirun=False) if overrides else (config,)
+    expected, stands = config.expected, file.expected
+    if expected is None or stands is None:
         raise ConfigError(f"{name} is no published config: expected is null. Choices: {listed(stated())}")
     if any(re.match(r"[+~]*(seed|experiment)(=|$)", override) for override in overrides):
         raise ConfigError(f"{name} runs as it is for each of its seeds. Choose them with expected.seeds=[0,1]")
     if config.distribution.strategy == "multi_worker":
         raise ConfigError("distribution=multi_worker starts processes for one run each. Use distribution=mirrored.")
-    whole, seeds = [f"experiment={name}", *overrides], expected.seeds
-    mean, tolerance = expected.mean, expected.tolerance
+    whole, seeds, seeds_then = [f"experiment={name}", *overrides], expected.seeds, len(stands.seeds)
+    mean, tolerance = expected.mean, _tolerance(expected, stands)
     if quick:
-        if expected.quick is None:
+        if expected.quick is None or stands.quick is None:
             raise ConfigError(f"{name} has no shrunk version: expected.quick is null. Run it without --quick.")
-        whole, seeds = [f"experiment={name}", *expected.quick.overrides, *overrides], seeds[:1]
+        whole, seeds, seeds_then = [f"experiment={name}", *expected.quick.overrides, *overrides], seeds[:1], 1
         mean, tolerance = expected.quick.mean, expected.quick.tolerance
         (config,) = compose_jobs(whole, multirun=False)
+        (file,) = compose_jobs([f"experiment={name}", *stands.quick.overrides], multirun=False)
+    another = None
+    if fingerprint(config, {}) != fingerprint(file, {}):
+        another = "The overrides make it another experiment"
+    elif expected.metric != stands.metric:
+        another = f"What is expected is {stands.metric}, not {expected.metric}"
+    if another:
+        nothing: dict[str, Any] = dict.fromkeys(("published", "mean", "standard_deviation", "tolerance", "versions"))
+        expected, mean, tolerance = replace(expected, **nothing), None, None
     config = replace(config, tracking=replace(config.tracking, uri=uri or config.tracking.uri))
     configs = [replace(config, seed=seed) for seed in seeds]
-    return Published(name, quick, expected, configs, [[*whole, f"seed={s}"] for s in seeds], mean, tolerance)
+    each = [[*whole, f"seed={seed}"] for seed in seeds]
+    return Published(name, quick, expected, configs, each, mean, tolerance, seeds_then, another)
+
+
+def _tolerance(expected: Expected, file: Expected) -> float | None:
+    """The largest difference of the mean over `expected.seeds` to that over the seeds of the file.
+
+    It is the file's, unless one is given, or there are more or fewer seeds: three standard errors of the difference.
+    """
+    then, now, allowed = len(file.seeds), len(expected.seeds), expected.tolerance
+    if allowed is None or allowed != file.tolerance or now == then:
+        return allowed
+    # The file may go by a spread that was measured over more seeds than its own.
+    deviation = max(expected.standard_deviation or 0, allowed / (3 * sqrt(2 / then)))
+    return 3 * deviation * sqrt(1 / then + 1 / now)
 
 
 def judge(published: Published, finished: Sequence[runs.RunRecord]) -> Outcome | None:
@@ -235,7 +265,7 @@ def _cells(published: Published, finished: Sequence[runs.RunRecord]) -> list[str
     cells = [f"`{published.name}`", f"`{expected.metric}`", shown(expected.metric, expected.published)]
     cells += [{True: "yes", False: "no", None: "-"}[reached]]
     then = _spread(expected.metric, expected.mean, expected.standard_deviation)
-    cells += [then, str(len(expected.seeds)) if expected.mean is not None else "-"]
+    cells += [then, str(published.seeds_then) if expected.mean is not None else "-"]
     if now is None:
         return [*cells, "-", "-", "-", "-"]
     minutes = fmean(run.metrics["train_seconds"] for run in finished) / 60
