@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import zipfile
@@ -15,9 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from experiments import cluster, compose, data, environment, experiment, pretrained, resume, runs, tracking
+from experiments import (
+    cluster,
+    compose,
+    data,
+    distribution,
+    environment,
+    evaluate,
+    experiment,
+    pretrained,
+    resume,
+    runs,
+    runtime,
+    tracking,
+)
 from experiments.config import Config, as_dict, fingerprint, flatten, identity
 from experiments.errors import StoreError
+from experiments.evaluation import Evaluator
 
 TIMES = ("epoch_seconds", "examples_per_second", "train_seconds")
 MACHINE = ("processor", "gpus", "threads")  # of environment/hardware.json: what decides the last bits
@@ -155,8 +170,8 @@ class Verdict:
     """What came out: `exact` asks for equality to the last bit, which only the same machine and software gives.
 
     Attributes:
-        same_weights: whether the two logged models are equal, or of the same shapes if `exact` is not asked for; None
-            if one is not there.
+        same_weights: whether the two logged models are equal; if `exact` is not asked for, whether they have weights of
+            the same shapes, and the recorded one its recorded loss on the test images. None if one is not there.
     """
 
     exact: bool
@@ -236,8 +251,22 @@ def judge(recorded: Recorded, run_id: str) -> Verdict:
     rows, model = compare(recorded.points, _points(client, new), exact), _model(resolved, new, False)
     same_weights = None
     if recorded.model and model:
-        same_weights = recorded.model.equals(model) if exact else recorded.model.fits(model)
+        same_weights = recorded.model.equals(model) if exact else recorded.model.fits(model) and _as_good(recorded)
     return Verdict(exact, rows, same_weights, recorded.contradictions(), new.run_id)
+
+
+def _as_good(recorded: Recorded) -> bool:
+    """Whether the logged model still has the recorded loss on the test set, within the tolerance."""
+    config, store = recorded.config, tracking.resolve_uri(recorded.uri)
+    runtime.start(int(config.training.threads), distribution.logical_devices(config.distribution))
+    with TemporaryDirectory() as folder:
+        file = tracking.download_model(store, recorded.run.run_id, Path(folder))
+        try:
+            model = evaluate.load_model(file, recorded.run.run_id)
+        except StoreError:
+            return False
+    now = Evaluator(model, config.training.loss)(data.load(config.data, config.seed).test).metrics["loss"]
+    return _close("test_loss", recorded.run.metrics.get("test_loss", math.nan), now)
 
 
 def compare(then: Points, now: Points, exact: bool) -> list[Row]:
