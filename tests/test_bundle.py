@@ -83,7 +83,16 @@ def test_what_was_changed_in_the_file_is_found_out(content: dict[str, Any], tmp_
 def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
     content: dict[str, Any], tmp_path: Path
 ) -> None:
-    content["overrides"] = ["training.epochs=3", "training.epochs=2", "model.units=999", "+seed=0", "~report", "data=x"]
+    content["overrides"] = [
+        "model.units=128",
+        "model.dropout=2",
+        "training.epochs=3",
+        "training.epochs=2",
+        "optimizer.beta_1=0",
+        "+seed=0",
+        "~report",
+        "data=x",
+    ]
     content["hardware"]["threads"] = 4
     content["packages"] = []
     recorded = bundle.read(changed(content, tmp_path), None)
@@ -91,7 +100,8 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
     assert recorded.contradictions() == [
         "environment/hardware.json has threads 4, in config/config.yaml training.threads is 1",
         *(f"{package} of the tag versions is not in environment/packages.txt" for package in versions),
-        "the override model.units=999 is not what config/config.yaml says: [128]",
+        "the override model.dropout=2 is not what config/config.yaml says: 0.2",
+        "the override optimizer.beta_1=0 is not what config/config.yaml says: 0.9",
     ]
     assert recorded.overrides == content["overrides"]
 

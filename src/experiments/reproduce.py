@@ -1,5 +1,6 @@
 """Running a recorded run again: from its own config, with every metric compared, and its record checked."""
 
+import copy
 import hashlib
 import io
 import json
@@ -30,8 +31,8 @@ from experiments import (
     runtime,
     tracking,
 )
-from experiments.config import Config, as_dict, fingerprint, flatten, identity
-from experiments.errors import StoreError
+from experiments.config import Config, as_dict, fingerprint, flatten, identity, validate
+from experiments.errors import ConfigError, StoreError
 from experiments.evaluation import Evaluator
 
 TIMES = ("epoch_seconds", "examples_per_second", "train_seconds")
@@ -122,8 +123,8 @@ class Recorded:
         """The overrides that cannot have made the config, each with what the config says instead."""
         tree, found = as_dict(self.config), {}
         for key, (override, value) in compose.values(self.overrides).items():
-            if not key.startswith(OF_A_PLACE) and not _holds(actual := _at(tree, key), value):
-                found[override] = f"is not what config/config.yaml says: {actual}"
+            if not key.startswith(OF_A_PLACE) and not _says(tree, key, value):
+                found[override] = f"is not what config/config.yaml says: {_at(tree, key)}"
         return found
 
     def changes(self) -> list[str]:
@@ -321,11 +322,20 @@ def _at(tree: Any, key: str) -> Any:
     return tree
 
 
-def _holds(actual: Any, given: Any) -> bool:
-    """Whether a config's value is what an override set; of a mapping it sets the keys that it names."""
-    if isinstance(given, dict) and isinstance(actual, dict):
-        return all(_holds(actual.get(key), value) for key, value in given.items())
-    return bool(actual == given or given == "auto")  # resolved in the config
+def _says(tree: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether a config stays what it is when an override is applied; of a mapping that sets the keys that it names."""
+    if value == "auto":  # resolved in the config
+        return True
+    group, _, last = key.rpartition(".")
+    changed = copy.deepcopy(tree)
+    node, before = _at(changed, group) if group else changed, _at(tree, key)
+    if not isinstance(node, dict):
+        return False
+    node[last] = before | value if isinstance(before, dict) and isinstance(value, dict) else value
+    try:
+        return as_dict(validate(changed)) == tree
+    except ConfigError:
+        return False
 
 
 def _model(uri: str, run: runs.RunRecord, logged: bool) -> Model | None:
