@@ -106,6 +106,19 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
     assert recorded.overrides == content["overrides"]
 
 
+def test_uncommitted_changes_to_files_in_any_encoding_can_be_exported(
+    exported: tuple[str, Path], tmp_path: Path
+) -> None:
+    uri, _ = exported
+    (run,) = runs(uri)
+    diff = Path(run.info.artifact_uri.removeprefix("file://"), "environment", "uncommitted.diff")
+    before = diff.read_bytes()
+    diff.write_bytes(b"+caf\xe9\r\n")
+    bundle.write(run.info.run_id, uri, tmp_path / "run.json")
+    diff.write_bytes(before)
+    assert json.loads((tmp_path / "run.json").read_text())["uncommitted_diff"] == "+caf\\xe9\r\n"
+
+
 def test_a_file_that_exists_is_not_written_over(exported: tuple[str, Path], tmp_path: Path) -> None:
     uri, _ = exported
     (run,) = runs(uri)

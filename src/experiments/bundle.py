@@ -89,9 +89,8 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
             f"Run {run.run_id} cannot be put into a bundle: it starts from the weights of run {start} (model.weights),"
             f" which a bundle does not hold. Export that run instead: python scripts/reproduce.py {start} --export FILE"
         )
-    lock, diff = (
-        tracking.read(store, run.run_id, f"environment/{name}") for name in ("requirements.lock", "uncommitted.diff")
-    )
+    lock = tracking.read(store, run.run_id, "environment/requirements.lock")
+    diff = tracking.download(store, run.run_id, "environment/uncommitted.diff").read_bytes()
     parts = {
         "format": FORMAT,
         "run_id": run.run_id,
@@ -105,7 +104,7 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
         "packages": sorted(recorded.packages, key=str.lower),
         "hardware": recorded.hardware,
         "lock": lock,
-        "uncommitted_diff": diff,
+        "uncommitted_diff": diff.decode(errors="backslashreplace"),  # JSON is text; a file may be in any encoding
     }
     content = json.dumps(parts, indent=1).encode()
     _parse(content, f"Run {run.run_id} cannot be put into a bundle")
