@@ -30,6 +30,8 @@ def arguments(line: str) -> list[str]:
 def shrunk(line: str, uri: str, folder: Path) -> list[str]:
     """The overrides of a command, on little data and in a store of this test's own."""
     limit = SHRINK.format(400, 100, 2).split()
+    if "debug=overfit" in line:
+        limit = SHRINK.split()[3:]  # one batch it is
     if "single_neuron" in line:
         limit = ["training.epochs=2"]
     if "fashion_mnist" in line:
