@@ -13,7 +13,7 @@ from stores import artifact, runs
 
 from experiments import evaluate as evaluation
 from experiments import tracking
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, UserError
 
 SMALL = ["data=digits", "training.epochs=2", "report.figures=none"]
 PREFIX = "evaluation_digits"
@@ -128,10 +128,12 @@ def test_data_that_does_not_fit_or_is_not_there_is_refused_in_one_line(run: tupl
         (["data=digit"], "data=digit is not a choice (did you mean 'digits'?)"),
         ([*own_images(tmp_path / "own"), f"data.path={tmp_path}/none"], f"{tmp_path}/none does not exist"),
     ]:
-        done = evaluate(run_id, *overrides, "--uri", uri)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert message in done.stderr
-        assert done.stderr.count("\n") == 1
+        with pytest.raises(UserError) as refused:
+            evaluation.evaluate(run_id, overrides, uri)
+        assert message in str(refused.value)
+        assert "\n" not in str(refused.value)
+    done = evaluate(run_id, "data=digit", "--uri", uri)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.slow

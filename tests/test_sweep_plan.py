@@ -1,7 +1,5 @@
 """What the command of a sweep stands for, and what its jobs are called."""
 
-from pathlib import Path
-
 import pytest
 
 from experiments import sweep_plan
@@ -32,9 +30,11 @@ def test_a_job_is_named_by_what_differs_the_value_first(swept: list[str], names:
     assert [job.config.tracking.run_name for job in jobs] == [job.name for job in jobs]
 
 
-def test_experiments_are_swept_by_glob(mnist: Path) -> None:
-    jobs = sweep_plan.plan(compose_sweep(["experiment=glob(*)", "tracking.uri=sqlite:////nowhere/mlflow.db"])).jobs
-    assert {"single_neuron", "walkthrough"} <= {job.name for job in jobs}
+def test_experiments_are_swept_by_glob() -> None:
+    jobs = sweep_plan.plan(
+        compose_sweep(["experiment=glob(single_*)", "tracking.uri=sqlite:////nowhere/mlflow.db"])
+    ).jobs
+    assert [job.name for job in jobs] == ["single_neuron"]
 
 
 def test_runs_that_the_test_set_ranks_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
