@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import command, start
+from conftest import PROJECT, command, start
 from stores import runs
 
 from experiments import published
@@ -250,3 +250,18 @@ def test_a_mistake_in_the_command_is_told(arguments: list[str], message: str) ->
     done = command(*arguments, script=SCRIPT)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_the_table_in_the_docs_says_what_the_configs_say() -> None:
+    text = (PROJECT / "docs" / "published.md").read_text()
+    table = text[text.index(published.BEGIN) : text.index(published.END)].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if line.startswith("| `")]
+    expected = []
+    for name, said in published.stated().items():
+        metric, mean = said["metric"], said["mean"]
+        then = published.shown(metric, mean)
+        if said["standard_deviation"] is not None:
+            then += f" ± {published.shown(metric, said['standard_deviation'])}"
+        seeds = "-" if mean is None else str(len(said["seeds"]))
+        expected.append([f"`{name}`", f"`{metric}`", published.shown(metric, said["published"]), then, seeds])
+    assert [[*row[:3], *row[4:6]] for row in rows] == expected

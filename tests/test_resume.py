@@ -81,6 +81,7 @@ def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(uri: str) ->
     if process.returncode == 0:
         pytest.skip("the run was faster than the signal")
     assert process.returncode == 130, err
+    assert "Traceback" not in err
     run_id = runs(uri)[0].info.run_id
     assert f"Go on with it, from its last checkpoint: python run.py resume={run_id}" in err
     assert runs(uri)[0].info.status == "KILLED"
@@ -126,3 +127,4 @@ def test_a_sigterm_checkpoints_and_ends_with_143(uri: str) -> None:
     _, err = process.communicate(timeout=60)
     assert (process.returncode, runs(uri)[0].info.status) == (143, "KILLED")
     assert "python run.py resume=" in err
+    assert "Traceback" not in err
