@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,12 @@ SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
 def pytest_xdist_auto_num_workers() -> int:
     """One more than the cores, as much of the suite waits: for servers, dead peers and time limits."""
     return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first: else a worker is left with one of them when the others are through."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
