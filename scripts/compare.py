@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from experiments import compare, runs, runtime, tracking
+from experiments import compare, compare_views, runs, runtime, tracking
 from experiments.errors import exit_code
+from experiments.formatting import plain
 
 LATEST = 20
 
@@ -54,10 +55,10 @@ def show(options: argparse.Namespace) -> None:
         plot(comparison, options.plot)
     match options.format:
         case "csv":
-            print(compare.as_csv(comparison), end="")
+            print(compare_views.as_csv(comparison), end="")
             print(*compare.notes(comparison), sep="\n", file=sys.stderr)
         case "json":
-            print(compare.as_json(comparison))
+            print(compare_views.as_json(comparison))
         case _:
             print_table(comparison)
     print(*next_steps(comparison, options), sep="\n", file=sys.stderr)
@@ -106,7 +107,7 @@ def plot(comparison: compare.Comparison, path: Path) -> None:
     from experiments.figures import save
 
     try:
-        save(compare.figure(comparison), path)
+        save(compare_views.figure(comparison), path)
     except OSError as error:
         raise compare.CompareError(f"--plot cannot write {path}: {error.strerror}.") from None
 
@@ -117,7 +118,7 @@ def print_table(comparison: compare.Comparison) -> None:
 
     console = Console(highlight=False)
     width = console.width if console.is_terminal else None
-    table, hidden = compare.as_table(comparison, width)
+    table, hidden = compare_views.as_table(comparison, width)
     if width is None:
         console.width = 100_000
     console.print(table)
@@ -143,7 +144,7 @@ def next_steps(comparison: compare.Comparison, options: argparse.Namespace) -> l
     if "seed" in comparison.params and comparison.group_by is None:
         lines.append("  --group-by seed                           mean and spread over seeds")
     if options.plot is None and comparison.metric is not None:
-        lines.append(f"  --plot runs.png                           {compare.plain(comparison.metric)} as a figure")
+        lines.append(f"  --plot runs.png                           {plain(comparison.metric)} as a figure")
     if "fingerprint" in best.tags:
         lines.append(f"  python scripts/reproduce.py {best.run_id[:12]}  repeat the best run")
     return lines if lines[-1] != "Next:" else lines[:-1]

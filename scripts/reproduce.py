@@ -18,8 +18,7 @@ import sys
 from pathlib import Path
 
 from experiments import bundle, published, reproduce, runtime
-from experiments.errors import ConfigError, Terminated, TrainingError, UserError, terminate
-from experiments.schema import did_you_mean
+from experiments.errors import ConfigError, Terminated, TrainingError, UserError, did_you_mean, terminate
 
 
 def main() -> int:

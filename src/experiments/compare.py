@@ -1,6 +1,5 @@
 """Sets runs side by side: what differs in parameters, code and data, and how far metrics are from the best."""
 
-import difflib
 import json
 import math
 import re
@@ -10,16 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from experiments import PROJECT
-from experiments.errors import UserError
+from experiments.errors import UserError, did_you_mean
+from experiments.formatting import plain, plural
 from experiments.runs import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
-    from rich.table import Table
 
 Mode = Literal["min", "max"]
 
@@ -168,10 +166,8 @@ def _check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     known = sorted(choices)
     if name in known:
         return
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
     listed = ", ".join(known[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
-    raise CompareError(f"No run has the {what} {name!r}{meant}. Choices: {listed or 'none'}.")
+    raise CompareError(f"No run has the {what} {name!r}{did_you_mean(name, known)}. Choices: {listed or 'none'}.")
 
 
 # --- code and data --------------------------------------------------------------------------------------------------
@@ -246,7 +242,7 @@ def notes(comparison: Comparison, project: Path = PROJECT) -> list[str]:
     if dirty:
         marked = " (+)" if len({code(run) for run in runs}) > 1 else ""
         lines.append(
-            f"Uncommitted changes in {dirty} of {_runs(len(runs))}{marked}: code of one commit may differ too; "
+            f"Uncommitted changes in {dirty} of {plural(len(runs), 'run')}{marked}: code of one commit may differ too; "
             "see each run's environment/uncommitted.diff."
         )
     digests = Counter(data(run) for run in runs)
@@ -256,282 +252,4 @@ def notes(comparison: Comparison, project: Path = PROJECT) -> list[str]:
 
 
 def _counted(values: Counter[str]) -> str:
-    return ", ".join(f"{plain(value[:12]) or 'not recorded'} ({_runs(n)})" for value, n in values.most_common())
-
-
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"{number:,} runs"
-
-
-# --- forms ----------------------------------------------------------------------------------------------------------
-
-
-def as_csv(comparison: Comparison) -> str:
-    """One line for each run or group, best first; all metrics. A parameter of the same name as another column is
-    written `params.NAME`."""
-    import pandas as pd
-
-    columns: dict[str, Any] = {}
-    first = [group[0] for group in comparison.groups]
-    if comparison.group_by is None:
-        columns |= {key: [getattr(run, key) for run in first] for key in ("run_id", "name", "status")}
-    else:
-        columns["n"] = [len(group) for group in comparison.groups]
-        columns["run_ids"] = [" ".join(run.run_id for run in group) for group in comparison.groups]
-    params = {name: comparison.values(name) for name in comparison.params}
-    facts = {
-        "git_commit": [code(run)[0] for run in first],
-        "git_dirty": [str(code(run)[1]).lower() for run in first],
-        "data_digest": [data(run) for run in first],
-    }
-    numbers = {}
-    for name in comparison.mean:
-        if comparison.group_by is None:
-            numbers[name] = comparison.mean[name]
-        else:
-            numbers[f"{name}_mean"] = comparison.mean[name]
-            numbers[f"{name}_std"] = comparison.std[name]
-            numbers[f"{name}_n"] = comparison.count[name]
-        numbers[f"{name}_difference"] = comparison.difference[name]
-    taken = {*columns, *facts, *numbers}
-    columns |= {f"params.{name}" if name in taken else name: values for name, values in params.items()}
-    return str(pd.DataFrame(columns | facts | numbers).to_csv(index=False))
-
-
-def as_json(comparison: Comparison, project: Path = PROJECT) -> str:
-    """All of the comparison; numbers that JSON does not have (NaN, infinity) are null."""
-    rows = []
-    for position, group in enumerate(comparison.groups):
-        run = group[0]
-        metrics = [name for name in comparison.mean if comparison.count.at[position, name]]
-        row: dict[str, Any]
-        if comparison.group_by is None:
-            row = {"run_id": run.run_id, "name": run.name, "status": run.status, "start_time": run.start_time}
-        else:
-            row = {"n": len(group), "run_ids": [run.run_id for run in group]}
-        row["params"] = {name: _json(run.params[name]) for name in comparison.params if name in run.params}
-        mean, std, count = comparison.mean, comparison.std, comparison.count
-        if comparison.group_by is None:
-            row["metrics"] = {name: _finite(mean.at[position, name]) for name in metrics}
-        else:
-            row["metrics"] = {
-                name: {
-                    "mean": _finite(mean.at[position, name]),
-                    "std": _finite(std.at[position, name]),
-                    "n": int(count.at[position, name]),
-                }
-                for name in metrics
-            }
-        row["difference"] = {name: _finite(comparison.difference.at[position, name]) for name in metrics}
-        row |= {"git_commit": code(run)[0], "git_dirty": code(run)[1], "data_digest": data(run)}
-        rows.append(row)
-    runs = comparison.runs
-    changes = code_changes(runs, project)
-    tree = {
-        "metric": comparison.metric,
-        "mode": comparison.mode,
-        "group_by": comparison.group_by,
-        "differing_params": comparison.params,
-        "runs" if comparison.group_by is None else "groups": rows,
-        "left_out": [run.run_id for run in comparison.left_out],
-        "code_differs": len({code(run) for run in runs}) > 1,
-        "code_changes": [{"command": change.command, "files": change.files} for change in changes],
-        "data_differs": len({data(run) for run in runs}) > 1,
-    }
-    return json.dumps(tree, indent=2, allow_nan=False)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _json(text: str) -> str | int | float:
-    """A number where that loses nothing: `007` stays text."""
-    value = _number(text)
-    return value if str(value) == text else text
-
-
-def _number(text: str) -> str | int | float:
-    """The parameter as a number if it is one."""
-    for kind in (int, float):
-        try:
-            value: int | float = kind(text)
-        except ValueError:
-            continue
-        return value if math.isfinite(value) else text
-    return text
-
-
-def as_table(comparison: Comparison, width: int | None = None) -> tuple["Table", list[str]]:
-    """A table for the terminal, best first; few runs that are too wide for it side by side.
-
-    Args:
-        width: characters that there are; None for any number.
-
-    Returns:
-        The table, and the metrics that it had no room for.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    keys, metrics = _columns(comparison), {plain(name): _metric_cells(comparison, name) for name in comparison.mean}
-    hidden: list[str] = []
-    rows = _rows(keys | metrics)
-    if width is not None and _width(rows) > width:
-        sideways = list(zip(*rows, strict=True))
-        if _width(sideways) <= width:
-            rows = sideways
-        while _width(rows) > width and len(metrics) > 1:
-            hidden.insert(0, metrics.popitem()[0])
-            rows = _rows(keys | metrics)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for header in rows[0]:
-        table.add_column(Text(header), no_wrap=width is None or header in metrics, overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table, hidden
-
-
-def _rows(columns: dict[str, list[str]]) -> list[tuple[str, ...]]:
-    return list(zip(*([name, *cells] for name, cells in columns.items()), strict=True))
-
-
-def _width(rows: list[tuple[str, ...]]) -> int:
-    return sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True)) - 2
-
-
-def _columns(comparison: Comparison) -> dict[str, list[str]]:
-    """The columns of the table before the metrics: what tells the runs apart."""
-    first = [group[0] for group in comparison.groups]
-    runs = comparison.runs
-    columns: dict[str, list[str]] = {}
-    if comparison.group_by is None:
-        length = short_length(run.run_id for run in runs)
-        columns["run"] = [run.run_id[:length] for run in first]
-        columns["name"] = [_short(run.name) for run in first]
-        if any(run.status != "FINISHED" for run in runs):
-            columns["status"] = [plain(run.status) for run in first]
-    for name in comparison.params:
-        columns[plain(name)] = ["-" if value is None else _short(value) for value in comparison.values(name)]
-    if comparison.group_by is not None:
-        columns["n"] = [str(len(group)) for group in comparison.groups]
-    if len({code(run) for run in runs}) > 1:
-        columns["code"] = [(plain(code(run)[0][:8]) or "-") + "+" * code(run)[1] for run in first]
-    if len({data(run) for run in runs}) > 1:
-        columns["data"] = [plain(data(run)[:8]) or "-" for run in first]
-    return columns
-
-
-def _metric_cells(comparison: Comparison, name: str) -> list[str]:
-    """A metric's cells, the numbers and the brackets each in line."""
-    values, brackets = [], []
-    frames = (comparison.mean, comparison.std, comparison.count, comparison.difference)
-    for group, mean, std, count, difference in zip(comparison.groups, *(f[name] for f in frames), strict=True):
-        some = f" n={count}" if 0 < count < len(group) else ""
-        values.append(with_spread(mean, std) + some if count else "-")
-        brackets.append("" if math.isnan(difference) else "(best)" if difference == 0 else f"({difference:+.2g})")
-    left, right = max(map(len, values)), max(map(len, brackets))
-    return [f"{value:>{left}} {bracket:>{right}}".rstrip() for value, bracket in zip(values, brackets, strict=True)]
-
-
-def with_spread(mean: float, std: float) -> str:
-    """The mean to the decimals that its spread leaves sure: `0.9785 ± 0.0012`."""
-    if not math.isfinite(std):
-        return f"{mean:.5g}"
-    if std == 0:
-        return f"{mean:.5g} ± 0"
-    if not 1e-6 < std < 1e6:
-        return f"{mean:.5g} ± {std:.2g}"
-    return f"{mean:.{decimals(std)}f} ± {std:.{decimals(std)}f}"
-
-
-def decimals(spread: float) -> int:
-    """The decimals that a positive spread leaves sure: two digits of it."""
-    return max(0, 1 - math.floor(math.log10(spread)))
-
-
-def short_length(run_ids: Iterable[str]) -> int:
-    """How many characters of the ids, 8 or more, tell the runs apart."""
-    ids, length = set(run_ids), 8
-    while len({run_id[:length] for run_id in ids}) < len(ids):
-        length += 1
-    return length
-
-
-def plain(text: str) -> str:
-    """The text without characters that a terminal would act on."""
-    return "".join(character if character.isprintable() else "�" for character in text)
-
-
-def escaped(text: str) -> str:
-    """A line of text that Markdown leaves as it is, also in a cell of a table."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", plain(text.replace("\n", " ")))
-
-
-def _short(text: str) -> str:
-    return plain(text if len(text) <= 40 else text[:39] + "…")
-
-
-# --- plot -----------------------------------------------------------------------------------------------------------
-
-
-def figure(comparison: Comparison) -> "Figure":
-    """The metric that ranks: over the parameter that varies, over two as lines or a heat map, else for each run.
-
-    Raises:
-        CompareError: if no run has a metric.
-    """
-    from experiments.figures import comparison as figures
-
-    if comparison.metric is None:
-        raise CompareError("There is nothing to plot: no run has a metric.")
-    has = comparison.count[comparison.metric] > 0
-    mean, std = comparison.mean.loc[has, comparison.metric], comparison.std.loc[has, comparison.metric]
-    groups = [group for group, there in zip(comparison.groups, has, strict=True) if there]
-    metric, std = comparison.metric, std.fillna(0)
-    what, spread = _runs(len(comparison.runs)), "mean ± standard deviation"
-    if comparison.group_by is not None:
-        what += f", {spread} over {comparison.group_by}"
-    varying = [name for name in comparison.params if name != "seed"]
-    values = {name: [axis_value(group[0].params.get(name)) for group in groups] for name in varying}
-    numeric = [name for name in varying if all(isinstance(value, float) for value in values[name])]
-    numeric.sort(key=lambda name: -len(set(values[name])))
-    if len(varying) == 1 and numeric:
-        return figures.over_parameter(metric, numeric[0], values[numeric[0]], mean, std, subtitle=what)
-    if len(varying) == 2 and numeric:
-        x = numeric[0]
-        (y,) = set(varying) - {x}
-        if len(numeric) == 2 and is_grid(values[x], values[y]):
-            return figures.heat_map(
-                metric, x, values[x], y, values[y], mean, comparison.mode, what.replace(spread, "mean")
-            )
-        if len(set(values[y])) <= figures.LINES:
-            return figures.over_parameter(metric, x, values[x], mean, std, values[y], y, what)
-    return figures.ranking(metric, _labels(comparison, groups), mean, std, subtitle=what)
-
-
-def is_grid(x: list[float | str], y: list[float | str]) -> bool:
-    """Whether most of the combinations are there, and they are few enough to write a number into each."""
-    rows, columns = len(set(x)), len(set(y))
-    return (
-        min(rows, columns) > 1
-        and max(rows, columns) <= 20
-        and len(set(zip(x, y, strict=True))) >= 0.75 * rows * columns
-    )
-
-
-def axis_value(text: str | None) -> float | str:
-    """A parameter's value as a number if it is one, or a list of one such as `[128]`."""
-    value = _number((text or "").strip("[]"))
-    return value if isinstance(value, str) else float(value)
-
-
-def _labels(comparison: Comparison, groups: list[list[RunRecord]]) -> list[str]:
-    if comparison.group_by is None:
-        names = Counter(group[0].name for group in groups)
-        length = short_length(run.run_id for run in comparison.runs)
-        return [r.name if names[r.name] == 1 else f"{r.name} {r.run_id[:length]}" for r in (g[0] for g in groups)]
-    params = comparison.params
-    return [
-        " ".join(f"{p.rsplit('.', 1)[-1]}={group[0].params.get(p, '-')}" for p in params) or "all" for group in groups
-    ]
+    return ", ".join(f"{plain(value[:12]) or 'not recorded'} ({plural(n, 'run')})" for value, n in values.most_common())

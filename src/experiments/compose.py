@@ -32,8 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments import PROJECT, choices
 from experiments.choices import CONF
 from experiments.config import Config, descriptions, fingerprint, shown, training_examples, validate
-from experiments.errors import ConfigError
-from experiments.schema import did_you_mean, listed
+from experiments.errors import ConfigError, did_you_mean, listed
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
 # In conf/ as ${project:}, so that a sweep writes there and not where it was started.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, did_you_mean, listed
 from experiments.schema import (
     CLASSIFICATION_LOSSES,
     REGRESSION_LOSSES,
@@ -41,8 +41,6 @@ from experiments.schema import (
     ScheduleConfig,
     Tracking,
     Training,
-    did_you_mean,
-    listed,
 )
 
 __all__ = [

@@ -1,8 +1,9 @@
 """The ways a command ends that are not a bug: each carries one clear message and an exit code."""
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 
@@ -69,3 +70,15 @@ def exit_code(command: Callable[[], None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """For the nearest choice, whatever its case, ` (did you mean 'relu'?)`; else nothing."""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
+
+
+def listed(names: Iterable[object]) -> str:
+    """In order, `adam, sgd`; `none` if there are none."""
+    return ", ".join(sorted(map(str, names))) or "none"

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from experiments import compare, resume, summary, tracking, ui_pages
-from experiments.compare import Comparison, Mode, escaped
+from experiments.compare import Comparison, Mode
+from experiments.compare_views import axis_value, is_grid
+from experiments.formatting import decimals, escaped, plain, plural, with_spread
 from experiments.runs import RunRecord
-from experiments.summary import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,7 +185,7 @@ def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]
     if len(by_setting) == 2:
         (x_name, x), (y_name, y) = sorted(by_setting.items(), key=lambda item: -len(set(item[1])))
         columns, rows = [_shown(value) for value in x], [_shown(value) for value in y]
-        if compare.is_grid(columns, rows):
+        if is_grid(columns, rows):
             of = "mean over seeds" if several else "one seed each"
             drawn["03_heat_map"] = compared.heat_map(
                 board.metric, x_name, columns, y_name, rows, mean, board.mode, f"{count}; {of}", style
@@ -197,7 +198,7 @@ def figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]
 
 
 def _value(text: str | None) -> float | str | None:
-    return None if text in (None, "None") else compare.axis_value(text)
+    return None if text in (None, "None") else axis_value(text)
 
 
 def _shown(value: float | str | None) -> float | str:
@@ -219,7 +220,7 @@ def _cell(value: object) -> str:
     """A parameter's value for people: a long number, such as a search draws, to four digits."""
     if not isinstance(value, str):  # NaN: pandas has no other word for what a run does not have
         return "-"
-    number = compare.axis_value(value)
+    number = axis_value(value)
     return f"{number:.4g}" if isinstance(number, float) and len(value) > 8 and "[" not in value else value
 
 
@@ -231,9 +232,9 @@ def as_table(board: Leaderboard) -> "Table":
     header, rows = _rows(board)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in header:
-        table.add_column(Text(compare.plain(name)), overflow="fold")
+        table.add_column(Text(plain(name)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(compare.plain(cell)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     return table
 
 
@@ -249,7 +250,7 @@ def _rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
                 str(position + 1),
                 *(_cell(row[name]) for name in board.varied),
                 str(row.n),
-                compare.with_spread(row[f"{board.metric}_mean"], row[f"{board.metric}_std"]),
+                with_spread(row[f"{board.metric}_mean"], row[f"{board.metric}_std"]),
                 _interval(row),
                 "best" if position == 0 else f"{row.difference:+.2g}",
                 "" if math.isnan(row.p_value) else _p(row.p_value),
@@ -266,7 +267,7 @@ def _interval(row: "pd.Series") -> str:
     half = (row.ci95_high - row.ci95_low) / 2
     if half <= 1e-12 * abs(row.ci95_low):
         return f"{row.ci95_low:.5g} to {row.ci95_high:.5g}"
-    places = compare.decimals(half)
+    places = decimals(half)
     return f"{row.ci95_low:.{places}f} to {row.ci95_high:.{places}f}"
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from experiments.config import Config, Linear, network_shape
 from experiments.errors import ConfigError
 from experiments.keras_api import table
+from experiments.keras_checks import SCALED_TANH, named
 from experiments.profiling import span
-from experiments.schema import SCALED_TANH, Layers, named
+from experiments.schema import Layers
 
 if TYPE_CHECKING:
     import keras

@@ -18,8 +18,7 @@ import yaml
 from experiments import data, experiment, runs, tracking
 from experiments.compose import CONF, compose_jobs
 from experiments.config import Config, Expected, fingerprint, identity
-from experiments.errors import ConfigError
-from experiments.schema import listed
+from experiments.errors import ConfigError, listed
 
 CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
 FORMS = {"accuracy": "{:.3%}", "error_percent": "{:.3f} %"}  # by the end of a metric's name

@@ -13,8 +13,8 @@ from experiments import figures
 from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.evaluation import Evaluation
+from experiments.keras_checks import SCALED_TANH
 from experiments.profiling import span
-from experiments.schema import SCALED_TANH
 
 if TYPE_CHECKING:
     import keras

@@ -4,190 +4,21 @@ YAML under conf/ gives the values (there are no defaults here); compose.py reads
 description of a field is what a user reads when its value is refused, so each says what is allowed.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
 
 from experiments import own_optimizers
-from experiments.keras_api import EXACT_RANDOM_LAYERS, table
+from experiments.errors import did_you_mean, listed
+from experiments.keras_api import table
+from experiments.keras_checks import DROPOUT_RATE, check_arguments, check_layer, keras_object, one_of, or_none, refuse
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 LARGEST_SEED = 2**32 - 1
-OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(
-        ["beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "rho", "momentum", "ema_momentum"],
-        (lambda value: 0 <= value < 1, "from 0 up to but not including 1"),
-    ),
-    **dict.fromkeys(["epsilon", "epsilon_1", "epsilon_2"], (lambda value: value > 0, "greater than 0")),
-    **dict.fromkeys(
-        ["clipnorm", "clipvalue", "global_clipnorm", "clip_threshold", "loss_scale_factor"],
-        (lambda value: value > 0, "greater than 0"),
-    ),
-    **dict.fromkeys(["weight_decay", "adam_weight_decay"], (lambda value: value >= 0, "0 or more")),
-    **dict.fromkeys(
-        ["initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength"],
-        (lambda value: value >= 0, "0 or more"),
-    ),
-    "l2_shrinkage_regularization_strength": (lambda value: value >= 0, "0 or more"),
-    "learning_rate_power": (lambda value: value <= 0, "0 or less"),
-    "beta_2_decay": (lambda value: value < 0, "less than 0"),
-    "rms_rate": (lambda value: value > 0, "greater than 0"),
-    **dict.fromkeys(["beta", "muon_a", "muon_b", "muon_c", "adam_lr_ratio"], (lambda value: True, "a finite number")),
-    **dict.fromkeys(
-        ["ema_overwrite_frequency", "ns_steps"],
-        (lambda value: isinstance(value, int) and value >= 1, "a count from 1 on"),
-    ),
-    "gradient_accumulation_steps": (lambda value: isinstance(value, int) and value >= 2, "a count from 2 on"),
-    "warmup_steps": (lambda value: isinstance(value, int) and value >= 0, "a count of steps from 0 on"),
-}
-# Where Keras takes None although its default is a number; elsewhere null is refused.
-NULL_FOR_NONE = {("muon", "weight_decay"), ("muon", "adam_weight_decay"), ("muon", "rms_rate")}
-BETA_1_ABOVE_0 = ("lion", "schedulefreeadamw")
-# LeCun's squashing function, 1.7159 tanh(2/3 x); built of stock layers, as Keras has no activation of this name.
-SCALED_TANH = "scaled_tanh"
-DROPOUT_RATE = "fraction of values set to zero in training, from 0 up to but not including 1"
-# Arguments of Resizing and UpSampling2D of which XLA can compile these values only.
-COMPILED = {"interpolation": ("bilinear", "nearest"), "antialias": (False,), "pad_to_aspect_ratio": (False,)}
-CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
-
-
-def refuse(message: str) -> PydanticCustomError:
-    """A finding in our own words (braces are pydantic's template marks)."""
-    return PydanticCustomError("refused", "{message}", {"message": message})
-
-
-def one_of(kind: str) -> Callable[[str], str]:
-    """A validator: the name is one that Keras builds, of this kind (a key of keras_api.table())."""
-
-    def check(name: str) -> str:
-        known = [*table()[kind], *([SCALED_TANH] if kind == "activations" else [])]
-        if not isinstance(name, str) or name not in known:
-            raise refuse(f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, known)}; choices: {listed(known)}")
-        return name
-
-    return check
-
-
-def keras_object(kind: str) -> Callable[[Any], Any]:
-    """A validator: a name, or {name: {argument: value}}, of this kind."""
-
-    def check(value: Any) -> Any:
-        name, arguments = named(value, f"{kind[:-1]}")
-        one_of(kind)(name)
-        check_arguments(f"{kind[:-1]} {name}", arguments, table()[kind][name]["arguments"])
-        return value
-
-    return check
-
-
-def or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same validator, which also takes null."""
-    return lambda value: value if value is None else check(value)
-
-
-def named(value: Any, what: str) -> tuple[str, dict[str, Any]]:
-    """Split `name` or `{name: {argument: value}}` into name and arguments."""
-    if isinstance(value, str):
-        return value, {}
-    if isinstance(value, dict) and len(value) == 1:
-        name, arguments = next(iter(value.items()))
-        if isinstance(name, str) and (arguments is None or isinstance(arguments, dict)):
-            return name, arguments or {}
-    what = f"an {what}" if what[0] in "aeiou" else f"a {what}"
-    raise refuse(
-        f"{what} is a name, or one name with its arguments as {{name: {{argument: value}}}}; received {value!r}"
-    )
-
-
-def check_arguments(of: str, given: dict[str, Any], known: dict[str, Any]) -> None:
-    """Refuse arguments that `of` does not have, that are missing, or whose type is not that of Keras's default."""
-    for name, value in given.items():
-        if name not in known:
-            raise refuse(f"{of} has no argument {name!r}{did_you_mean(name, known)}; it has: {listed(known)}")
-        check_argument(f"{of}: {name}", name, value, known[name])
-    missing = [name for name, default in known.items() if default == "required" and name not in given]
-    if missing:
-        raise refuse(f"{of} needs {listed(missing)}")
-
-
-def check_argument(where: str, name: str, value: Any, default: Any) -> None:
-    for suffix in ("initializer", "regularizer", "constraint", "activation"):
-        if name.endswith(suffix) and value is not None:
-            keras_object(f"{suffix}s")(value) if suffix != "activation" else one_of("activations")(value)
-            return
-    if not is_plain(value):
-        raise refuse(f"{where} takes a finite number, a name or a list of them; received {value!r}")
-    if default == "required" or value is None or isinstance(value, list):
-        return
-    fits, expected = True, ""
-    if isinstance(default, bool):
-        fits, expected = isinstance(value, bool), "true or false"
-    elif isinstance(default, int | float):
-        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    elif isinstance(default, str):
-        fits, expected = isinstance(value, str), "a name"
-    if not fits:
-        raise refuse(f"{where} takes {expected}; received {value!r}")
-
-
-def is_plain(value: Any) -> bool:
-    """Numbers, names and lists of them: nothing that Keras would turn into an object of its own."""
-    if isinstance(value, list):
-        return all(is_plain(item) for item in value)
-    return not isinstance(value, dict) and not (isinstance(value, float) and not math.isfinite(value))
-
-
-def check_layer(value: Any) -> Any:
-    name, arguments = named(value, "layer")
-    layers = table()["layers"]
-    if name not in layers:
-        raise refuse(f"Keras has no layer {name!r}{did_you_mean(name, layers)}; see https://keras.io/api/layers")
-    if reason := layers[name]["refused"]:
-        exact = f"; exact and allowed are {', '.join(EXACT_RANDOM_LAYERS)}" if "random" in reason else ""
-        raise refuse(f"layer {name!r} is refused: {reason}{exact}")
-    check_arguments(f"layer {name}", arguments, layers[name]["arguments"])
-    if name in EXACT_RANDOM_LAYERS and not is_rate(arguments["rate"]):
-        raise refuse(f"layer {name}: rate={arguments['rate']!r} is not allowed: {DROPOUT_RATE}")
-    if SCALED_TANH in arguments.values() and "recurrent_initializer" in layers[name]["arguments"]:
-        raise refuse(f"layer {name!r} is refused with {SCALED_TANH}, which is made of layers behind it; use tanh")
-    if name == "Normalization" and None in (arguments.get("mean"), arguments.get("variance")):
-        raise refuse(
-            f"layer {name!r} needs mean and variance: it is not adapted to the data; or use BatchNormalization"
-        )
-    for argument, choices in COMPILED.items():
-        if argument in arguments and arguments[argument] not in choices:
-            raise refuse(
-                f"layer {name}: {argument}={arguments[argument]!r} is refused: XLA cannot compile it;"
-                f" choices: {listed(choices)}"
-            )
-    if any(arguments.get(rate) for rate in ("dropout", "recurrent_dropout")):
-        raise refuse(
-            f"layer {name!r} is refused with a dropout rate: its masks could not be repeated; add a Dropout layer"
-        )
-    return value
-
-
-def is_rate(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
-
-
-def did_you_mean(word: str, choices: Any) -> str:
-    """`, did you mean 'relu'?` for the nearest choice, else nothing."""
-    import difflib
-
-    close = difflib.get_close_matches(str(word).lower(), [str(choice).lower() for choice in choices], n=1, cutoff=0.6)
-    by_lower_case = {str(choice).lower(): str(choice) for choice in choices}
-    return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
-
-
-def listed(names: Any) -> str:
-    return ", ".join(sorted(map(str, names))) or "none"
 
 
 def as_list(value: Any) -> Any:
@@ -372,6 +203,38 @@ ModelConfig = Annotated[Model, Field(discriminator="name")]
 
 
 # --- optimizer and schedule ---------------------------------------------------------------------------------------
+
+OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ["beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "rho", "momentum", "ema_momentum"],
+        (lambda value: 0 <= value < 1, "from 0 up to but not including 1"),
+    ),
+    **dict.fromkeys(["epsilon", "epsilon_1", "epsilon_2"], (lambda value: value > 0, "greater than 0")),
+    **dict.fromkeys(
+        ["clipnorm", "clipvalue", "global_clipnorm", "clip_threshold", "loss_scale_factor"],
+        (lambda value: value > 0, "greater than 0"),
+    ),
+    **dict.fromkeys(["weight_decay", "adam_weight_decay"], (lambda value: value >= 0, "0 or more")),
+    **dict.fromkeys(
+        ["initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength"],
+        (lambda value: value >= 0, "0 or more"),
+    ),
+    "l2_shrinkage_regularization_strength": (lambda value: value >= 0, "0 or more"),
+    "learning_rate_power": (lambda value: value <= 0, "0 or less"),
+    "beta_2_decay": (lambda value: value < 0, "less than 0"),
+    "rms_rate": (lambda value: value > 0, "greater than 0"),
+    **dict.fromkeys(["beta", "muon_a", "muon_b", "muon_c", "adam_lr_ratio"], (lambda value: True, "a finite number")),
+    **dict.fromkeys(
+        ["ema_overwrite_frequency", "ns_steps"],
+        (lambda value: isinstance(value, int) and value >= 1, "a count from 1 on"),
+    ),
+    "gradient_accumulation_steps": (lambda value: isinstance(value, int) and value >= 2, "a count from 2 on"),
+    "warmup_steps": (lambda value: isinstance(value, int) and value >= 0, "a count of steps from 0 on"),
+}
+# Where Keras takes None although its default is a number; elsewhere null is refused.
+NULL_FOR_NONE = {("muon", "weight_decay"), ("muon", "adam_weight_decay"), ("muon", "rms_rate")}
+BETA_1_ABOVE_0 = ("lion", "schedulefreeadamw")
+CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 def optimizers() -> dict[str, dict[str, Any]]:

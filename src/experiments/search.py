@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from experiments import compose, search_space
 from experiments.compose import ComposedSweep
 from experiments.config import descriptions, epoch_metrics, fingerprint, objective, shown
-from experiments.errors import ConfigError
-from experiments.schema import LARGEST_SEED, STRICT, Count, Positive, did_you_mean, listed, text
+from experiments.errors import ConfigError, did_you_mean, listed
+from experiments.schema import LARGEST_SEED, STRICT, Count, Positive, text
 from experiments.search_space import Space
 
 

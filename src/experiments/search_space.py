@@ -15,8 +15,7 @@ from hydra.core.override_parser.types import Override
 from experiments import compose
 from experiments.compose import ComposedJob
 from experiments.config import shown
-from experiments.errors import ConfigError
-from experiments.schema import did_you_mean, listed
+from experiments.errors import ConfigError, did_you_mean, listed
 
 Value = str | int | float
 ALLOWED = (

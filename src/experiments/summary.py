@@ -11,10 +11,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from experiments import checkpoints, tracking
-from experiments.compare import escaped, plain
 from experiments.compose import CONF, compose_jobs, groups
 from experiments.config import Config, Linear, as_dict, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
+from experiments.formatting import escaped, plain, plural
 from experiments.profiling import SEPARATOR, table
 from experiments.training import better
 
@@ -240,10 +240,6 @@ def _about_the_neuron(config: Config) -> list[str]:
 def _listed(commands: Mapping[str, str]) -> str:
     """Each command below the word for it: on one line they would be wider than the run page's column."""
     return "\n".join(["```", *(line for word, command in commands.items() for line in (f"# {word}", command)), "```"])
-
-
-def plural(number: Any, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def show(results: "Results", metrics: Mapping[str, float], run: tracking.Run) -> None:

@@ -10,7 +10,7 @@ from experiments import checkpoints, data, runs, summary, tracking
 from experiments.compose import ComposedJob, ComposedSweep
 from experiments.config import Config, identity, objective
 from experiments.errors import ConfigError
-from experiments.summary import plural
+from experiments.formatting import plural
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 from experiments import PROJECT, evaluate, leaderboard, progress, runs, study, summary, sweep_plan, tracking
 from experiments.config import as_dict, identity, objective, validate
 from experiments.errors import ConfigError, TrainingError, UserError
-from experiments.summary import plural
+from experiments.formatting import plural
 from experiments.sweep_plan import NOTHING, Job, Outcome, Plan, varied
 
 FOLDER = PROJECT / "outputs" / "sweeps"

@@ -16,11 +16,11 @@ from experiments.figures.style import (
     add_canvas,
     new_page,
     percent,
-    plural,
     scaled,
     shorten,
     text_width,
 )
+from experiments.formatting import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

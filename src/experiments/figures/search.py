@@ -16,10 +16,10 @@ from experiments.figures.style import (
     add_legend,
     new_page,
     percent,
-    plural,
     shorten,
     text_width,
 )
+from experiments.formatting import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

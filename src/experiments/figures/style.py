@@ -120,11 +120,6 @@ def percent(share: float, decimals: int = 1) -> str:
     return text
 
 
-def plural(number: int, noun: str) -> str:
-    """`1 error`, `2 errors`, `10,000 errors`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def scaled(images: np.ndarray) -> np.ndarray:
     """Images of any number type and range as float in [0, 1]: black is 0 (or the least value, if negative), white the
     greatest value among them all."""

@@ -16,8 +16,8 @@ from experiments.figures.style import (
     add_axes,
     add_legend,
     new_page,
-    plural,
 )
+from experiments.formatting import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

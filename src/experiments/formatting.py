@@ -1,0 +1,44 @@
+"""How texts and numbers are shown: safe for a terminal or Markdown, with the digits that their spread leaves sure."""
+
+import math
+import re
+from collections.abc import Iterable
+
+
+def with_spread(mean: float, std: float) -> str:
+    """The mean to the decimals that its spread leaves sure: `0.9785 ± 0.0012`."""
+    if not math.isfinite(std):
+        return f"{mean:.5g}"
+    if std == 0:
+        return f"{mean:.5g} ± 0"
+    if not 1e-6 < std < 1e6:
+        return f"{mean:.5g} ± {std:.2g}"
+    return f"{mean:.{decimals(std)}f} ± {std:.{decimals(std)}f}"
+
+
+def decimals(spread: float) -> int:
+    """The decimals that a positive spread leaves sure: two digits of it."""
+    return max(0, 1 - math.floor(math.log10(spread)))
+
+
+def short_length(run_ids: Iterable[str]) -> int:
+    """How many characters of the ids, 8 or more, tell the runs apart."""
+    ids, length = set(run_ids), 8
+    while len({run_id[:length] for run_id in ids}) < len(ids):
+        length += 1
+    return length
+
+
+def plain(text: str) -> str:
+    """The text without characters that a terminal would act on."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def escaped(text: str) -> str:
+    """A line of text that Markdown leaves as it is, also in a cell of a table."""
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", plain(text.replace("\n", " ")))
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 run`, `1,000 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

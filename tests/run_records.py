@@ -1,0 +1,41 @@
+"""Runs as read from a store, made of literals, and a comparison of them as the terminal shows it."""
+
+import io
+
+from experiments import compare_views
+from experiments.runs import RunRecord
+
+
+def a_run(number, params=None, metrics=None, tags=None, status="FINISHED", name=None):
+    return RunRecord(
+        run_id=f"{number:032x}",
+        name=name or f"run-{number}",
+        status=status,
+        start_time=number,
+        end_time=number,
+        params=params or {},
+        metrics=metrics or {},
+        tags=tags or {},
+    )
+
+
+def over_seeds(**accuracies):
+    """Runs with seeds 0, 1, ... for each dropout."""
+    return [
+        a_run(
+            10 * i + seed, {"model.dropout": key[1:], "seed": str(seed), "model.name": "mlp"}, {"test_accuracy": value}
+        )
+        for i, (key, values) in enumerate(accuracies.items())
+        for seed, value in enumerate(values)
+    ]
+
+
+def text_of(comparison, width=None):
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width or 10_000)
+    console.print(compare_views.as_table(comparison, width)[0])
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+# --- the comparison -------------------------------------------------------------------------------------------------
