@@ -68,7 +68,7 @@ class Bundle:
     metrics: dict[Line, float]
     points: dict[Line, list[Point]]
     config: Annotated[dict[str, Any], AfterValidator(_printable)]
-    overrides: list[Override]
+    overrides: Annotated[list[Override], Field(max_length=1000)]
     packages: list[Line]
     hardware: Annotated[dict[str, Any], AfterValidator(_printable)]
     lock: Text

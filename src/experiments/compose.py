@@ -199,7 +199,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             if not result.key_or_group:
                 raise HydraException("the key is missing")
             parsed.append(result)
-        except HydraException as error:
+        except (HydraException, RecursionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"{override!r} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
@@ -223,6 +223,22 @@ def values(overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
     plain = [o for o in parsed if o.key_or_group not in groups() and not _is_hydras(o.key_or_group)]
     found = {o.key_or_group: (str(o.input_line), _plain(o.value())) for o in plain}
     return {key: given for key, given in found.items() if "${" not in given[0]}
+
+
+def choices_made(overrides: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The choices of what has a name, such as a model, among overrides: group -> (override, choice), the last one of a
+    group. Files that conf/ does not have, and presets, are left out.
+
+    >>> choices_made(["model=mlp", "data=digits", "model=cnn", "debug=smoke", "seed=1"])
+    {'model': ('model=cnn', 'cnn'), 'data': ('data=digits', 'digits')}
+    """
+    given = [(override, *override.lstrip("+").partition("=")[::2]) for override in overrides]
+    return {
+        group: (override, choice)
+        for override, group, choice in given
+        if group in groups() and group not in PRESETS and choice != "default"
+        if choice in [file.stem for file in choices.files(group)]
+    }
 
 
 def _plain(value: Any) -> Any:

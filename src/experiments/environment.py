@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,9 @@ LARGEST_NEW_FILE, MOST_NEW_FILES = 100_000, 100  # bytes; beyond them a new file
 # `git apply` takes what comes out, whatever the user's git is configured to show.
 AS_IT_IS = ["--binary", "--unified=3", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"]
 DIFF = ["diff", *AS_IT_IS, "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/"]
+
+# Instructions for vectors, on x86 and ARM: by them TensorFlow, XLA and oneDNN choose code, and so the order of sums.
+VECTOR = r"\b(?:avx\w*|fma|amx\w*|asimd\w*|sve\w*)\b"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def hardware() -> dict[str, object]:
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": _processor("model name"),
+        "instructions": sorted(set(re.findall(VECTOR, _processor("flags") or _processor("Features")))),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in _gpus()],
@@ -90,10 +95,11 @@ def _gpus() -> list:
     return tf.config.list_physical_devices("GPU")
 
 
-def _processor() -> str:
+def _processor(fact: str) -> str:
+    """What Linux says of the first processor; elsewhere, its name is what Python knows."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(fact):
                 return line.partition(":")[2].strip()
-    return platform.processor()
+    return platform.processor() if fact == "model name" else ""

@@ -5,6 +5,7 @@ section III-A: the digit is scaled into 20 x 20 pixels, its aspect kept, with gr
 28 x 28 so that its centre of mass is in the middle.
 """
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def _open(file: Path) -> "Image":
         raise PictureError(f"{file} is no file. Give a PNG or JPEG picture of a digit.") from None
     except UnidentifiedImageError:
         raise PictureError(f"{file} is no PNG or JPEG picture.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # as Pillow says that a file is damaged
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # as Pillow says: the file is damaged
         raise PictureError(f"{file} cannot be read: {error}.") from None
 
 
@@ -94,11 +95,12 @@ def _ink(picture: np.ndarray) -> np.ndarray | None:
     noise = 4 * 1.4826 * np.median(difference)  # of the ground, of which most of the picture is
     edge = _threshold(difference)
     found = difference > max(edge, noise)
-    if not found.any() or (full := np.median(difference[found])) < LEAST_CONTRAST:
+    if not found.any() or np.median(difference[found]) < LEAST_CONTRAST:
         return None
     pieces, _ = ndimage.label(found, np.ones((3, 3)))
     sizes = np.bincount(pieces.ravel())[1:]
     kept = np.isin(pieces, 1 + np.flatnonzero(sizes >= SPECK * sizes.max()))
+    full = np.median(difference[kept])
     near = ndimage.binary_dilation(kept, iterations=2 + max(picture.shape) // 100)  # with the soft edges of the strokes
     faintest = min(noise, edge) + 0.05 * full
     return np.where(near, ((difference - faintest) / (full - faintest)).clip(0, 1), 0)

@@ -1,6 +1,7 @@
 """Published results: configs that say what they are expected to give, run over their seeds and compared with that."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -83,7 +84,8 @@ class Published:
                     continue
                 cut_off = next((run.run_id for run in found if run.status in CUT_OFF), None)
                 print(f"{self.name}, seed {config.seed}: {f'going on with run {cut_off}' if cut_off else 'a new run'}.")
-                experiment.run(replace(config, resume=cut_off), overrides)
+                # What it was started with is recorded, and need not have been this command.
+                experiment.run(replace(config, resume=cut_off), [] if cut_off else overrides)
         return self.finished()
 
 
@@ -239,6 +241,8 @@ def check_document(document: Path) -> None:
         raise ConfigError(f"{document} cannot be read: {error}") from None
     if not 0 <= text.find(BEGIN) < text.find(END):
         raise ConfigError(f"{document} has no place for the table: the lines {BEGIN.strip()} and {END.strip()}")
+    if not os.access(document, os.W_OK) or not os.access(document.parent, os.W_OK):
+        raise ConfigError(f"{document} cannot be written: no permission. Make a copy, and give that to --table.")
 
 
 def write_table(document: Path, configs: Sequence[Published]) -> None:

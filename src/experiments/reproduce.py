@@ -36,29 +36,39 @@ from experiments.errors import ConfigError, StoreError
 from experiments.evaluation import Evaluator
 
 TIMES = ("epoch_seconds", "examples_per_second", "train_seconds")
-MACHINE = ("processor", "gpus", "threads")  # of environment/hardware.json: what decides the last bits
+# Of environment/hardware.json, what decides the last bits: the name of a processor need not say what it can do.
+MACHINE = ("processor", "instructions", "gpus", "threads")
 NOT_JUDGED = ("best_epoch",)  # among epochs that are nearly equal the last bits choose
 RELATIVE = 0.02
+OF_ONE_MODEL = 0.001  # the accuracy of the same weights elsewhere: an image of a thousand may be as near to two digits
 ABSOLUTE = {"accuracy": 0.005, "error_percent": 0.5}  # by the end of a metric's name: both half a percentage point
 TOLERANCE = "2 % in losses and other metrics, 0.5 percentage points in accuracies; best_epoch is not judged"
 LONGEST_PARAM = 6000  # characters; MLflow cuts the rest
 NOT_FINITE = r" became (nan|-?inf) in epoch "  # in the tag end_reason
 OF_A_PLACE = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
+# What reading a `.keras` file raises into which somebody has put anything.
+DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError)
+
 Points = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
 
 
 @dataclass(frozen=True)
 class Model:
-    """A logged model: SHA-256 (hex) of its file, and the weights in it by their place; none if it cannot be read."""
+    """A logged model: SHA-256 (hex) of its file, Keras's description of the network in it, and its weights by their
+    place; None and none if it cannot be read."""
 
     digest: str
+    network: Any
     weights: Mapping[str, np.ndarray]
 
     def equals(self, other: "Model") -> bool:
-        """Whether all weights are equal to the last bit. (The files are not: they hold names and the time.)"""
-        return self.weights.keys() == other.weights.keys() and all(
-            np.array_equal(weights, other.weights[place]) for place, weights in self.weights.items()
+        """Whether it is the same network, and all weights are equal to the last bit. (The files are not: they hold
+        names and the time.)"""
+        return (
+            self.network == other.network
+            and self.weights.keys() == other.weights.keys()
+            and all(np.array_equal(weights, other.weights[place]) for place, weights in self.weights.items())
         )
 
     def fits(self, other: "Model") -> bool:
@@ -106,13 +116,15 @@ class Recorded:
                 found.append(f"the last {key} is {self.run.metrics[key]:g}, and none such in its history")
         if self.model and not self.model.digest:
             found.append("the model that it logged is gone")
-        elif self.model and self.model.digest != self.run.tags.get("model_digest", self.model.digest):
+        elif self.model and self.model.digest != self.run.tags.get("model_digest"):
             found.append("the model's file is not the one that was logged, by its digest in the tag model_digest")
+        missing = [key for key in MACHINE if key not in self.hardware]
+        found += [f"environment/hardware.json has no {key}" for key in missing]
         threads = self.config.training.threads
-        if self.hardware.get("threads") != threads:
+        if self.hardware.get("threads", threads) != threads:
             found.append(
-                f"environment/hardware.json has threads {self.hardware.get('threads', 'missing')}, in"
-                f" config/config.yaml training.threads is {threads}"
+                f"environment/hardware.json has threads {self.hardware['threads']}, in config/config.yaml"
+                f" training.threads is {threads}"
             )
         for package in self.run.tags.get("versions", "").split():
             if package not in self.packages:
@@ -125,6 +137,10 @@ class Recorded:
         for key, (override, value) in compose.values(self.overrides).items():
             if not key.startswith(OF_A_PLACE) and not _says(tree, key, value):
                 found[override] = f"is not what config/config.yaml says: {_at(tree, key)}"
+        for group, (override, choice) in compose.choices_made(self.overrides).items():
+            named = _at(tree, f"{group}.{'strategy' if group == 'distribution' else 'name'}")
+            if choice not in ("auto", named):  # auto is resolved in the config
+                found[override] = f"is not what config/config.yaml says: {named}"
         return found
 
     def changes(self) -> list[str]:
@@ -235,7 +251,8 @@ def again(recorded: Recorded) -> str:
     tracked = replace(recorded.config.tracking, uri=recorded.uri, run_name=f"again: {recorded.run.name}")
     config = replace(recorded.config, tracking=tracked, resume=None)
     pretrained.check(config)
-    overrides = [override for override in recorded.overrides if override not in recorded.false_overrides()]
+    false = recorded.false_overrides()
+    overrides = [override for override in recorded.overrides if override not in false]
     run_id = experiment.run(config, overrides, {"reproduces": recorded.run.run_id})
     return "" if cluster.FOLDER in os.environ else run_id
 
@@ -257,7 +274,7 @@ def judge(recorded: Recorded, run_id: str) -> Verdict:
 
 
 def _as_good(recorded: Recorded) -> bool:
-    """Whether the logged model still has the recorded loss on the test set, within the tolerance."""
+    """Whether the logged model still has the recorded loss on the test set, within the tolerance, and accuracy."""
     config, store = recorded.config, tracking.resolve_uri(recorded.uri)
     runtime.start(int(config.training.threads), distribution.logical_devices(config.distribution))
     with TemporaryDirectory() as folder:
@@ -266,8 +283,11 @@ def _as_good(recorded: Recorded) -> bool:
             model = evaluate.load_model(file, recorded.run.run_id)
         except StoreError:
             return False
-    now = Evaluator(model, config.training.loss)(data.load(config.data, config.seed).test).metrics["loss"]
-    return _close("test_loss", recorded.run.metrics.get("test_loss", math.nan), now)
+    now = Evaluator(model, config.training.loss)(data.load(config.data, config.seed).test).metrics
+    then = {name: recorded.run.metrics.get(f"test_{name}", math.nan) for name in now}
+    if "accuracy" in now and not abs(now["accuracy"] - then["accuracy"]) <= OF_ONE_MODEL:
+        return False
+    return all(_close(name, then[name], now[name]) for name in now)
 
 
 def compare(then: Points, now: Points, exact: bool) -> list[Row]:
@@ -344,8 +364,26 @@ def _model(uri: str, run: runs.RunRecord, logged: bool) -> Model | None:
         try:
             content = tracking.download_model_unchecked(uri, run.run_id, Path(folder)).read_bytes()
         except StoreError:
-            return Model("", {}) if logged or "model_digest" in run.tags else None
-    return Model(hashlib.sha256(content).hexdigest(), _weights(content))
+            return Model("", None, {}) if logged or "model_digest" in run.tags else None
+    return Model(hashlib.sha256(content).hexdigest(), _network(content), _weights(content))
+
+
+def _network(content: bytes) -> Any:
+    """Keras's description of the network in a `.keras` file, without what no two builds share: names and addresses."""
+    try:
+        return _nameless(json.loads(zipfile.ZipFile(io.BytesIO(content)).read("config.json")))
+    except (*DAMAGED, ValueError, RecursionError):
+        return None
+
+
+def _nameless(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_nameless(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    is_layer = "trainable" in tree or "batch_shape" in tree
+    own = {"shared_object_id", *(["name"] if is_layer else [])}
+    return {key: _nameless(value) for key, value in tree.items() if key not in own}
 
 
 def _weights(content: bytes) -> dict[str, np.ndarray]:
@@ -362,7 +400,7 @@ def _weights(content: bytes) -> dict[str, np.ndarray]:
         stored = zipfile.ZipFile(io.BytesIO(content)).read("model.weights.h5")
         with h5py.File(io.BytesIO(stored), "r") as file:
             file.visititems(note)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError):
+    except DAMAGED:
         return {}
     return weights
 

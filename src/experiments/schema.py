@@ -27,6 +27,7 @@ def as_list(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Examples = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Activation = Annotated[str, AfterValidator(one_of("activations"))]
@@ -43,8 +44,8 @@ def text(description: str) -> Any:
 
 VALIDATION = text("number of training examples held out for validation, by seed; 0 trains on everything")
 LIMIT = text("use only the first so many training examples: a count from 1 on, or null for all")
-TRAIN = text("number of examples in the official training split, from 1 on")
-TEST = text("number of examples in the official test split, from 1 on")
+TRAIN = text("number of examples in the official training split, from 1 to 10 million")
+TEST = text("number of examples in the official test split, from 1 to 10 million")
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -60,8 +61,8 @@ class Linear:
     ]
     slope: Annotated[float, text("slope of the line, a finite number")]
     noise: Annotated[float, Field(ge=0, description="standard deviation of the noise, 0 or more")]
-    train_examples: Annotated[Positive, TRAIN]
-    test_examples: Annotated[Positive, TEST]
+    train_examples: Annotated[Examples, TRAIN]
+    test_examples: Annotated[Examples, TEST]
 
 
 NOT_NEGATIVE = "0 (none) or more"
@@ -105,8 +106,8 @@ class Digits:
     standard_deviation: Annotated[PositiveFloat, text("what the pixels are then divided by, greater than 0")]
     padding: Annotated[Count, text("pixels of background put around an image for the network, from 0 on")]
     augmentation: Annotated[Augmentation, text("random changes to each training image: shift, rotation, ...")]
-    train_examples: Annotated[Positive, TRAIN]
-    test_examples: Annotated[Positive, TEST]
+    train_examples: Annotated[Examples, TRAIN]
+    test_examples: Annotated[Examples, TEST]
     checksums: Annotated[
         dict[str, str] | None, text("file -> 'sha256:...' or 'md5-gzip:...', or null to accept any content")
     ]
