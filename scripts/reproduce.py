@@ -119,7 +119,7 @@ def show(verdict: reproduce.Verdict) -> None:
     for contradiction in verdict.contradictions:
         print(f"The record was changed after the run: {contradiction}.")
     differing = [row.metric for row in verdict.rows if not row.equal]
-    differing += ["the weights of the model"] if verdict.same_weights is False else []
+    differing += ["the model"] if verdict.same_weights is False else []
     if differing:
         print(f"Not the same: {', '.join(differing)}.")
     print("Reproduced." if verdict.reproduced else "Not reproduced.")

@@ -92,16 +92,22 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
         "+seed=0",
         "~report",
         "data=x",
+        "model=cnn",
+        "model=mlp",
+        "optimizer=sgd",
     ]
     content["hardware"]["threads"] = 4
+    del content["hardware"]["processor"]
     content["packages"] = []
     recorded = bundle.read(changed(content, tmp_path), None)
     versions = content["tags"]["versions"].split()
     assert recorded.contradictions() == [
+        "environment/hardware.json has no processor",
         "environment/hardware.json has threads 4, in config/config.yaml training.threads is 1",
         *(f"{package} of the tag versions is not in environment/packages.txt" for package in versions),
         "the override model.dropout=2 is not what config/config.yaml says: 0.2",
         "the override optimizer.beta_1=0 is not what config/config.yaml says: 0.9",
+        "the override optimizer=sgd is not what config/config.yaml says: adam",
     ]
     assert recorded.overrides == content["overrides"]
 

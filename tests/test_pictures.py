@@ -132,6 +132,24 @@ def test_a_camera_that_was_held_sideways_says_so(digit: np.ndarray, tmp_path: Pa
     assert_like(read(stream.getvalue(), tmp_path), digit)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_what_a_camera_says_of_a_picture_may_be_damaged(digit: np.ndarray, tmp_path: Path) -> None:
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    dark_on_light(digit).save(stream, "JPEG", exif=exif.tobytes()[:-8])
+    assert_like(read(stream.getvalue(), tmp_path), digit)
+
+
+def test_a_faint_digit_is_found_among_dark_specks(digit: np.ndarray, tmp_path: Path) -> None:
+    picture = np.full((200, 200), 255, np.uint8)
+    picture[80:120, 80:120] = 135
+    for row in range(2, 198, 10):
+        picture[row : row + 5, 2:7] = picture[row : row + 5, 20:25] = picture[row : row + 5, 190:195] = 0
+    picture[2:7, 30:180:10] = 0
+    found = read(png(Image.fromarray(picture)), tmp_path)
+    assert found.max() == 255
+
+
 def test_a_digit_is_20_pixels_long_with_its_mass_in_the_middle(tmp_path: Path) -> None:
     page = Image.new("L", (300, 200), 255)
     ImageDraw.Draw(page).rectangle((20, 40, 59, 139), fill=0)  # a bar, 40 wide and 100 high

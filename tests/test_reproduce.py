@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -110,18 +111,30 @@ def config_file(store: tuple[str, str]) -> Path:
     return Path(folder, "config/config.yaml")
 
 
+def model_file(store: tuple[str, str]) -> Path:
+    (file,) = Path(store[0].removeprefix("sqlite:///")).parent.rglob("model.keras")
+    return file
+
+
+def change_model(file: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
+    """Changes some of the files in a `.keras` file."""
+    parts = {name: zipfile.ZipFile(file).read(name) for name in zipfile.ZipFile(file).namelist()}
+    with zipfile.ZipFile(file, "w") as changed:
+        for name, content in (parts | change(parts)).items():
+            changed.writestr(name, content)
+
+
 def change_a_weight(store: tuple[str, str], place: str = "layers/dense/vars/0") -> None:
     """The first; in the first layer it is one that no image of the test set makes a difference to: that of a corner
     pixel that is always white."""
-    folder = Path(store[0].removeprefix("sqlite:///")).parent
-    (file,) = folder.rglob("model.keras")
-    parts = {name: zipfile.ZipFile(file).read(name) for name in zipfile.ZipFile(file).namelist()}
-    weights = io.BytesIO(parts["model.weights.h5"])
-    with h5py.File(weights, "r+") as opened:
-        opened[place][(0,) * opened[place].ndim] += 1
-    with zipfile.ZipFile(file, "w") as changed:
-        for name, content in (parts | {"model.weights.h5": weights.getvalue()}).items():
-            changed.writestr(name, content)
+
+    def change(parts: dict[str, bytes]) -> dict[str, bytes]:
+        weights = io.BytesIO(parts["model.weights.h5"])
+        with h5py.File(weights, "r+") as opened:
+            opened[place][(0,) * opened[place].ndim] += 1
+        return {"model.weights.h5": weights.getvalue()}
+
+    change_model(model_file(store), change)
 
 
 def assert_found_out(store: tuple[str, str], *said: str) -> str:
@@ -185,7 +198,7 @@ def test_a_param_a_result_and_a_model_that_were_changed_where_others_read_them_a
     change_a_weight(store)
     out = assert_found_out(
         store,
-        "Not the same: the weights of the model.\n",
+        "Not the same: the model.\n",
         "The record was changed after the run: the model's file is not the one that was logged, by its digest in",
         "The record was changed after the run: the param model.dropout is 0.5, in config/config.yaml it is 0.2.\n",
         "The record was changed after the run: the last test_accuracy is 0.999, and none such in its history.\n",
@@ -208,10 +221,24 @@ def test_a_model_that_is_gone_or_another_is_found_out_on_other_machines_too(
     change_a_weight(store, "layers/dense_1/vars/1")
     verdict = reproduce.judge(elsewhere, run_id)
     assert (verdict.contradictions, verdict.same_weights, verdict.reproduced) == ([], False, False)
-    (file,) = Path(uri.removeprefix("sqlite:///")).parent.rglob("model.keras")
-    file.unlink()
     tracking.connect(uri).delete_tag(run_id, "model_digest")
+    assert reproduce.find(run_id, uri).contradictions() == [
+        "the model's file is not the one that was logged, by its digest in the tag model_digest"
+    ]
+    model_file(store).unlink()
     assert reproduce.find(run_id, uri).contradictions() == ["the model that it logged is gone"]
+
+
+def test_another_network_around_the_same_weights_is_another_model(store: tuple[str, str]) -> None:
+    uri, run_id = store
+    found, file = reproduce.find(run_id, uri).model, model_file(store)
+    assert found is not None
+    for old, new, equal in ((b'"name": "dense"', b'"name": "dense_7"', True), (b'"softmax"', b'"linear"', False)):
+        change_model(file, lambda parts, old=old, new=new: {"config.json": parts["config.json"].replace(old, new)})
+        model = reproduce.find(run_id, uri).model
+        assert model is not None
+        assert model.digest != found.digest
+        assert (model.equals(found), model.weights.keys() == found.weights.keys()) == (equal, True)
 
 
 @pytest.mark.slow

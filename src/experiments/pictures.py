@@ -58,12 +58,15 @@ def _open(file: Path) -> "Image":
                 f"{file} is too large: it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are"
                 " read. Give a smaller copy of it."
             )
-        return ImageOps.exif_transpose(image)
+        try:
+            return ImageOps.exif_transpose(image)
+        except struct.error:  # how the camera was held is damaged
+            return image
     except (FileNotFoundError, IsADirectoryError):
         raise PictureError(f"{file} is no file. Give a PNG or JPEG picture of a digit.") from None
     except UnidentifiedImageError:
         raise PictureError(f"{file} is no PNG or JPEG picture.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # as Pillow says: the file is damaged
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # as Pillow says that a file is damaged
         raise PictureError(f"{file} cannot be read: {error}.") from None
 
 
