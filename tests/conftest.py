@@ -1,14 +1,20 @@
 """What several test modules share: real processes of the real commands, and stores and data for them."""
 
+import gc
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from experiments import runtime
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +31,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with the most slow tests first: else a worker is left with one of them when the others are through."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+runtime.collect_garbage_rarely()  # as every command does
+_modules = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Modules stay, and Keras looks for garbage among all that they hold whenever a test begins anew."""
+    global _modules
+    if len(sys.modules) > _modules + 300:
+        gc.collect()
+        gc.freeze()
+        _modules = len(sys.modules)
 
 
 @pytest.fixture(scope="session")
@@ -47,10 +66,32 @@ def tensorflow() -> None:
     runtime.start(1)
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as the first run makes it, which takes MLflow more than a second."""
+    from experiments import tracking
+
+    database = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    tracking.create_database(f"sqlite:///{database}")
+    return database
+
+
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
-    """The tracking URI of a store of this test's own."""
+def new_uri(tmp_path: Path) -> str:
+    """The tracking URI of a store of this test's own, which is not there yet."""
     return f"sqlite:///{tmp_path}/store/mlflow.db"
+
+
+@pytest.fixture
+def uri(new_uri: str, empty_store: Path) -> str:
+    """The tracking URI of a store of this test's own, with nothing in it."""
+    database = Path(new_uri.removeprefix("sqlite:///"))
+    database.parent.mkdir()
+    shutil.copy(empty_store, database)
+    with closing(sqlite3.connect(database)) as copy, copy:
+        place = (str(empty_store.parent), str(database.parent))
+        copy.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", place)
+    return new_uri
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

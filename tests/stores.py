@@ -1,4 +1,4 @@
-"""Helpers of the tests that read a store back: runs, histories, artifacts and models as MLflow holds them."""
+"""Helpers of the tests for stores: a run made in this process; runs, histories, artifacts and models read back."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,19 @@ from typing import Any
 import numpy as np
 
 from experiments import runtime, tracking
+from experiments.compose import compose_jobs
 
 TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
+
+
+def made(uri: str, *overrides: str) -> Any:
+    """Make a run of these overrides, in this process, and read it back."""
+    runtime.start(1)  # as every test does that needs TensorFlow in this process: it takes its threads once
+    from experiments import experiment
+
+    given = [*overrides, f"tracking.uri={uri}"]
+    (config,) = compose_jobs(given, multirun=False)
+    return tracking.connect(uri).get_run(experiment.run(config, given))
 
 
 def runs(uri: str) -> list[Any]:
@@ -34,7 +45,7 @@ def files(uri: str, run_id: str, folder: str = "") -> set[str]:
 
 def weights(uri: str, run_id: str) -> list[np.ndarray]:
     """The weights of the logged model."""
-    runtime.start(1)  # as every test does that needs TensorFlow in this process: it takes its threads once
+    runtime.start(1)
     import keras
     import mlflow
 

@@ -58,7 +58,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder}/mlflow.db"
-    sweep = ("-m", "data=digits", "model.dropout=0.1,0.3", "seed=0,1", "training.epochs=1")
+    sweep = ("-m", "data=digits", "model.dropout=0.1,0.3", "seed=0,1", "training.epochs=1", "hydra.launcher.workers=1")
     for overrides in (sweep, ("data=digits", "model.dropout=0.3", "training.epochs=2")):
         done = command(*overrides, f"tracking.uri={uri}")
         assert done.returncode == 0, done.stderr

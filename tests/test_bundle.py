@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import command
-from stores import history, runs
+from stores import history, made, runs
 
 from experiments import bundle
 from experiments.bundle import BundleError
@@ -28,10 +28,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The URI of a store with a run, and the file that it was exported to."""
     folder = tmp_path_factory.mktemp("exported")
     uri = f"sqlite:///{folder}/secret-place/mlflow.db"
-    done = command(*OVERRIDES, f"tracking.uri={uri}")
-    assert done.returncode == 0, done.stderr
+    run = made(uri, *OVERRIDES)
     file = folder / "run.json"
-    written = command(runs(uri)[0].info.run_id[:8], "--uri", uri, "--export", str(file), script=SCRIPT)
+    written = command(run.info.run_id[:8], "--uri", uri, "--export", str(file), script=SCRIPT)
     assert (written.returncode, written.stderr) == (0, "")
     assert f"python scripts/reproduce.py {file}" in written.stdout
     return uri, file
@@ -141,7 +140,7 @@ def test_a_file_that_exists_is_not_written_over(exported: tuple[str, Path], tmp_
 
 
 def test_store_data_and_the_run_to_go_on_with_are_those_of_whoever_runs_it(
-    content: dict[str, Any], tmp_path: Path, uri: str
+    content: dict[str, Any], tmp_path: Path, new_uri: str
 ) -> None:
     shown = command("--cfg", "job", "data=mnist")
     import yaml
@@ -149,11 +148,11 @@ def test_store_data_and_the_run_to_go_on_with_are_those_of_whoever_runs_it(
     content["config"] |= {"data": yaml.safe_load(shown.stdout)["data"] | {"path": "/etc"}}
     content["config"] |= {"resume": "0" * 32, "resume_anyway": True}
     content["config"]["tracking"]["uri"] = "http://example.org"
-    recorded = bundle.read(changed(content, tmp_path), uri)
+    recorded = bundle.read(changed(content, tmp_path), new_uri)
     config = recorded.config
     assert (config.tracking.uri, config.resume, config.resume_anyway) == (None, None, False)
     assert getattr(config.data, "path", "") is None
-    assert recorded.uri == uri
+    assert recorded.uri == new_uri
 
 
 def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:

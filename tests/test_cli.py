@@ -149,9 +149,9 @@ def test_help_has_a_line_for_every_choice_and_key_and_ten_examples_that_compose(
         assert (PROJECT / document).exists()
 
 
-def test_layers_that_do_not_fit_are_named_before_a_run_is_made(uri: str, tmp_path: Path) -> None:
+def test_layers_that_do_not_fit_are_named_before_a_run_is_made(new_uri: str, tmp_path: Path) -> None:
     layers = "model.layers=[{Conv2D:{filters:8,kernel_size:3}},Flatten,{Dense:{units:10}}]"
-    done = command("data=digits", "model=layers", layers, f"tracking.uri={uri}")
+    done = command("data=digits", "model=layers", layers, f"tracking.uri={new_uri}")
     assert done.returncode == 2
     assert "model.layers[0] (Conv2D) does not fit: it receives the shape (8, 8); Keras says:" in done.stderr
     assert done.stderr.count("\n") == 1

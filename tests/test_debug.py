@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from stores import artifact, history, runs, weights
+from stores import artifact, history, made, runs, weights
 
-from experiments import experiment, tracking
+from experiments import tracking
 from experiments.compose import CONF, compose_jobs
 from experiments.errors import ConfigError, StoreError
 
@@ -19,14 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One store for this module: to make one takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-
-
-def run(uri: str, *overrides: str) -> Any:
-    """Make a run of these overrides, and read it back."""
-    given = [*overrides, f"tracking.uri={uri}"]
-    (config,) = compose_jobs(given, multirun=False)
-    run_id = experiment.run(config, given)
-    return tracking.connect(uri).get_run(run_id)
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("debug/*.yaml")), ids=lambda file: file.stem)
@@ -56,13 +48,13 @@ def test_overfit_is_refused_on_more_than_one_batch(override: str, now: str) -> N
 
 
 def test_smoke_does_a_few_batches_of_everything_in_an_experiment_of_its_own(uri: str) -> None:
-    made = run(uri, *DIGITS, "debug=smoke")
+    run = made(uri, *DIGITS, "debug=smoke")
     client = tracking.connect(uri)
-    assert client.get_experiment(made.info.experiment_id).name == "debug"
-    assert {"val_accuracy", "test_accuracy"} <= set(made.data.metrics)
-    assert made.data.params["training.epochs"] == "2"
-    assert (made.info.status, made.info.run_name) == ("FINISHED", "digits threads=1 smoke")
-    assert weights(uri, made.info.run_id)
+    assert client.get_experiment(run.info.experiment_id).name == "debug"
+    assert {"val_accuracy", "test_accuracy"} <= set(run.data.metrics)
+    assert run.data.params["training.epochs"] == "2"
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "digits threads=1 smoke")
+    assert weights(uri, run.info.run_id)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +66,13 @@ def test_overfit_says_whether_the_loss_came_near_zero(
     rate: str, said: str, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["debug=overfit", "training.epochs=40", f"optimizer.learning_rate={rate}", "tracking.log_model=false"]
-    made = run(uri, *DIGITS, *arguments)
+    run = made(uri, *DIGITS, *arguments)
     printed = capsys.readouterr().out
     assert said in printed
-    assert said in made.data.tags["mlflow.note.content"]
+    assert said in run.data.tags["mlflow.note.content"]
     assert "wanted at most 0.01." in printed
     if "NOT" not in said:
-        losses = [loss for _, loss in history(uri, made.info.run_id)["loss"]]
+        losses = [loss for _, loss in history(uri, run.info.run_id)["loss"]]
         assert losses[-1] <= 0.01 < min(losses[:-1])  # it ended at the first such epoch
 
 
@@ -88,39 +80,37 @@ def test_profile_says_where_the_time_went_as_a_table_and_as_a_trace(
     uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of_its_own = ["model.units=24", "training.epochs=2", "report.figures=light"]  # else it need not be compiled
-    made = run(uri, *DIGITS, "debug=profile", *of_its_own)
-    table = json.loads(artifact(uri, made.info.run_id, "tables/profile.json"))
+    run = made(uri, *DIGITS, "debug=profile", *of_its_own)
+    table = json.loads(artifact(uri, run.info.run_id, "tables/profile.json"))
     phases = [row[0] for row in table["data"]]
     assert phases[:1] in (["Python, Hydra, config"], ["data"])  # the former in the first run of a process
     parts = ["data", "building the network", "epoch", "epoch / compiling and the first step", "epoch / steps"]
     assert set(parts) | {"epoch / evaluation", "checkpoint", "logging", "figures", "model"} <= set(phases)
-    names = [
-        event["name"] for event in json.loads(artifact(uri, made.info.run_id, "profile/trace.json"))["traceEvents"]
-    ]
+    names = [event["name"] for event in json.loads(artifact(uri, run.info.run_id, "profile/trace.json"))["traceEvents"]]
     assert names.count("epoch") == 2
     assert "figure 01_learning_curves" in names
-    assert '"name": "figure 01_learning_curves"' in artifact(uri, made.info.run_id, "profile/trace.html")
+    assert '"name": "figure 01_learning_curves"' in artifact(uri, run.info.run_id, "profile/trace.html")
     assert "compiling and the first step" in capsys.readouterr().out
 
 
 def test_a_run_starts_from_the_weights_of_another_and_its_fingerprint_says_so(uri: str) -> None:
     small = [*DIGITS, "training.epochs=1", "report.figures=none", "model.units=16"]
-    first = run(uri, *small)
+    first = made(uri, *small)
     start = f"model.weights={first.info.run_id}"
     # With a vanishing learning rate the network stays what it was when training began.
-    still = run(uri, *small, start, "optimizer.learning_rate=1e-30")
+    still = made(uri, *small, start, "optimizer.learning_rate=1e-30")
     pairs = zip(weights(uri, first.info.run_id), weights(uri, still.info.run_id), strict=True)
     assert all((theirs == ours).all() for theirs, ours in pairs)
     assert still.data.params["model.weights"] == first.info.run_id
-    again = run(uri, *small, "optimizer.learning_rate=1e-30")
+    again = made(uri, *small, "optimizer.learning_rate=1e-30")
     assert again.data.tags["fingerprint"] != still.data.tags["fingerprint"]
     with pytest.raises(ConfigError) as caught:
-        run(uri, *small, "model.units=8", start)
+        made(uri, *small, "model.units=8", start)
     assert "its weights have the shapes 64x16, 16, 16x10, 10, those of this network 64x8, 8, 8x10, 10" in str(
         caught.value
     )
     before = len(runs(uri))
-    without_model = run(uri, *small, "tracking.log_model=false")
+    without_model = made(uri, *small, "tracking.log_model=false")
     with pytest.raises(StoreError, match="has no model: a run logs it when it ends"):
-        run(uri, *small, f"model.weights={without_model.info.run_id}")
+        made(uri, *small, f"model.weights={without_model.info.run_id}")
     assert len(runs(uri)) == before + 1  # what was refused made none

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import command
 from mnist_files import idx
-from stores import artifact, runs
+from stores import artifact, made, runs
 
 from experiments import evaluate as evaluation
 from experiments import tracking
@@ -21,13 +21,6 @@ PREFIX = "evaluation_digits"
 
 def evaluate(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return command(*arguments, script="scripts/evaluate.py", **environment)
-
-
-def trained(*overrides: str, uri: str) -> str:
-    """The id of a new run."""
-    done = command(*overrides, f"tracking.uri={uri}")
-    assert done.returncode == 0, done.stderr
-    return str(runs(uri)[-1].info.run_id)
 
 
 def own_images(folder: Path, classes: int = 10) -> list[str]:
@@ -45,7 +38,7 @@ def own_images(folder: Path, classes: int = 10) -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The tracking URI of a store with a run on the digits, with a penalty in its loss, and the run's id."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-    return uri, trained(*SMALL, "model.kernel_regularizer={l2: {l2: 0.001}}", uri=uri)
+    return uri, made(uri, *SMALL, "model.kernel_regularizer={l2: {l2: 0.001}}").info.run_id
 
 
 def test_help_is_quick() -> None:
@@ -154,7 +147,7 @@ def test_a_run_that_is_unknown_or_has_no_model_is_refused_in_one_line(uri: str) 
 
 @pytest.mark.slow
 def test_a_regression_has_its_mean_absolute_error_and_no_classes(uri: str) -> None:
-    run_id = trained("experiment=single_neuron", "training.epochs=2", "report.figures=none", uri=uri)
+    run_id = made(uri, "experiment=single_neuron", "training.epochs=2", "report.figures=none").info.run_id
     done = evaluate(run_id, "data.test_examples=500", MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 0, done.stderr
     assert "class" not in done.stdout

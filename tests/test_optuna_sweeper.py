@@ -38,7 +38,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_like_one_that_was_not(uri: st
     process = start(*arguments)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None and len(children(other)) < 2:
-        time.sleep(0.05)
+        time.sleep(0.25)
     process.kill()
     process.communicate()
     assert parent(other).info.status == "RUNNING"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import command
 from PIL import Image
-from stores import runs
+from stores import made, runs
 
 from experiments.pictures import PictureError
 from experiments.predict import Prediction
@@ -24,9 +24,7 @@ def test_pictures_are_classified_and_what_the_network_saw_is_saved(uri: str, tmp
     from experiments import data
     from experiments.compose import compose_jobs
 
-    trained = command(*RUN, f"tracking.uri={uri}")
-    assert trained.returncode == 0, trained.stderr
-    (before,) = runs(uri)
+    before = made(uri, *RUN)
     test = data.load(compose_jobs([], multirun=False)[0].data, 0).test
     files = [tmp_path / f"a picture of mine, number {number}.png" for number in range(20)]
     for file, image in zip(files, test.inputs, strict=False):
@@ -63,7 +61,7 @@ def test_no_saved_picture_is_overwritten_by_that_of_another_digit(tmp_path: Path
         Prediction(files[0], seen[0], np.zeros(10), "0123456789").save(tmp_path / "none")
 
 
-def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path, uri: str) -> None:
+def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path, new_uri: str) -> None:
     picture = tmp_path / "one.png"
     Image.fromarray(np.pad(np.zeros((40, 8), np.uint8), 30, constant_values=255)).save(picture)
     for arguments, message in [
@@ -72,7 +70,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path, uri: str) ->
             f"{tmp_path}/none.png is no file. Give a PNG or JPEG picture of a digit.\n",
         ),
         (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is no folder."),
-        (["0" * 32, picture, "--uri", uri], f"There is no tracking store {uri} yet"),
+        (["0" * 32, picture, "--uri", new_uri], f"There is no tracking store {new_uri} yet"),
     ]:
         done = predict(*arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -15,10 +15,9 @@ from experiments.compose import compose_jobs
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
-RUNS = [line for line in LINES if re.match(r"python run\.py(?! -|.*=RUN_ID)", line)]
+RUNS = [line for line in LINES if re.match(r"python run\.py(?! -|.*=RUN_ID|.* distribution=)", line)]
 OTHERS = [line for line in LINES if line and line not in RUNS]
 SWEEPS = [line for line in OTHERS if " -m " in line and "optuna" not in line]
-IN_THEIR_OWN_PROCESS = ("distribution=",)
 SHRINK = "data.limit={} data.validation={} training.epochs={} training.threads=1 report.figures=light"
 
 
@@ -47,14 +46,10 @@ def shrunk(line: str, uri: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("line", RUNS)
 def test_a_command_of_the_readme_does_what_it_says(line: str, uri: str, tmp_path: Path, mnist: Path) -> None:
     overrides = shrunk(line, uri, tmp_path)
-    if any(word in line for word in IN_THEIR_OWN_PROCESS):
-        done = command(*overrides)
-        assert done.returncode == 0, done.stderr
-    else:
-        from experiments import experiment
+    from experiments import experiment
 
-        (config,) = compose_jobs(overrides, multirun=False)
-        experiment.run(config, overrides)
+    (config,) = compose_jobs(overrides, multirun=False)
+    experiment.run(config, overrides)
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"
 
@@ -69,6 +64,8 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
         "python run.py --help": "tests/test_cli.py",
         "python run.py --cfg job model=cnn": "tests/test_cli.py",
         'eval "$(python run.py -sc install=bash)"': "tests/test_cli.py",
+        "python run.py distribution=mirrored distribution.devices=2": "tests/test_distribution.py",
+        "python run.py distribution=multi_worker distribution.workers=2": "tests/test_distribution.py",
         **dict.fromkeys(SWEEPS, "tests/test_readme.py"),
         "python run.py -m hydra/sweeper=optuna 'model.dropout=interval(0,0.5)'"
         " 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))'": "tests/test_optuna_sweeper.py",
@@ -90,19 +87,11 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
         assert (PROJECT / path).exists()
 
 
-@pytest.mark.slow
-def test_the_sweep_of_the_readme_makes_every_combination_and_compare_groups_them(uri: str, mnist: Path) -> None:
-    done = command(*arguments(SWEEPS[0]), *SHRINK.format(200, 50, 1).split(), f"tracking.uri={uri}")
-    assert done.returncode == 0, done.stderr
-    assert len(runs(uri)) == 6 + 1  # and their parent
-    table = command("--group-by", "seed", "--uri", uri, "--format", "csv", script="scripts/compare.py")
-    assert table.returncode == 0, table.stderr
-    assert len(table.stdout.splitlines()) == 1 + 3
-
-
-@pytest.mark.parametrize(("line", "runs"), list(zip(SWEEPS[1:], (6, 5), strict=True)))
-def test_a_sweep_of_the_readme_is_the_plan_that_it_says(line: str, runs: int, uri: str, mnist: Path) -> None:
-    done = command(*arguments(line), *SHRINK.format(200, 50, 1).split(), "sweep.dry_run=true", f"tracking.uri={uri}")
+@pytest.mark.parametrize(("line", "runs"), list(zip(SWEEPS, (6, 6, 5), strict=True)))
+def test_a_sweep_of_the_readme_is_the_plan_that_it_says(line: str, runs: int, new_uri: str, mnist: Path) -> None:
+    done = command(
+        *arguments(line), *SHRINK.format(200, 50, 1).split(), "sweep.dry_run=true", f"tracking.uri={new_uri}"
+    )
     assert done.returncode == 0, done.stderr
     assert f"Sweep of {runs} runs in experiment mnist" in done.stdout
 

@@ -76,10 +76,10 @@ def test_the_shipped_space_is_reached_at_every_corner() -> None:
     assert "  optimizer.momentum: 0 to 0.95 (with optimizer=sgd)\n" in str(found)
 
 
-def test_the_test_set_is_the_objective_only_by_name_and_with_a_warning(uri: str) -> None:
+def test_the_test_set_is_the_objective_only_by_name_and_with_a_warning(new_uri: str) -> None:
     found = checked(DROPOUT, "objective.metric=test_accuracy")
     assert (found.metric, found.mode, found.reported) == ("test_accuracy", "max", "val_accuracy")
-    store = f"tracking.uri={uri}"
+    store = f"tracking.uri={new_uri}"
     done = command("-m", "hydra/sweeper=optuna", *found.overrides, "data=digits", "sweep.dry_run=true", store)
     assert done.returncode == 0
     assert done.stdout == (

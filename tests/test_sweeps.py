@@ -14,20 +14,20 @@ from experiments.errors import UserError
 SMALL = ["data=digits", "training.epochs=1"]
 
 
-def test_a_sweep_that_is_running_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_sweep_that_is_running_is_refused(new_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sweeps, "FOLDER", tmp_path / "sweeps")
-    plan = sweep_plan.plan(compose_sweep([*SMALL, f"tracking.uri={uri}", "seed=0,1"]))
+    plan = sweep_plan.plan(compose_sweep([*SMALL, f"tracking.uri={new_uri}", "seed=0,1"]))
     with (
         sweeps._only_one(plan),
         pytest.raises(UserError, match=r"This sweep is running already, in process \d+ of this machine"),
         sweeps.open_sweep(plan, ["-m"]),
     ):
         pass
-    assert not Path(uri.removeprefix("sqlite:///")).exists()
+    assert not Path(new_uri.removeprefix("sqlite:///")).exists()
 
 
-def test_to_go_on_with_one_run_is_no_sweep(uri: str) -> None:
-    done = command("-m", *SMALL, "seed=0,1", f"resume={'a' * 32}", f"tracking.uri={uri}")
+def test_to_go_on_with_one_run_is_no_sweep(new_uri: str) -> None:
+    done = command("-m", *SMALL, "seed=0,1", f"resume={'a' * 32}", f"tracking.uri={new_uri}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"

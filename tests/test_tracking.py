@@ -152,6 +152,7 @@ def test_a_kill_while_the_store_is_created_does_not_spoil_the_next_start(tmp_pat
     creator = start(uri)
     while not (tmp_path / ".mlflow.db.tmp").exists():
         assert creator.poll() is None
+        time.sleep(0.005)
     time.sleep(after)
     creator.kill()
     creator.communicate()
