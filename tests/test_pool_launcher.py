@@ -148,7 +148,7 @@ def test_a_sweep_goes_on_after_the_death_of_a_worker_of_itself_and_after_ctrl_c(
     assert children(uri)["seed 1"].data.tags["end_reason"] == "terminated by SIGTERM"
     before = len(epochs("seed 0"))
 
-    process = start(*line)
+    process = start(*line, "report.style=dark")  # not so the runs that were begun
     until(training("seed 0", before))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -157,6 +157,7 @@ def test_a_sweep_goes_on_after_the_death_of_a_worker_of_itself_and_after_ctrl_c(
     assert "Go on with the sweep: python run.py -m data=digits" in err
     after = epochs("seed 0")
     assert after == list(range(1, len(after) + 1))
+    assert "style: light" in artifact(uri, killed.info.run_id, "config/config.yaml")
     assert len(runs(uri)) == 3
     assert (the_parent(uri).info.status, children(uri)["seed 0"].info.status) == ("KILLED", "KILLED")
 

@@ -274,9 +274,10 @@ def test_a_run_that_is_entered_again_gets_no_point_twice_and_loses_its_end(store
         for epoch in (3, 4):  # the checkpoint was of epoch 2
             again.log_metrics({"loss": 1 / epoch}, epoch)
         again.log_metrics({"test_loss": 0.1})
+        again.log_params({"seed": 1, "epochs": 4})
     assert (again.run_id, again.name) == (run.run_id, "first")
     assert history(run, "loss") == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
-    assert stored(run).data.params == {"seed": "0"}
+    assert stored(run).data.params == {"seed": "0", "epochs": "4"}
     assert stored(run).info.status == "FINISHED"
 
 

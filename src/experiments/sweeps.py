@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments import PROJECT, evaluate, leaderboard, progress, runs, study, summary, sweep_plan, tracking
-from experiments.config import as_dict, identity, objective, validate
-from experiments.errors import ConfigError, TrainingError, UserError
+from experiments import PROJECT, evaluate, leaderboard, progress, resume, runs, study, summary, sweep_plan, tracking
+from experiments.config import Config, as_dict, identity, objective, validate
+from experiments.errors import ConfigError, StoreError, TrainingError, UserError
 from experiments.formatting import plural
 from experiments.sweep_plan import NOTHING, Job, Outcome, Plan, varied
 
@@ -350,7 +350,21 @@ def run_job(job: Job, parent_id: str) -> str:
     if earlier.run_id and earlier.is_done:
         return earlier.run_id
     watch = study.pruning_watch(job.trial, job.config.training.epochs) if job.trial else None
-    return experiment.run(job.config, job.overrides, {"mlflow.parentRunId": parent_id}, earlier.run_id, watch)
+    config, overrides = _begun(job, earlier.run_id) if earlier.run_id else (job.config, job.overrides)
+    return experiment.run(config, overrides, {"mlflow.parentRunId": parent_id}, earlier.run_id, watch)
+
+
+def _begun(job: Job, run_id: str) -> tuple[Config, list[str]]:
+    """What the job's run was started with, as it recorded it; data and store are where this command says.
+
+    The command of today may be another in what cannot change a result, such as `report.style`.
+    """
+    try:
+        config, overrides = resume.recorded(tracking.resolve_uri(job.config.tracking.uri), run_id)
+    except StoreError:  # it was cut off before it had recorded them
+        return job.config, job.overrides
+    store = replace(config.tracking, uri=job.config.tracking.uri)
+    return replace(config, data=job.config.data, tracking=store), overrides
 
 
 def draw(run_id: str) -> None:

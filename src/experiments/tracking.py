@@ -392,6 +392,7 @@ class Run:
         self._spool = Spool(shown(uri), self.run_id)
         self._next_try = 0.0
         self._tables: list[dict[str, str]] = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
+        self._params = set(run.data.params)
         self._last_step: dict[str, int] = {}
         for point in _points(client, run):
             self._last_step[point.key] = max(point.step, self._last_step.get(point.key, 0))
@@ -410,7 +411,8 @@ class Run:
         self.log_metrics(metrics)
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        self._log({"params": {key: str(value) for key, value in params.items()}})
+        """Logs the params. A re-entered run leaves out those it has: MLflow does not let them change."""
+        self._log({"params": {key: str(value) for key, value in params.items() if key not in self._params}})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._log({"tags": dict(tags)})
