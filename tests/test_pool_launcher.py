@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 from conftest import command, start
 from stores import artifact, files, history, runs, weights
 
-from experiments import pool
+from experiments import pool, sweep_plan
+from experiments.compose import compose_sweep
 from experiments.errors import ConfigError
 
 SMALL = ["data=digits", "training.epochs=2"]
@@ -193,6 +195,25 @@ def test_a_worker_that_nobody_leads_any_more_ends() -> None:
     assert ours.poll(60)  # it has loaded TensorFlow
     ours.close()
     assert worker.wait(10) == 0
+
+
+def test_a_worker_that_dies_over_the_figures_of_the_best_run_is_told_and_fails_no_sweep(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (job,) = sweep_plan.jobs_of(compose_sweep(SMALL).jobs, [], 0)
+    for program in (["head", "--bytes=1"], ["sleep", "60"]):  # the first reads and ends, nobody reads for the second
+        ours, theirs = Pipe()
+        process = subprocess.Popen(program, stdin=theirs.fileno() if program[0] == "head" else None)
+        theirs.close()
+        workers = pool.Pool(None, 1, math.inf)  # type: ignore[arg-type]
+        workers.workers.append(pool.Worker(pool.kind(job.config), None, process, ours))
+        workers.draw(job, "1f0a")
+        process.kill()
+        process.wait()
+        told = capsys.readouterr().err
+        assert told == (
+            "The figures of the best run 1f0a could not be drawn: the worker process that drew them is gone\n"
+        )
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ class Pool:
             alive = worker.process.poll() is None
             if job and alive:
                 self.pending.remove(job)
-                worker.give(job)
+                self._give(worker, job)
             elif self.pending:
                 self.workers.remove(worker)
                 worker.end()
@@ -160,7 +160,13 @@ class Pool:
             job = self.pending.popleft()
             worker = self._start(kind(job.config))
             self.workers.append(worker)
+            self._give(worker, job)
+
+    def _give(self, worker: Worker, job: Job) -> None:
+        try:
             worker.give(job)
+        except OSError:  # it has died since it was looked at
+            self._bury(worker)
 
     def _has_room(self, job: Job) -> bool:
         taken = sum(self._cost(worker.kind) for worker in self.workers)
@@ -236,9 +242,12 @@ class Pool:
         """Have a worker that has nothing to do draw the whole report of a job's run."""
         idle = (w for w in self.workers if w.kind == kind(job.config) and not w.job and w.process.poll() is None)
         if worker := next(idle, None):
-            worker.connection.send(run_id)
-            if worker.connection.poll(GRACE):
-                worker.connection.recv()
+            try:
+                worker.connection.send(run_id)
+                if worker.connection.poll(GRACE):
+                    worker.connection.recv()
+            except (EOFError, OSError):
+                sweeps.say_not_drawn(run_id, "the worker process that drew them is gone")
 
     def interrupt(self, sent: signal.Signals) -> None:
         """Let all jobs checkpoint and close their runs."""

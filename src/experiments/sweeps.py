@@ -373,7 +373,11 @@ def draw(run_id: str) -> None:
     try:
         evaluate.draw(run_id, tracking.resolve_uri(job.config.tracking.uri))
     except Exception as error:  # the sweep has done its work
-        print(f"The figures of the best run {run_id} could not be drawn: {error}", file=sys.stderr)
+        say_not_drawn(run_id, error)
+
+
+def say_not_drawn(run_id: str, reason: object) -> None:
+    print(f"The figures of the best run {run_id} could not be drawn: {reason}", file=sys.stderr)
 
 
 def outcome_of(job: Job, parent_id: str, reason: str = "") -> Outcome:
