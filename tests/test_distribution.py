@@ -13,7 +13,7 @@ import pytest
 from conftest import command, start
 from stores import history, made, runs, weights
 
-from experiments.cluster import _free_ports
+from experiments import cluster
 from experiments.compose import compose_jobs
 from experiments.errors import ConfigError
 
@@ -137,7 +137,7 @@ def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_o
 
 @pytest.mark.slow
 def test_a_peer_that_never_comes_up_is_named_and_the_run_failed(uri: str) -> None:
-    ports = _free_ports(2)
+    ports = cluster._free_ports(2)
     task = {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": 0}}
     arguments = ["data=digits", "distribution=multi_worker", "distribution.timeout_seconds=20", f"tracking.uri={uri}"]
     done = command(*arguments, TF_CONFIG=json.dumps(task))
@@ -179,6 +179,38 @@ def test_what_cannot_work_is_refused_with_the_reason(overrides: list[str], said:
     with pytest.raises(ConfigError) as refused:
         compose_jobs(overrides, multirun=False)
     assert said in str(refused.value)
+
+
+def test_a_tf_config_that_is_not_of_a_worker_is_refused_and_an_empty_one_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (config,) = compose_jobs(["distribution=multi_worker"], multirun=False)
+    peers = ["a:1", "b:1"]
+    task = {"type": "worker", "index": 1}
+    refused = [
+        {},
+        {"cluster": {"worker": peers}},
+        {"cluster": {"worker": peers}, "task": {"type": "worker", "index": 2}},
+        {"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": ["a", "b"]}, "task": task},
+        {"cluster": {"worker": peers, "chief": ["c:1"]}, "task": task},
+        {"cluster": {"worker": peers, "chief": ["c:1"]}, "task": {"type": "chief", "index": 0}},
+    ]
+    for given in ["foo", "[]", *map(json.dumps, refused)]:
+        monkeypatch.setenv("TF_CONFIG", given)
+        with pytest.raises(ConfigError) as error:
+            cluster.supervises(config.distribution)
+        assert str(error.value) == (
+            f"TF_CONFIG={given} is not that of a worker. Expected, on the first of two:"
+            ' {"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}.'
+            " That worker is the chief; a job of another name, such as chief or ps, is not supported."
+        )
+    monkeypatch.setenv("TF_CONFIG", "")
+    with pytest.raises(ConfigError, match="needs to know its workers from one source"):
+        cluster.supervises(config.distribution)
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": peers}, "task": task}))
+    assert cluster.supervises(config.distribution)
+    assert cluster.tf_config() == (1, peers)
 
 
 @pytest.mark.slow

@@ -32,16 +32,42 @@ def supervises(config: Distribution) -> bool:
     """Whether this process has to start the workers, rather than to be one.
 
     Raises:
-        ConfigError: nothing says what the cluster is, or two things do.
+        ConfigError: nothing says what the cluster is, or two things do, or TF_CONFIG does not say it.
     """
     if config.strategy != "multi_worker" or FOLDER in os.environ:
         return False
-    if sum((config.workers is not None, "TF_CONFIG" in os.environ, on_slurm())) != 1:
+    if sum((config.workers is not None, tf_config() is not None, on_slurm())) != 1:
         raise ConfigError(
             "distribution=multi_worker needs to know its workers from one source. Add distribution.workers=N to start N"
             " on this machine, or set TF_CONFIG on each, or start it by srun in a Slurm allocation; not two of them."
         )
     return True
+
+
+def tf_config() -> tuple[int, list[str]] | None:
+    """This process's number among the workers, and the addresses of all, as TF_CONFIG says; None where it is not set.
+
+    Raises:
+        ConfigError: it is not that of a worker in a cluster of workers only.
+    """
+    given = os.environ.get("TF_CONFIG")
+    if not given:
+        return None
+    try:
+        said = json.loads(given)
+        ((job, addresses),) = said["cluster"].items()
+        kind, index = said["task"]["type"], int(said["task"]["index"])
+        fits = job == kind == "worker" and isinstance(addresses, list) and 0 <= index < len(addresses)
+        fits = fits and all(re.fullmatch(r"\S+:\d+", address) for address in addresses)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise ConfigError(
+            f"TF_CONFIG={given} is not that of a worker. Expected, on the first of two:"
+            ' {"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}.'
+            " That worker is the chief; a job of another name, such as chief or ps, is not supported."
+        )
+    return index, addresses
 
 
 def on_slurm() -> bool:
@@ -149,9 +175,9 @@ def _watch(workers: list[Worker], timeout: float) -> str | None:
 
 
 def _tasks(workers: int | None) -> Iterator[tuple[int, str | None]]:
-    """Index and TF_CONFIG of each worker to start here; no TF_CONFIG where Slurm says it all."""
-    if given := os.environ.get("TF_CONFIG"):
-        yield json.loads(given)["task"]["index"], given
+    """Index and TF_CONFIG of each worker to start here; no TF_CONFIG where the environment says it all."""
+    if given := tf_config():
+        yield given[0], None
     elif on_slurm():
         yield int(os.environ["SLURM_PROCID"]), None
     else:
@@ -180,7 +206,7 @@ def _start(index: int, task: str | None, folder: Path) -> Worker:
 
 def _unreachable() -> str:
     """Which workers of the cluster do not answer at all."""
-    addresses = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])
+    _, addresses = tf_config() or (0, [])
     silent = []
     for peer, address in enumerate(addresses):
         host, _, port = address.rpartition(":")

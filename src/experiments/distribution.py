@@ -60,8 +60,7 @@ def _multi_worker() -> "tf.distribute.Strategy":
     import tensorflow as tf
 
     resolvers = tf.distribute.cluster_resolver
-    slurm = cluster.on_slurm() and "TF_CONFIG" not in os.environ
-    if slurm:
+    if cluster.tf_config() is None and cluster.on_slurm():
         # It asks nvidia-smi for the GPUs, and cannot do without any: a CPU's tasks are told that each has one.
         tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
         cpus = {} if shutil.which("nvidia-smi") else {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
