@@ -1,5 +1,7 @@
 """What the command of a sweep stands for, and what its jobs are called."""
 
+import re
+
 import pytest
 
 from experiments import sweep_plan
@@ -63,6 +65,12 @@ def test_jobs_that_are_the_same_experiment_are_run_once(capsys: pytest.CaptureFi
 def test_the_jobs_of_a_sweep_go_to_one_store() -> None:
     with pytest.raises(ConfigError, match=r"The jobs of this sweep go to several stores\. Give all the same"):
         planned("tracking.uri=sqlite:////a/mlflow.db,sqlite:////b/mlflow.db")
+
+
+@pytest.mark.parametrize("override", ["experiment=glob(zzz*)", "seed=range(0)"])
+def test_values_of_which_there_are_none_are_no_sweep(override: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{override!r} stands for no value, so there is nothing to run.")):
+        planned(override)
 
 
 def test_a_range_needs_a_search() -> None:

@@ -251,10 +251,15 @@ def _plain(value: Any) -> Any:
 
 
 def _expand(parsed: list[Override]) -> list[list[str]]:
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
+    for override in filter(Override.is_sweep_override, parsed):
+        if not override.is_discrete_sweep():
             raise ConfigError(
                 f"{override.input_line!r} is a range to search in. Add hydra/sweeper=optuna, or name the values:"
+                f" {override.key_or_group}=A,B,C."
+            )
+        if next(override.sweep_string_iterator(), None) is None:
+            raise ConfigError(
+                f"{override.input_line!r} stands for no value, so there is nothing to run. Name the values:"
                 f" {override.key_or_group}=A,B,C."
             )
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
