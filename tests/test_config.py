@@ -317,6 +317,7 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
         ),
         ("training.initial_momentum=0.5", "needs an optimizer whose momentum it leads to. Use optimizer=sgd and"),
         ("training.initial_momentum=0.5 optimizer=sgd", "optimizer.momentum greater than 0."),
+        ("training.initial_momentum=0.5 optimizer=sgd ~optimizer.momentum", "optimizer.momentum greater than 0."),
         (
             "training.initial_momentum=0.5 optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true",
             "training.initial_momentum and optimizer.nesterov do not go together. Set only one.",
@@ -389,6 +390,7 @@ def test_what_does_not_go_together_is_refused(overrides: str, message: str) -> N
         "model.kernel_regularizer={l2:null}",
         "training.batch_size=55000",
         "data.limit=60000",
+        "training.initial_momentum=0.5 optimizer=sgd optimizer.momentum=0.9 ~optimizer.nesterov",
     ],
 )
 def test_what_makes_sense_is_accepted(overrides: str) -> None:

@@ -274,13 +274,13 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
     if training.initial_momentum is not None:
         arguments = optimizer.arguments
-        if optimizer.name != "sgd" or not arguments["momentum"]:
+        if optimizer.name != "sgd" or not arguments.get("momentum"):
             raise ConfigError(
                 f"training.initial_momentum={training.initial_momentum:g} needs an optimizer whose momentum it leads"
                 " to. Use optimizer=sgd and optimizer.momentum greater than 0."
             )
         for key in ("nesterov", "gradient_accumulation_steps"):
-            if arguments[key]:
+            if arguments.get(key):
                 raise ConfigError(f"training.initial_momentum and optimizer.{key} do not go together. Set only one.")
     clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if optimizer.arguments.get(key)]
     if training.gradient_clipping and clips:
