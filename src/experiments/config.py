@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.errors import ConfigError, did_you_mean, listed
+from experiments.keras_checks import OF_ALL_UNITS
 from experiments.schema import (
     CLASSIFICATION_LOSSES,
     REGRESSION_LOSSES,
@@ -356,7 +357,7 @@ def _check_model(config: Config) -> None:
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
             size = shrunk
-    if isinstance(model, Neuron) and model.activation in ("softmax", "log_softmax", "sparsemax"):
+    if isinstance(model, Neuron) and model.activation in OF_ALL_UNITS:
         raise ConfigError(
             f"model.activation={model.activation} of one neuron is constant. Choose another, such as tanh"
         )

@@ -14,6 +14,8 @@ from experiments.keras_api import EXACT_RANDOM_LAYERS, table
 
 # LeCun's squashing function, 1.7159 tanh(2/3 x); built of stock layers, as Keras has no activation of this name.
 SCALED_TANH = "scaled_tanh"
+# Functions of all units of a layer together: constant for one unit, and no curve of a number.
+OF_ALL_UNITS = ("softmax", "log_softmax", "sparsemax")
 DROPOUT_RATE = "fraction of values set to zero in training, from 0 up to but not including 1"
 # Arguments of Resizing and UpSampling2D of which XLA can compile these values only.
 COMPILED = {"interpolation": ("bilinear", "nearest"), "antialias": (False,), "pad_to_aspect_ratio": (False,)}

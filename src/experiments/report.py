@@ -13,7 +13,7 @@ from experiments import figures
 from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.evaluation import Evaluation
-from experiments.keras_checks import SCALED_TANH
+from experiments.keras_checks import OF_ALL_UNITS, SCALED_TANH
 from experiments.profiling import span
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def drawings(results: Results) -> dict[str, Callable[[], "Figure"]]:
         if results.unit != "probability":
             del chosen["05_calibration"]
     chosen["09_network"] = partial(figures.network_diagram, _boxes(results.model), style=style)
-    if (activation := getattr(config.model, "activation", None)) and activation not in ("softmax", "glu"):
+    if (activation := getattr(config.model, "activation", None)) and activation not in OF_ALL_UNITS:
         chosen["10_activation"] = partial(figures.activation_functions, activation, _function(activation), style=style)
     shape = tuple(config.data.shape)
     weights = _first_weights(results.model)
