@@ -98,7 +98,7 @@ def validate(raw: Mapping[str, Any]) -> Config:
     for rule in RULES:
         rule(config)
     threads = config.training.threads
-    resolved = (1 if weights(config) < LARGE_NETWORK else os.cpu_count() or 1) if threads == "auto" else threads
+    resolved = (1 if weights(config) < LARGE_NETWORK else cores()) if threads == "auto" else threads
     return dataclasses.replace(config, training=dataclasses.replace(config.training, threads=resolved))
 
 
@@ -386,6 +386,13 @@ def weights(config: Config) -> float:
             return prod(config.data.shape) + 1
         case _:
             return float("inf")  # convolutions gain from all cores at any size
+
+
+def cores() -> int:
+    """How many cores this process may use, which a scheduler such as Slurm can have made fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # --- what a config is known by --------------------------------------------------------------------------------------

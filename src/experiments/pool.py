@@ -23,7 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
 from experiments import distribution, sweeps
-from experiments.config import Config
+from experiments.config import Config, cores
 from experiments.errors import ConfigError, Terminated, terminate
 from experiments.sweep_plan import Job, Outcome
 from experiments.sweeps import Sweep
@@ -57,7 +57,7 @@ def kind(config: Config) -> Kind:
 def at_once(config: Config, workers: int | None) -> int:
     """How many jobs with this config run at once, with so many workers or as many as the machine has room for."""
     threads, _, devices = kind(config)
-    return workers or _gpus() or max(1, (os.cpu_count() or 1) // (threads * devices))
+    return workers or _gpus() or max(1, cores() // (threads * devices))
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Pool:
         self.gpus = _gpus()
         # In workers if their number is given, or in GPUs; else in threads.
         self.by_threads = workers is None and not self.gpus
-        self.capacity = workers or self.gpus or os.cpu_count() or 1
+        self.capacity = workers or self.gpus or cores()
         self.workers: list[Worker] = []
 
     def run(self, jobs: Sequence[Job]) -> None:
