@@ -27,7 +27,7 @@ def test_a_sweep_that_is_running_is_refused(new_uri: str, monkeypatch: pytest.Mo
 
 
 def test_to_go_on_with_one_run_is_no_sweep(new_uri: str) -> None:
-    done = command("-m", *SMALL, "seed=0,1", f"resume={'a' * 32}", f"tracking.uri={new_uri}")
+    done = command("-m", *SMALL, "seed=0,1", f"++resume={'a' * 32}", f"tracking.uri={new_uri}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"

@@ -78,11 +78,6 @@ def _check(arguments: Any) -> ComposedSweep | None:
             )
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
     if multirun:
-        if any(o.startswith("resume=") and o != "resume=null" for o in arguments.overrides):
-            raise ConfigError(
-                "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the"
-                " sweep, which goes on with all of its runs."
-            )
         sweep = compose_sweep(arguments.overrides, arguments.config_dir)
         if sweep.is_search:
             from experiments import search
@@ -102,6 +97,11 @@ def _check(arguments: Any) -> ComposedSweep | None:
         pretrained.check(config)
     if not multirun:
         return None
+    if any(config.resume for config in jobs):
+        raise ConfigError(
+            "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the"
+            " sweep, which goes on with all of its runs."
+        )
     if any(config.distribution.strategy == "multi_worker" for config in jobs):
         raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
     if sweep.launcher["_target_"] == POOL:
