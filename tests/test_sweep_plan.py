@@ -73,6 +73,12 @@ def test_values_of_which_there_are_none_are_no_sweep(override: str) -> None:
         planned(override)
 
 
+@pytest.mark.parametrize("size", ["0", "two"])
+def test_the_jobs_that_are_handed_over_at_once_are_one_or_more(size: str) -> None:
+    with pytest.raises(ConfigError, match=rf"max_batch_size={size} is not allowed: .* from 1 on, or null"):
+        planned("seed=0,1", f"hydra.sweeper.max_batch_size={size}")
+
+
 def test_a_range_needs_a_search() -> None:
     with pytest.raises(ConfigError, match=r"is a range to search in\. Add hydra/sweeper=optuna, or name the values"):
         planned("model.dropout=interval(0,0.5)")

@@ -113,7 +113,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
     """Compose and validate what a command with -m stands for; of a search, only how it is run.
 
     Raises:
-        ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
+        ConfigError: on the first setting or job that cannot be, with what is wrong and what is allowed.
     """
     with composing(config_dir):
         parsed = parse(overrides)
@@ -125,6 +125,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], given, config_dir)
         if sweep.is_search:
             return sweep
+        _check_batch_size(hydra["sweeper"]["max_batch_size"])
         _refuse_space(parsed)
         return replace(sweep, jobs=compose_each(_expand(parsed)))
 
@@ -264,6 +265,15 @@ def _expand(parsed: list[Override]) -> list[list[str]]:
             )
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for batch in batches for job in batch]
+
+
+def _check_batch_size(size: object) -> None:
+    """Refuse what conf/hydra/sweeper/product.yaml does not allow: Hydra does so after the parent run is made."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ConfigError(
+            f"hydra.sweeper.max_batch_size={size} is not allowed: jobs that are handed to the launcher at once, from 1"
+            " on, or null: all"
+        )
 
 
 def _refuse_space(parsed: list[Override]) -> None:
