@@ -88,6 +88,12 @@ class Augmentation:
         return any((self.shift, self.rotation, self.scale, self.elastic))
 
 
+def grey_or_colour(shape: list[int]) -> list[int]:
+    if shape[2:] not in ([], [1], [3]):
+        raise ValueError("the figures can show no other channels")
+    return shape
+
+
 @dataclass(config=STRICT, kw_only=True)
 class Digits:
     """Images with classes; this one is bundled with scikit-learn."""
@@ -97,7 +103,8 @@ class Digits:
     limit: Annotated[Positive | None, LIMIT]
     shape: Annotated[
         list[Positive],
-        Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels)"),
+        Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels: 1 or 3)"),
+        AfterValidator(grey_or_colour),
     ]
     classes: Annotated[int, Field(ge=2, description="number of classes, from 2 on")]
     class_names: Annotated[list[str], text("one name per class, in the order of the labels")]
