@@ -30,7 +30,7 @@ from typing import Any, Literal, TextIO, TypeVar
 from measuring import Process, Run, in_fresh_process, process, timed_run
 
 from experiments import PROJECT, data, environment
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.errors import DataError, UserError
 
 # TensorFlow stays out of this process: Linux counts the memory of the parent as the least of a child's peak.
@@ -414,7 +414,7 @@ def prepare_mnist(folder: Path) -> Path:
     """
     import numpy as np
 
-    config = compose_jobs(["data.validation=0"], multirun=False)[0]
+    config = compose_job(["data.validation=0"])
     place = data.find(config.data)
     if place is None:
         raise DataError(

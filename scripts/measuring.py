@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from experiments import PROJECT, runtime
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 
 T = TypeVar("T")
 Call = tuple[float, tuple[Any, ...]]  # seconds, arguments
@@ -79,7 +79,7 @@ def timed_run(overrides: list[str]) -> Run:
     """Do what `python run.py OVERRIDES` does, with a clock around the report and around each logging of metrics."""
     start = time.perf_counter()
     runtime.collect_garbage_rarely()
-    config = compose_jobs(overrides, multirun=False)[0]
+    config = compose_job(overrides)
     from experiments import experiment, tracking
 
     reports: list[Call] = []

@@ -50,9 +50,9 @@ def pytest_runtest_setup() -> None:
 def mnist() -> Path:
     """The folder with the real MNIST; without it the test is skipped."""
     from experiments import data
-    from experiments.compose import compose_jobs
+    from experiments.compose import compose_job
 
-    place = data.find(compose_jobs([], multirun=False)[0].data)
+    place = data.find(compose_job([]).data)
     if place is None:
         pytest.skip("the real MNIST is not on this machine (set EXPERIMENTS_DATA_DIR to the folder that holds mnist/)")
     return place

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments import runtime, tracking
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 
 TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
 
@@ -17,7 +17,7 @@ def made(uri: str, *overrides: str) -> Any:
     from experiments import experiment
 
     given = [*overrides, f"tracking.uri={uri}"]
-    (config,) = compose_jobs(given, multirun=False)
+    config = compose_job(given)
     return tracking.connect(uri).get_run(experiment.run(config, given))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, command
 
-from experiments.compose import CONF, compose_jobs, groups
+from experiments.compose import CONF, compose_job, compose_sweep, groups
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")
 
@@ -143,7 +143,8 @@ def test_help_has_a_line_for_every_choice_and_key_and_ten_examples_that_compose(
         arguments = shlex.split(example)[2:]
         if "hydra/sweeper=optuna" in arguments:
             continue  # composed trial by trial
-        assert compose_jobs([a for a in arguments if a != "-m"], multirun="-m" in arguments)
+        compose = compose_sweep if "-m" in arguments else compose_job
+        assert compose([a for a in arguments if a != "-m"])
     assert examples[9].startswith("python scripts/compare.py")
     for document in re.findall(r"^(\S+\.md) ", text.partition("== Read on ==")[2], re.MULTILINE):
         assert (PROJECT / document).exists()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.compose import CONF, PRESETS, compose_jobs, groups
+from experiments.compose import CONF, PRESETS, compose_job, compose_sweep, groups
 from experiments.config import as_dict, flatten, identity, training_examples, validate
 from experiments.errors import ConfigError
 from experiments.schema import Config, optimizers
@@ -24,8 +24,7 @@ NEEDS = {  # what a choice does not run without
 
 
 def job(*overrides: str, config_dir: Path | None = None) -> Config:
-    (composed,) = compose_jobs(overrides, multirun=False, config_dir=str(config_dir) if config_dir else None)
-    return composed
+    return compose_job(overrides, str(config_dir) if config_dir else None)
 
 
 def refusal(*overrides: str, config_dir: Path | None = None) -> str:
@@ -121,17 +120,17 @@ def test_the_default_is_the_network_of_the_walkthrough() -> None:
 
 
 def test_a_sweep_is_every_combination_in_order() -> None:
-    jobs = compose_jobs(["seed=0,1", "model.units=[8],[8,4]"], multirun=True)
+    jobs = [job.config for job in compose_sweep(["seed=0,1", "model.units=[8],[8,4]"]).jobs]
     assert [(config.seed, config.model.units) for config in jobs] == [(0, [8]), (0, [8, 4]), (1, [8]), (1, [8, 4])]
 
 
 def test_a_range_in_a_sweep_is_expanded() -> None:
-    assert [config.seed for config in compose_jobs(["seed=range(3)"], multirun=True)] == [0, 1, 2]
+    assert [job.config.seed for job in compose_sweep(["seed=range(3)"]).jobs] == [0, 1, 2]
 
 
 def test_one_bad_job_refuses_the_sweep() -> None:
     with pytest.raises(ConfigError, match=r"model\.dropout=1\.5 is not allowed"):
-        compose_jobs(["model.dropout=0.1,1.5"], multirun=True)
+        compose_sweep(["model.dropout=0.1,1.5"])
 
 
 def test_several_values_without_multirun_are_refused_with_the_way_out() -> None:

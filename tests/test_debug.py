@@ -7,7 +7,7 @@ import pytest
 from stores import artifact, history, made, runs, weights
 
 from experiments import tracking
-from experiments.compose import CONF, compose_jobs
+from experiments.compose import CONF, compose_job
 from experiments.errors import ConfigError, StoreError
 
 DIGITS = ["data=digits", "training.threads=1"]
@@ -25,7 +25,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_every_preset_names_its_command_and_composes_with_every_experiment(file: Any) -> None:
     assert f"# Command: python run.py debug={file.stem}" in file.read_text()
     for experiment_file in CONF.glob("experiment/*.yaml"):
-        (config,) = compose_jobs([f"experiment={experiment_file.stem}", f"debug={file.stem}"], multirun=False)
+        config = compose_job([f"experiment={experiment_file.stem}", f"debug={file.stem}"])
         assert config.tracking.experiment == "debug"
 
 
@@ -39,12 +39,12 @@ def test_every_preset_names_its_command_and_composes_with_every_experiment(file:
 )
 def test_overfit_is_refused_on_more_than_one_batch(override: str, now: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        compose_jobs(["debug=overfit", override], multirun=False)
+        compose_job(["debug=overfit", override])
     assert str(caught.value) == (
         f"debug=overfit trains on one batch, and with {now}. Leave both out, or give both the same number:"
         " data.limit=64 training.batch_size=64"
     )
-    compose_jobs(["debug=overfit", "data.limit=64", "training.batch_size=64"], multirun=False)
+    compose_job(["debug=overfit", "data.limit=64", "training.batch_size=64"])
 
 
 def test_smoke_does_a_few_batches_of_everything_in_an_experiment_of_its_own(uri: str) -> None:

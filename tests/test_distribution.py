@@ -14,7 +14,7 @@ from conftest import command, start
 from stores import history, made, runs, weights
 
 from experiments import cluster
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.errors import ConfigError
 
 # Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
@@ -177,14 +177,14 @@ def test_the_tasks_of_a_slurm_step_are_the_workers(uri: str) -> None:
 )
 def test_what_cannot_work_is_refused_with_the_reason(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        compose_jobs(overrides, multirun=False)
+        compose_job(overrides)
     assert said in str(refused.value)
 
 
 def test_a_tf_config_that_is_not_of_a_worker_is_refused_and_an_empty_one_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (config,) = compose_jobs(["distribution=multi_worker"], multirun=False)
+    config = compose_job(["distribution=multi_worker"])
     peers = ["a:1", "b:1"]
     task = {"type": "worker", "index": 1}
     refused = [

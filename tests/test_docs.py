@@ -23,7 +23,7 @@ from conftest import PROJECT
 from hydra._internal.utils import get_args_parser
 
 from experiments import choices
-from experiments.compose import CONF, PRESETS, compose_jobs
+from experiments.compose import CONF, PRESETS, compose_job, compose_sweep
 from experiments.errors import ConfigError
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("docs/*.ipynb")])
@@ -174,7 +174,7 @@ def check_run(arguments: list[str]) -> None:
         return
     overrides = [o.replace("RUN_ID", RUN_ID).replace("FOLDER", "folder") for o in given.overrides]
     complete = [o for o in overrides if not PLACEHOLDER.fullmatch(o) and "KEY" not in o and "GROUP" not in o]
-    assert compose_jobs(complete, multirun=given.multirun)
+    assert (compose_sweep if given.multirun else compose_job)(complete)
 
 
 def check(line: str) -> None:

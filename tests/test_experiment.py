@@ -15,7 +15,7 @@ from mnist_files import idx
 from stores import artifact, files, history, made, runs
 
 from experiments import experiment, tracking
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 
 DIGITS = ["data=digits", "training.epochs=2"]
 PER_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "examples_per_second")
@@ -91,9 +91,9 @@ def test_the_model_gives_the_logged_predictions_in_a_process_without_this_projec
 ) -> None:
     uri, run, _ = finished
     from experiments import data
-    from experiments.compose import compose_jobs
+    from experiments.compose import compose_job
 
-    test = data.load(compose_jobs([], multirun=False)[0].data, 0).test
+    test = data.load(compose_job([]).data, 0).test
     np.save(tmp_path / "images.npy", test.inputs[:300])
     script = f"""
 import sys
@@ -162,7 +162,7 @@ def test_fashion_mnist_is_read_from_files_in_its_format(uri: str, tmp_path: Path
     sizes = ["data.train_examples=300", "data.test_examples=60", "data.validation=50", "data.checksums=null"]
     arguments = ["data=fashion_mnist", f"data.path={folder}", *sizes, "training.epochs=1", "training.threads=1"]
     arguments += ["report.figures=none", f"tracking.uri={uri}"]
-    (config,) = compose_jobs(arguments, multirun=False)
+    config = compose_job(arguments)
     experiment.run(config, arguments)
     assert "Ankle boot" in artifact(uri, runs(uri)[0].info.run_id, "tables/per_class.json")
 
@@ -188,7 +188,7 @@ def test_every_shipped_choice_trains(group: str, uri: str) -> None:
     arguments += ["tracking.log_model=false", f"tracking.uri={uri}"]
     shipped = {path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")} - {"neuron"}  # no network for images
     for choice in sorted(shipped):
-        (config,) = compose_jobs([f"{group}={choice}", *arguments], multirun=False)
+        config = compose_job([f"{group}={choice}", *arguments])
         experiment.run(config, arguments)
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
     assert {run.data.params[f"{group}.name"] for run in runs(uri)} == shipped

@@ -21,9 +21,9 @@ LINES_ALLOWED = 25
 RUN_ALL = """
 import json, sys
 from experiments import experiment
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 for overrides in json.loads(sys.argv[1]):
-    (config,) = compose_jobs(overrides, multirun=False)
+    config = compose_job(overrides)
     experiment.run(config, overrides)
 """
 

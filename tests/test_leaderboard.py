@@ -10,7 +10,7 @@ import yaml
 from stores import artifact, files
 
 from experiments import leaderboard, runs, tracking
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.config import as_dict
 from experiments.runs import RunRecord
 
@@ -163,7 +163,7 @@ def store(tmp_path_factory):
         pass
     for dropout, seed, accuracy in [("0.1", 0, 0.9), ("0.1", 1, 0.91), ("0.3", 0, 0.5), ("0.3", 1, 0.51)]:
         overrides = ["data=digits", f"model.dropout={dropout}", f"seed={seed}"]
-        (config,) = compose_jobs(overrides, multirun=False)
+        config = compose_job(overrides)
         params = {"model.dropout": dropout, "seed": seed}
         with tracking.open_run(uri, "trial", None, params, {"mlflow.parentRunId": parent.run_id}) as run:
             run.log_text(yaml.safe_dump(as_dict(config)), "config/config.yaml")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import distribution, models, optimizers, runtime
-from experiments.compose import CONF, compose_jobs
+from experiments.compose import CONF, compose_job
 from experiments.errors import ConfigError
 from experiments.keras_api import table
 
@@ -17,7 +17,7 @@ import tensorflow as tf  # noqa: E402
 
 
 def build(*overrides: str, data: str = "digits") -> keras.Sequential:
-    (config,) = compose_jobs([f"data={data}", *overrides], multirun=False)
+    config = compose_job([f"data={data}", *overrides])
     return models.build(config)
 
 
@@ -479,7 +479,7 @@ def test_a_softmax_layer_ends_in_probabilities_too() -> None:
 
 
 def test_names_of_layers_do_not_depend_on_earlier_models_of_the_process() -> None:
-    (config,) = compose_jobs(["data=digits"], multirun=False)
+    config = compose_job(["data=digits"])
 
     def names() -> list[str]:
         distribution.start(config.distribution, threads=1)
@@ -497,7 +497,7 @@ def test_every_shipped_experiment_builds_on_shrunk_data(experiment: str) -> None
     overrides = [] if experiment == "single_neuron" else shrunk
     if experiment.endswith("8192"):
         overrides.append("model.units=[32,32]")
-    (config,) = compose_jobs([f"experiment={experiment}", "expected=null", *overrides], multirun=False)
+    config = compose_job([f"experiment={experiment}", "expected=null", *overrides])
     model = models.build(config)
     assert model.output_shape == (None, 1 if experiment == "single_neuron" else 10)
     assert optimizers.build(config.optimizer, config.training.gradient_clipping).name.startswith(config.optimizer.name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import compiled, data, distribution, models, networks, optimizers
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.progress import Progress
 from experiments.training import Trainer
 
@@ -17,7 +17,7 @@ ALIKE: list[Any] = [[], ["model.batch_normalization=true", "optimizer=rmsprop", 
 
 
 def trained(overrides: list[str], network: Any = None) -> tuple[Any, dict[str, list[float]]]:
-    (config,) = compose_jobs([*BASE, *overrides], multirun=False)
+    config = compose_job([*BASE, *overrides])
     strategy = distribution.start(config.distribution, 1)
     if network is None:
         network = models.build(config), optimizers.build(config.optimizer, None)
@@ -34,7 +34,7 @@ def trained(overrides: list[str], network: Any = None) -> tuple[Any, dict[str, l
 @pytest.mark.parametrize("network", ALIKE, ids=lambda network: " ".join(network) or "default")
 def test_a_run_after_one_of_the_same_network_shares_its_program_and_equals_one_alone(network: list[str]) -> None:
     first, _ = trained([*network, *FIRST], networks)
-    strategy = distribution.start(compose_jobs(BASE, multirun=False)[0].distribution, 1)
+    strategy = distribution.start(compose_job(BASE).distribution, 1)
     program = compiled.program(strategy, *first, "sparse_categorical_crossentropy", 32, None)
     traced = program.whole_batches.experimental_get_tracing_count()
     assert traced > 0
@@ -54,7 +54,7 @@ def test_a_run_after_one_of_the_same_network_shares_its_program_and_equals_one_a
 @pytest.mark.usefixtures("tensorflow")
 def test_another_network_gets_a_program_of_its_own() -> None:
     def built(overrides: list[str]) -> Any:
-        (config,) = compose_jobs([*BASE, *overrides], multirun=False)
+        config = compose_job([*BASE, *overrides])
         return networks.build(config, distribution.start(config.distribution, 1))[0]
 
     others = (

@@ -18,9 +18,9 @@ from experiments.pictures import PictureError
 def digit(mnist: Path) -> np.ndarray:
     """A 7 as MNIST has it, uint8 [28, 28]: which end is up and which side is left can be seen."""
     from experiments import data
-    from experiments.compose import compose_jobs
+    from experiments.compose import compose_job
 
-    return data.load(compose_jobs([], multirun=False)[0].data, 0).test.inputs[0]
+    return data.load(compose_job([]).data, 0).test.inputs[0]
 
 
 def enlarged(digit: np.ndarray, side: int = 280) -> Image.Image:

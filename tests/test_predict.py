@@ -22,10 +22,10 @@ def predict(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_pictures_are_classified_and_what_the_network_saw_is_saved(uri: str, tmp_path: Path, mnist: Path) -> None:
     from experiments import data
-    from experiments.compose import compose_jobs
+    from experiments.compose import compose_job
 
     before = made(uri, *RUN)
-    test = data.load(compose_jobs([], multirun=False)[0].data, 0).test
+    test = data.load(compose_job([]).data, 0).test
     files = [tmp_path / f"a picture of mine, number {number}.png" for number in range(20)]
     for file, image in zip(files, test.inputs, strict=False):
         Image.fromarray(255 - image).resize((200, 200)).save(file)

@@ -10,7 +10,7 @@ from conftest import PROJECT, command
 from mnist_files import idx
 from stores import runs
 
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -48,7 +48,7 @@ def test_a_command_of_the_readme_does_what_it_says(line: str, uri: str, tmp_path
     overrides = shrunk(line, uri, tmp_path)
     from experiments import experiment
 
-    (config,) = compose_jobs(overrides, multirun=False)
+    config = compose_job(overrides)
     experiment.run(config, overrides)
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"
@@ -107,7 +107,7 @@ def test_yaml_shown_in_the_readme_composes(tmp_path: Path) -> None:
     (text,) = [text for kind, text in BLOCKS if kind == "yaml"]
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "own.yaml").write_text(text)
-    (config,) = compose_jobs(["model=own"], multirun=False, config_dir=str(tmp_path))
+    config = compose_job(["model=own"], config_dir=str(tmp_path))
     from experiments import models, runtime
 
     runtime.start(1)

@@ -4,7 +4,7 @@ import re
 
 from conftest import PROJECT, command
 
-from experiments.compose import CONF, compose_jobs
+from experiments.compose import CONF, compose_job
 from experiments.config import as_dict, flatten
 
 PAGE = (PROJECT / "docs" / "reference.md").read_text()
@@ -16,7 +16,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_every_key_of_the_default_config_has_a_row_with_its_meaning() -> None:
-    (config,) = compose_jobs([], multirun=False)
+    config = compose_job([])
     rows = dict(re.findall(r"^\| `([\w./]+)` \| .* \| (.*) \|$", PAGE, re.MULTILINE))
     assert [key for key in flatten(as_dict(config)) if not rows.get(key)] == []
 

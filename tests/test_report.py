@@ -10,7 +10,7 @@ import pytest
 from matplotlib.text import Text
 
 from experiments import data, models, report
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.evaluation import Evaluation, Evaluator
 
 HISTORY = {
@@ -28,7 +28,7 @@ FIT_HISTORY = {"loss": [0.2, 0.1], "mean_absolute_error": [0.4, 0.3], "epoch_sec
 @cache
 def classified(*overrides: str) -> report.Results:
     """An untrained model on the digits, which makes mistakes of every kind."""
-    (config,) = compose_jobs(["data=digits", *overrides], multirun=False)
+    config = compose_job(["data=digits", *overrides])
     dataset = data.load(config.data, config.seed)
     model = models.build(config)
     test = Evaluator(model, config.training.loss)(dataset.test)
@@ -37,7 +37,7 @@ def classified(*overrides: str) -> report.Results:
 
 @cache
 def fitted(*overrides: str) -> report.Results:
-    (config,) = compose_jobs(["experiment=single_neuron", *overrides], multirun=False)
+    config = compose_job(["experiment=single_neuron", *overrides])
     dataset = data.load(config.data, config.seed)
     model = models.build(config)
     evaluate = Evaluator(model, config.training.loss)

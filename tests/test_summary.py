@@ -8,11 +8,11 @@ import yaml
 from test_report import answered, classified, fitted
 
 from experiments import report, summary
-from experiments.compose import CONF, compose_jobs, groups
+from experiments.compose import CONF, compose_job, groups
 
 
 def config(*overrides):
-    return compose_jobs(list(overrides), multirun=False)[0]
+    return compose_job(list(overrides))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import compiled, distribution, evaluation, models, optimizers, randomness
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.data import Dataset, Split
 from experiments.errors import TrainingError
 from experiments.evaluation import Evaluator
@@ -21,8 +21,7 @@ LINEAR = ("data=linear", "model=neuron", "model.activation=linear", "training.lo
 
 
 def job(*overrides: str) -> Config:
-    (config,) = compose_jobs([*(SMALL if not any("data=" in o for o in overrides) else ()), *overrides], multirun=False)
-    return config
+    return compose_job([*(SMALL if not any("data=" in o for o in overrides) else ()), *overrides])
 
 
 def split(config: Config, examples: int, seed: int = 0) -> Split:

@@ -20,7 +20,7 @@ import pytest
 from conftest import PROJECT
 from stores import files, runs
 
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job, compose_sweep
 
 SCRIPT = runpy.run_path(str(PROJECT / "scripts" / "walkthrough.py"))
 PAGE = PROJECT / "docs" / "walkthrough.md"
@@ -69,11 +69,11 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
             overrides = shrunk(words[1 + is_sweep :])
             if is_neuron in drawn:
                 overrides.append("report.figures=none")
-            config = compose_jobs(overrides, multirun=is_sweep)[0]
             if is_sweep:  # tests/test_pool_launcher.py runs some
+                assert compose_sweep(overrides).jobs
                 assert set(step.pictures.values()) <= FIGURES_OF_A_SWEEP, step.command
                 continue
-            run_id = experiment.run(config, overrides)
+            run_id = experiment.run(compose_job(overrides), overrides)
             made = drawn.setdefault(is_neuron, files(uri, run_id, "figures"))
             printed = capsys.readouterr().out
         elif words[0].startswith("scripts/"):
@@ -128,7 +128,7 @@ def test_what_the_notebook_takes_from_this_project_is_there() -> None:
 
 
 def test_the_weights_that_the_page_counts_are_those_of_the_first_dense_layer() -> None:
-    (config,) = compose_jobs(["experiment=walkthrough"], multirun=False)
+    config = compose_job(["experiment=walkthrough"])
     (units,) = config.model.units
     pixels = math.prod(config.data.shape)
     said = f"{pixels} × {units} weights and {units} biases, {pixels * units + units:,} numbers"

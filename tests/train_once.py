@@ -9,10 +9,10 @@ import numpy as np
 
 from experiments import data, distribution, models, optimizers
 from experiments.cluster import Signs
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.training import Trainer
 
-(config,) = compose_jobs(sys.argv[2:], multirun=False)
+config = compose_job(sys.argv[2:])
 dataset = data.load(config.data, config.seed)
 strategy = distribution.start(config.distribution, int(config.training.threads))
 with strategy.scope():

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import runtime
-from experiments.compose import CONF, ComposedSweep, compose_jobs, compose_sweep
+from experiments.compose import CONF, ComposedSweep, compose_job, compose_sweep
 from experiments.config import Config, validate
 from experiments.errors import ConfigError, Terminated, TrainingError, UserError, terminate
 
@@ -85,7 +85,7 @@ def _check(arguments: Any) -> ComposedSweep | None:
             sweep = search.check(sweep)
         jobs = [job.config for job in sweep.jobs]
     else:
-        jobs = compose_jobs(arguments.overrides, multirun, arguments.config_dir)
+        jobs = [compose_job(arguments.overrides, arguments.config_dir)]
     if arguments.cfg or any(getattr(arguments, question) for question in ANSWERED_BY_HYDRA):
         return None
     from experiments import checkpoints, data, pool, pretrained, tracking

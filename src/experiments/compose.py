@@ -43,24 +43,22 @@ OmegaConf.register_new_resolver("choices", lambda: choices.overview().replace("$
 NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 
 
-def compose_jobs(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[Config]:
-    """Compose and validate every job that a command stands for: one, or all of a sweep.
+def compose_job(overrides: Sequence[str], config_dir: str | None = None) -> Config:
+    """Compose and validate what a command without -m stands for.
 
     Args:
         overrides: Hydra overrides as given on the command line.
-        multirun: expand sweeps such as `seed=0,1,2` (`-m`).
         config_dir: a further folder of config files, as Hydra's --config-dir.
 
     Raises:
-        ConfigError: on the first job that cannot run, with what is wrong and what is allowed.
+        ConfigError: it cannot run, with what is wrong and what is allowed.
     """
-    if multirun:
-        return [job.config for job in compose_sweep(overrides, config_dir).jobs]
     with composing(config_dir):
         parsed = parse(overrides)
         _refuse_space(parsed)
         _refuse_sweep(parsed)
-        return [job.config for job in compose_each([list(overrides)])]
+        (job,) = compose_each([list(overrides)])
+    return job.config
 
 
 @dataclass(frozen=True)

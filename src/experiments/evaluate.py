@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from experiments import data, figures, report, resume, runs, runtime, tracking
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.config import Config, DataConfig, Linear, as_dict
 from experiments.errors import ConfigError, DataError, StoreError
 from experiments.evaluation import Evaluation, Evaluator
@@ -122,13 +122,13 @@ def _choose(config: Config, overrides: Sequence[str]) -> DataConfig:
     loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"
     neutral = ["data.validation=0", "training.batch_size=1", f"training.loss={loss}"]
     if choices:
-        (composed,) = compose_jobs([*neutral, *overrides], multirun=False)
+        composed = compose_job([*neutral, *overrides])
         return composed.data
     with TemporaryDirectory() as folder:
         file = Path(folder, "data", "recorded.yaml")
         file.parent.mkdir()
         file.write_text(yaml.safe_dump(as_dict(config)["data"]))
-        (composed,) = compose_jobs(["data=recorded", *neutral, *overrides], multirun=False, config_dir=folder)
+        composed = compose_job(["data=recorded", *neutral, *overrides], config_dir=folder)
     return composed.data
 
 

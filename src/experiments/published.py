@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from experiments import data, experiment, runs, tracking
-from experiments.compose import CONF, compose_jobs
+from experiments.compose import CONF, compose_job
 from experiments.config import Config, Expected, fingerprint, identity
 from experiments.errors import ConfigError, listed
 
@@ -125,8 +125,8 @@ def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick
     Raises:
         ConfigError: nothing is expected of it, it has no shrunk version, or an override is not allowed.
     """
-    (config,) = compose_jobs([f"experiment={name}", *overrides], multirun=False)
-    (file,) = compose_jobs([f"experiment={name}"], multirun=False) if overrides else (config,)
+    config = compose_job([f"experiment={name}", *overrides])
+    file = compose_job([f"experiment={name}"]) if overrides else config
     expected, stands = config.expected, file.expected
     if expected is None or stands is None:
         raise ConfigError(f"{name} is no published config: expected is null. Choices: {listed(stated())}")
@@ -141,8 +141,8 @@ def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick
             raise ConfigError(f"{name} has no shrunk version: expected.quick is null. Run it without --quick.")
         whole, seeds, seeds_then = [f"experiment={name}", *expected.quick.overrides, *overrides], seeds[:1], 1
         mean, tolerance = expected.quick.mean, expected.quick.tolerance
-        (config,) = compose_jobs(whole, multirun=False)
-        (file,) = compose_jobs([f"experiment={name}", *stands.quick.overrides], multirun=False)
+        config = compose_job(whole)
+        file = compose_job([f"experiment={name}", *stands.quick.overrides])
     another = None
     if fingerprint(config, {}) != fingerprint(file, {}):
         another = "The overrides make it another experiment"

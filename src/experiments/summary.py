@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from experiments import checkpoints, tracking
-from experiments.compose import CONF, compose_jobs, groups
+from experiments.compose import CONF, compose_job, groups
 from experiments.config import Config, Linear, as_dict, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
 from experiments.formatting import escaped, plain, plural
@@ -88,7 +88,7 @@ def differences(config: Config) -> list[str]:
 # Cached, so that the note is not of other defaults when the files are edited while the run trains.
 @cache
 def _default() -> Config:
-    return compose_jobs([], multirun=False)[0]
+    return compose_job([])
 
 
 @cache
