@@ -31,8 +31,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import PROJECT, choices
 from experiments.choices import CONF
-from experiments.config import Config, descriptions, fingerprint, shown, training_examples, validate
+from experiments.config import descriptions, fingerprint, shown, training_examples, validate
 from experiments.errors import ConfigError, did_you_mean, listed
+from experiments.schema import Config
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
 # In conf/ as ${project:}, so that a sweep writes there and not where it was started.

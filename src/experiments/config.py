@@ -29,41 +29,12 @@ from experiments.schema import (
     DataConfig,
     Digits,
     EarlyStopping,
-    Expected,
-    ImageFiles,
     Linear,
     Mlp,
-    ModelConfig,
     Neuron,
-    Optimizer,
     Quick,
     ReduceOnPlateau,
-    Report,
-    ScheduleConfig,
-    Tracking,
-    Training,
 )
-
-__all__ = [
-    "Config",
-    "DataConfig",
-    "Digits",
-    "Expected",
-    "ImageFiles",
-    "Linear",
-    "ModelConfig",
-    "Optimizer",
-    "Report",
-    "ScheduleConfig",
-    "Tracking",
-    "Training",
-    "fingerprint",
-    "flatten",
-    "identity",
-    "network_shape",
-    "objective",
-    "validate",
-]  # fmt: skip
 
 LARGE_NETWORK = 1_000_000  # weights; below, a second thread within an operation costs more than it gains
 EXPECTED = {

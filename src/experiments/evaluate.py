@@ -11,9 +11,10 @@ import yaml
 
 from experiments import data, figures, report, resume, runs, runtime, tracking
 from experiments.compose import compose_job
-from experiments.config import Config, DataConfig, Linear, as_dict
+from experiments.config import as_dict
 from experiments.errors import ConfigError, DataError, StoreError
 from experiments.evaluation import Evaluation, Evaluator
+from experiments.schema import Config, DataConfig, Linear
 
 if TYPE_CHECKING:
     import keras

@@ -25,10 +25,11 @@ from experiments import (
     summary,
     tracking,
 )
-from experiments.config import Config, Linear, as_dict, flatten, identity
+from experiments.config import as_dict, flatten, identity
 from experiments.errors import TrainingError
 from experiments.evaluation import Evaluator
 from experiments.progress import Progress
+from experiments.schema import Config, Linear
 from experiments.training import Trainer
 
 

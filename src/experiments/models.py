@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config import Config, Linear, network_shape
+from experiments.config import network_shape
 from experiments.errors import ConfigError
 from experiments.keras_api import table
 from experiments.keras_checks import SCALED_TANH, named
 from experiments.profiling import span
-from experiments.schema import Layers
+from experiments.schema import Config, Layers, Linear
 
 if TYPE_CHECKING:
     import keras

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from experiments import models, optimizers, pretrained
-from experiments.config import Config
+from experiments.schema import Config
 
 if TYPE_CHECKING:
     import keras

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.config import Config
 from experiments.keras_api import table
 from experiments.own_optimizers import OWN
 from experiments.schema import (
+    Config,
     Constant,
     Cosine,
     Exponential,

@@ -23,8 +23,9 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
 from experiments import distribution, sweeps
-from experiments.config import Config, cores
+from experiments.config import cores
 from experiments.errors import ConfigError, Terminated, terminate
+from experiments.schema import Config
 from experiments.sweep_plan import Job, Outcome
 from experiments.sweeps import Sweep
 

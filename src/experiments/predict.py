@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from experiments import pictures, resume, runs, runtime, tracking
-from experiments.config import DataConfig, Digits
 from experiments.errors import DataError
 from experiments.evaluate import load_model
+from experiments.schema import DataConfig, Digits
 
 ENLARGED = 10  # pixels of a saved picture for each that the network saw
 

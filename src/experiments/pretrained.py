@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from experiments import runs, tracking
-from experiments.config import Config
 from experiments.errors import ConfigError, StoreError
+from experiments.schema import Config
 
 if TYPE_CHECKING:
     import keras

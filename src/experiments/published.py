@@ -18,8 +18,9 @@ import yaml
 
 from experiments import data, experiment, runs, tracking
 from experiments.compose import CONF, compose_job
-from experiments.config import Config, Expected, fingerprint, identity
+from experiments.config import fingerprint, identity
 from experiments.errors import ConfigError, listed
+from experiments.schema import Config, Expected
 
 CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
 FORMS = {"accuracy": "{:.3%}", "error_percent": "{:.3f} %"}  # by the end of a metric's name

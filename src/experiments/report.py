@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments import figures
-from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.evaluation import Evaluation
 from experiments.keras_checks import OF_ALL_UNITS, SCALED_TANH
 from experiments.profiling import span
+from experiments.schema import Config, Linear
 
 if TYPE_CHECKING:
     import keras

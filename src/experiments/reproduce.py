@@ -31,9 +31,10 @@ from experiments import (
     runtime,
     tracking,
 )
-from experiments.config import Config, as_dict, fingerprint, flatten, identity, validate
+from experiments.config import as_dict, fingerprint, flatten, identity, validate
 from experiments.errors import ConfigError, StoreError
 from experiments.evaluation import Evaluator
+from experiments.schema import Config
 
 TIMES = ("epoch_seconds", "examples_per_second", "train_seconds")
 # Of environment/hardware.json, what decides the last bits: the name of a processor need not say what it can do.

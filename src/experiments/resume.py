@@ -9,8 +9,9 @@ import yaml
 
 from experiments import runs, tracking
 from experiments.compose import PRESETS, groups
-from experiments.config import Config, as_dict, flatten, validate
+from experiments.config import as_dict, flatten, validate
 from experiments.errors import ConfigError, UserError
+from experiments.schema import Config
 
 IDENTITY = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
 CONFIG, OVERRIDES = "config/config.yaml", "config/overrides.yaml"

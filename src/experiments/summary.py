@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import checkpoints, tracking
 from experiments.compose import CONF, compose_job, groups
-from experiments.config import Config, Linear, as_dict, flatten, validate
+from experiments.config import as_dict, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
 from experiments.formatting import escaped, plain, plural
 from experiments.profiling import SEPARATOR, table
+from experiments.schema import Config, Linear
 from experiments.training import better
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import Any
 
 from experiments import checkpoints, data, runs, summary, tracking
 from experiments.compose import ComposedJob, ComposedSweep
-from experiments.config import Config, identity, objective
+from experiments.config import identity, objective
 from experiments.errors import ConfigError
 from experiments.formatting import plural
+from experiments.schema import Config
 
 
 @dataclass(frozen=True)

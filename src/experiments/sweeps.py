@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments import PROJECT, evaluate, leaderboard, progress, resume, runs, study, summary, sweep_plan, tracking
-from experiments.config import Config, as_dict, identity, objective, validate
+from experiments.config import as_dict, identity, objective, validate
 from experiments.errors import ConfigError, StoreError, TrainingError, UserError
 from experiments.formatting import plural
+from experiments.schema import Config
 from experiments.sweep_plan import NOTHING, Job, Outcome, Plan, varied
 
 FOLDER = PROJECT / "outputs" / "sweeps"

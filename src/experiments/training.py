@@ -17,13 +17,12 @@ import numpy as np
 from experiments import checkpoints, optimizers
 from experiments.augmentation import Augmenter
 from experiments.compiled import CompiledLoop
-from experiments.config import Config, Linear
 from experiments.data import Dataset
 from experiments.errors import NotFiniteError, Terminated
 from experiments.evaluation import Evaluator, Metrics
 from experiments.fit import FitLoop
 from experiments.profiling import span
-from experiments.schema import ReduceOnPlateau
+from experiments.schema import Config, Linear, ReduceOnPlateau
 
 if TYPE_CHECKING:
     import keras

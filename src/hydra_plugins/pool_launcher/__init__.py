@@ -7,7 +7,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from experiments.config import Config
+from experiments.schema import Config
 
 
 class PoolLauncher(Launcher):
