@@ -154,13 +154,14 @@ def show_outcome(config: published.Published, outcome: published.Outcome) -> Non
     for heading in ("mean", "standard deviation", "seeds"):
         table.add_column(heading, justify="right")
 
-    def row(name: str, mean: float | None, deviation: float | None, seeds: int) -> None:
-        table.add_row(name, published.shown(metric, mean), published.shown(metric, deviation), str(seeds or "-"))
+    def row(name: str, mean: float | None, deviation: float | None, seeds: int, form: str = ".3f") -> None:
+        spread = published.shown(metric, deviation)
+        table.add_row(name, published.shown(metric, mean, form), spread, str(seeds or "-"))
 
     if config.quick:
         row("ours then, shrunk", config.mean, None, config.seeds_then if config.mean else 0)
     else:
-        row("published", expected.published, None, 0)
+        row("published", expected.published, None, 0, published.AS_PUBLISHED)
         row("ours then", expected.mean, expected.standard_deviation, config.seeds_then if expected.mean else 0)
     row("ours now", outcome.mean, outcome.standard_deviation, len(outcome.values))
     Console(highlight=False, markup=False, soft_wrap=True).print(table)

@@ -89,23 +89,27 @@ def test_on_its_own_test_set_a_run_gets_its_own_test_metrics_and_stays_finished(
 
 
 @pytest.mark.slow
-def test_on_other_data_of_the_same_shape_the_result_is_added_and_a_second_one_replaces_it(
+def test_on_files_of_ones_own_the_result_is_added_under_the_digest_and_replaces_none(
     run: tuple[str, str], tmp_path: Path
 ) -> None:
     uri, run_id = run
     own = own_images(tmp_path / "ten")
     assert evaluate(run_id, "--uri", uri, *own).returncode == 0
     (first,) = runs(uri)
-    assert first.data.metrics["evaluation_mnist_error_percent"] > 50
+    (error,) = (name for name in first.data.metrics if name.endswith("_error_percent") and "mnist" in name)
+    assert first.data.metrics[error] > 50
+    assert error == f"evaluation_mnist_{first.inputs.dataset_inputs[1].dataset.digest[:8]}_error_percent"
     assert [i.dataset.name for i in first.inputs.dataset_inputs] == ["digits", "mnist"]
 
     one_class = own_images(tmp_path / "one", classes=1)
     assert evaluate(run_id, *one_class, "--uri", uri).returncode == 0
     (second,) = runs(uri)
-    table = json.loads(artifact(uri, run_id, "tables/evaluation_mnist.json"))
+    prefix = f"evaluation_mnist_{second.inputs.dataset_inputs[2].dataset.digest[:8]}"
+    table = json.loads(artifact(uri, run_id, f"tables/{prefix}.json"))
     assert [row[1] for row in table["data"]] == [30, *[0] * 9]
     wrong = sum(row[2] for row in table["data"])
-    assert second.data.metrics["evaluation_mnist_error_percent"] == 100 * wrong / 30
+    assert second.data.metrics[f"{prefix}_error_percent"] == 100 * wrong / 30
+    assert second.data.metrics[error] == first.data.metrics[error]
     assert second.info.status == "FINISHED"
 
 

@@ -14,7 +14,7 @@ from experiments.compose import compose_job
 from experiments.config import as_dict
 from experiments.errors import ConfigError, DataError, StoreError
 from experiments.evaluation import Evaluation, Evaluator
-from experiments.schema import Config, DataConfig, Linear
+from experiments.schema import Config, DataConfig, ImageFiles, Linear
 
 if TYPE_CHECKING:
     import keras
@@ -45,7 +45,8 @@ class Evaluated:
 def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None) -> Evaluated:
     """Evaluate the model of a run on the whole official test split, and add the result to the run.
 
-    The run's status and times stay as they were. A second evaluation on data of the same name replaces the first.
+    The run's status and times stay as they were. The metrics are named `evaluation_NAME_...` by the data, with the
+    beginning of its digest if it has no checksums. A second evaluation on the same data replaces the first.
 
     Args:
         run_id: of the run, or a unique beginning of it.
@@ -70,6 +71,8 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
         model = load_model(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
     prefix = f"evaluation_{dataset.name}"
+    if isinstance(chosen, ImageFiles) and chosen.checksums is None:  # files of one's own
+        prefix += f"_{dataset.digest[:8]}"
     metrics = {f"{prefix}_{name}": value for name, value in _metrics(test, dataset.test.targets, config).items()}
     per_class = {}
     if dataset.class_names:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 import yaml
@@ -20,10 +20,12 @@ from experiments import data, experiment, runs, tracking
 from experiments.compose import CONF, compose_job
 from experiments.config import fingerprint, identity
 from experiments.errors import ConfigError, listed
+from experiments.progress import duration
 from experiments.schema import Config, Expected
 
 CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
-FORMS = {"accuracy": "{:.3%}", "error_percent": "{:.3f} %"}  # by the end of a metric's name
+PERCENT = {"accuracy": 100, "error_percent": 1}  # by the end of a metric's name: times this it is a percentage
+AS_PUBLISHED = ".4g"  # no digits that the source does not give
 
 
 @dataclass(frozen=True)
@@ -202,15 +204,16 @@ def version_changes(expected: Expected) -> list[str]:
     ]
 
 
-def shown(metric: str, value: float | None) -> str:
+def shown(metric: str, value: float | None, form: str = ".3f") -> str:
     """A value, or a standard deviation, of the metric, in its unit.
 
-    >>> shown("test_accuracy", 0.9904), shown("test_error_percent", None)
-    ('99.040%', '-')
+    >>> shown("test_accuracy", 0.99028), shown("test_accuracy", 0.9904, AS_PUBLISHED), shown("test_error_percent", None)
+    ('99.028 %', '99.04 %', '-')
     """
     if value is None:
         return "-"
-    return next((form for end, form in FORMS.items() if metric.endswith(end)), "{:.4g}").format(value)
+    scale = next((scale for end, scale in PERCENT.items() if metric.endswith(end)), None)
+    return f"{value:.4g}" if scale is None else f"{scale * value:{form}} %"
 
 
 def _finished(found: Sequence[runs.RunRecord]) -> runs.RunRecord | None:
@@ -227,7 +230,7 @@ def _version(package: str) -> str:
 # --- the table of them all -------------------------------------------------------------------------------------------
 
 BEGIN, END = "<!-- reproduce.py --table: begin -->\n", "<!-- reproduce.py --table: end -->\n"
-HEADINGS = ("Config", "Metric", "Published", "Reached", "Ours then", "Seeds", "Ours now", "Seeds", "Minutes", "Date")
+HEADINGS = ("Config", "Metric", "Published", "Reached", "Ours then", "Seeds", "Ours now", "Seeds", "Time", "Date")
 
 
 def check_document(document: Path) -> None:
@@ -266,17 +269,17 @@ def write_table(document: Path, configs: Sequence[Published]) -> None:
 def _cells(published: Published, finished: Sequence[runs.RunRecord]) -> list[str]:
     expected, now = published.expected, judge(published, finished)
     reached = now.reached if now else _reached(expected, expected.mean)
-    cells = [f"`{published.name}`", f"`{expected.metric}`", shown(expected.metric, expected.published)]
+    cells = [f"`{published.name}`", f"`{expected.metric}`", shown(expected.metric, expected.published, AS_PUBLISHED)]
     cells += [{True: "yes", False: "no", None: "-"}[reached]]
     then = _spread(expected.metric, expected.mean, expected.standard_deviation)
     cells += [then, str(published.seeds_then) if expected.mean is not None else "-"]
     if now is None:
         return [*cells, "-", "-", "-", "-"]
-    minutes = fmean(run.metrics["train_seconds"] for run in finished) / 60
+    seconds = median(run.metrics["train_seconds"] for run in finished)
     day = datetime.fromtimestamp(max(run.end_time or 0 for run in finished) / 1000, UTC).date()
     mean, seeds = _spread(expected.metric, now.mean, now.standard_deviation), len(finished)
     count = str(seeds) if seeds == len(published.configs) else f"{seeds} of {len(published.configs)}"
-    return [*cells, mean, count, f"{minutes:.1f}", str(day)]
+    return [*cells, mean, count, duration(seconds), str(day)]
 
 
 def _spread(metric: str, mean: float | None, standard_deviation: float | None) -> str:
