@@ -343,6 +343,17 @@ print(json.dumps([*predictions, str(model.metadata.signature.inputs)]))
         tracking.download_model(store, run.run_id, tmp_path)
 
 
+def test_spools_that_another_process_replays_meanwhile_are_passed_over(spools):
+    for run_id in ("a", "b", "c"):
+        kept = spool.Spool("http://host", run_id)
+        kept.append({"tags": {"run": run_id}})
+        kept.close()
+    found = spool.left_behind("http://host")
+    assert next(found).run_id == "a"
+    (spools / "b.jsonl").unlink()
+    assert [left.run_id for left in found] == ["c"]
+
+
 class Server:
     """`mlflow server` on a loopback port, which can be killed and started again."""
 

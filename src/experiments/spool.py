@@ -97,7 +97,11 @@ class Spool:
 def left_behind(store: str) -> Iterator[Spool]:
     """The spools of runs whose process is gone and whose store is `store`."""
     for path in sorted(FOLDER.glob("*.jsonl")):
-        with path.open("rb+") as file:
+        try:
+            file = path.open("rb+")
+        except FileNotFoundError:  # replayed and deleted since it was listed
+            continue
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the run's process holds the lock while it lives
             except BlockingIOError:
