@@ -212,6 +212,7 @@ def test_a_password_in_the_tracking_uri_is_nowhere_in_the_run(uri: str) -> None:
 
     done = command(*DIGITS, "report.figures=none", f"tracking.uri={uri}", MLFLOW_TRACKING_URI=with_password)
     assert done.returncode == 0, done.stderr
+    assert "s3cret" not in done.stderr + done.stdout
     run = runs(uri)[0]
     assert "tracking.uri" not in run.data.params
     assert "uri: null" in artifact(uri, run.info.run_id, "config/config.yaml")

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from test_report import answered, classified, fitted
 
-from experiments import report, summary
-from experiments.compose import CONF, compose_job, groups
+from experiments import report, summary, tracking
+from experiments.compose import CONF, compose_jobs, groups
 
 
 def config(*overrides):
@@ -132,6 +132,19 @@ def test_the_commands_name_the_store_without_its_password():
     assert found["compare"].endswith(" --uri http://example.org")
     assert found["evaluate"] == "python scripts/evaluate.py 1234abcd --uri http://example.org"
     assert found["reproduce"] == "python scripts/reproduce.py 1234abcd --uri http://example.org"
+
+
+def test_a_password_in_the_address_of_the_store_is_not_printed(capsys):
+    from mlflow import MlflowClient
+    from mlflow.entities import Run, RunData, RunInfo
+
+    info = RunInfo("1234abcd", "0", "bob", "FINISHED", 0, 0, "active", run_name="a run")
+    uri = "http://bob:s3cret@example.org"
+    run, results = tracking.Run(MlflowClient(uri), uri, Run(info, RunData())), classified()
+    summary.show(results, report.final_metrics(results), run)
+    printed = capsys.readouterr().out
+    assert "\nRun a run (1234abcd) in http://example.org\n" in printed
+    assert "s3cret" not in printed
 
 
 def test_a_run_that_is_not_finished_says_so_and_how_to_resume_it():

@@ -259,7 +259,7 @@ def show(results: "Results", metrics: Mapping[str, float], run: tracking.Run) ->
         console.print(f"\n{said}")
     if results.config.report.profile:
         _show_profile(console)
-    console.print(f"\nRun {run.name} ({run.run_id}) in {run.uri}")
+    console.print(f"\nRun {run.name} ({run.run_id}) in {tracking.shown(run.uri)}")
     console.print("\nNext:")
     for word, line in commands(results.config, [], run.run_id).items():
         if word in ("reproduce", "compare", "look"):
