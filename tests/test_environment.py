@@ -56,6 +56,17 @@ def test_a_folder_without_git_has_no_commit(tmp_path: Path) -> None:
     assert environment.code(tmp_path).tags == {"git_commit": "", "git_dirty": "false"}
 
 
+def test_before_the_first_commit_there_is_none_and_the_diff_holds_everything(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "added.py").write_text("x = 1\n")
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    (tmp_path / "new.py").write_text("y = 2\n")
+    code = environment.code(tmp_path)
+    assert code.tags == {"git_commit": "", "git_dirty": "true"}
+    assert b"+x = 1\n" in code.diff
+    assert b"+y = 2\n" in code.diff
+
+
 def test_packages_are_listed_as_in_a_lock_file() -> None:
     lines = environment.packages().splitlines()
     assert lines == sorted(lines, key=str.lower)

@@ -25,8 +25,8 @@ VECTOR = r"\b(?:avx\w*|fma|amx\w*|asimd\w*|sve\w*)\b"
 class Code:
     """The state of the project's git repository; empty where there is none."""
 
-    commit: str
-    diff: bytes  # of all uncommitted changes to HEAD, new files too; each line in the encoding of its file
+    commit: str  # empty before the first one
+    diff: bytes  # of all changes since it, new files too; each line in the encoding of its file
 
     @property
     def tags(self) -> dict[str, str]:
@@ -35,17 +35,18 @@ class Code:
 
 @span("state of the code")
 def code(project: Path = PROJECT) -> Code:
-    """The commit that is checked out, and what differs from it."""
-    commit = _git(project, "rev-parse", "HEAD").decode().strip()
-    if not commit:
+    """The commit that is checked out, and what differs from it; all there is before the first commit."""
+    commit = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
+    if not commit and not _git(project, "rev-parse", "--git-dir"):
         return Code("", b"")
+    base = commit or _git(project, "hash-object", "-t", "tree", os.devnull).decode().strip()  # the empty tree
     listed = _git(project, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
     new_files = [os.fsdecode(name) for name in listed if name]
     small = [name for name in new_files if _is_small(project / name)][:MOST_NEW_FILES]
     added = {name: _git(project, *DIFF, "--no-index", "--", os.devnull, name) for name in small}
     left_out = (os.fsencode(name) for name in new_files if not added.get(name))
     notes = (b"# new, and not kept, as it is too large, one of too many, or no file: %s\n" % name for name in left_out)
-    return Code(commit, b"".join([_git(project, *DIFF, "HEAD"), *added.values(), *notes]))
+    return Code(commit, b"".join([_git(project, *DIFF, base), *added.values(), *notes]))
 
 
 @cache
