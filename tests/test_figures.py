@@ -136,18 +136,22 @@ def test_learning_curves_mark_the_first_epoch_of_the_highest_validation_accuracy
         assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([2], [value])
 
 
-def test_learning_curves_of_a_regression_show_the_absolute_error_and_the_lowest_validation_loss():
+def test_learning_curves_of_a_regression_show_the_absolute_error_and_its_lowest_value_in_validation():
     figure = figures.learning_curves(
         {"loss": [4, 1], "mean_absolute_error": [2, 1], "val_loss": [3, 2], "val_mean_absolute_error": [1.5, 1.6]}
     )
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Mean absolute error"]
-    assert heading(figure)[1] == "best epoch 2: validation loss 2"
+    assert heading(figure)[1] == "best epoch 1: validation mean absolute error 1.5"  # as the metric best_epoch
 
 
 def test_without_validation_no_epoch_is_called_the_best():
     figure = figures.learning_curves({"loss": [0.5, 0.25], "accuracy": [0.8, 0.9]})
     assert heading(figure)[1] == "no validation; training loss 0.25 in the last epoch"
     assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["training"], ["training"]]
+
+
+def test_without_another_metric_the_lowest_validation_loss_is_the_best():
+    assert heading(figures.learning_curves({"loss": [4, 1], "val_loss": [3, 2]}))[1] == "best epoch 2: validation loss 2"
 
 
 def test_the_best_epoch_is_found_among_nan():

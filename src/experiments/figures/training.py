@@ -29,8 +29,8 @@ TITLES = {"loss": "Loss", "accuracy": "Accuracy", "mean_absolute_error": "Mean a
 def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
     """Loss and accuracy over the epochs, and the learning rate where it varies.
 
-    The best epoch, the first with the highest `val_accuracy` (without it, the lowest `val_loss`), is marked; without
-    validation none is.
+    The best epoch, the first with the highest `val_accuracy` (without it, the lowest `val_mean_absolute_error` or
+    `val_loss`), is marked; without validation none is.
 
     Args:
         history: One list per metric, one value per epoch: `loss`, and optionally `accuracy` or `mean_absolute_error`,
@@ -123,7 +123,11 @@ def regression_fit(
 
 def _best_epoch(history: Mapping[str, Sequence[float]]) -> tuple[int | None, str]:
     """Index of the best epoch by validation and how good it was; None without a finite validation metric."""
-    for name, sign, shown in (("val_accuracy", 1, "accuracy {:.2%}"), ("val_loss", -1, "loss {:.4g}")):
+    for name, sign, shown in (
+        ("val_accuracy", 1, "accuracy {:.2%}"),
+        ("val_mean_absolute_error", -1, "mean absolute error {:.4g}"),
+        ("val_loss", -1, "loss {:.4g}"),
+    ):
         values = np.asarray(history.get(name, ()), dtype=float)
         if np.isfinite(values).any():
             best = int(np.nanargmax(sign * values))
