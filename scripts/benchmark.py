@@ -30,8 +30,8 @@ from typing import Any, Literal, TextIO, TypeVar
 from measuring import Process, Run, in_fresh_process, process, timed_run
 
 from experiments import PROJECT, data, environment
-from experiments.compose import compose_job
-from experiments.errors import DataError, UserError
+from experiments.compose import compose_jobs
+from experiments.errors import DataError, TrainingError, exit_code
 
 # TensorFlow stays out of this process: Linux counts the memory of the parent as the least of a child's peak.
 
@@ -252,7 +252,7 @@ def load(bench: Bench) -> list[Row]:
     """Eight processes at once on a new store, until one experiment has 1,000 runs, of 200 points each; all are checked.
 
     Raises:
-        RuntimeError: a run or a point was lost, or is in another experiment.
+        TrainingError: a run or a point was lost, or is in another experiment.
     """
     processes, each = 8, 5 if bench.quick else 125
 
@@ -264,7 +264,7 @@ def load(bench: Bench) -> list[Row]:
             seconds = time.perf_counter() - start
             found = in_fresh_process(count_runs, uri)
         if found != {"load": count * each, "Default": 0}:
-            raise RuntimeError(f"{count * each} runs of {POINTS} points were logged; whole in the store are: {found}")
+            raise TrainingError(f"{count * each} runs of {POINTS} points were logged; whole in the store are: {found}")
         return seconds / (count * each)
 
     results = bench.in_turns("load", {"eight": partial(together, processes), "one": partial(together, 1)})
@@ -383,7 +383,8 @@ def main() -> int:
     jax_python = options.jax_python or (sys.executable if find_spec("jax") and find_spec("optax") else None)
     if "epoch" in names and not jax_python:
         print("JAX is left out: it needs jax and optax, here or in another Python (--jax-python)", file=sys.stderr)
-    try:
+
+    def command() -> None:
         with tempfile.TemporaryDirectory() as folder:
             mnist = None if names == ["startup"] else prepare_mnist(Path(folder))
             bench = Bench(repeats, options.quick, mnist, jax_python, Path(folder))
@@ -391,19 +392,15 @@ def main() -> int:
             facts = {"date": now, "load_before": load, "repeats": repeats, "quick": options.quick}
             result = {**facts, "machine": in_fresh_process(machine)}
             result["figures"] = [row.as_dict() for name in names for row in FIGURES[name](bench)]
-    except (UserError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        return 130
-    to_stdout = options.json == "-"
-    show(result, sys.stderr if to_stdout else sys.stdout)
-    if options.plot:
-        plot_scaling([row for row in result["figures"] if row["figure"] == "scaling"], Path(options.plot))
-    if options.json:
-        text = json.dumps(result, indent=2) + "\n"
-        sys.stdout.write(text) if to_stdout else Path(options.json).write_text(text)
-    return 0
+        to_stdout = options.json == "-"
+        show(result, sys.stderr if to_stdout else sys.stdout)
+        if options.plot:
+            plot_scaling([row for row in result["figures"] if row["figure"] == "scaling"], Path(options.plot))
+        if options.json:
+            text = json.dumps(result, indent=2) + "\n"
+            sys.stdout.write(text) if to_stdout else Path(options.json).write_text(text)
+
+    return exit_code(command)
 
 
 def prepare_mnist(folder: Path) -> Path:

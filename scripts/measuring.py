@@ -15,7 +15,8 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from experiments import PROJECT, runtime
-from experiments.compose import compose_job
+from experiments.compose import compose_jobs
+from experiments.errors import TrainingError
 
 T = TypeVar("T")
 Call = tuple[float, tuple[Any, ...]]  # seconds, arguments
@@ -39,7 +40,7 @@ def process(*command: str, code: int = 0) -> Process:
     """Run a command in the project's folder and measure it from without.
 
     Raises:
-        RuntimeError: it ended with another exit code.
+        TrainingError: it ended with another exit code.
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
@@ -55,7 +56,7 @@ def process(*command: str, code: int = 0) -> Process:
         errors.seek(0)
         if child.returncode != code:
             said = "".join(errors.readlines()[-20:])
-            raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}, expected {code}:\n{said}")
+            raise TrainingError(f"{' '.join(command)} ended with {child.returncode}, expected {code}:\n{said}")
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux counts KiB
         return Process(seconds, peak / 2**20, output.read())
 

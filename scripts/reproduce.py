@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from experiments import bundle, published, reproduce, runtime
-from experiments.errors import ConfigError, Terminated, TrainingError, UserError, did_you_mean, terminate
+from experiments.errors import ConfigError, Terminated, did_you_mean, exit_code, terminate
 
 
 def main() -> int:
@@ -45,7 +45,8 @@ def main() -> int:
     if is_published and options.export:
         parser.error("--export goes with RUN_ID")
     signal.signal(signal.SIGTERM, terminate)
-    try:
+
+    def command() -> int:
         if options.all:
             return every(options.overrides, options.quick, options.uri, options.table)
         if is_published:
@@ -55,13 +56,8 @@ def main() -> int:
             print(f"Run it again, with any clone of this project: python scripts/reproduce.py {options.export}")
             return 0
         return again(recorded(options.what, options.uri))
-    except (UserError, TrainingError) as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except Terminated:
-        return Terminated.exit_code
+
+    return exit_code(command)
 
 
 # --- a recorded run -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ python scripts/ui.py --sweep RUN_ID           opens the runs of a sweep
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ import urllib.error
 import urllib.request
 
 from experiments import tracking, ui_pages
-from experiments.errors import StoreError, UserError
+from experiments.errors import StoreError, UserError, exit_code
 
 
 def main() -> int:
@@ -34,20 +35,18 @@ def main() -> int:
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # ends the server as Ctrl-C does
-    try:
-        return show(tracking.resolve_uri(options.uri), options.host, options.port, options.experiment, options.sweep)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 0
+
+    def command() -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # how the server is meant to end
+            show(tracking.resolve_uri(options.uri), options.host, options.port, options.experiment, options.sweep)
+
+    return exit_code(command)
 
 
-def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | None) -> int:
+def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | None) -> None:
     """Prints where the runs are shown, and serves it until interrupted; a server's own address needs no serving."""
     if uri.startswith("http"):
-        print(*(uri.rstrip("/") + page for page in pages(uri, experiment, sweep)), sep="\n")
-        return 0
+        return print(*(uri.rstrip("/") + page for page in pages(uri, experiment, sweep)), sep="\n")
     if not is_free(host, port):
         other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(host, p)), None)
         raise UserError(

@@ -151,7 +151,8 @@ def test_without_validation_no_epoch_is_called_the_best():
 
 
 def test_without_another_metric_the_lowest_validation_loss_is_the_best():
-    assert heading(figures.learning_curves({"loss": [4, 1], "val_loss": [3, 2]}))[1] == "best epoch 2: validation loss 2"
+    figure = figures.learning_curves({"loss": [4, 1], "val_loss": [3, 2]})
+    assert heading(figure)[1] == "best epoch 2: validation loss 2"
 
 
 def test_the_best_epoch_is_found_among_nan():

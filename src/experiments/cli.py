@@ -1,11 +1,8 @@
 """The command line of run.py: check everything first, then let Hydra run the job or the sweep."""
 
-import contextlib
-import io
-import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -14,10 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import runtime
-from experiments.compose import CONF, ComposedSweep, compose_job, compose_sweep
-from experiments.config import validate
-from experiments.errors import ConfigError, Terminated, TrainingError, UserError, terminate
-from experiments.schema import Config
+from experiments.compose import CONF, ComposedSweep, compose_jobs, compose_sweep
+from experiments.config import Config, validate
+from experiments.errors import ConfigError, exit_code, terminate
 
 POOL = "hydra_plugins.pool_launcher.PoolLauncher"
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
@@ -30,43 +26,22 @@ hydra_bash_completion_of_ours()
 complete -o nospace -o default -F hydra_bash_completion_of_ours python"""
 
 
-class Output(io.TextIOWrapper):
-    """Standard output whose reader may leave, such as `head`: what is written then is lost, and nothing else."""
-
-    def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
 def main() -> None:
     """Run the command in sys.argv; the exit codes are those of --help."""
     runtime.collect_garbage_rarely()
-    sys.stdout = Output(sys.stdout.detach(), sys.stdout.encoding, sys.stdout.errors, line_buffering=True)  # type: ignore[union-attr]
-    arguments = get_args_parser().parse_args()
     signal.signal(signal.SIGTERM, terminate)
-    try:
-        sweep = None if arguments.shell_completion else _check(arguments)
-        if sweep is None:
-            _job()
-            if arguments.shell_completion and "install=bash" in arguments.overrides:
-                print(COMPLETE_ONLY_OURS)
-        else:
-            _sweep(sweep)
-    except (UserError, TrainingError) as error:
-        _fail(error, error.exit_code)
-    except KeyboardInterrupt:
-        _fail("Interrupted.", 130)
-    except Terminated:
-        _fail("Terminated.", Terminated.exit_code)
+    sys.exit(exit_code(_command))
+
+
+def _command() -> None:
+    arguments = get_args_parser().parse_args()
+    sweep = None if arguments.shell_completion else _check(arguments)
+    if sweep is None:
+        _job()
+        if arguments.shell_completion and "install=bash" in arguments.overrides:
+            print(COMPLETE_ONLY_OURS)
+    else:
+        _sweep(sweep)
 
 
 def _check(arguments: Any) -> ComposedSweep | None:
@@ -152,13 +127,9 @@ def _job(composed: DictConfig) -> None:
     if context.mode == RunMode.MULTIRUN:  # what Hydra composed may be of files that were edited since
         return sweeps.run_task(context.job.num)
     config = validate(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    try:
+
+    def train() -> None:
         experiment.run(config, list(context.overrides.task))
-    except (UserError, TrainingError) as error:
-        _fail(error, error.exit_code)
 
-
-def _fail(message: object, exit_code: int) -> NoReturn:
-    with contextlib.suppress(BrokenPipeError):
-        print(message, file=sys.stderr)
-    sys.exit(exit_code)
+    if code := exit_code(train):  # an exception would be shown by Hydra, with its traceback
+        sys.exit(code)

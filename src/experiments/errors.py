@@ -1,10 +1,12 @@
 """The ways a command ends that are not a bug: each carries one clear message and an exit code."""
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NoReturn, TextIO
 
 
 class UserError(Exception):
@@ -54,22 +56,52 @@ def terminate(*_: object) -> NoReturn:
     raise Terminated
 
 
-def exit_code(command: Callable[[], None]) -> int:
-    """Run a command that trains nothing, and return its exit code.
+class Output(io.TextIOWrapper):
+    """A standard stream whose reader may leave, such as `head`: what is written then is lost, and nothing else."""
 
-    A mistake is told on stderr; that the reader of stdout has enough, such as `head`, is no mistake.
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream.buffer, stream.encoding, stream.errors, line_buffering=True)
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._lose()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._lose()
+
+    def close(self) -> None:
+        """Leaves the stream below open, which others write to."""
+        self.flush()
+
+    def _lose(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Run a command, and return its exit code: its own, 0 for None, or that of what ended it, told on stderr.
+
+    That a reader of stdout or stderr has enough, such as `head`, ends nothing and is no mistake.
     """
-    try:
-        command()
-        sys.stdout.flush()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)):
+        try:
+            return command() or 0
+        except (UserError, TrainingError) as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+        except Terminated as termination:
+            print("Terminated.", file=sys.stderr)
+            return termination.exit_code
+        finally:
+            sys.stdout.flush()
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
