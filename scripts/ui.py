@@ -33,6 +33,8 @@ def main() -> int:
     )
     opened.add_argument("--sweep", metavar="RUN_ID", help="sweep to open, by the id of its parent run")
     options = parser.parse_args()
+    if not 1 <= options.port <= 65535:
+        parser.error(f"--port={options.port}: expected 1 to 65535")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # ends the server as Ctrl-C does
 
@@ -49,9 +51,10 @@ def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | No
         return print(*(uri.rstrip("/") + page for page in pages(uri, experiment, sweep)), sep="\n")
     if not is_free(host, port):
         other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(host, p)), None)
-        raise UserError(
-            f"Port {port} on {host} is in use or not allowed. Try: python scripts/ui.py --port {other or 0}"
-        )
+        way_on = f". Try: python scripts/ui.py --port {other}"
+        if other is None:
+            way_on = ", and so are those after it. Give another --host or --port."
+        raise UserError(f"Port {port} on {host} is in use or not allowed{way_on}")
     tracking.check_uri(uri)
     tracking.create_database(uri)
     with tempfile.TemporaryFile() as log:

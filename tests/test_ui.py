@@ -1,6 +1,7 @@
 """scripts/ui.py as a user runs it: real processes, a real server on a free loopback port."""
 
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -79,3 +80,17 @@ def test_a_store_that_cannot_be_shown_is_told_in_one_line():
         assert (result.returncode, result.stdout) == (2, "")
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+def test_ports_and_addresses_that_cannot_be_listened_on_are_told(tmp_path, capsys, monkeypatch):
+    main = runpy.run_path(str(UI))["main"]
+    for port in ("0", "-1", "70000"):
+        monkeypatch.setattr(sys, "argv", ["ui.py", f"--port={port}"])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert capsys.readouterr().err.endswith(f"error: --port={port}: expected 1 to 65535\n")
+    monkeypatch.setattr(sys, "argv", ["ui.py", "--host=192.0.2.1", f"--uri=sqlite:///{tmp_path}/mlflow.db"])
+    assert main() == 2
+    assert capsys.readouterr().err == (
+        "Port 5000 on 192.0.2.1 is in use or not allowed, and so are those after it. Give another --host or --port.\n"
+    )
