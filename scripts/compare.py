@@ -17,7 +17,7 @@ from typing import Literal
 
 from experiments import compare, compare_views, runs, runtime, tracking
 from experiments.errors import exit_code
-from experiments.formatting import plain
+from experiments.formatting import plain, plural
 
 LATEST = 20
 
@@ -77,7 +77,7 @@ def select(options: argparse.Namespace) -> list[runs.RunRecord]:
             raise compare.CompareError(f"The experiment {name!r} has no runs. Make one: python run.py")
         kept = without_parents(found)
         chosen += kept
-        said = f"Experiment {name!r}: {len(kept)} runs"
+        said = f"Experiment {name!r}: {plural(len(kept), 'run')}"
         said += f", the latest; all of them: --experiment {shlex.quote(name)}" if older else ""
         said += f"; {len(found) - len(kept)} left out that only hold sweeps together" if len(kept) < len(found) else ""
         print(f"{said}.", file=sys.stderr)
@@ -146,7 +146,8 @@ def next_steps(comparison: compare.Comparison, options: argparse.Namespace) -> l
     if options.plot is None and comparison.metric is not None:
         lines.append(f"  --plot runs.png                           {plain(comparison.metric)} as a figure")
     if "fingerprint" in best.tags:
-        lines.append(f"  python scripts/reproduce.py {best.run_id[:12]}  repeat the best run")
+        store = tracking.shown(f" --uri {shlex.quote(options.uri)}" if options.uri else "")
+        lines.append(f"  python scripts/reproduce.py {best.run_id[:12]}{store}  repeat the best run")
     return lines if lines[-1] != "Next:" else lines[:-1]
 
 

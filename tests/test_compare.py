@@ -255,7 +255,8 @@ def store(tmp_path_factory):
     uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
     client = tracking.connect(uri)
     foreign, ours = client.create_experiment("sklearn"), client.create_experiment("digits")
-    ids = {"forest": log(client, foreign, "forest", {"depth": "3"}, {"rmse": 0.5, "r2": 0.8})}
+    tags = {"fingerprint": "of this project"}
+    ids = {"forest": log(client, foreign, "forest", {"depth": "3"}, {"rmse": 0.5, "r2": 0.8}, tags=tags)}
     ids["parent"] = log(client, ours, "parent", {}, {"test_accuracy": 0.875}, tags={"sweep": "seed=0,1"})
     child = {"mlflow.parentRunId": ids["parent"]}
     ids["zero"] = log(client, ours, "zero", {"seed": "0", "epochs": "2"}, {"test_accuracy": 0.75}, tags=child)
@@ -389,6 +390,13 @@ def test_csv_and_json_stand_alone_on_stdout(store, command):
     ]
     _, text, _ = command("--uri", uri, "--sweep", ids["parent"], "--group-by", "seed", "--format", "json")
     assert json.loads(text)["groups"][0]["metrics"]["test_accuracy"]["mean"] == 0.8125
+
+
+def test_the_next_command_names_the_store_that_was_named(store, command):
+    uri, ids = store
+    _, _, said = command("--uri", uri, "--experiment", "sklearn")
+    assert "Experiment 'sklearn': 1 run.\n" in said
+    assert f"  python scripts/reproduce.py {ids['forest'][:12]} --uri {uri}  repeat the best run\n" in said
 
 
 def test_on_a_terminal_the_table_keeps_to_its_width(store):
