@@ -18,7 +18,7 @@ EVERYTHING = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "elastic": 30.0, "s
 
 
 def augmenter(shape: tuple[int, ...] = (21, 21), **settings: float) -> Augmenter:
-    return Augmenter(Augmentation(**(NONE | settings)), list(shape))
+    return Augmenter(Augmentation(**(NONE | settings)), shape)
 
 
 def changed(augment: Any, images: np.ndarray, seed: int = 0, epoch: int = 1, step: int = 0, first: int = 0) -> Any:
@@ -102,6 +102,11 @@ def test_changes_are_the_same_eager_in_a_graph_and_under_xla() -> None:
     for xla in (False, True):
         graph = tf.function(augment, jit_compile=xla)
         np.testing.assert_allclose(changed(graph, images), changed(augment, images), atol=0.02)
+
+
+def test_runs_with_the_same_changes_share_a_program() -> None:
+    assert len({augmenter(**EVERYTHING), augmenter(**EVERYTHING)}) == 1
+    assert len({augmenter(), augmenter((22, 21)), augmenter(shift=1.0)}) == 3
 
 
 def test_channels_are_changed_alike() -> None:

@@ -1,5 +1,6 @@
 """Random changes to training images: a function of (seed, epoch, step, row), as all randomness of training is."""
 
+from dataclasses import dataclass
 from math import pi
 from typing import TYPE_CHECKING
 
@@ -14,21 +15,22 @@ if TYPE_CHECKING:
 STREAM = 0xFFFFFFFF  # in the place of the layer that a dropout mask is drawn for
 
 
+@dataclass(frozen=True)
 class Augmenter:
     """Turns, resizes, shifts and bends images, each in its own way; what comes in from outside is background (0).
 
     Elastic distortions follow Simard, Steinkraus and Platt, "Best practices for convolutional neural networks", 2003:
     every pixel is moved by a random field, uniform in [-1, 1] before it is smoothed by a Gaussian.
 
-    Args:
+    Equal ones change images alike, so that runs share a program that has one of them in it.
+
+    Attributes:
         config: how much.
         shape: of an image, height and width (and channels).
     """
 
-    def __init__(self, config: Augmentation, shape: list[int]) -> None:
-        self.config = config
-        self.height, self.width = shape[:2]
-        self.numbers = 4 + (2 * self.height * self.width if config.elastic else 0)  # drawn for each image
+    config: Augmentation
+    shape: tuple[int, ...]
 
     def __call__(
         self, images: "tf.Tensor", seed: "tf.Tensor", epoch: "tf.Tensor", step: "tf.Tensor", first_row: "tf.Tensor"
@@ -42,9 +44,10 @@ class Augmenter:
         """
         import tensorflow as tf
 
-        height, width, rows = self.height, self.width, tf.shape(images)[0]
+        height, width, *_ = self.shape
+        rows, numbers = tf.shape(images)[0], 4 + (2 * height * width if self.config.elastic else 0)
         counter = tf.stack([seed, tf.constant(STREAM, tf.uint32), epoch, step])
-        bits = uniform_bits(counter, rows, self.numbers, first_row)
+        bits = uniform_bits(counter, rows, numbers, first_row)
         drawn = tf.cast(tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32), tf.float32)
         drawn = drawn * 2**-23 - 1  # uniform in [-1, 1)
         y, x = self._places(drawn)
@@ -63,7 +66,7 @@ class Augmenter:
         """Where in its image every pixel is taken from: row and column, each float32 [rows, height * width]."""
         import tensorflow as tf
 
-        config, height, width = self.config, self.height, self.width
+        config, (height, width, *_) = self.config, self.shape
         angle = drawn[:, 0:1] * (config.rotation * pi / 180)
         size = 1 + drawn[:, 1:2] * config.scale
         y, x = np.divmod(np.arange(height * width, dtype=np.float32), np.float32(width))

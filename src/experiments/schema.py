@@ -68,7 +68,7 @@ class Linear:
 NOT_NEGATIVE = "0 (none) or more"
 
 
-@dataclass(config=STRICT, kw_only=True)
+@dataclass(config=STRICT, kw_only=True, frozen=True)
 class Augmentation:
     """Random changes to each training image, anew in every epoch."""
 

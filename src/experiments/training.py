@@ -108,9 +108,9 @@ class Trainer:
         self.best_weights: list[np.ndarray] = []
         training = config.training
         data = config.data
-        augment = (
-            None if isinstance(data, Linear) or not data.augmentation else Augmenter(data.augmentation, data.shape)
-        )
+        augment = None
+        if not isinstance(data, Linear) and data.augmentation:
+            augment = Augmenter(data.augmentation, tuple(data.shape))
         arguments = (model, optimizer, training.loss, dataset.train, training.batch_size, config.seed, augment)
         self.loop = FitLoop(*arguments) if training.loop == "fit" else CompiledLoop(strategy, *arguments)
         self.evaluate = Evaluator(model, training.loss)
