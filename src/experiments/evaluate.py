@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
 
-from experiments import data, figures, report, resume, runs, runtime, tracking
-from experiments.compose import compose_job
-from experiments.config import as_dict
-from experiments.errors import ConfigError, DataError, StoreError
+from experiments import data, figures, pretrained, report, resume, runs, runtime, tracking
+from experiments.compose import compose_jobs
+from experiments.config import Config, DataConfig, Linear, as_dict
+from experiments.errors import ConfigError, DataError
 from experiments.evaluation import Evaluation, Evaluator
 from experiments.schema import Config, DataConfig, ImageFiles, Linear
-
-if TYPE_CHECKING:
-    import keras
 
 # Keys of the group `data` that an evaluation depends on: where images are and what they are; how points are generated.
 IMAGES = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
@@ -68,7 +65,7 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
         _check_fit(run.run_id, config.data, chosen)
         dataset = data.load(chosen, config.seed)
         runtime.start(int(config.training.threads))
-        model = load_model(file, run.run_id)
+        model = pretrained.load_model(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
     prefix = f"evaluation_{dataset.name}"
     if isinstance(chosen, ImageFiles) and chosen.checksums is None:  # files of one's own
@@ -98,7 +95,7 @@ def draw(run_id: str, uri: str) -> None:
     runtime.start(int(config.training.threads))
     history = {name: [value for _, value in points] for name, points in runs.history(client, run).items()}
     with TemporaryDirectory() as folder, tracking.ended_run(uri, run_id) as ended:
-        model = load_model(tracking.download_model(uri, run_id, Path(folder)), run_id)
+        model = pretrained.load_model(tracking.download_model(uri, run_id, Path(folder)), run_id)
         test = Evaluator(model, config.training.loss)(dataset.test)
         drawn = Path(folder, "figures")
         drawn.mkdir()
@@ -151,21 +148,6 @@ def _examples(config: DataConfig) -> str:
         return "single numbers to predict a number"
     size = " x ".join(map(str, config.shape))
     return f"images of {size} pixels from 0 to {config.pixel_max} in {config.classes} classes"
-
-
-def load_model(file: Path, run_id: str) -> "keras.Model":
-    """The model in a run's `.keras` file.
-
-    Raises:
-        StoreError: it cannot be loaded.
-    """
-    import keras
-
-    try:
-        return keras.saving.load_model(file, compile=False)
-    except Exception as error:  # Keras raises whatever its own code stumbles over
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
 
 
 def _metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Weights to start from: those of the model that an earlier run logged (`model.weights`)."""
+"""Models that runs logged, loaded again; among them those whose weights to start from (`model.weights`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,12 +36,10 @@ def load(config: Config, model: "keras.Model") -> None:
     """
     if config.model.weights is None:
         return
-    import keras
-
     uri = tracking.resolve_uri(config.tracking.uri)
     with TemporaryDirectory() as folder, _named():
         file = tracking.download_model(uri, config.model.weights, Path(folder))
-        weights = keras.saving.load_model(file, compile=False).get_weights()
+        weights = load_model(file, config.model.weights).get_weights()
     theirs, ours = [value.shape for value in weights], [tuple(value.shape) for value in model.weights]
     if theirs != ours:
         raise ConfigError(
@@ -50,6 +48,21 @@ def load(config: Config, model: "keras.Model") -> None:
             f" {config.model.weights}"
         )
     model.set_weights(weights)
+
+
+def load_model(file: Path, run_id: str) -> "keras.Model":
+    """The model in a run's `.keras` file.
+
+    Raises:
+        StoreError: it cannot be loaded.
+    """
+    import keras
+
+    try:
+        return keras.saving.load_model(file, compile=False)
+    except Exception as error:  # Keras raises whatever its own code stumbles over
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from experiments import (
     data,
     distribution,
     environment,
-    evaluate,
     experiment,
     pretrained,
     resume,
@@ -281,7 +280,7 @@ def _as_good(recorded: Recorded) -> bool:
     with TemporaryDirectory() as folder:
         file = tracking.download_model_unchecked(store, recorded.run.run_id, Path(folder))
         try:
-            model = evaluate.load_model(file, recorded.run.run_id)
+            model = pretrained.load_model(file, recorded.run.run_id)
         except StoreError:
             return False
     now = Evaluator(model, config.training.loss)(data.load(config.data, config.seed).test).metrics
