@@ -9,6 +9,7 @@ sweep, SWEEP_ID for the last sweep.
 """
 
 import argparse
+import io
 import os
 import re
 import subprocess
@@ -107,17 +108,18 @@ def run_steps(text: str, uri: str) -> str:
                 run_id = made.run_id
         for target, artifact in step.pictures.items():
             written = artifact.startswith("outputs/")
-            shrink(PROJECT / artifact if written else tracking.download(uri, made.run_id, artifact), target)
+            file = PROJECT / artifact
+            shrink(file.read_bytes() if written else tracking.read_bytes(uri, made.run_id, artifact), target)
     new = iter(blocks)
     return re.sub(r"(?<=```text\n).*?(?=```)", lambda _: next(new), text, flags=re.DOTALL)
 
 
-def shrink(source: Path, target: Path) -> None:
-    """Copy a picture with few colours."""
+def shrink(picture: bytes, target: Path) -> None:
+    """Save a picture with few colours."""
     from PIL import Image
 
     target.parent.mkdir(exist_ok=True)
-    Image.open(source).convert("RGB").quantize(COLOURS).save(target, optimize=True)
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS).save(target, optimize=True)
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import suppress
@@ -442,7 +443,11 @@ def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_pa
         ended = stored(run)
         assert (ended.info.status, ended.data.params) == ("FINISHED", {"seed": "0"})
         assert history(run, "loss") == [(epoch, 1 / epoch) for epoch in range(1, 8)]
-        assert (artifact(run, "files/a.txt"), artifact(run, "texts/b.txt")) == ("kept", "text")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+        (tmp_path / "temporary").mkdir()
+        for name, text in (("files/a.txt", "kept"), ("texts/b.txt", "text")):
+            assert tracking.read(server.uri, run.run_id, name) == text
+        assert list((tmp_path / "temporary").iterdir()) == []
         assert [use.dataset.digest for use in ended.inputs.dataset_inputs] == ["d" * 36]
         assert len(ended.outputs.model_outputs) == 1
 

@@ -90,7 +90,7 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
             f" which a bundle does not hold. Export that run instead: python scripts/reproduce.py {start} --export FILE"
         )
     lock = tracking.read(store, run.run_id, "environment/requirements.lock")
-    diff = tracking.download(store, run.run_id, "environment/uncommitted.diff").read_bytes()
+    diff = tracking.read_bytes(store, run.run_id, "environment/uncommitted.diff")
     parts = {
         "format": FORMAT,
         "run_id": run.run_id,

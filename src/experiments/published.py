@@ -287,7 +287,7 @@ def _spread(metric: str, mean: float | None, standard_deviation: float | None) -
 
 
 def _machine(uri: str, run: runs.RunRecord) -> str:
-    hardware = json.loads(tracking.download(uri, run.run_id, "environment/hardware.json").read_text())
+    hardware = json.loads(tracking.read(uri, run.run_id, "environment/hardware.json"))
     gpus = ", ".join(hardware["gpus"]) or "no GPU"
     software = f"Python {hardware['python']}, {run.tags['versions'].replace(' ', ', ').replace('==', ' ')}"
     return f"{hardware['processor']}, {hardware['cores']} cores, {gpus}, {software}"

@@ -243,27 +243,28 @@ def find_sweep(client: "MlflowClient", parent_id: str) -> str:
         return ui_pages.filtered_table(experiment_id, parent_id)
 
 
-def download(uri: str, run_id: str, artifact: str) -> Path:
-    """A local copy of an artifact of a run, such as `config/config.yaml`.
+def read_bytes(uri: str, run_id: str, artifact: str) -> bytes:
+    """The content of an artifact of a run, such as a figure.
 
     Raises:
         StoreError: the store cannot be used, or the run has no such artifact.
     """
     client = connect(uri)
     try:
-        return Path(client.download_artifacts(run_id, artifact))
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
     except Exception as error:  # each kind of artifact store has its own
         raise StoreError(f"Run {run_id} in {shown(uri)} has no artifact {artifact}: {_first_line(error)}") from None
 
 
 def read(uri: str, run_id: str, artifact: str) -> str:
-    """An artifact of a run that is text.
+    """An artifact of a run that is text, such as `config/config.yaml`.
 
     Raises:
         StoreError: the store cannot be used, the run has no such artifact, or it is no text.
     """
     try:
-        return download(uri, run_id, artifact).read_text(encoding="utf-8")
+        return read_bytes(uri, run_id, artifact).decode()
     except UnicodeDecodeError as error:
         raise StoreError(f"Run {run_id} in {shown(uri)}: {artifact} is damaged: {error}") from None
 
