@@ -74,7 +74,7 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
     per_class = {}
     if dataset.class_names:
         per_class = report.per_class(dataset.test.targets, test.outputs.argmax(1), dataset.class_names)
-    with tracking.ended_run(store, run.run_id) as ended:
+    with tracking.ended_run(store, run.run_id) as ended, tracking.store_errors(store):
         ended.log_metrics(metrics)
         if per_class:
             ended.log_table(per_class, f"tables/{prefix}.json")
@@ -100,7 +100,8 @@ def draw(run_id: str, uri: str) -> None:
         drawn = Path(folder, "figures")
         drawn.mkdir()
         report.write_figures(report.Results(config, dataset, model, history, None, test), drawn)
-        ended.log_artifacts(drawn, "figures")
+        with tracking.store_errors(uri):
+            ended.log_artifacts(drawn, "figures")
 
 
 def _refuse_what_cannot_count(overrides: Sequence[str]) -> None:

@@ -330,9 +330,11 @@ def ended_run(uri: str, run_id: str) -> Iterator["Run"]:
     """
     client = connect(uri)
     with store_errors(uri):
-        run = Run(client, uri, client.get_run(run_id))
-        run._last_step.clear()  # what was added before may be added again
+        run = Run(client, uri, _get_run(client, uri, run_id))
+    run._last_step.clear()  # what was added before may be added again
+    try:
         yield run
+    finally:
         run._spool.close()
 
 
