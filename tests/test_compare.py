@@ -450,7 +450,7 @@ def copy_run(database, run_id, count):
                 connection.executemany(f"INSERT INTO {table} VALUES ({marks})", copies)
 
 
-def test_a_thousand_runs_are_compared_in_seconds(tmp_path, command):
+def test_a_thousand_runs_among_a_thousand_experiments_are_compared_in_seconds(tmp_path, command):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = tracking.connect(uri)
     experiment = client.create_experiment("large")
@@ -461,6 +461,12 @@ def test_a_thousand_runs_are_compared_in_seconds(tmp_path, command):
         client, experiment, "a run", {**params, "seed": "0", "optimizer.learning_rate": "1"}, metrics, tags=tags
     )
     copy_run(tmp_path / "mlflow.db", run_id, 1000)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+        later = [(number, f"later {number}", 2**41 + number) for number in range(100, 1101)]
+        connection.executemany(
+            "INSERT INTO experiments (experiment_id, name, lifecycle_stage, creation_time, last_update_time, workspace)"
+            " VALUES (?, ?, 'active', ?3, ?3, 'default')", later,
+        )  # fmt: skip
     every_id = [f"{number:032x}" for number in range(1000)]
     for arguments, lines in (
         (["--experiment", "large"], 1001),

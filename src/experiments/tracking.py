@@ -183,7 +183,7 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
     if "process.boot_id" not in here:
         return []
     if experiment_ids is None:
-        experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        experiment_ids = [experiment.experiment_id for experiment in pages(client.search_experiments)]
     of_this_host = f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
     running = pages(client.search_runs, experiment_ids=experiment_ids, filter_string=of_this_host)
     dead = [run for run in running if processes.is_dead(run.data.tags)]
@@ -218,7 +218,7 @@ def latest_experiment(client: "MlflowClient", name: str | None = None) -> str:
     Raises:
         StoreError: if there is no experiment of that name.
     """
-    experiments = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+    experiments = {experiment.name: experiment.experiment_id for experiment in pages(client.search_experiments)}
     if name is not None:
         if name not in experiments:
             raise StoreError(
