@@ -28,7 +28,7 @@ signal.signal(signal.SIGTERM, terminate)
 uri, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 with tracking.open_run(uri, "digits", name, {"seed": 0}, {}) as run:
     run.log_metrics({"loss": 0.5}, epoch=1)
-    run.log_dataset("digits-train", "d" * 64, "scikit-learn", {"num_rows": 1500})
+    run.log_dataset("digits", "d" * 36, "scikit-learn", {"train": 1500})
     print(run.run_id, flush=True)
     time.sleep(seconds)
 """
@@ -141,7 +141,7 @@ def test_eight_processes_that_start_together_on_no_store_all_log_to_the_right_ex
     assert sorted(run.info.run_name for run in runs) == [f"run {i}" for i in range(8)]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.metrics["loss"] for run in runs} == {0.5}
-    assert {run.inputs.dataset_inputs[0].dataset.name for run in runs} == {"digits-train"}
+    assert {run.inputs.dataset_inputs[0].dataset.name for run in runs} == {"digits"}
     assert len(client.search_runs(["0"])) == 0
     assert list(spool.FOLDER.glob("*")) == []
 
@@ -245,8 +245,8 @@ def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
         run.log_text("seed: 0\n", "config/config.yaml")
         for rows in (1, 2):  # a table logged again is replaced
             run.log_table({"digit": list(range(rows)), "errors": list(range(rows))}, "tables/errors.json")
-        run.log_dataset("digits-train", "0123456789" * 6, "https://host/digits", {"num_rows": 1500})
-        run.log_dataset("digits-test", "f" * 36, "/data/digits", {"num_rows": 297}, context="test")
+        run.log_dataset("digits", "d" * 36, "/data/digits", {"train": 1500})
+        run.log_dataset("mnist", "f" * 36, "/data/mnist", {"test": 10000}, context="evaluation")
     found, client = stored(run), tracking.connect(store)
     assert found.data.params == {"model.units": "[64, 32]", "model.dropout": "0.2"}
     assert found.data.metrics.keys() == {"loss", "accuracy", "test_loss"}
@@ -258,11 +258,11 @@ def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
     assert artifact(run, "config/config.yaml") == "seed: 0\n"
     assert json.loads(artifact(run, "tables/errors.json")) == {"columns": ["digit", "errors"], "data": [[0, 0], [1, 1]]}
     datasets = {use.dataset.name: (use.dataset, use.tags[0].value) for use in found.inputs.dataset_inputs}
-    train, context = datasets["digits-train"]
-    assert (train.digest, context) == ("012345678901234567890123456789012345", "training")
-    assert json.loads(train.source) == {"url": "https://host/digits"}
-    assert json.loads(train.profile) == {"num_rows": 1500}
-    assert datasets["digits-test"][1] == "test"
+    train, context = datasets["digits"]
+    assert (train.digest, context) == ("d" * 36, "training")
+    assert json.loads(train.source) == {"uri": "/data/digits"}
+    assert json.loads(train.profile) == {"train": 1500}
+    assert datasets["mnist"][1] == "evaluation"
 
 
 def test_a_run_that_is_entered_again_gets_no_point_twice_and_loses_its_end(store):
@@ -419,7 +419,7 @@ def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_pa
             run.log_artifacts(tmp_path / "files", "files")
             shutil.rmtree(tmp_path / "files")
             run.log_text("text", "texts/b.txt")
-            run.log_dataset("digits", "d" * 64, "/data", {"num_rows": 1})
+            run.log_dataset("digits", "d" * 36, "/data", {"train": 1})
             run.log_model(model, np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32))
             assert time.monotonic() - started < 5
             warning = capfd.readouterr().err

@@ -456,17 +456,17 @@ class Run:
         """Records data that the run used, as the UI's dataset column shows it.
 
         Args:
-            name: such as `mnist-train`.
-            digest: SHA-256 of all bytes, cut to MLflow's 36 characters. (MLflow's own covers the first 10,000 numbers.)
-            source: path or URL it came from.
-            counts: such as {"num_rows": 55000}.
-            context: what it was used for: training, validation, test.
+            name: such as `mnist`.
+            digest: of all bytes, at most MLflow's 36 characters. (MLflow's own covers the first 10,000 numbers.)
+            source: the path it was read from, or in words where else it came from.
+            counts: examples by split, such as {"train": 55000}.
+            context: what it was used for: training, evaluation.
         """
         dataset = {
             "name": name,
-            "digest": digest[:36],
-            "source_type": "http" if source.startswith("http") else "local",
-            "source": json.dumps({"url" if source.startswith("http") else "uri": source}),
+            "digest": digest,
+            "source_type": "local",
+            "source": json.dumps({"uri": source}),
             "profile": json.dumps(dict(counts)),
         }
         self._log({"dataset": dataset, "context": context})
