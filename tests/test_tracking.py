@@ -294,9 +294,14 @@ def test_a_run_to_add_to_is_known_and_what_goes_wrong_beside_the_store_is_not_bl
     with pytest.raises(StoreError, match=r"There is no run 'abc' in"), tracking.ended_run(store, "abc"):
         pass
     run_id = tracking.connect(store).create_run("0").info.run_id
-    with pytest.raises(OSError, match="^no space left$"), tracking.ended_run(store, run_id) as run:
-        run._spool.append({"tags": {}})
-        raise OSError("no space left")
+
+    def add():
+        with tracking.ended_run(store, run_id) as run:
+            run._spool.append({"tags": {}})
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        add()
     assert [left.run_id for left in spool.left_behind(store)] == [run_id]
     tracking.connect(store).set_terminated(run_id)
 
