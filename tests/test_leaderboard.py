@@ -81,6 +81,11 @@ def test_whether_the_best_is_better_beyond_noise_is_said_in_words(values, said):
     assert said in leaderboard.verdict(rank(over_seeds(**values)))
 
 
+def test_seeds_are_asked_for_of_runs_that_have_no_such_parameter_too():
+    foreign = [a_run(i, {"depth": str(i)}, {"best_val_accuracy": i / 4}) for i in (1, 2)]
+    assert leaderboard.verdict(rank(foreign)).endswith("A sweep over seeds would tell: seed=0,1,2,3,4")
+
+
 def test_runs_that_are_not_finished_or_have_no_finite_objective_are_left_out():
     params = {"model.dropout": "0.1", "seed": "0"}
     children = [

@@ -122,7 +122,7 @@ def verdict(board: Leaderboard) -> str:
     if len(table) == 1:
         return "There is one setting only, so there is nothing to compare it with."
     best, following = table.iloc[0], table.iloc[1]
-    seeds = f"{board.comparison.group_by}=0,1,2,3,4"
+    seeds = f"{SEED}=0,1,2,3,4"
     if best.n < 2 and following.n < 2:
         return f"One seed each: noise unknown, so the order may be chance. A sweep over seeds would tell: {seeds}"
     if best.n < 2 or following.n < 2:
