@@ -321,7 +321,7 @@ def test_a_run_that_starts_from_weights_that_are_not_there_cannot_be_tried_or_ex
     with pytest.raises(StoreError, match=f"^model.weights: There is no run '{start}' in {uri}"):
         reproduce.again(reproduce.find(run_id, uri))
     with pytest.raises(StoreError, match=f"^There is no run '{start}' in {uri}"):
-        tracking.check_model(uri, start)
+        tracking.model_location(uri, start)
 
 
 @pytest.mark.slow

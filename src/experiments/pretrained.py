@@ -24,7 +24,7 @@ def check(config: Config) -> None:
         uri = tracking.resolve_uri(config.tracking.uri)
         with _named():
             (run,) = runs.by_id(runs.open_store(uri), [config.model.weights])
-            tracking.check_model(uri, run.run_id)
+            tracking.model_location(uri, run.run_id)
 
 
 def load(config: Config, model: "keras.Model") -> None:

@@ -269,7 +269,7 @@ def read(uri: str, run_id: str, artifact: str) -> str:
         raise StoreError(f"Run {run_id} in {shown(uri)}: {artifact} is damaged: {error}") from None
 
 
-def check_model(uri: str, run_id: str) -> str:
+def model_location(uri: str, run_id: str) -> str:
     """Where the store keeps the run's model.
 
     Raises:
@@ -310,7 +310,7 @@ def download_model_unchecked(uri: str, run_id: str, folder: Path) -> Path:
         StoreError: the store cannot be used, or the run has no model.
     """
     # By its place, as MLflow looks for models:/ and runs:/ in the store of $MLFLOW_TRACKING_URI, whatever it is told.
-    source = f"{check_model(uri, run_id)}/data/model.keras"
+    source = f"{model_location(uri, run_id)}/data/model.keras"
     from mlflow.artifacts import download_artifacts
 
     try:
