@@ -156,9 +156,8 @@ class Trainer:
                 signals.check()
         self.optimizer.finalize_variable_values(self.model.trainable_variables)
         for layer in self.model.layers:
-            if hasattr(
-                layer, "synchronized"
-            ):  # batch normalization; the logged model is for one device, and any backend
+            # Batch normalization; the logged model is for one device, and any backend.
+            if hasattr(layer, "synchronized"):
                 layer.synchronized = False
         if self.best_weights:
             self.model.set_weights(self.best_weights)
