@@ -4,6 +4,11 @@ import os
 import pty
 import subprocess
 import sys
+import time
+
+import pytest
+
+from experiments.progress import Progress
 
 SCRIPT = """
 import time
@@ -42,3 +47,13 @@ def test_a_terminal_gets_a_live_bar_with_loss_accuracy_speed_and_time_left() -> 
     assert "\x1b[" in text  # it moves the cursor
     for fact in ("epoch 1/2", "loss 0.5000", "accuracy 0.7500", "examples/s", "s left"):
         assert fact in text
+
+
+def test_the_speed_is_of_the_steps_that_this_process_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    with Progress(epochs=3, steps=10, examples=32_000, done=15, alive=lambda: None) as progress:
+        for epoch, facts in ((2, "160 examples/s"), (3, "320 examples/s")):
+            progress.epoch_started = time.perf_counter() - 100
+            progress.step(epoch, 10, {})
+            assert progress.bar
+            assert facts in progress.bar.tasks[0].fields["facts"]

@@ -18,7 +18,7 @@ class Progress:
         epochs: of the whole run.
         steps: of one epoch.
         examples: trained on in one epoch.
-        done: steps that an earlier process has done; they do not count for the time that is left.
+        done: steps that an earlier process has done; they do not count for the speed and the time that is left.
         alive: called at each sign of progress.
     """
 
@@ -54,7 +54,8 @@ class Progress:
         now = time.perf_counter()
         done = (epoch - 1) * self.steps + step
         left = (now - self.started) / (done - self.done) * (self.epochs * self.steps - done)
-        rate = self.examples * step / self.steps / (now - self.epoch_started)
+        here = step - max(0, self.done - (epoch - 1) * self.steps)  # of this epoch, by this process
+        rate = self.examples * here / self.steps / (now - self.epoch_started)
         facts = f"{_listed(metrics)}  {rate:,.0f} examples/s  {duration(left)} left"
         self.bar.update(self.task, completed=step, description=self._title(epoch), facts=facts)
 
