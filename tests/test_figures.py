@@ -14,7 +14,8 @@ from matplotlib.text import Text
 from experiments import figures
 from experiments.figures import LayerBox
 from experiments.figures.images import mosaic
-from experiments.figures.style import PALETTES, percent, scaled, shorten
+from experiments.figures.style import PALETTES, percent, scaled
+from experiments.formatting import shorten
 
 ORANGE = PALETTES["light"].orange
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]

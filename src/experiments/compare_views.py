@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import PROJECT
 from experiments.compare import CompareError, Comparison, code, code_changes, data
-from experiments.formatting import plain, plural, short_length, with_spread
+from experiments.formatting import plain, plural, short_length, shorten, with_spread
 from experiments.runs import RunRecord
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _metric_cells(comparison: Comparison, name: str) -> list[str]:
 
 
 def _short(text: str) -> str:
-    return plain(text if len(text) <= 40 else text[:39] + "…")
+    return plain(shorten(text, 40))
 
 
 def figure(comparison: Comparison) -> "Figure":

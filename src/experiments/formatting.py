@@ -29,6 +29,11 @@ def short_length(run_ids: Iterable[str]) -> int:
     return length
 
 
+def shorten(text: str, length: int) -> str:
+    """The text, cut to `length` characters with an ellipsis when it is longer."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def plain(text: str) -> str:
     """The text without characters that a terminal would act on."""
     return "".join(character if character.isprintable() else "�" for character in text)
@@ -42,3 +47,9 @@ def escaped(text: str) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 run`, `1,000 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3:05 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -14,7 +14,7 @@ from experiments import checkpoints, tracking
 from experiments.compose import CONF, compose_job, groups
 from experiments.config import as_dict, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
-from experiments.formatting import escaped, plain, plural
+from experiments.formatting import escaped, plain, plural, shorten
 from experiments.profiling import SEPARATOR, table
 from experiments.schema import Config, Linear
 from experiments.training import better
@@ -102,7 +102,7 @@ def _choice(group: str, name: str) -> Mapping[str, Any]:
 
 def _value(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+    return shorten(text, LONGEST_VALUE)
 
 
 def command(overrides: Sequence[str]) -> str:

@@ -19,11 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments import PROJECT, evaluate, leaderboard, progress, resume, runs, study, summary, sweep_plan, tracking
+from experiments import PROJECT, evaluate, leaderboard, runs, study, summary, sweep_plan, tracking
 from experiments.config import as_dict, identity, objective, validate
-from experiments.errors import ConfigError, StoreError, TrainingError, UserError
-from experiments.formatting import plural
-from experiments.schema import Config
+from experiments.errors import ConfigError, TrainingError, UserError
+from experiments.formatting import duration, plural
 from experiments.sweep_plan import NOTHING, Job, Outcome, Plan, varied
 
 FOLDER = PROJECT / "outputs" / "sweeps"
@@ -245,7 +244,7 @@ class Sweep:
         status = outcome.status if outcome.run_id else "no run"
         how = how if outcome.is_done and how else "pruned" if outcome.pruned else status
         left = (total - len(self.through)) / workers * sum(self.seconds) / len(self.seconds)
-        rest = f"  about {progress.duration(left)} left" if left > 0 else ""
+        rest = f"  about {duration(left)} left" if left > 0 else ""
         width = len(str(total))
         print(
             f"[{len(self.through):{width}}/{total}] {self.jobs[number].name}  {how}  {seconds:.1f} s{rest}", flush=True

@@ -16,9 +16,9 @@ from experiments.figures.style import (
     add_legend,
     new_page,
     readable,
-    shorten,
     text_width,
 )
+from experiments.formatting import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

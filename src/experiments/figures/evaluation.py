@@ -17,10 +17,9 @@ from experiments.figures.style import (
     new_page,
     percent,
     readable,
-    shorten,
     text_width,
 )
-from experiments.formatting import plural
+from experiments.formatting import plural, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

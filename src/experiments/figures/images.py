@@ -17,10 +17,9 @@ from experiments.figures.style import (
     new_page,
     percent,
     scaled,
-    shorten,
     text_width,
 )
-from experiments.formatting import plural
+from experiments.formatting import plural, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

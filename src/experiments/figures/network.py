@@ -19,10 +19,9 @@ from experiments.figures.style import (
     add_legend,
     new_page,
     percent,
-    shorten,
     text_width,
 )
-from experiments.formatting import plural
+from experiments.formatting import plural, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

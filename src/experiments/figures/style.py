@@ -105,11 +105,6 @@ def text_width(texts: list[str], size: float) -> float:
     return max(map(len, texts), default=0) * size * 0.62 / 72
 
 
-def shorten(text: str, length: int) -> str:
-    """The text, cut to `length` characters with an ellipsis when it is longer."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def percent(share: float, decimals: int = 1) -> str:
     """A share as a percentage that rounding never turns into a certainty: 0.99999 is ">99.9%", 0.00001 "<0.1%"."""
     text, step = f"{share:.{decimals}%}", 10.0**-decimals

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from experiments.figures.style import MARGIN, PALETTES, WIDTH, Style, add_axes, new_page, shorten, text_width
+from experiments.figures.style import MARGIN, PALETTES, WIDTH, Style, add_axes, new_page, text_width
+from experiments.formatting import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
