@@ -14,9 +14,12 @@ from experiments.figures.style import (
     Style,
     add_axes,
     add_legend,
+    by_number,
+    literal,
     new_page,
     readable,
     text_width,
+    value_text,
 )
 from experiments.formatting import shorten
 
@@ -49,23 +52,23 @@ def over_parameter(
     """
     palette = PALETTES[style]
     title = f"{metric} over {parameter}" + (f", for each {lines_title}" if lines_title else "")
-    figure = new_page(palette, 4.4, _literal(title), subtitle)
+    figure = new_page(palette, 4.4, literal(title), subtitle)
     axes = add_axes(figure, palette, 0.95, 0.6, WIDTH - 0.95 - MARGIN, 3.6, grid="y")
     places, means, spreads = (np.asarray(values, dtype=float) for values in (x, mean, std))
-    names = np.asarray([""] * len(x) if lines is None else [_text(line) for line in lines])
+    names = np.asarray([""] * len(x) if lines is None else [value_text(line) for line in lines])
     colours = (palette.blue, palette.orange, palette.green)
-    for number, name in enumerate(sorted(set(names), key=_by_number)):
+    for number, name in enumerate(sorted(set(names), key=by_number)):
         here = names == name
         colour = colours[number % 3]
         at = np.unique(places[here])
         line = [means[here & (places == place)].mean() for place in at]
         dashes: dict[str, Any] = {"dashes": (4, 1.5)} if number >= 3 else {}
-        axes.plot(at, line, color=colour, linewidth=2, label=_literal(shorten(name, 30)), **dashes)
+        axes.plot(at, line, color=colour, linewidth=2, label=literal(shorten(name, 30)), **dashes)
         axes.errorbar(places[here], means[here], spreads[here], color=colour, fmt="o", markersize=5, capsize=3)
     if lines is not None:
         add_legend(axes, palette)
     _number_axis(axes, places)
-    axes.set(xlabel=_literal(parameter), ylabel=_literal(metric))
+    axes.set(xlabel=literal(parameter), ylabel=literal(metric))
     return figure
 
 
@@ -91,16 +94,16 @@ def heat_map(
     from matplotlib.patches import Rectangle
 
     palette = PALETTES[style]
-    columns, rows = sorted(set(x), key=_by_number), sorted(set(y), key=_by_number)
+    columns, rows = sorted(set(x), key=by_number), sorted(set(y), key=by_number)
     values = np.full((len(rows), len(columns)), np.nan)
     at = np.array([(rows.index(b), columns.index(a)) for a, b in zip(x, y, strict=True)])
     for row, column in {tuple(place) for place in at.tolist()}:
         values[row, column] = np.mean(np.asarray(mean)[(at == (row, column)).all(axis=1)])
     height = max(2.0, 0.42 * len(rows))
-    labels = [[_literal(shorten(_text(value), 20)) for value in side] for side in (columns, rows)]
+    labels = [[literal(shorten(value_text(value), 20)) for value in side] for side in (columns, rows)]
     left = 0.75 + text_width(labels[1], 10)
     figure = new_page(
-        palette, height + 0.9, f"{_literal(metric)} over {_literal(x_parameter)} and {_literal(y_parameter)}", subtitle
+        palette, height + 0.9, f"{literal(metric)} over {literal(x_parameter)} and {literal(y_parameter)}", subtitle
     )
     axes = add_axes(figure, palette, left, 0.65, WIDTH - left - MARGIN, height)
     colours = LinearSegmentedColormap.from_list("metric", [palette.background, palette.blue])
@@ -122,7 +125,7 @@ def heat_map(
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=palette.orange, linewidth=2.5))
     axes.set_xticks(range(len(columns)), labels[0], rotation=45 if len(columns) > 10 else 0)
     axes.set_yticks(range(len(rows)), labels[1])
-    axes.set(xlabel=_literal(x_parameter), ylabel=_literal(y_parameter))
+    axes.set(xlabel=literal(x_parameter), ylabel=literal(y_parameter))
     return figure
 
 
@@ -143,10 +146,10 @@ def ranking(
     shown = min(len(labels), RANKED)
     if shown < len(labels):
         subtitle = f"the best {shown} of {subtitle}"
-    names = [_literal(shorten(label, 44)) for label in labels[:shown]]
+    names = [literal(shorten(label, 44)) for label in labels[:shown]]
     height = max(1.2, 0.24 * shown)
     left = 0.4 + text_width(names, 9)
-    figure = new_page(palette, height + 0.8, _literal(metric), subtitle)
+    figure = new_page(palette, height + 0.8, literal(metric), subtitle)
     axes = add_axes(figure, palette, left, 0.6, WIDTH - left - MARGIN, height, grid="both")
     places = np.arange(shown)
     axes.errorbar(
@@ -154,7 +157,7 @@ def ranking(
     )
     axes.set_yticks(places, names, fontsize=9)
     axes.set_ylim(shown - 0.5, -0.5)
-    axes.set_xlabel(_literal(metric))
+    axes.set_xlabel(literal(metric))
     axes.locator_params(axis="x", nbins=6)
     return figure
 
@@ -169,19 +172,3 @@ def _number_axis(axes: Axes, x: np.ndarray) -> None:
     if len(places) <= 8:
         axes.set_xticks(places)
     axes.xaxis.set_major_formatter("{x:g}")
-
-
-def _by_number(value: float | str) -> tuple[float, str]:
-    try:
-        return float(value), ""
-    except ValueError:
-        return float("inf"), str(value)
-
-
-def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
-
-
-def _literal(text: str) -> str:
-    """The text as it is: Matplotlib sets what stands between dollar signs as mathematics."""
-    return text.replace("$", r"\$")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Style = Literal["light", "dark"]
+Value = float | str | None  # of a parameter; None where a run does not have it
 
 DPI = 110
 WIDTH = 8.2  # inches: 900 pixels, the width of the pane in which the MLflow UI shows an artifact
@@ -103,6 +104,23 @@ def add_legend(owner: Axes | Figure, palette: Palette, **options: Any) -> None:
 def text_width(texts: list[str], size: float) -> float:
     """Inches that the longest text takes at a font size in points, estimated on the generous side."""
     return max(map(len, texts), default=0) * size * 0.62 / 72
+
+
+def literal(text: str) -> str:
+    """The text as it is: Matplotlib sets what stands between dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def value_text(value: Value) -> str:
+    return "none" if value is None else value if isinstance(value, str) else f"{value:g}"
+
+
+def by_number(value: float | str) -> tuple[int, float, str]:
+    """The key that sorts values of a parameter: `none`, numbers by their size, names."""
+    try:
+        return 1, float(value), ""
+    except ValueError:
+        return (0, 0, "") if value == "none" else (2, 0, str(value))
 
 
 def percent(share: float, decimals: int = 1) -> str:

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from experiments.figures.style import MARGIN, PALETTES, WIDTH, Style, add_axes, new_page, text_width
+from experiments.figures.style import (
+    MARGIN,
+    PALETTES,
+    WIDTH,
+    Style,
+    Value,
+    add_axes,
+    by_number,
+    literal,
+    new_page,
+    text_width,
+    value_text,
+)
 from experiments.formatting import shorten
 
 if TYPE_CHECKING:
@@ -17,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from experiments.figures.style import Palette
-
-Value = float | str | None  # of a parameter; None where a run does not have it
 
 DECADES = 20  # an axis whose values span at least this factor is logarithmic
 LONGEST_TICK = 6  # characters; a number with more is rounded
@@ -43,10 +53,12 @@ class Scale:
     def of(cls, values: Sequence[Value]) -> Scale:
         numbers = np.array([v if isinstance(v, float | int) else math.nan for v in values], dtype=float)
         if any(isinstance(value, str) for value in values):
-            names = sorted({_text(value) for value in values}, key=_by_number)
+            names = sorted({value_text(value) for value in values}, key=by_number)
             step = 1 / max(1, len(names) - 1)
             where = {name: i * step if len(names) > 1 else 0.5 for i, name in enumerate(names)}
-            return cls(np.array([where[_text(v)] for v in values]), [(p, n) for n, p in where.items()], ordered=False)
+            return cls(
+                np.array([where[value_text(v)] for v in values]), [(p, n) for n, p in where.items()], ordered=False
+            )
         known = np.unique(numbers[np.isfinite(numbers)])
         logarithmic = len(known) > 0 and known[0] > 0 and known[-1] / known[0] >= DECADES
         low, high = (known[0], known[-1]) if len(known) else (0.0, 1.0)
@@ -101,7 +113,7 @@ def effects(
     width = (WIDTH - left - MARGIN - (columns - 1) * gap) / columns
     height = 3.4 if columns == 1 else 2.3
     what = "each parameter" if len(parameters) > 1 else shorten(next(iter(parameters)), 40)
-    figure = new_page(palette, rows * (height + below), _literal(f"Effect of {what} on {metric}"), subtitle)
+    figure = new_page(palette, rows * (height + below), literal(f"Effect of {what} on {metric}"), subtitle)
     for number, (name, given) in enumerate(parameters.items()):
         row, column = divmod(number, columns)
         bottom = (rows - 1 - row) * (height + below) + below - 0.1
@@ -128,10 +140,10 @@ def effects(
             axes.plot(at, np.full(len(at), edge), marker, color=palette.blue, markersize=6, clip_on=False, zorder=4)
         axes.set_ylim(low, high)
         _ticks_below(axes, scale, width)
-        axes.set_xlabel(_literal(_titled(name, scale, width)))
+        axes.set_xlabel(literal(_titled(name, scale, width)))
         axes.locator_params(axis="y", nbins=6)
         if column == 0:
-            axes.set_ylabel(_literal(metric))
+            axes.set_ylabel(literal(metric))
         else:
             axes.tick_params(labelleft=False)
     _count_beyond(figure, palette, int(beyond.sum()), mode, ", and in no mean")
@@ -163,7 +175,7 @@ def parallel_coordinates(
     names = [*parameters, metric]
     longest = [[shorten(label, 14) for _, label in scale.ticks] for scale in scales.values()]
     left = 0.35 + text_width(longest[0], 9)
-    figure = new_page(palette, 4.65, f"All settings, to their {_literal(metric)}", subtitle)
+    figure = new_page(palette, 4.65, f"All settings, to their {literal(metric)}", subtitle)
     axes = add_axes(figure, palette, left, 1.0, WIDTH - left - 0.95, 3.5)
     axes.set_axis_off()
     axes.set_xlim(0, len(names) - 1)
@@ -193,7 +205,7 @@ def parallel_coordinates(
             axes.text(
                 x + 0.02 * (len(names) - 1) * (1 if last else -1) / 2,
                 place,
-                _literal(shorten(label, 14)),
+                literal(shorten(label, 14)),
                 color=palette.text,
                 fontsize=9,
                 ha="left" if last else "right",
@@ -209,7 +221,7 @@ def parallel_coordinates(
         axes.text(
             x + offset,
             axes.get_ylim()[0] - 0.04 - (0.11 if staggered and x % 2 else 0),
-            _literal(_fit(name, width * (2 if staggered else 1))) + note,
+            literal(_fit(name, width * (2 if staggered else 1))) + note,
             color=palette.text,
             fontsize=10 if len(names) <= 6 else 9,
             fontweight="bold" if last else "normal",
@@ -260,7 +272,7 @@ def _ticks_below(axes: Axes, scale: Scale, width: float) -> None:
     slanted = len(labels) * (text_width(labels, 10) + 0.1) > width
     axes.set_xticks(
         [place for place, _ in ticks],
-        [_literal(label) for label in labels],
+        [literal(label) for label in labels],
         rotation=25 if slanted else 0,
         ha="right" if slanted else "center",
         fontsize=8 if slanted else 10,
@@ -299,22 +311,6 @@ def _fit(name: str, width: float) -> str:
     return shorten(name, max(6, int(width / text_width(["x"], 10))))
 
 
-def _text(value: Value) -> str:
-    return "none" if value is None else value if isinstance(value, str) else f"{value:g}"
-
-
 def _rounded(number: float) -> str:
     text = f"{number:g}"
     return text if len(text) <= LONGEST_TICK else f"{number:.2g}"
-
-
-def _by_number(name: str) -> tuple[int, float, str]:
-    try:
-        return 1, float(name), ""
-    except ValueError:
-        return (0, 0, "") if name == "none" else (2, 0, name)
-
-
-def _literal(text: str) -> str:
-    """The text as it is: Matplotlib sets what stands between dollar signs as mathematics."""
-    return text.replace("$", r"\$")
