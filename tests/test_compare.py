@@ -173,32 +173,28 @@ def repository(tmp_path):
     return tmp_path, *commits
 
 
-def test_differing_code_is_noted_with_the_command_and_the_changed_files(repository):
+def test_the_changed_files_between_the_commits_of_runs_are_found(repository):
     folder, first, second = repository
-    comparison = compare.compare(
-        [
-            a_run(3, tags={"git_commit": second}),
-            a_run(2, tags={"git_commit": second}),
-            a_run(1, tags={"git_commit": first}),
-        ]
-    )
-    notes = compare.notes(comparison, folder)
-    assert f"The code differs: {second[:12]} (2 runs), {first[:12]} (1 run)." in notes
-    assert f"  git diff {first[:12]} {second[:12]}" in notes
-    assert "    model.py | 2 +-" in notes
-    assert "    1 file changed, 1 insertion(+), 1 deletion(-)" in notes
-    tree = json.loads(compare_views.as_json(comparison, folder))
-    assert tree["code_differs"]
-    assert tree["code_changes"][0]["command"] == f"git diff {first[:12]} {second[:12]}"
-    assert "model.py" in tree["code_changes"][0]["files"]
+    runs = [a_run(number, tags={"git_commit": commit}) for number, commit in ((3, second), (2, second), (1, first))]
+    (change,) = compare.code_changes(runs, folder)
+    assert change.command == f"git diff {first[:12]} {second[:12]}"
+    assert [line.strip() for line in change.files.splitlines()] == [
+        "model.py | 2 +-",
+        "1 file changed, 1 insertion(+), 1 deletion(-)",
+    ]
 
 
-def test_commits_of_another_repository_are_named_without_files(repository):
-    folder, first, _ = repository
-    runs = [a_run(1, tags={"git_commit": first}), a_run(2, tags={"mlflow.source.git.commit": "c" * 40})]
-    notes = compare.notes(compare.compare(runs), folder)
-    assert f"  git diff {first[:12]} cccccccccccc" in notes
+def test_differing_code_is_noted_with_the_command_and_without_files_where_it_is_of_another_repository():
+    first, second = "a" * 40, "c" * 40
+    tags = [{"git_commit": second}, {"git_commit": second}, {"mlflow.source.git.commit": first}]
+    comparison = compare.compare([a_run(3 - i, tags=tags[i]) for i in range(3)])
+    notes = compare.notes(comparison)
+    assert "The code differs: cccccccccccc (2 runs), aaaaaaaaaaaa (1 run)." in notes
+    assert "  git diff aaaaaaaaaaaa cccccccccccc" in notes
     assert "    these commits are not both in this repository" in notes
+    tree = json.loads(compare_views.as_json(comparison))
+    assert tree["code_differs"]
+    assert tree["code_changes"] == [{"command": "git diff aaaaaaaaaaaa cccccccccccc", "files": ""}]
 
 
 def test_a_tag_that_is_no_commit_never_reaches_git(repository):

@@ -216,7 +216,7 @@ def _changed_files(older: str, newer: str, project: Path) -> str:
     return done.stdout.rstrip() or "no file differs"
 
 
-def notes(comparison: Comparison, project: Path = PROJECT) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """In lines of text: how the runs are ranked, and how their code and data differ."""
     runs = comparison.runs
     lines = []
@@ -231,7 +231,7 @@ def notes(comparison: Comparison, project: Path = PROJECT) -> list[str]:
     commits = Counter(code(run)[0] for run in runs)
     if len(commits) > 1:
         lines.append(f"The code differs: {_counted(commits)}.")
-        changes = code_changes(runs, project)
+        changes = code_changes(runs)
         for change in changes[-5:]:
             lines.append(f"  {change.command}")
             files = change.files or "these commits are not both in this repository"

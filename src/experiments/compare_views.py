@@ -3,10 +3,8 @@
 import json
 import math
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import PROJECT
 from experiments.compare import CompareError, Comparison, code, code_changes, data
 from experiments.formatting import plain, plural, short_length, shorten, with_spread
 from experiments.runs import RunRecord
@@ -48,7 +46,7 @@ def as_csv(comparison: Comparison) -> str:
     return str(pd.DataFrame(columns | facts | numbers).to_csv(index=False))
 
 
-def as_json(comparison: Comparison, project: Path = PROJECT) -> str:
+def as_json(comparison: Comparison) -> str:
     """All of the comparison; numbers that JSON does not have (NaN, infinity) are null."""
     rows = []
     for position, group in enumerate(comparison.groups):
@@ -76,7 +74,7 @@ def as_json(comparison: Comparison, project: Path = PROJECT) -> str:
         row |= {"git_commit": code(run)[0], "git_dirty": code(run)[1], "data_digest": data(run)}
         rows.append(row)
     runs = comparison.runs
-    changes = code_changes(runs, project)
+    changes = code_changes(runs)
     tree = {
         "metric": comparison.metric,
         "mode": comparison.mode,

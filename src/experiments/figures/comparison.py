@@ -40,7 +40,6 @@ def over_parameter(
     lines: Sequence[float | str] | None = None,
     lines_title: str = "",
     subtitle: str = "",
-    style: Style = "light",
 ) -> Figure:
     """A metric over a parameter: a point for each run or group with its spread, and a line through the means at each
     value of the parameter.
@@ -50,7 +49,7 @@ def over_parameter(
         lines: [n] which line the point belongs to, of at most `LINES`; None for one line.
         lines_title: the parameter that tells the lines apart.
     """
-    palette = PALETTES[style]
+    palette = PALETTES["light"]
     title = f"{metric} over {parameter}" + (f", for each {lines_title}" if lines_title else "")
     figure = new_page(palette, 4.4, literal(title), subtitle)
     axes = add_axes(figure, palette, 0.95, 0.6, WIDTH - 0.95 - MARGIN, 3.6, grid="y")

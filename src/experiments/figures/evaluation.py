@@ -205,7 +205,8 @@ def _bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np
     return counts, mean_confidence, np.bincount(position, weights=right, minlength=BINS) / some
 
 
-def _wilson_interval(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+def _wilson_interval(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    z = 1.96  # 95%
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return centre - half, centre + half
