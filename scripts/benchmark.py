@@ -30,7 +30,7 @@ from typing import Any, Literal, TextIO, TypeVar
 from measuring import Process, Run, in_fresh_process, process, timed_run
 
 from experiments import PROJECT, data, environment
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.errors import DataError, TrainingError, exit_code
 
 # TensorFlow stays out of this process: Linux counts the memory of the parent as the least of a child's peak.

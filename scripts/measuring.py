@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from experiments import PROJECT, runtime
-from experiments.compose import compose_jobs
+from experiments.compose import compose_job
 from experiments.errors import TrainingError
 
 T = TypeVar("T")

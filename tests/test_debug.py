@@ -112,10 +112,10 @@ def test_a_run_starts_from_the_weights_of_another_and_its_fingerprint_says_so(ur
     before = len(runs(uri))
     without_model = made(uri, *small, "tracking.log_model=false")
     with pytest.raises(StoreError, match="has no model: a run logs it when it ends"):
-        run(uri, *small, f"model.weights={without_model.info.run_id}")
+        made(uri, *small, f"model.weights={without_model.info.run_id}")
     tracking.connect(uri).delete_tag(first.info.run_id, "model_digest")  # as of a run of before there were any
     for file in tracking.database_file(uri).parent.rglob("model.keras"):
         file.write_bytes(b"no model")
     with pytest.raises(StoreError, match=f"^model.weights: The model of run {first.info.run_id} cannot be loaded: "):
-        run(uri, *small, start)
+        made(uri, *small, start)
     assert len(runs(uri)) == before + 1  # what was refused made none

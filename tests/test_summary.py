@@ -8,7 +8,7 @@ import yaml
 from test_report import answered, classified, fitted
 
 from experiments import report, summary, tracking
-from experiments.compose import CONF, compose_jobs, groups
+from experiments.compose import CONF, compose_job, groups
 
 
 def config(*overrides):

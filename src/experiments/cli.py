@@ -11,9 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import runtime
-from experiments.compose import CONF, ComposedSweep, compose_jobs, compose_sweep
-from experiments.config import Config, validate
+from experiments.compose import CONF, ComposedSweep, compose_job, compose_sweep
+from experiments.config import validate
 from experiments.errors import ConfigError, exit_code, terminate
+from experiments.schema import Config
 
 POOL = "hydra_plugins.pool_launcher.PoolLauncher"
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then

@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from experiments import data, figures, pretrained, report, resume, runs, runtime, tracking
-from experiments.compose import compose_jobs
-from experiments.config import Config, DataConfig, Linear, as_dict
+from experiments.compose import compose_job
+from experiments.config import as_dict
 from experiments.errors import ConfigError, DataError
 from experiments.evaluation import Evaluation, Evaluator
 from experiments.schema import Config, DataConfig, ImageFiles, Linear

@@ -12,6 +12,7 @@ import numpy as np
 from experiments import pictures, resume, runs, runtime, tracking
 from experiments.errors import DataError
 from experiments.pretrained import load_model
+from experiments.schema import DataConfig, Digits
 
 ENLARGED = 10  # pixels of a saved picture for each that the network saw
 

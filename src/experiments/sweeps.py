@@ -19,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments import PROJECT, evaluate, leaderboard, runs, study, summary, sweep_plan, tracking
+from experiments import PROJECT, evaluate, leaderboard, resume, runs, study, summary, sweep_plan, tracking
 from experiments.config import as_dict, identity, objective, validate
-from experiments.errors import ConfigError, TrainingError, UserError
+from experiments.errors import ConfigError, StoreError, TrainingError, UserError
 from experiments.formatting import duration, plural
+from experiments.schema import Config
 from experiments.sweep_plan import NOTHING, Job, Outcome, Plan, varied
 
 FOLDER = PROJECT / "outputs" / "sweeps"

@@ -56,9 +56,8 @@ class Scale:
             names = sorted({value_text(value) for value in values}, key=by_number)
             step = 1 / max(1, len(names) - 1)
             where = {name: i * step if len(names) > 1 else 0.5 for i, name in enumerate(names)}
-            return cls(
-                np.array([where[value_text(v)] for v in values]), [(p, n) for n, p in where.items()], ordered=False
-            )
+            ticks = [(place, name) for name, place in where.items()]
+            return cls(np.array([where[value_text(value)] for value in values]), ticks, ordered=False)
         known = np.unique(numbers[np.isfinite(numbers)])
         logarithmic = len(known) > 0 and known[0] > 0 and known[-1] / known[0] >= DECADES
         low, high = (known[0], known[-1]) if len(known) else (0.0, 1.0)
