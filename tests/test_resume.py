@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import command, start
-from stores import history, runs, weights
+from stores import history, made, runs, weights
 
-from experiments import tracking
+from experiments import resume, tracking
+from experiments.compose import compose_job
 
 # With dropout, changed images, batch normalization, a plateau, the best epoch, an uneven last batch, and checkpoints
 # between steps.
@@ -109,6 +110,19 @@ def test_what_cannot_be_resumed_is_said_and_nothing_is_made(uri: str) -> None:
     assert "cannot go on as it began, for these differ: the project's code (code_digest was" in changed.stderr
     assert "resume_anyway=true" in changed.stderr
     assert len(runs(uri)) == 2
+
+
+@pytest.mark.slow
+def test_what_cannot_change_the_result_may_be_given_anew(uri: str, tmp_path: Path, mnist: Path) -> None:
+    small = ["data.limit=100", "data.validation=0", "training.epochs=1", "report.figures=none"]
+    run_id = made(uri, *small, "tracking.log_model=false").info.run_id
+    tracking.connect(uri).set_terminated(run_id, "KILLED")
+    anew = [f"data.path={tmp_path}", "report.style=dark", "training.checkpoint_minutes=7", "expected.seeds=[1]"]
+    config = compose_job([f"resume={run_id}", f"tracking.uri={uri}", "experiment=walkthrough", *anew])
+    found = resume.find(config, [f"resume={run_id}", *anew]).config
+    assert (found.data.path, found.training.checkpoint_minutes) == (str(tmp_path), 7)
+    assert (found.report.style, found.report.figures) == ("dark", "none")
+    assert (found.data.limit, found.training.epochs, found.expected) == (100, 1, None)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiments import PROJECT
+from experiments.config import can_change_the_result
 from experiments.errors import UserError, did_you_mean
 from experiments.formatting import plain, plural
 from experiments.runs import RunRecord
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 Mode = Literal["min", "max"]
 
 PREFERRED = ("test_accuracy", "best_val_accuracy", "test_loss", "val_accuracy", "val_loss", "accuracy", "loss")
-BOOKKEEPING = ("tracking.", "report.", "data.path")  # parameters that change no result
 _HIGHER = r"acc|auc|f1|precision|recall|score|reward|throughput|per_second|(?<![a-z])r2"
 _LOWER = r"loss|err|seconds|duration|(?<![a-z])time|mse|mae|deviation|perplexity"
 _ORDER = ("test_", "best_", "train_", "val_")  # of the metrics in tables
@@ -114,8 +114,8 @@ def compare(
         groups=[members[number] for number in order],
         group_by=group_by,
         left_out=left_out,
-        params=[name for name in differing if not name.startswith(BOOKKEEPING)],
-        bookkeeping=[name for name in differing if name.startswith(BOOKKEEPING)],
+        params=[name for name in differing if can_change_the_result(name)],
+        bookkeeping=[name for name in differing if not can_change_the_result(name)],
         metric=metric,
         mode=mode or "max",
         mean=mean,
@@ -158,7 +158,7 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
 
 def _identity(run: RunRecord, group_by: str) -> str:
     """What the runs of a group have in common."""
-    params = {k: v for k, v in run.params.items() if k != group_by and not k.startswith(BOOKKEEPING)}
+    params = {k: v for k, v in run.params.items() if k != group_by and can_change_the_result(k)}
     return json.dumps([params, code(run), data(run)], sort_keys=True)
 
 

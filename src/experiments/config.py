@@ -46,7 +46,10 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
-CANNOT_CHANGE_THE_RESULT = ("tracking", "report", "resume", "resume_anyway", "expected", "objective", "sweep")
+SAME_RESULT = (  # groups and keys that cannot change what a run comes to
+    *("tracking", "report", "resume", "resume_anyway", "expected", "objective", "sweep"),
+    *("data.path", "training.checkpoint_minutes", "distribution.timeout_seconds"),
+)
 NESTED = {
     ("training", "early_stopping"): EarlyStopping,
     ("data", "augmentation"): Augmentation,
@@ -413,12 +416,20 @@ def _code_and_versions() -> dict[str, str]:
     return {"code_digest": code.hexdigest()[:36], "versions": versions}
 
 
+def can_change_the_result(key: str) -> bool:
+    """Whether a run can come to something else by a dotted key, or a group.
+
+    >>> [can_change_the_result(key) for key in ("seed", "data.path", "report.style", "report", "data.pathological")]
+    [True, False, False, False, True]
+    """
+    return not any(key == same or key.startswith(f"{same}.") for same in SAME_RESULT)
+
+
 def fingerprint(config: Config, parts: Mapping[str, str]) -> str:
     """SHA-256 (hex) of the config, less what cannot change a result, and of the digests and versions in `parts`."""
     tree = as_dict(config)
-    for key in CANNOT_CHANGE_THE_RESULT:
-        del tree[key]
-    del tree["distribution"]["timeout_seconds"], tree["training"]["checkpoint_minutes"]
-    tree["data"].pop("path", None)
+    for key in SAME_RESULT:
+        group, _, name = key.partition(".")
+        (tree[group] if name else tree).pop(name or group, None)
     whole = json.dumps([tree, dict(parts)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()

@@ -20,7 +20,7 @@ from experiments import data, experiment, runs, tracking
 from experiments.compose import CONF, compose_job
 from experiments.config import fingerprint, identity
 from experiments.errors import ConfigError, listed
-from experiments.progress import duration
+from experiments.formatting import duration
 from experiments.schema import Config, Expected
 
 CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered

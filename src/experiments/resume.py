@@ -9,7 +9,7 @@ import yaml
 
 from experiments import runs, tracking
 from experiments.compose import PRESETS, groups
-from experiments.config import as_dict, flatten, validate
+from experiments.config import as_dict, can_change_the_result, flatten, validate
 from experiments.errors import ConfigError, UserError
 from experiments.schema import Config
 
@@ -64,9 +64,23 @@ def find(config: Config, overrides: Sequence[str]) -> Resumed:
     if run.status == "FINISHED":
         raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
     then = replace(
-        then, resume=run.run_id, resume_anyway=config.resume_anyway, tracking=replace(then.tracking, uri=uri)
+        _with_places(then, config, overrides),
+        resume=run.run_id,
+        resume_anyway=config.resume_anyway,
+        tracking=replace(then.tracking, uri=uri),
     )
     return Resumed(run, then, given)
+
+
+def _with_places(then: Config, config: Config, overrides: Sequence[str]) -> Config:
+    """The recorded config with what is given anew and cannot change the result: where the data is now, the report."""
+    tree, now = as_dict(then), as_dict(config)
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        group, _, name = key.partition(".")
+        if group in ("data", "report", "training", "distribution") and name and not can_change_the_result(key):
+            tree[group][name] = now[group][name]
+    return validate(tree)
 
 
 def recorded(uri: str, run_id: str) -> tuple[Config, list[str]]:
@@ -113,7 +127,7 @@ def _check_overrides(
     flat_given, flat_recorded = flatten(given), flatten(recorded)
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
-        if key.startswith(("resume", "tracking", "report", "objective.", "sweep.")):
+        if not can_change_the_result(key):
             continue
         if key in PRESETS and override not in recorded_overrides:
             raise ConfigError(

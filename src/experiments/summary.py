@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import checkpoints, tracking
 from experiments.compose import CONF, compose_job, groups
-from experiments.config import as_dict, flatten, validate
+from experiments.config import as_dict, can_change_the_result, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
 from experiments.formatting import escaped, plain, plural, shorten
 from experiments.profiling import SEPARATOR, table
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from experiments.report import Results
 
 SWEEP = "EXPERIMENTS_SWEEP"  # in the environment of a sweep's jobs: the folder of its frozen plan
-SAME_RESULT = ("tracking.", "report.", "data.path", "resume", "expected", "objective.", "sweep.", "hydra")
 SHOWN = {
     "test_accuracy": "{:.2%}",
     "test_error_percent": "{:.2f} %",
@@ -58,7 +57,7 @@ def name(config: Config, overrides: Sequence[str]) -> str:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key.startswith(SAME_RESULT):
+        if key.startswith("hydra") or not can_change_the_result(key):
             continue
         parts.append(value if key in groups() else f"{key.rsplit('.', 1)[-1]}={value}")
     return " ".join(parts) or f"{config.model.name} {config.data.name}"
@@ -81,7 +80,7 @@ def differences(config: Config) -> list[str]:
             default[group] = _choice(group, tree[group]["name"])
     before, after = flatten(default), flatten(tree)
     for key, value in after.items():
-        if not key.startswith(SAME_RESULT) and (key not in before or before[key] != value):
+        if can_change_the_result(key) and (key not in before or before[key] != value):
             found.append(f"{key}: {_value(before.get(key))} -> {_value(value)}")
     return found
 
