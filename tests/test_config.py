@@ -5,6 +5,7 @@ import json
 import re
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,14 @@ def name_of(file: Path) -> str:
 # --- the files under conf/ ----------------------------------------------------------------------------------------
 
 
+@cache
+def shipped_choice(file: Path) -> Config:
+    return job(*NEEDS.get(name_of(file), []), name_of(file))
+
+
 @pytest.mark.parametrize("file", GROUP_FILES, ids=name_of)
 def test_every_choice_composes_and_is_what_its_file_says(file: Path) -> None:
-    composed = job(*NEEDS.get(name_of(file), []), name_of(file))
+    composed = shipped_choice(file)
     given = {k: v for k, v in yaml.safe_load(file.read_text()).items() if not str(v).startswith("${")}
     assert {key: as_dict(composed)[file.parent.name][key] for key in given} == given | (
         {"threads": composed.training.threads} if "threads" in given else {}
@@ -65,7 +71,7 @@ def test_every_experiment_composes_and_names_its_command(file: Path) -> None:
 
 @pytest.mark.parametrize("file", GROUP_FILES, ids=name_of)
 def test_the_files_give_exactly_the_fields_of_the_schema(file: Path) -> None:
-    group = getattr(job(*NEEDS.get(name_of(file), []), name_of(file)), file.parent.name)
+    group = getattr(shipped_choice(file), file.parent.name)
     if file.parent.name == "optimizer":
         fields = {"name", "learning_rate", *optimizers()[file.stem]}
     else:
@@ -226,6 +232,11 @@ MISTAKES = {
     "model.batch_normalization=1": "model.batch_normalization=1 is not allowed: expected true or false: normalize each",
     "optimizer.learning_rate=0": "optimizer.learning_rate=0 is not allowed: step size, any finite number greater than",
     "optimizer.learning_rate=inf": "optimizer.learning_rate=Infinity is not allowed",
+    "training.batch_size=0": "training.batch_size=0 is not allowed: examples per step, from 1 to the number",
+    "optimizer.learning_rate=-1": "optimizer.learning_rate=-1 is not allowed: step size, any finite number",
+    "optimizer.learning_rate=nan": "optimizer.learning_rate=NaN is not allowed",
+    "+model.extra=1": "unknown key 'model.extra'. It may hold: activation, batch_normalization, dropout",
+    "optimizer.momentum=0.9": "unknown key 'optimizer.momentum'",
     "optimizer.name=adma": "optimizer.name: there is no optimizer 'adma' (did you mean 'adam",
     "optimizer.beta_1=1": "optimizer.beta_1 must be from 0 up to but not including 1; received 1",
     "optimizer.amsgrad=1": "optimizer adam: amsgrad takes true or false; received 1",

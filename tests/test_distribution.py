@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import command, start
 from stores import history, made, runs, weights
+from train_once import train
 
 from experiments import cluster
 from experiments.compose import compose_job
@@ -42,7 +43,7 @@ def trained(out: Path, *arguments: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(tmp_path: Path, mnist: Path) -> None:
-    one = trained(tmp_path / "1.npz", *HARD)
+    one = train(HARD)
     for devices in ("2", "4"):
         replicas = ["distribution=mirrored", f"distribution.devices={devices}"]
         several = trained(tmp_path / f"{devices}.npz", *HARD, *replicas)
@@ -53,18 +54,17 @@ def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(
 @pytest.mark.slow
 def test_batches_smaller_than_the_number_of_replicas_leave_some_empty_and_are_right(tmp_path: Path) -> None:
     tiny = ["data=digits", "data.limit=80", "data.validation=0", "training.epochs=1", "training.batch_size=3"]
-    one = trained(tmp_path / "1.npz", *tiny)
+    one = train(tiny)
     four = trained(tmp_path / "4.npz", *tiny, "distribution=mirrored", "distribution.devices=4")
     for name, value in one.items():
         np.testing.assert_allclose(four[name], value, rtol=0, atol=2e-6, err_msg=name)
 
 
 @pytest.mark.slow
-def test_fit_equals_the_compiled_loop_to_rounding(tmp_path: Path) -> None:
+def test_fit_equals_the_compiled_loop_to_rounding() -> None:
     arguments = ["data=digits", "training.epochs=2", "model.batch_normalization=true", "schedule=one_cycle"]
     arguments += ["data.augmentation.shift=1", "data.augmentation.elastic=10"]
-    compiled = trained(tmp_path / "compiled.npz", *arguments)
-    fit = trained(tmp_path / "fit.npz", *arguments, "training.loop=fit")
+    compiled, fit = train(arguments), train([*arguments, "training.loop=fit"])
     for name, value in compiled.items():
         np.testing.assert_allclose(fit[name], value, rtol=0, atol=5e-5, err_msg=name)
 
