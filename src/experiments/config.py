@@ -34,6 +34,7 @@ from experiments.schema import (
     Neuron,
     Quick,
     ReduceOnPlateau,
+    higher_is_better,
 )
 
 LARGE_NETWORK = 1_000_000  # weights; below, a second thread within an operation costs more than it gains
@@ -305,7 +306,7 @@ def objective(config: Config) -> tuple[str, Literal["max", "min"]]:
         classes = not isinstance(config.data, Linear)
         validated, tested = ("best_val_accuracy", "test_accuracy") if classes else ("val_loss", "test_loss")
         metric = validated if config.data.validation else tested
-    return metric, mode if mode != "auto" else "max" if metric.endswith("accuracy") else "min"
+    return metric, mode if mode != "auto" else "max" if higher_is_better(metric) else "min"
 
 
 def _check_model(config: Config) -> None:

@@ -21,7 +21,7 @@ from experiments.compose import CONF, compose_job
 from experiments.config import fingerprint, identity
 from experiments.errors import ConfigError, listed
 from experiments.formatting import duration
-from experiments.schema import Config, Expected
+from experiments.schema import Config, Expected, higher_is_better
 
 CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
 PERCENT = {"accuracy": 100, "error_percent": 1}  # by the end of a metric's name: times this it is a percentage
@@ -191,7 +191,7 @@ def judge(published: Published, finished: Sequence[runs.RunRecord]) -> Outcome |
 def _reached(expected: Expected, mean: float | None) -> bool | None:
     if mean is None or expected.published is None:
         return None
-    return mean >= expected.published if expected.higher_is_better else mean <= expected.published
+    return mean >= expected.published if higher_is_better(expected.metric) else mean <= expected.published
 
 
 def version_changes(expected: Expected) -> list[str]:

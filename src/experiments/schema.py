@@ -40,6 +40,15 @@ def text(description: str) -> Any:
     return Field(description=description)
 
 
+def higher_is_better(metric: str) -> bool:
+    """Of the metrics of our runs; those of other programs tell it by their names, see compare.direction.
+
+    >>> higher_is_better("best_val_accuracy"), higher_is_better("test_error_percent")
+    (True, False)
+    """
+    return "accuracy" in metric
+
+
 # --- data ---------------------------------------------------------------------------------------------------------
 
 VALIDATION = text("number of training examples held out for validation, by seed; 0 trains on everything")
@@ -510,10 +519,6 @@ class Expected:
     ]
     versions: Annotated[dict[str, str] | None, text(f"package -> version that gave the mean, {MEASURED}")]
     quick: Annotated[Quick | None, text("the shrunk version: overrides, mean and tolerance; or null: none")]
-
-    @property
-    def higher_is_better(self) -> bool:
-        return "accuracy" in self.metric
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):

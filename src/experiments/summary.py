@@ -16,7 +16,7 @@ from experiments.config import as_dict, can_change_the_result, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
 from experiments.formatting import escaped, plain, plural, shorten
 from experiments.profiling import SEPARATOR, table
-from experiments.schema import Config, Linear
+from experiments.schema import Config, Linear, higher_is_better
 from experiments.training import better
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _goal(results: "Results") -> list[str]:
         return []
     value = results.history[stopping.metric][-1]
     reached = better(stopping.metric, value, stopping.goal) >= 0
-    wanted = f"at {'least' if 'accuracy' in stopping.metric else 'most'} {stopping.goal:g}"
+    wanted = f"at {'least' if higher_is_better(stopping.metric) else 'most'} {stopping.goal:g}"
     said = f"Goal reached in epoch {epochs}" if reached else f"Goal NOT reached in {plural(epochs, 'epoch')}"
     return [f"{said}: {stopping.metric} {value:.4g}, wanted {wanted}."]
 

@@ -22,7 +22,7 @@ from experiments.errors import NotFiniteError, Terminated
 from experiments.evaluation import Evaluator, Metrics
 from experiments.fit import FitLoop
 from experiments.profiling import span
-from experiments.schema import Config, Linear, ReduceOnPlateau
+from experiments.schema import Config, Linear, ReduceOnPlateau, higher_is_better
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +39,7 @@ class Progress(Protocol):
 
 def better(metric: str, value: float, other: float) -> float:
     """By how much a value of the metric is better than another; below 0 if it is worse."""
-    return value - other if "accuracy" in metric else other - value
+    return value - other if higher_is_better(metric) else other - value
 
 
 @dataclass
