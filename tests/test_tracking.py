@@ -245,7 +245,7 @@ def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
         run.log_text("seed: 0\n", "config/config.yaml")
         for rows in (1, 2):  # a table logged again is replaced
             run.log_table({"digit": list(range(rows)), "errors": list(range(rows))}, "tables/errors.json")
-        run.log_dataset("digits", "d" * 36, "/data/digits", {"train": 1500})
+        run.log_dataset("digits", "e" * 36, "/data/digits", {"train": 1500})
         run.log_dataset("mnist", "f" * 36, "/data/mnist", {"test": 10000}, context="evaluation")
     found, client = stored(run), tracking.connect(store)
     assert found.data.params == {"model.units": "[64, 32]", "model.dropout": "0.2"}
@@ -259,7 +259,7 @@ def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
     assert json.loads(artifact(run, "tables/errors.json")) == {"columns": ["digit", "errors"], "data": [[0, 0], [1, 1]]}
     datasets = {use.dataset.name: (use.dataset, use.tags[0].value) for use in found.inputs.dataset_inputs}
     train, context = datasets["digits"]
-    assert (train.digest, context) == ("d" * 36, "training")
+    assert (train.digest, context) == ("e" * 36, "training")
     assert json.loads(train.source) == {"uri": "/data/digits"}
     assert json.loads(train.profile) == {"train": 1500}
     assert datasets["mnist"][1] == "evaluation"
