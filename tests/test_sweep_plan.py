@@ -73,10 +73,18 @@ def test_values_of_which_there_are_none_are_no_sweep(override: str) -> None:
         planned(override)
 
 
-@pytest.mark.parametrize("size", ["0", "two"])
-def test_the_jobs_that_are_handed_over_at_once_are_one_or_more(size: str) -> None:
-    with pytest.raises(ConfigError, match=rf"max_batch_size={size} is not allowed: .* from 1 on, or null"):
-        planned("seed=0,1", f"hydra.sweeper.max_batch_size={size}")
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("hydra.sweeper.max_batch_size=0", r"max_batch_size=0 is not allowed: .* from 1 on, or null"),
+        ("hydra.sweeper.max_batch_size=two", r"max_batch_size=two is not allowed"),
+        ("hydra.sweeper.params=5", r"hydra\.sweeper\.params=5 is not allowed: what to sweep over, as \{KEY:'A,B'\}"),
+        ("+hydra.sweeper.parms={}", r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'params'\?\)\. It has: max"),
+    ],
+)
+def test_a_setting_of_the_sweeper_that_cannot_be_is_told_before_a_parent_run_is_made(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        planned("seed=0,1", setting)
 
 
 def test_a_range_needs_a_search() -> None:

@@ -118,13 +118,18 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         parsed = parse(overrides)
         settings = [o.input_line for o in parsed if _is_hydras(o.key_or_group) and o.input_line]
         hydra = _hydra_settings(settings)
-        params = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+        named = hydra["sweeper"].get("params") or {}
+        if not isinstance(named, dict):
+            raise ConfigError(
+                f"hydra.sweeper.params={shown(named)} is not allowed: what to sweep over, as {{KEY:'A,B'}}"
+            )
+        params = [f"{key}={value}" for key, value in named.items()]
         parsed = [*parse(params), *(override for override in parsed if not _is_hydras(override.key_or_group))]
         given = [str(override.input_line) for override in parsed]
         sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], given, config_dir)
         if sweep.is_search:
             return sweep
-        _check_batch_size(hydra["sweeper"]["max_batch_size"])
+        _check_product(hydra["sweeper"])
         _refuse_space(parsed)
         return replace(sweep, jobs=compose_each(_expand(parsed)))
 
@@ -266,8 +271,13 @@ def _expand(parsed: list[Override]) -> list[list[str]]:
     return [list(job) for batch in batches for job in batch]
 
 
-def _check_batch_size(size: object) -> None:
+def _check_product(sweeper: Mapping[str, Any]) -> None:
     """Refuse what conf/hydra/sweeper/product.yaml does not allow: Hydra does so after the parent run is made."""
+    known = ["max_batch_size", "params"]
+    for key in sweeper:
+        if key not in ("_target_", *known):
+            raise ConfigError(f"unknown key 'hydra.sweeper.{key}'{did_you_mean(key, known)}. It has: {listed(known)}")
+    size = sweeper["max_batch_size"]
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ConfigError(
             f"hydra.sweeper.max_batch_size={size} is not allowed: jobs that are handed to the launcher at once, from 1"
