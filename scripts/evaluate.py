@@ -6,6 +6,7 @@ python scripts/evaluate.py RUN_ID data.path=FOLDER      other files; of your own
 """
 
 import argparse
+import re
 import sys
 
 from experiments import runtime, summary
@@ -34,7 +35,7 @@ def show(evaluated: Evaluated) -> None:
     run, name = evaluated.run, evaluated.config.data.name
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in evaluated.metrics.items():
-        form = summary.SHOWN.get(key.replace(f"evaluation_{name}_", "test_"), "{:.4f}")
+        form = summary.SHOWN.get(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key), "{:.4f}")
         table.add_row(key, form.format(value))
     console.print(table)
     if evaluated.per_class:

@@ -3,6 +3,7 @@
 python scripts/reproduce.py RUN_ID                  a recorded run: from its own config, every metric at every epoch
 python scripts/reproduce.py RUN_ID --export FILE    that run as one file, to be run again without its store
 python scripts/reproduce.py FILE                    a run from such a file
+python scripts/reproduce.py RUN_ID | FILE data.path=FOLDER    with the data where it is now
 python scripts/reproduce.py NAME [KEY=VALUE ...]    a published config of conf/experiment/: its mean over seeds
 python scripts/reproduce.py --all                   all of those; what is done is not done again
 python scripts/reproduce.py --all --quick           their shrunk versions, which have results of their own
@@ -40,8 +41,11 @@ def main() -> int:
     if options.table and (not options.all or options.quick):
         parser.error("--table goes with --all, without --quick")
     is_published = options.all or options.what in published.stated()
-    if not is_published and (options.quick or options.overrides):
-        parser.error("--quick and KEY=VALUE go with NAME and --all; a recorded run is repeated as it was")
+    folders = [override for override in options.overrides if override.startswith("data.path=")]
+    if not is_published and (options.quick or options.overrides != folders or (folders and options.export)):
+        parser.error(
+            "--quick and KEY=VALUE go with NAME and --all; a recorded run is repeated as it was, but for data.path"
+        )
     if is_published and options.export:
         parser.error("--export goes with RUN_ID")
     signal.signal(signal.SIGTERM, terminate)
@@ -55,7 +59,8 @@ def main() -> int:
             bundle.write(options.what, options.uri, options.export)
             print(f"Run it again, with any clone of this project: python scripts/reproduce.py {options.export}")
             return 0
-        return again(recorded(options.what, options.uri))
+        run = recorded(options.what, options.uri)
+        return again(reproduce.moved(run, folders[-1].partition("=")[2]) if folders else run)
 
     return exit_code(command)
 
@@ -191,9 +196,10 @@ def every(overrides: list[str], quick: bool, uri: str | None, document: Path | N
         with subprocess.Popen([sys.executable, __file__, name, *overrides, *options]) as process:
             try:
                 code = process.wait()
-            except BaseException:
+            except (KeyboardInterrupt, Terminated) as end:
                 process.terminate()
-                raise
+                process.wait()  # and has said why
+                return Terminated.exit_code if isinstance(end, Terminated) else 130
         if code in (130, Terminated.exit_code):
             return code
         codes.add(code)

@@ -53,3 +53,21 @@ sys.exit(exit_code(command))
         text=True,
     )
     assert (done.stdout, done.stderr) == ("row 3\n", left)
+
+
+@pytest.mark.parametrize(("shell", "left"), [(">&-", "no\n"), ("2>&-", "")])
+def test_a_stream_that_was_closed_before_ends_nothing(shell: str, left: str) -> None:
+    script = """
+import sys
+from experiments.errors import UserError, exit_code
+
+def command():
+    print("row")
+    raise UserError("no")
+
+sys.exit(exit_code(command))
+"""
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" {shell}', sys.executable, script], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, left)

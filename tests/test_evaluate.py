@@ -94,7 +94,8 @@ def test_on_files_of_ones_own_the_result_is_added_under_the_digest_and_replaces_
 ) -> None:
     uri, run_id = run
     own = own_images(tmp_path / "ten")
-    assert evaluate(run_id, "--uri", uri, *own).returncode == 0
+    done = evaluate(run_id, "--uri", uri, *own)
+    assert (done.returncode, done.stdout.splitlines()[1].rstrip().endswith("%")) == (0, True), done.stdout
     (first,) = runs(uri)
     (error,) = (name for name in first.data.metrics if name.endswith("_error_percent") and "mnist" in name)
     assert first.data.metrics[error] > 50

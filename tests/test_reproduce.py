@@ -21,8 +21,9 @@ from stores import artifact, history, runs
 
 from experiments import bundle, reproduce, resume, tracking
 from experiments.bundle import BundleError
+from experiments.compose import compose_job
 from experiments.config import fingerprint
-from experiments.errors import StoreError, UserError
+from experiments.errors import ConfigError, StoreError, UserError
 
 SCRIPT = "scripts/reproduce.py"
 DIGITS = ["data=digits", "training.epochs=2", "report.figures=none"]
@@ -325,6 +326,15 @@ def test_a_run_that_starts_from_weights_that_are_not_there_cannot_be_tried_or_ex
 
 
 @pytest.mark.slow
+def test_data_that_has_moved_is_read_where_it_is_now(store: tuple[str, str], tmp_path: Path) -> None:
+    config = compose_job(["data=mnist", f"data.path={tmp_path}/gone"])
+    found = replace(reproduce.find(store[1], store[0]), config=config, overrides=["data.path=x", "seed=0"])
+    there = reproduce.moved(found, "/data")
+    assert (there.config.data.path, there.overrides) == ("/data", ["seed=0", "data.path=/data"])
+    with pytest.raises(ConfigError, match=r"data\.path=/data: data=digits is read from no folder\. Leave it out"):
+        reproduce.moved(reproduce.find(store[1], store[0]), "/data")
+
+
 def test_data_that_is_gone_cannot_be_tried(store: tuple[str, str], tmp_path: Path) -> None:
     shown = command("--cfg", "job", "data=mnist", f"data.path={tmp_path}/gone")
     config_file(store).write_text(shown.stdout)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 
@@ -61,6 +62,7 @@ class Output(io.TextIOWrapper):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream.buffer, stream.encoding, stream.errors, line_buffering=True)
+        self._below = stream  # which would be closed if nobody held it
 
     def write(self, text: str) -> int:
         try:
@@ -83,12 +85,16 @@ class Output(io.TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
+def _output(stream: TextIO | None) -> Output:
+    return Output(stream or Path(os.devnull).open("w"))  # None: it was closed before the command began
+
+
 def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command, and return its exit code: its own, 0 for None, or that of what ended it, told on stderr.
 
     That a reader of stdout or stderr has enough, such as `head`, ends nothing and is no mistake.
     """
-    with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)):
+    with redirect_stdout(_output(sys.stdout)), redirect_stderr(_output(sys.stderr)):
         try:
             return command() or 0
         except (UserError, TrainingError) as error:

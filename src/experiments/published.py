@@ -18,7 +18,7 @@ import yaml
 
 from experiments import data, experiment, runs, tracking
 from experiments.compose import CONF, compose_job
-from experiments.config import fingerprint, identity
+from experiments.config import can_change_the_result, fingerprint, identity
 from experiments.errors import ConfigError, listed
 from experiments.formatting import duration
 from experiments.schema import Config, Expected, higher_is_better
@@ -87,8 +87,9 @@ class Published:
                     continue
                 cut_off = next((run.run_id for run in found if run.status in CUT_OFF), None)
                 print(f"{self.name}, seed {config.seed}: {f'going on with run {cut_off}' if cut_off else 'a new run'}.")
-                # What it was started with is recorded, and need not have been this command.
-                experiment.run(replace(config, resume=cut_off), [] if cut_off else overrides)
+                # What a run was started with is recorded, and need not have been this command.
+                anew = [o for o in overrides if not can_change_the_result(o.lstrip("+").partition("=")[0])]
+                experiment.run(replace(config, resume=cut_off), anew if cut_off else overrides)
         return self.finished()
 
 

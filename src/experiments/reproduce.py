@@ -33,11 +33,12 @@ from experiments import (
 from experiments.config import as_dict, fingerprint, flatten, identity, validate
 from experiments.errors import ConfigError, StoreError
 from experiments.evaluation import Evaluator
-from experiments.schema import Config
+from experiments.schema import Config, ImageFiles
 
 TIMES = ("epoch_seconds", "examples_per_second", "train_seconds")
 # Of environment/hardware.json, what decides the last bits: the name of a processor need not say what it can do.
 MACHINE = ("processor", "instructions", "gpus", "threads")
+ALWAYS_RECORDED = ("processor", "gpus", "threads")  # instructions are not in earlier records
 NOT_JUDGED = ("best_epoch",)  # among epochs that are nearly equal the last bits choose
 RELATIVE = 0.02
 OF_ONE_MODEL = 0.001  # the accuracy of the same weights elsewhere: an image of a thousand may be as near to two digits
@@ -106,7 +107,7 @@ class Recorded:
         config = {key: str(value)[:LONGEST_PARAM] for key, value in flatten(as_dict(self.config)).items()}
         for key in sorted(experiment.params(self.config).keys() | self.run.params.keys()):
             param, value = self.run.params.get(key, "missing"), config.get(key, "missing")
-            if param != value:
+            if param != value and key != "data.path":  # where the data is now may be told
                 found.append(f"the param {key} is {param}, in config/config.yaml it is {value}")
         parts = {key: self.run.tags.get(key, "") for key in resume.IDENTITY}
         if self.run.tags.get("fingerprint") != fingerprint(self.config, parts):
@@ -118,7 +119,7 @@ class Recorded:
             found.append("the model that it logged is gone")
         elif self.model and self.model.digest != self.run.tags.get("model_digest"):
             found.append("the model's file is not the one that was logged, by its digest in the tag model_digest")
-        missing = [key for key in MACHINE if key not in self.hardware]
+        missing = [key for key in ALWAYS_RECORDED if key not in self.hardware]
         found += [f"environment/hardware.json has no {key}" for key in missing]
         threads = self.config.training.threads
         if self.hardware.get("threads", threads) != threads:
@@ -225,6 +226,20 @@ def find(run_id: str, uri: str | None) -> Recorded:
     points, installed = _points(client, run), frozenset(packages.splitlines())
     model = _model(resolved, run, config.tracking.log_model)
     return Recorded(uri, run, config, overrides, points, installed, hardware, model)
+
+
+def moved(recorded: Recorded, folder: str) -> Recorded:
+    """The same run, with its data in another folder now.
+
+    Raises:
+        ConfigError: its data is in no folder.
+    """
+    config = recorded.config
+    if not isinstance(config.data, ImageFiles):
+        raise ConfigError(f"data.path={folder}: data={config.data.name} is read from no folder. Leave it out.")
+    overrides = [override for override in recorded.overrides if not override.startswith("data.path=")]
+    there = replace(config, data=replace(config.data, path=folder))
+    return replace(recorded, config=there, overrides=[*overrides, f"data.path={folder}"])
 
 
 def _refuse_sweep(client: "tracking.MlflowClient", run: runs.RunRecord) -> None:

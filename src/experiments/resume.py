@@ -39,9 +39,10 @@ class Resumed:
         """
         changed = changes(self.run, tags)
         if changed and not self.config.resume_anyway:
+            commit = self.run.tags.get("git_commit") or "not recorded"
             raise ConfigError(
                 f"Run {self.run.run_id} cannot go on as it began, for these differ: {'; '.join(changed)}. Bring them"
-                f" back (its commit was {self.run.tags.get('git_commit', 'not recorded')}), or add resume_anyway=true."
+                f" back (its commit was {commit}), or add resume_anyway=true."
             )
 
 

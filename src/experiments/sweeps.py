@@ -365,6 +365,8 @@ def _begun(job: Job, run_id: str) -> tuple[Config, list[str]]:
     except StoreError:  # it was cut off before it had recorded them
         return job.config, job.overrides
     store = replace(config.tracking, uri=job.config.tracking.uri)
+    place, began = ([o for o in given if o.startswith("data.path=")] for given in (job.overrides, overrides))
+    overrides = [*(o for o in overrides if o not in began), *place]
     return replace(config, data=job.config.data, tracking=store), overrides
 
 
