@@ -182,7 +182,8 @@ def every(overrides: list[str], quick: bool, uri: str | None, document: Path | N
     """Runs each published config in a process of its own, as TensorFlow takes its threads once per process."""
     if document:
         published.check_document(document)
-        another = next((said for name in published.stated() if (said := published.find(name, overrides).another)), None)
+        stated = published.stated() if overrides else {}
+        another = next((said for name in stated if (said := published.find(name, overrides).another)), None)
         if another:
             raise ConfigError(
                 f"{another}, which has no place in the table. Leave out --table, or: {' '.join(overrides)}"

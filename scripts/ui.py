@@ -48,7 +48,8 @@ def main() -> int:
 def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | None) -> None:
     """Prints where the runs are shown, and serves it until interrupted; a server's own address needs no serving."""
     if uri.startswith("http"):
-        return print(*(uri.rstrip("/") + page for page in pages(uri, experiment, sweep)), sep="\n")
+        print(*(uri.rstrip("/") + page for page in pages(uri, experiment, sweep)), sep="\n")
+        return
     if not is_free(host, port):
         other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(host, p)), None)
         way_on = f". Try: python scripts/ui.py --port {other}"

@@ -331,6 +331,7 @@ def test_data_that_has_moved_is_read_where_it_is_now(store: tuple[str, str], tmp
     found = replace(reproduce.find(store[1], store[0]), config=config, overrides=["data.path=x", "seed=0"])
     there = reproduce.moved(found, "/data")
     assert (there.config.data.path, there.overrides) == ("/data", ["seed=0", "data.path=/data"])
+    assert there.run.params["data.path"] == "/data"  # so that the record still agrees with itself
     with pytest.raises(ConfigError, match=r"data\.path=/data: data=digits is read from no folder\. Leave it out"):
         reproduce.moved(reproduce.find(store[1], store[0]), "/data")
 

@@ -107,7 +107,7 @@ class Recorded:
         config = {key: str(value)[:LONGEST_PARAM] for key, value in flatten(as_dict(self.config)).items()}
         for key in sorted(experiment.params(self.config).keys() | self.run.params.keys()):
             param, value = self.run.params.get(key, "missing"), config.get(key, "missing")
-            if param != value and key != "data.path":  # where the data is now may be told
+            if param != value:
                 found.append(f"the param {key} is {param}, in config/config.yaml it is {value}")
         parts = {key: self.run.tags.get(key, "") for key in resume.IDENTITY}
         if self.run.tags.get("fingerprint") != fingerprint(self.config, parts):
@@ -239,7 +239,8 @@ def moved(recorded: Recorded, folder: str) -> Recorded:
         raise ConfigError(f"data.path={folder}: data={config.data.name} is read from no folder. Leave it out.")
     overrides = [override for override in recorded.overrides if not override.startswith("data.path=")]
     there = replace(config, data=replace(config.data, path=folder))
-    return replace(recorded, config=there, overrides=[*overrides, f"data.path={folder}"])
+    run = replace(recorded.run, params={**recorded.run.params, "data.path": folder})
+    return replace(recorded, run=run, config=there, overrides=[*overrides, f"data.path={folder}"])
 
 
 def _refuse_sweep(client: "tracking.MlflowClient", run: runs.RunRecord) -> None:
