@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 
 import pytest
 from conftest import PROJECT
@@ -173,7 +174,7 @@ def repository(tmp_path):
     return tmp_path, *commits
 
 
-def test_the_changed_files_between_the_commits_of_runs_are_found(repository):
+def test_the_changed_files_between_the_commits_of_runs_are_found_and_shown(repository, monkeypatch):
     folder, first, second = repository
     runs = [a_run(number, tags={"git_commit": commit}) for number, commit in ((3, second), (2, second), (1, first))]
     (change,) = compare.code_changes(runs, folder)
@@ -182,6 +183,13 @@ def test_the_changed_files_between_the_commits_of_runs_are_found(repository):
         "model.py | 2 +-",
         "1 file changed, 1 insertion(+), 1 deletion(-)",
     ]
+    of_this_repository = partial(compare.code_changes, project=folder)
+    for module in (compare, compare_views):
+        monkeypatch.setattr(module, "code_changes", of_this_repository)
+    comparison = compare.compare(runs)
+    assert {f"    {line.strip()}" for line in change.files.splitlines()} <= set(compare.notes(comparison))
+    (shown,) = json.loads(compare_views.as_json(comparison))["code_changes"]
+    assert shown == {"command": change.command, "files": change.files}
 
 
 def test_differing_code_is_noted_with_the_command_and_without_files_where_it_is_of_another_repository():
