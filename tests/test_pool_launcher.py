@@ -166,10 +166,10 @@ def test_a_sweep_goes_on_after_the_death_of_a_worker_of_itself_and_after_ctrl_c(
 
 @pytest.mark.slow
 def test_a_job_that_takes_too_long_is_ended(uri: str) -> None:
-    line = ["-m", "data=digits", "training.epochs=100000", "report.figures=none", "hydra.launcher.timeout_minutes=0.05"]
+    line = ["-m", "data=digits", "training.epochs=100000", "report.figures=none", "hydra.launcher.timeout_minutes=0.2"]
     done = command(*line, f"tracking.uri={uri}")
     assert done.returncode == 1
-    assert "it took longer than hydra.launcher.timeout_minutes=0.05" in done.stderr
+    assert "it took longer than hydra.launcher.timeout_minutes=0.2" in done.stderr
     assert [run.info.status for run in children(uri).values()] == ["KILLED"]
 
 
@@ -194,7 +194,7 @@ def test_a_worker_that_nobody_leads_any_more_ends() -> None:
     theirs.close()
     assert ours.poll(60)  # it has loaded TensorFlow
     ours.close()
-    assert worker.wait(10) == 0
+    assert worker.wait(60) == 0  # by itself: where it has to be ended for that, it is not 0
 
 
 def test_a_worker_that_dies_over_the_figures_of_the_best_run_is_told_and_fails_no_sweep(

@@ -69,7 +69,7 @@ def test_the_ui_creates_the_store_prints_the_runs_table_serves_it_and_leaves_no_
             assert unknown.stderr == "There is no experiment 'mnits' in the store. Choices: Default.\n"
         finally:
             ui.send_signal(signal.SIGTERM)
-        assert ui.wait(timeout=15) == 0
+        assert ui.wait(timeout=60) == 0
     assert processes_naming(uri) == []
     assert [path.name for path in tmp_path.iterdir()] == ["a store"]
 
