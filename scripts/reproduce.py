@@ -60,7 +60,7 @@ def main() -> int:
             print(f"Run it again, with any clone of this project: python scripts/reproduce.py {options.export}")
             return 0
         run = recorded(options.what, options.uri)
-        return again(reproduce.moved(run, folders[-1].partition("=")[2]) if folders else run)
+        return again(reproduce.moved(run, folders[-1]) if folders else run)
 
     return exit_code(command)
 
@@ -113,10 +113,12 @@ def show(verdict: reproduce.Verdict) -> None:
         then, now = ("-" if value is None else f"{value:.6g}" for value in (row.then, row.now))
         table.add_row(row.metric, then, now, difference(row), style=None if row.equal else "red")
     console.print(table)
+    for change in verdict.machine_changes:
+        print(f"Differs from then: {change}")
     if verdict.exact:
         print("Asked for: equal to the last bit, as processor, threads, versions and code are those of then.")
     else:
-        print(f"Asked for: within {reproduce.TOLERANCE}; processor, threads, versions or code are not those of then.")
+        print(f"Asked for: within {reproduce.TOLERANCE}; machine, threads, versions or code are not those of then.")
     for contradiction in verdict.contradictions:
         print(f"The record was changed after the run: {contradiction}.")
     differing = [row.metric for row in verdict.rows if not row.equal]

@@ -74,9 +74,10 @@ def test_what_was_changed_in_the_file_is_found_out(content: dict[str, Any], tmp_
     content["config"]["seed"] = 1
     content["metrics"]["test_accuracy"] = 1.0
     found = bundle.read(changed(content, tmp_path), None).contradictions()
-    assert len(found) == 3
+    assert len(found) == 4
     assert found[0] == "the param seed is 0, in config/config.yaml it is 1"
     assert found[2] == "the last test_accuracy is 1, and none such in its history"
+    assert found[3].startswith("test_error_percent is ")
 
 
 def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
@@ -94,6 +95,10 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
         "model=cnn",
         "model=mlp",
         "optimizer=sgd",
+        "seed=auto",
+        "training.epochs=2,3",
+        "seed 1",
+        f"seed={'9' * 5000}",
     ]
     content["hardware"]["threads"] = 4
     del content["hardware"]["processor"], content["hardware"]["instructions"]  # the latter is in no earlier record
@@ -107,8 +112,20 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
         "the override model.dropout=2 is not what config/config.yaml says: 0.2",
         "the override optimizer.beta_1=0 is not what config/config.yaml says: 0.9",
         "the override optimizer=sgd is not what config/config.yaml says: adam",
+        "the override seed=auto is not what config/config.yaml says: 0",
+        "the override training.epochs=2,3 is none that a single run has",
+        "the override seed 1 is none that a single run has",
+        f"the override seed={'9' * 5000} is none that a single run has",
     ]
     assert recorded.overrides == content["overrides"]
+
+
+def test_overrides_that_made_the_run_together_are_true(content: dict[str, Any], tmp_path: Path) -> None:
+    true = ["data.augmentation={shift:2,rotation:0}", "data.augmentation.shift=0", "model.units.0=128"]
+    true += ["model.kernel_regularizer.l2.l2=0.1", "model.kernel_regularizer=null", "training.threads=auto"]
+    true += ["distribution=auto", "optimizer=sgd", "optimizer=adam"]
+    recorded = bundle.read(changed(content | {"overrides": [*content["overrides"], *true]}, tmp_path), None)
+    assert recorded.contradictions() == []
 
 
 def test_uncommitted_changes_to_files_in_any_encoding_can_be_exported(

@@ -49,22 +49,22 @@ DIGITS = ["data=digits", "training.epochs=2", "report.figures=none"]
 def test_elsewhere_metrics_may_differ_by_the_tolerance_and_here_by_nothing(
     metric: str, then: float, now: float, close: bool
 ) -> None:
-    assert [row.equal for row in reproduce.compare({metric: [(1, then)]}, {metric: [(1, now)]}, exact=False)] == [close]
-    assert not reproduce.compare({metric: [(1, then)]}, {metric: [(1, now)]}, exact=True)[0].equal
-    assert reproduce.compare({metric: [(1, then)]}, {metric: [(1, then)]}, exact=True)[0].equal
+    assert [row.equal for row in reproduce.compare({metric: [(1, then)]}, {metric: [(1, now)]}, 0.005)] == [close]
+    assert not reproduce.compare({metric: [(1, then)]}, {metric: [(1, now)]}, 0)[0].equal
+    assert reproduce.compare({metric: [(1, then)]}, {metric: [(1, then)]}, 0)[0].equal
 
 
 def test_the_largest_difference_is_that_of_all_epochs() -> None:
-    (row,) = reproduce.compare({"loss": [(1, 4.0), (2, 2.0)]}, {"loss": [(1, 4.5), (2, 2.25)]}, exact=False)
+    (row,) = reproduce.compare({"loss": [(1, 4.0), (2, 2.0)]}, {"loss": [(1, 4.5), (2, 2.25)]}, 0.005)
     assert row == reproduce.Row("loss", 2.0, 2.25, 0.5, 1, False)
 
 
 def test_a_metric_without_any_epoch_in_either_run_is_no_match() -> None:
-    assert reproduce.compare({"a": []}, {}, exact=True) == [reproduce.Row("a", None, None, None, None, False)]
+    assert reproduce.compare({"a": []}, {}, 0) == [reproduce.Row("a", None, None, None, None, False)]
 
 
 def test_a_metric_or_an_epoch_that_only_one_of_the_runs_has_is_no_match() -> None:
-    rows = reproduce.compare({"a": [(1, 1.0)], "b": [(1, 1.0)]}, {"b": [(1, 1.0), (2, 1.0)], "c": [(1, 1.0)]}, False)
+    rows = reproduce.compare({"a": [(1, 1.0)], "b": [(1, 1.0)]}, {"b": [(1, 1.0), (2, 1.0)], "c": [(1, 1.0)]}, 0.005)
     assert [(row.metric, row.then, row.now, row.difference, row.equal) for row in rows] == [
         ("a", 1.0, None, None, False),
         ("b", 1.0, 1.0, None, False),
@@ -203,8 +203,49 @@ def test_a_param_a_result_and_a_model_that_were_changed_where_others_read_them_a
         "The record was changed after the run: the model's file is not the one that was logged, by its digest in",
         "The record was changed after the run: the param model.dropout is 0.5, in config/config.yaml it is 0.2.\n",
         "The record was changed after the run: the last test_accuracy is 0.999, and none such in its history.\n",
+        "The record was changed after the run: test_error_percent is ",
     )
-    assert out.count("The record was changed") == 3
+    assert out.count("The record was changed") == 4
+
+
+def test_what_follows_from_other_metrics_and_any_file_of_the_record_is_held_against_them(
+    store: tuple[str, str],
+) -> None:
+    uri, run_id = store
+    assert reproduce.find(run_id, uri).contradictions() == []
+    for table in ("metrics", "latest_metrics"):
+        for key, value in (("test_error_percent", 0.25), ("best_epoch", 7), ("best_val_accuracy", 0.875)):
+            change(store, f"UPDATE {table} SET value = {value} WHERE key = '{key}'")
+    metrics = history(uri, run_id)
+    best = max(value for _, value in metrics["val_accuracy"])
+    hardware = config_file(store).parent.parent / "environment" / "hardware.json"
+    hardware.write_text(hardware.read_text().replace('"processor": "', '"processor": "another '))
+    config = config_file(store)
+    config.write_text(config.read_text().replace("mode: auto", "mode: min"))  # in no param, and changes no result
+    found = reproduce.find(run_id, uri).contradictions()
+    digest = "is not the file that was logged, by its digest in the tag record_digests"
+    assert found[:2] == [f"config/config.yaml {digest}", f"environment/hardware.json {digest}"]
+    assert found[2:] == [
+        f"best_val_accuracy is 0.875, by the other metrics it is {best:g}",
+        f"best_epoch is 7, by the other metrics it is {1 + [v for _, v in metrics['val_accuracy']].index(best)}",
+        f"test_error_percent is 0.25, by the other metrics it is {100 - 100 * metrics['test_accuracy'][0][1]:g}",
+    ]
+
+
+def test_what_of_the_machine_has_changed_is_named(store: tuple[str, str]) -> None:
+    found = reproduce.find(store[1], store[0])
+    instructions, switches = found.hardware["instructions"], found.hardware["switches"]
+    assert isinstance(instructions, list)
+    assert isinstance(switches, dict)
+    assert switches["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=512"
+    assert found.machine_changes(found.hardware) == []
+    switches = {name: flags for name, flags in switches.items() if name != "XLA_FLAGS"}
+    elsewhere = {**found.hardware, "threads": 3, "instructions": [*instructions, "avx9"], "switches": switches}
+    assert found.machine_changes(elsewhere) == [
+        "instructions was none, is avx9",
+        "threads was 1, is 3",
+        "switches was XLA_FLAGS=--xla_cpu_prefer_vector_width=512, is none",
+    ]
 
 
 @pytest.mark.slow
@@ -251,12 +292,13 @@ def test_other_code_and_packages_are_said_and_allow_for_the_tolerance(store: tup
     for key, value in {**parts, "fingerprint": fingerprint(config, parts)}.items():
         client.set_tag(run_id, key, value)
     client.log_text(run_id, artifact(uri, run_id, "environment/packages.txt") + "gone==1\n", "environment/packages.txt")
+    client.delete_tag(run_id, "record_digests")  # as of a run of before there were any
     change(store, "UPDATE metrics SET value = value * 1.01 WHERE key = 'val_loss' AND step = 1")
     done = again(store)
     assert done.returncode == 0, done.stderr
     assert f"Differs from then: the project's code (code_digest was {'0' * 36}, is " in done.stderr
     assert "Differs from then: installed packages: was gone==1, is none\n" in done.stderr
-    assert "Asked for: within 2 % in losses and other metrics, 0.5 percentage points in accuracies" in done.stdout
+    assert "Asked for: within 2 % in losses and other metrics, 0.5 percentage points (or two images" in done.stdout
 
 
 @pytest.mark.slow
@@ -328,12 +370,16 @@ def test_a_run_that_starts_from_weights_that_are_not_there_cannot_be_tried_or_ex
 @pytest.mark.slow
 def test_data_that_has_moved_is_read_where_it_is_now(store: tuple[str, str], tmp_path: Path) -> None:
     config = compose_job(["data=mnist", f"data.path={tmp_path}/gone"])
-    found = replace(reproduce.find(store[1], store[0]), config=config, overrides=["data.path=x", "seed=0"])
-    there = reproduce.moved(found, "/data")
-    assert (there.config.data.path, there.overrides) == ("/data", ["seed=0", "data.path=/data"])
-    assert there.run.params["data.path"] == "/data"  # so that the record still agrees with itself
+    found = replace(reproduce.find(store[1], store[0]), config=config, overrides=["+data.path=x", "seed=0"])
+    for folder, given in (("/data", "/data"), ("~/My data (1)", "'~/My data (1)'")):
+        there = reproduce.moved(found, f"data.path={given}")
+        assert (there.config.data.path, there.overrides) == (folder, ["seed=0", f"data.path={given}"])
+        assert there.run.params["data.path"] == folder  # so that the record still agrees with itself
+        assert there.false_overrides() == {}
+    with pytest.raises(ConfigError, match=r"'data\.path=~' is not an override: .*; quote values with"):
+        reproduce.moved(found, "data.path=~")
     with pytest.raises(ConfigError, match=r"data\.path=/data: data=digits is read from no folder\. Leave it out"):
-        reproduce.moved(reproduce.find(store[1], store[0]), "/data")
+        reproduce.moved(reproduce.find(store[1], store[0]), "data.path=/data")
 
 
 def test_data_that_is_gone_cannot_be_tried(store: tuple[str, str], tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from experiments.errors import ConfigError, did_you_mean, listed
 from experiments.schema import Config
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
+CHOSEN = {"distribution": "strategy"}  # the key that tells which choice of a group a config has, where it is not `name`
 # In conf/ as ${project:}, so that a sweep writes there and not where it was started.
 OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 # In the template of --help, where a dollar sign stands for something.
@@ -204,7 +205,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             if not result.key_or_group:
                 raise HydraException("the key is missing")
             parsed.append(result)
-        except (HydraException, RecursionError) as error:
+        except (HydraException, RecursionError, ValueError) as error:  # the last one: a number of 5,000 digits
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"{override!r} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
@@ -213,37 +214,30 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def values(overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """What overrides of plain keys set: key -> (override, value), the last one of a key. Groups, deletions and what
-    refers to other keys are left out.
+def setting(override: str) -> tuple[str, Any] | None:
+    """The key and the value that an override sets; a choice such as model=mlp sets model.name. None of a preset, a
+    deletion, what refers to other keys, and the choice of a file that is not in conf/ or calls itself otherwise.
 
     Raises:
-        ConfigError: one is no override.
+        ConfigError: it is no override, or names several values.
 
-    >>> values(["data=digits", "~expected", "model.units=[16]"])
-    {'model.units': ('model.units=[16]', [16])}
+    >>> setting("model.units=[16]"), setting("data=digits"), setting("~expected")
+    (('model.units', [16]), ('data.name', 'digits'), None)
     """
     with composing():
-        parsed = [o for o in parse(overrides) if not (o.is_delete() or o.is_sweep_override() or o.package)]
-    plain = [o for o in parsed if o.key_or_group not in groups() and not _is_hydras(o.key_or_group)]
-    found = {o.key_or_group: (str(o.input_line), _plain(o.value())) for o in plain}
-    return {key: given for key, given in found.items() if "${" not in given[0]}
-
-
-def choices_made(overrides: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The choices of what has a name, such as a model, among overrides: group -> (override, choice), the last one of a
-    group. Files that conf/ does not have, and presets, are left out.
-
-    >>> choices_made(["model=mlp", "data=digits", "model=cnn", "debug=smoke", "seed=1"])
-    {'model': ('model=cnn', 'cnn'), 'data': ('data=digits', 'digits')}
-    """
-    given = [(override, *override.lstrip("+").partition("=")[::2]) for override in overrides]
-    return {
-        group: (override, choice)
-        for override, group, choice in given
-        if group in groups() and group not in PRESETS and choice != "default"
-        if choice in [file.stem for file in choices.files(group)]
-    }
+        (parsed,) = parse([override])
+        _refuse_sweep([parsed])
+    key = parsed.key_or_group
+    if parsed.is_delete() or parsed.package or _is_hydras(key) or "${" in override:
+        return None
+    value = _plain(parsed.value())
+    if key not in groups():
+        return key, value
+    named = CHOSEN.get(key, "name")
+    file = next((file for file in choices.files(key) if file.stem == value), None)
+    if file and re.search(rf"^{named}: {re.escape(file.stem)}\b", file.read_text(encoding="utf-8"), re.MULTILINE):
+        return f"{key}.{named}", value
+    return None
 
 
 def _plain(value: Any) -> Any:

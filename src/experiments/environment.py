@@ -19,6 +19,8 @@ DIFF = ["diff", *AS_IT_IS, "--submodule=short", "--src-prefix=a/", "--dst-prefix
 
 # Instructions for vectors, on x86 and ARM: by them TensorFlow, XLA and oneDNN choose code, and so the order of sums.
 VECTOR = r"\b(?:avx\w*|fma|amx\w*|asimd\w*|sve\w*)\b"
+# Variables by which they choose, too.
+SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "XLA_FLAGS", "TF_XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,13 @@ def hardware() -> dict[str, object]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in _gpus()],
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "switches": {name: _without_folders(os.environ[name]) for name in SWITCHES if name in os.environ},
     }
+
+
+def _without_folders(flags: str) -> str:
+    """What is set, less what is about a folder of this machine."""
+    return " ".join(flag for flag in flags.split() if "/" not in flag)
 
 
 def _gpus() -> list:

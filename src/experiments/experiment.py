@@ -1,5 +1,6 @@
 """The story of one run, from config to closed MLflow run, top to bottom on one screen."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -31,6 +32,8 @@ from experiments.evaluation import Evaluator
 from experiments.progress import Progress
 from experiments.schema import Config, Linear
 from experiments.training import Trainer
+
+RECORD_DIGESTS = "record_digests"  # the tag with the SHA-256 (hex) of each file that `record` logs, as JSON
 
 
 def run(
@@ -168,6 +171,8 @@ def record(
         "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),
     }
     contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    run.set_tags({RECORD_DIGESTS: json.dumps(digests)})  # tells whether one was changed since
     with TemporaryDirectory() as folder:
         for path, content in contents.items():
             target = Path(folder, path)

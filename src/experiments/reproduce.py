@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,31 +25,41 @@ from experiments import (
     environment,
     experiment,
     pretrained,
+    report,
     resume,
     runs,
     runtime,
     tracking,
 )
-from experiments.config import as_dict, fingerprint, flatten, identity, validate
+from experiments.config import as_dict, fingerprint, flatten, identity, training_examples, validate
 from experiments.errors import ConfigError, StoreError
 from experiments.evaluation import Evaluator
 from experiments.schema import Config, ImageFiles
 
 TIMES = ("epoch_seconds", "examples_per_second", "train_seconds")
 # Of environment/hardware.json, what decides the last bits: the name of a processor need not say what it can do.
-MACHINE = ("processor", "instructions", "gpus", "threads")
-ALWAYS_RECORDED = ("processor", "gpus", "threads")  # instructions are not in earlier records
+MACHINE = ("processor", "instructions", "gpus", "threads", "switches")
+ALWAYS_RECORDED = ("processor", "gpus", "threads")  # the others are not in earlier records
 NOT_JUDGED = ("best_epoch",)  # among epochs that are nearly equal the last bits choose
 RELATIVE = 0.02
 OF_ONE_MODEL = 0.001  # the accuracy of the same weights elsewhere: an image of a thousand may be as near to two digits
-ABSOLUTE = {"accuracy": 0.005, "error_percent": 0.5}  # by the end of a metric's name: both half a percentage point
-TOLERANCE = "2 % in losses and other metrics, 0.5 percentage points in accuracies; best_epoch is not judged"
+OF_TWO_MODELS = 0.005
+WHOLE = {"accuracy": 1, "error_percent": 100}  # by the end of a metric's name: what all images count
+TOLERANCE = (
+    "2 % in losses and other metrics, 0.5 percentage points (or two images, where those are more) in accuracies;"
+    " best_epoch is not judged"
+)
 LONGEST_PARAM = 6000  # characters; MLflow cuts the rest
 NOT_FINITE = r" became (nan|-?inf) in epoch "  # in the tag end_reason
 OF_A_PLACE = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
 # What reading a `.keras` file raises into which somebody has put anything.
 DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError)
+
+NAME = re.compile(r"\w+\.(name|strategy)")
+Setting = tuple[str, str, Any]  # the override, the key and the value that it sets
+
+ROUNDING = 1e-6  # of an accuracy in 32 bits: one image more is more
 
 Points = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
 
@@ -90,6 +100,7 @@ class Recorded:
         packages: installed then, `name==version`.
         hardware: the machine then.
         model: the logged model; None if there need not be one.
+        changed_files: those of the record that are not as they were logged.
     """
 
     uri: str | None
@@ -100,10 +111,14 @@ class Recorded:
     packages: frozenset[str]
     hardware: Mapping[str, object]
     model: "Model | None" = None
+    changed_files: Sequence[str] = ()
 
     def contradictions(self) -> list[str]:
         """Where the record does not agree with itself: it was changed after the run."""
-        found = []
+        found = [
+            f"{path} is not the file that was logged, by its digest in the tag {experiment.RECORD_DIGESTS}"
+            for path in self.changed_files
+        ]
         config = {key: str(value)[:LONGEST_PARAM] for key, value in flatten(as_dict(self.config)).items()}
         for key in sorted(experiment.params(self.config).keys() | self.run.params.keys()):
             param, value = self.run.params.get(key, "missing"), config.get(key, "missing")
@@ -115,6 +130,9 @@ class Recorded:
         for key, points in self.points.items():
             if not points or points[-1][1] != self.run.metrics[key]:
                 found.append(f"the last {key} is {self.run.metrics[key]:g}, and none such in its history")
+        for key, expected in self._following().items():
+            if key in self.run.metrics and not math.isclose(self.run.metrics[key], expected, rel_tol=0, abs_tol=1e-4):
+                found.append(f"{key} is {self.run.metrics[key]:g}, by the other metrics it is {expected:g}")
         if self.model and not self.model.digest:
             found.append("the model that it logged is gone")
         elif self.model and self.model.digest != self.run.tags.get("model_digest"):
@@ -132,17 +150,33 @@ class Recorded:
                 found.append(f"{package} of the tag versions is not in environment/packages.txt")
         return found + [f"the override {override} {why}" for override, why in self.false_overrides().items()]
 
+    def _following(self) -> dict[str, float]:
+        """The metrics that follow from others: their names and what they have to be."""
+        history = {key: list(dict(points).values()) for key, points in self.points.items()}
+        accuracy = self.run.metrics.get("test_accuracy")
+        return report.best(history) | ({} if accuracy is None else {"test_error_percent": 100 * (1 - accuracy)})
+
     def false_overrides(self) -> dict[str, str]:
         """The overrides that cannot have made the config, each with what the config says instead."""
-        tree, found = as_dict(self.config), {}
-        for key, (override, value) in compose.values(self.overrides).items():
-            if not key.startswith(OF_A_PLACE) and not _says(tree, key, value):
-                found[override] = f"is not what config/config.yaml says: {_at(tree, key)}"
-        for group, (override, choice) in compose.choices_made(self.overrides).items():
-            named = _at(tree, f"{group}.{'strategy' if group == 'distribution' else 'name'}")
-            if choice not in ("auto", named):  # auto is resolved in the config
-                found[override] = f"is not what config/config.yaml says: {named}"
-        return found
+        tree, found, settings = as_dict(self.config), {}, list[Setting]()
+        for override in self.overrides:
+            try:
+                given = None if override.lstrip("+~").startswith(OF_A_PLACE) else compose.setting(override)
+            except ConfigError:
+                found[override] = "is none that a single run has"
+                continue
+            if given and given != ("training.threads", "auto"):  # which is resolved in the config
+                settings.append((override, *given))
+        settings.sort(key=lambda setting: not NAME.fullmatch(setting[1]))  # Hydra reads the chosen files first
+        if _make(settings, tree):
+            return found
+        true: list[Setting] = []
+        for setting in reversed(settings):  # what comes later wins
+            if _make([setting, *true], tree):
+                true.insert(0, setting)
+            else:
+                found[setting[0]] = f"is not what config/config.yaml says: {_at(tree, setting[1])}"
+        return {override: found[override] for override in self.overrides if override in found}
 
     def changes(self) -> list[str]:
         """What is no longer as it was: code, packages, data. Loads the data.
@@ -162,6 +196,14 @@ class Recorded:
             gone, new = sorted(self.packages - packages, key=str.lower), sorted(packages - self.packages, key=str.lower)
             found.append(f"installed packages: was {_some(gone)}, is {_some(new)}")
         return found
+
+    def machine_changes(self, hardware: Mapping[str, object]) -> list[str]:
+        """What of the machine can change a result and is no longer as it was, given what it is now."""
+        return [
+            f"{key} was {_less(self.hardware.get(key, 'not recorded'), now)}, is {_less(now, self.hardware.get(key))}"
+            for key in MACHINE
+            if self.hardware.get(key) != (now := hardware[key])
+        ]
 
 
 @dataclass(frozen=True)
@@ -190,6 +232,7 @@ class Verdict:
     Attributes:
         same_weights: whether the two logged models are equal; if `exact` is not asked for, whether they have weights of
             the same shapes, and the recorded one its recorded loss on the test images. None if one is not there.
+        machine_changes: what of the machine is not as it was then.
     """
 
     exact: bool
@@ -197,6 +240,7 @@ class Verdict:
     same_weights: bool | None
     contradictions: list[str]
     run_id: str
+    machine_changes: list[str]
 
     @property
     def reproduced(self) -> bool:
@@ -221,26 +265,27 @@ def find(run_id: str, uri: str | None) -> Recorded:
             way = f"To go on with it would only fail again: {reason}"
         raise StoreError(f"Run {run.run_id} ({run.name}) is {run.status}: only a finished run can be reproduced. {way}")
     config, overrides = resume.recorded(resolved, run.run_id)
+    changed_files = _changed_files(resolved, run)
     packages = tracking.read(resolved, run.run_id, "environment/packages.txt")
     hardware = _hardware(resolved, run.run_id)
     points, installed = _points(client, run), frozenset(packages.splitlines())
     model = _model(resolved, run, config.tracking.log_model)
-    return Recorded(uri, run, config, overrides, points, installed, hardware, model)
+    return Recorded(uri, run, config, overrides, points, installed, hardware, model, changed_files)
 
 
-def moved(recorded: Recorded, folder: str) -> Recorded:
-    """The same run, with its data in another folder now.
+def moved(recorded: Recorded, override: str) -> Recorded:
+    """The same run, with its data in another folder now, as an override of `data.path` says.
 
     Raises:
-        ConfigError: its data is in no folder.
+        ConfigError: its data is in no folder, or it is no override.
     """
-    config = recorded.config
+    config, (_, folder) = recorded.config, compose.setting(override) or (None, None)
     if not isinstance(config.data, ImageFiles):
-        raise ConfigError(f"data.path={folder}: data={config.data.name} is read from no folder. Leave it out.")
-    overrides = [override for override in recorded.overrides if not override.startswith("data.path=")]
-    there = replace(config, data=replace(config.data, path=folder))
-    run = replace(recorded.run, params={**recorded.run.params, "data.path": folder})
-    return replace(recorded, run=run, config=there, overrides=[*overrides, f"data.path={folder}"])
+        raise ConfigError(f"{override}: data={config.data.name} is read from no folder. Leave it out.")
+    there = validate(as_dict(replace(config, data=replace(config.data, path=folder))))
+    overrides = [given for given in recorded.overrides if given.lstrip("+").partition("=")[0] != "data.path"]
+    run = replace(recorded.run, params={**recorded.run.params, "data.path": str(folder)})
+    return replace(recorded, run=run, config=there, overrides=[*overrides, override])
 
 
 def _refuse_sweep(client: "tracking.MlflowClient", run: runs.RunRecord) -> None:
@@ -279,14 +324,16 @@ def judge(recorded: Recorded, run_id: str) -> Verdict:
     client = runs.open_store(resolved)
     (new,) = runs.by_id(client, [run_id])
     hardware = _hardware(resolved, run_id)
-    exact = all(recorded.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions")) and all(
-        recorded.hardware.get(key) == hardware[key] for key in MACHINE
-    )
-    rows, model = compare(recorded.points, _points(client, new), exact), _model(resolved, new, False)
+    changed = recorded.machine_changes(hardware)
+    exact = not changed and all(recorded.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions"))
+    counts = (training_examples(recorded.config), recorded.config.data.validation, recorded.config.data.test_examples)
+    fewest = min(count for count in counts if count)
+    rows = compare(recorded.points, _points(client, new), 0 if exact else max(OF_TWO_MODELS, 2 / fewest))
+    model = _model(resolved, new, False)
     same_weights = None
     if recorded.model and model:
         same_weights = recorded.model.equals(model) if exact else recorded.model.fits(model) and _as_good(recorded)
-    return Verdict(exact, rows, same_weights, recorded.contradictions(), new.run_id)
+    return Verdict(exact, rows, same_weights, recorded.contradictions(), new.run_id, changed)
 
 
 def _as_good(recorded: Recorded) -> bool:
@@ -301,15 +348,18 @@ def _as_good(recorded: Recorded) -> bool:
             return False
     now = Evaluator(model, config.training.loss)(data.load(config.data, config.seed).test).metrics
     then = {name: recorded.run.metrics.get(f"test_{name}", math.nan) for name in now}
-    if "accuracy" in now and not abs(now["accuracy"] - then["accuracy"]) <= OF_ONE_MODEL:
-        return False
-    return all(_close(name, then[name], now[name]) for name in now)
+    allowed = max(OF_ONE_MODEL, 1 / config.data.test_examples)
+    return all(_close(name, then[name], now[name], allowed) for name in now)
 
 
-def compare(then: Points, now: Points, exact: bool) -> list[Row]:
+def compare(then: Points, now: Points, allowed: float) -> list[Row]:
     """A row for each metric that either run has.
 
-    >>> compare({"loss": [(1, 0.5), (2, 0.25)]}, {"loss": [(1, 0.5625), (2, 0.25)]}, exact=True)
+    Args:
+        allowed: by how much accuracies may differ, from 0 to 1, and with them by 2 % what else there is; 0: all has to
+            be equal to the last bit.
+
+    >>> compare({"loss": [(1, 0.5), (2, 0.25)]}, {"loss": [(1, 0.5625), (2, 0.25)]}, allowed=0)
     [Row(metric='loss', then=0.25, now=0.25, difference=0.0625, epoch=1, equal=False)]
     """
     rows = []
@@ -320,18 +370,18 @@ def compare(then: Points, now: Points, exact: bool) -> list[Row]:
             rows.append(Row(metric, last_then, last_now, None, None, False))
             continue
         pairs = [(epoch, a, b) for (epoch, a), (_, b) in zip(before, after, strict=True)]
-        equal = all(a == b if exact else _close(metric, a, b) for _, a, b in pairs)
+        equal = all(_close(metric, a, b, allowed) if allowed else a == b for _, a, b in pairs)
         epoch, difference = max(((epoch, abs(a - b)) for epoch, a, b in pairs), key=lambda pair: pair[1])
         rows.append(Row(metric, last_then, last_now, difference, epoch, equal))
     return rows
 
 
-def _close(metric: str, then: float, now: float) -> bool:
+def _close(metric: str, then: float, now: float, allowed: float) -> bool:
     if metric in NOT_JUDGED:
         return True
-    for end, allowed in ABSOLUTE.items():
+    for end, whole in WHOLE.items():
         if metric.endswith(end):
-            return abs(now - then) <= allowed
+            return abs(now - then) <= whole * allowed + ROUNDING
     return abs(now - then) <= RELATIVE * abs(then)
 
 
@@ -351,26 +401,47 @@ def _hardware(uri: str, run_id: str) -> dict[str, object]:
     return hardware
 
 
+def _changed_files(uri: str, run: runs.RunRecord) -> list[str]:
+    """The files of the record that are not as they were logged, or gone; none of a run of before there were digests."""
+    try:
+        digests = dict(json.loads(run.tags.get(experiment.RECORD_DIGESTS, "{}")))
+    except (ValueError, TypeError, RecursionError):
+        return ["one of its files"]
+    return [path for path, digest in digests.items() if _digest(uri, run.run_id, path) != digest]
+
+
+def _digest(uri: str, run_id: str, path: str) -> str | None:
+    try:
+        return hashlib.sha256(tracking.read_bytes(uri, run_id, path)).hexdigest()
+    except StoreError:
+        return None
+
+
 def _at(tree: Any, key: str) -> Any:
-    """What is at a dotted key; None if there is nothing."""
+    """What is at a dotted key, where a number is a place in a list; None if there is nothing."""
     for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
+        try:
+            tree = tree[int(part)] if isinstance(tree, list) else tree.get(part)
+        except (ValueError, IndexError, AttributeError):
+            return None
     return tree
 
 
-def _says(tree: dict[str, Any], key: str, value: Any) -> bool:
-    """Whether a config stays what it is when an override is applied; of a mapping that sets the keys that it names."""
-    if value == "auto":  # resolved in the config
-        return True
-    group, _, last = key.rpartition(".")
-    changed = copy.deepcopy(tree)
-    node, before = _at(changed, group) if group else changed, _at(tree, key)
-    if not isinstance(node, dict):
-        return False
-    node[last] = before | value if isinstance(before, dict) and isinstance(value, dict) else value
+def _make(settings: Sequence[Setting], tree: dict[str, Any]) -> bool:
+    """Whether a config stays what it is when these are set, one after the other; mappings are merged."""
+    changed: Any = copy.deepcopy(tree)
     try:
+        for _, key, value in settings:
+            path: list[Any] = [int(part) if part.isdecimal() else part for part in key.split(".")]
+            node, last = changed, path.pop()
+            for part in path:
+                if isinstance(node, dict) and node.get(part) is None:
+                    node[part] = {}  # as a later setting may have cleared it
+                node = node[part]
+            before = node[last] if isinstance(node, list) else node.get(last)
+            node[last] = before | value if isinstance(before, dict) and isinstance(value, dict) else value
         return as_dict(validate(changed)) == tree
-    except ConfigError:
+    except (ConfigError, LookupError, TypeError, AttributeError):
         return False
 
 
@@ -419,6 +490,15 @@ def _weights(content: bytes) -> dict[str, np.ndarray]:
     except DAMAGED:
         return {}
     return weights
+
+
+def _less(fact: object, other: object) -> str:
+    """A fact on a machine; of a list or mapping only what the other one has not."""
+    if isinstance(fact, dict) and isinstance(other, dict):
+        fact, other = ([f"{key}={value}" for key, value in each.items()] for each in (fact, other))
+    if isinstance(fact, list) and isinstance(other, list):
+        return _some([str(item) for item in fact if item not in other])
+    return str(fact)
 
 
 def _some(names: list[str]) -> str:
