@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from conftest import command
+from mnist_files import refusal, write
 from stores import history, made, runs
 
-from experiments import bundle
+from experiments import bundle, data
 from experiments.bundle import BundleError
 from experiments.errors import ConfigError, UserError
 
@@ -157,12 +158,14 @@ def test_a_file_that_exists_is_not_written_over(exported: tuple[str, Path], tmp_
 
 
 def test_store_data_and_the_run_to_go_on_with_are_those_of_whoever_runs_it(
-    content: dict[str, Any], tmp_path: Path, new_uri: str
+    content: dict[str, Any], tmp_path: Path, new_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = command("--cfg", "job", "data=mnist")
     import yaml
 
-    content["config"] |= {"data": yaml.safe_load(shown.stdout)["data"] | {"path": "/etc"}}
+    images = yaml.safe_load(shown.stdout)["data"] | {"path": "/etc"}
+    images["checksums"]["train-images"] = f"sha256:{'0' * 64}"  # by which good files are none
+    content["config"] |= {"data": images}
     content["config"] |= {"resume": "0" * 32, "resume_anyway": True}
     content["config"]["tracking"]["uri"] = "http://example.org"
     recorded = bundle.read(changed(content, tmp_path), new_uri)
@@ -170,6 +173,10 @@ def test_store_data_and_the_run_to_go_on_with_are_those_of_whoever_runs_it(
     assert (config.tracking.uri, config.resume, config.resume_anyway) == (None, None, False)
     assert getattr(config.data, "path", "") is None
     assert recorded.uri == new_uri
+    monkeypatch.delenv("EXPERIMENTS_DATA_DIR", raising=False)
+    folder = write(tmp_path / "data" / "mnist")
+    assert "Nothing was removed" in refusal(lambda: data.load(config.data, config.seed, cache=folder.parent))
+    assert len(list(folder.iterdir())) == 4
 
 
 def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from mnist_files import ARRAYS, CONF, Mirror, damage, refusal, serving, shipped, tiny, write
+from mnist_files import ARRAYS, CHECKSUMS, CONF, Mirror, damage, refusal, serving, shipped, tiny, write
 
 from experiments import data
 
@@ -36,6 +36,9 @@ def cache(tmp_path: Path) -> Path:
 def mirror() -> Iterator[Mirror]:
     with serving() as server:
         yield server
+
+
+PUBLISHED = shipped("mnist").checksums
 
 
 def load_from(folder: Path, **changes: Any) -> data.Dataset:
@@ -140,7 +143,7 @@ def test_a_given_path_without_the_files_is_refused_though_they_are_elsewhere(tmp
 
 def test_a_damaged_file_of_the_user_is_refused_with_the_way_out_and_left_alone(tmp_path: Path) -> None:
     file = damage(write(tmp_path), "train-images", lambda content: content[:50])
-    assert refusal(lambda: load_from(tmp_path)) == (
+    assert refusal(lambda: load_from(tmp_path, checksums=PUBLISHED)) == (
         f"{file} is damaged: expected a whole gzip file, found 50 bytes (Compressed file ended before the"
         " end-of-stream marker was reached). Replace it by a good copy, such as from"
         " https://storage.googleapis.com/cvdf-datasets/mnist; if it is data of your own, set data.checksums=null."
@@ -150,7 +153,7 @@ def test_a_damaged_file_of_the_user_is_refused_with_the_way_out_and_left_alone(t
 
 def test_a_damaged_file_in_the_cache_is_removed_and_downloaded_by_the_next_run(cache: Path, mirror: Mirror) -> None:
     file = damage(write(cache / "mnist"), "train-images", lambda content: content[:50])
-    message = refusal(lambda: load_downloading(cache, mirror))
+    message = refusal(lambda: data.load(tiny(checksums=PUBLISHED), 0, cache=cache))
     assert message.startswith(f"{file} is damaged: ")
     assert message.endswith(". It was removed: the next run downloads it again.")
     assert not file.exists()
@@ -163,8 +166,19 @@ def test_a_folder_of_the_user_linked_into_the_cache_is_left_alone(tmp_path: Path
     file = damage(write(tmp_path / "own"), "train-images", lambda content: content[:50])
     cache.mkdir(parents=True)
     (cache / "mnist").symlink_to(tmp_path / "own")
-    refusal(lambda: data.load(tiny(), 0, cache=cache))
+    refusal(lambda: data.load(tiny(checksums=PUBLISHED), 0, cache=cache))
     assert file.exists()
+
+
+def test_a_file_that_only_other_checksums_call_damaged_is_left_alone(cache: Path) -> None:
+    file = write(cache / "mnist") / "train-images-idx3-ubyte.gz"
+    checksums = PUBLISHED | {"train-images": "sha256:typo"}
+    assert refusal(lambda: data.load(tiny(checksums=checksums), 0, cache=cache)) == (
+        f"{file} is damaged: train-images: expected sha256:typo, found {CHECKSUMS['train-images']}. Nothing was"
+        " removed, as data.checksums are not those of conf/data/mnist.yaml. Correct them or leave them out, or name the"
+        " data that they are of: data.path=FOLDER"
+    )
+    assert len(list((cache / "mnist").iterdir())) == 4
 
 
 def test_own_files_in_the_cache_with_checksums_switched_off_are_left_alone(cache: Path) -> None:

@@ -1,8 +1,10 @@
 """What the files of conf/ say about themselves: each begins with a line on what it is, each key has a comment."""
 
 import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments import PROJECT
 
@@ -26,6 +28,15 @@ def groups() -> list[Group]:
 def files(group: str) -> list[Path]:
     """The choices of a group, by name."""
     return sorted((CONF / group).glob("*.yaml"))
+
+
+@cache  # what this process began with stays as it is when a file is edited
+def values(group: str, name: str) -> Mapping[str, Any]:
+    """What a choice sets, as it stands in its file."""
+    import yaml
+
+    content: Mapping[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return content
 
 
 def about(file: Path) -> list[str]:

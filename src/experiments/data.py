@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import PROJECT, image_files
+from experiments import PROJECT, choices, image_files
 from experiments.download import MIRRORS, download
 from experiments.errors import DataError
 from experiments.image_files import DamagedError
@@ -189,9 +189,15 @@ def _image_files(config: ImageFiles, cache: Path, mirrors: Mapping[str, Sequence
         raise DataError(f"{place} cannot be read: {error}") from error
     except DamagedError as error:
         # Only what lies in the cache itself, and was to be as published, is ours to remove: behind a link, or with
-        # checksums switched off, it is somebody's own.
+        # checksums switched off, it is somebody's own; by other checksums a good file may be called damaged.
         own = cache.parent.resolve() / cache.name / config.name
-        if config.checksums is not None and error.file.resolve().parent == own:
+        published = choices.values("data", config.name)["checksums"]
+        if config.checksums not in (None, published):
+            way_out = (
+                f"Nothing was removed, as data.checksums are not those of conf/data/{config.name}.yaml. Correct them or"
+                " leave them out, or name the data that they are of: data.path=FOLDER"
+            )
+        elif config.checksums is not None and error.file.resolve().parent == own:
             error.file.unlink(missing_ok=True)
             way_out = "It was removed: the next run downloads it again."
         else:

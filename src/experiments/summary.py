@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from experiments import checkpoints, tracking
-from experiments.compose import CONF, compose_job, groups
+from experiments import checkpoints, choices, tracking
+from experiments.compose import compose_job, groups
 from experiments.config import as_dict, can_change_the_result, flatten, validate
 from experiments.errors import NotFiniteError, Pruned
 from experiments.formatting import escaped, plain, plural, shorten
@@ -77,7 +77,7 @@ def differences(config: Config) -> list[str]:
         named = isinstance(tree[group], Mapping) and "name" in tree[group]
         if named and tree[group]["name"] != default[group]["name"]:
             found.append(f"{group}: {default[group]['name']} -> {tree[group]['name']}")
-            default[group] = _choice(group, tree[group]["name"])
+            default[group] = choices.values(group, tree[group]["name"])
     before, after = flatten(default), flatten(tree)
     for key, value in after.items():
         if can_change_the_result(key) and (key not in before or before[key] != value):
@@ -89,14 +89,6 @@ def differences(config: Config) -> list[str]:
 @cache
 def _default() -> Config:
     return compose_job([])
-
-
-@cache
-def _choice(group: str, name: str) -> Mapping[str, Any]:
-    import yaml
-
-    choice: Mapping[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-    return choice
 
 
 def _value(value: object) -> str:
