@@ -182,19 +182,21 @@ def show_outcome(config: published.Published, outcome: published.Outcome) -> Non
 
 def every(overrides: list[str], quick: bool, uri: str | None, document: Path | None) -> int:
     """Runs each published config in a process of its own, as TensorFlow takes its threads once per process."""
+    stated = published.stated()
     if document:
         published.check_document(document)
-        stated = published.stated() if overrides else {}
-        another = next((said for name in stated if (said := published.find(name, overrides).another)), None)
+        named = stated if overrides else {}
+        another = next((said for name in named if (said := published.find(name, overrides).another)), None)
         if another:
             raise ConfigError(
                 f"{another}, which has no place in the table. Leave out --table, or: {' '.join(overrides)}"
             )
     result = "quick" if quick else "mean"
-    verdicts = {name: "nothing to compare with" for name, said in published.stated().items() if said[result] is None}
+    unmeasured = [name for name, said in stated.items() if result in said and said[result] is None]
+    verdicts = dict.fromkeys(unmeasured, "nothing to compare with")
     options = [*(["--quick"] if quick else []), *(["--uri", uri] if uri else [])]
     codes = set()
-    for name in [name for name in published.stated() if name not in verdicts]:
+    for name in [name for name in stated if name not in verdicts]:
         print(f"\n{name}", flush=True)
         with subprocess.Popen([sys.executable, __file__, name, *overrides, *options]) as process:
             try:
@@ -208,9 +210,9 @@ def every(overrides: list[str], quick: bool, uri: str | None, document: Path | N
         codes.add(code)
         verdicts[name] = {0: "reproduced", 1: "not reproduced"}.get(code, "could not be tried")
     if document:
-        published.write_table(document, [published.find(name, overrides, uri) for name in published.stated()])
+        published.write_table(document, [published.find(name, overrides, uri) for name in stated])
     print()
-    for name in published.stated():
+    for name in stated:
         print(f"{name}: {verdicts[name]}")
     return 1 if 1 in codes else 2 if codes != {0} else 0
 

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 from dataclasses import replace
@@ -226,6 +227,32 @@ def test_one_that_cannot_be_tried_does_not_end_the_rest(tmp_path: Path, uri: str
     assert verdicts == [
         f"{name}: {'could not be tried' if name in quick else 'nothing to compare with'}" for name in published.stated()
     ]
+
+
+def test_files_that_are_no_published_configs_or_not_yet_whole_stop_nothing(tmp_path: Path) -> None:
+    for folder in ("src", "conf", "scripts"):
+        shutil.copytree(PROJECT / folder, tmp_path / folder)
+    experiments = tmp_path / "conf" / "experiment"
+    for file in experiments.iterdir():
+        file.unlink()
+    for name, content in {
+        "empty": "",
+        "comments": "# @package _global_\n",
+        "list": "- expected\n",
+        "number": "expected: 3\n",
+        "syntax": "expected: [\n",
+        "unfinished": "# @package _global_\nexpected:\n  metric: test_accuracy\n",
+    }.items():
+        (experiments / f"{name}.yaml").write_text(content)
+    (experiments / ".#lock.yaml").symlink_to("gone")
+    script = str(tmp_path / "scripts" / "reproduce.py")
+    done = command("--all", script=script, PYTHONPATH=str(tmp_path / "src"))
+    verdicts = "syntax: could not be tried\nunfinished: could not be tried\n"
+    assert (done.returncode, done.stdout) == (2, f"\nsyntax\n\nunfinished\n\n{verdicts}")
+    syntax, *unfinished = done.stderr.splitlines()
+    assert f'in "{experiments}/syntax.yaml", line 2, column 1' in syntax
+    missing = ("published", "mean", "standard_deviation", "tolerance", "seeds", "versions", "quick")
+    assert [line.partition(" is missing: ")[0] for line in unfinished] == [f"expected.{key}" for key in missing]
 
 
 @pytest.mark.parametrize(

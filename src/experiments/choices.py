@@ -27,7 +27,8 @@ def groups() -> list[Group]:
 
 def files(group: str) -> list[Path]:
     """The choices of a group, by name."""
-    return sorted((CONF / group).glob("*.yaml"))
+    found = sorted((CONF / group).glob("*.yaml"))
+    return [file for file in found if file.is_file()]  # an editor's lock is a broken link
 
 
 @cache  # what this process began with stays as it is when a file is edited

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from experiments import data, experiment, runs, tracking
-from experiments.compose import CONF, compose_job
+from experiments import choices, data, experiment, runs, tracking
+from experiments.compose import compose_job
 from experiments.config import can_change_the_result, fingerprint, identity
 from experiments.errors import ConfigError, listed
 from experiments.formatting import duration
@@ -112,9 +112,19 @@ class Outcome:
 
 
 def stated() -> dict[str, dict[str, Any]]:
-    """The published configs: name -> what it says that is expected, as it stands in the file."""
-    files = sorted(CONF.glob("experiment/*.yaml"))
-    return {file.stem: said for file in files if (said := yaml.safe_load(file.read_text()).get("expected"))}
+    """The published configs: name -> what it says that is expected, as it stands in the file, right or wrong.
+
+    A file that cannot be read states {}: it may be one of them, and is refused in words when it is run.
+    """
+    found = {}
+    for file in choices.files("experiment"):
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            content = {"expected": {}}
+        if isinstance(content, dict) and isinstance(content.get("expected"), dict):
+            found[file.stem] = content["expected"]
+    return found
 
 
 def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick: bool = False) -> Published:
