@@ -1,6 +1,7 @@
 """The model of a run, evaluated again: real runs on the digits, and the command as a user runs it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,10 @@ def test_on_files_of_ones_own_the_result_is_added_under_the_digest_and_replaces_
     wrong = sum(row[2] for row in table["data"])
     assert second.data.metrics[f"{prefix}_error_percent"] == 100 * wrong / 30
     assert second.data.metrics[error] == first.data.metrics[error]
+
+    split = ["data.checksums=null", "data.train_examples=1000", "data.test_examples=797"]
+    (accuracy,) = [key for key in evaluation.evaluate(run_id, split, uri).metrics if key.endswith("_accuracy")]
+    assert re.fullmatch(f"{PREFIX}_[0-9a-f]{{8}}_accuracy", accuracy)
     assert second.info.status == "FINISHED"
 
 
@@ -158,14 +163,17 @@ def test_a_run_that_is_unknown_or_has_no_model_is_refused_in_one_line(uri: str) 
 @pytest.mark.slow
 def test_a_regression_has_its_mean_absolute_error_and_no_classes(uri: str) -> None:
     run_id = made(uri, "experiment=single_neuron", "training.epochs=2", "report.figures=none").info.run_id
-    done = evaluate(run_id, "data.test_examples=500", MLFLOW_TRACKING_URI=uri)
+    done = evaluate(run_id, MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 0, done.stderr
     assert "class" not in done.stdout
-    assert evaluate(run_id, MLFLOW_TRACKING_URI=uri).returncode == 0
+    exact = evaluation.evaluate(run_id, ["data.noise=0"], uri).metrics
     (after,) = runs(uri)
+    prefix = f"evaluation_linear_{after.inputs.dataset_inputs[1].dataset.digest[:8]}"
+    assert exact.keys() == {f"{prefix}_loss", f"{prefix}_mean_absolute_error"}
     assert {name for name in after.data.metrics if name.startswith("evaluation")} == {
         "evaluation_linear_loss",
         "evaluation_linear_mean_absolute_error",
+        *exact,
     }
     for name in ("loss", "mean_absolute_error"):
         assert after.data.metrics[f"evaluation_linear_{name}"] == pytest.approx(

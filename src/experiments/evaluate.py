@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from experiments import data, figures, pretrained, report, resume, runs, runtime, tracking
+from experiments import choices, data, figures, pretrained, report, resume, runs, runtime, tracking
 from experiments.compose import compose_job
 from experiments.config import as_dict
 from experiments.errors import ConfigError, DataError
 from experiments.evaluation import Evaluation, Evaluator
-from experiments.schema import Config, DataConfig, ImageFiles, Linear
+from experiments.schema import Config, DataConfig, Linear
 
 # Keys of the group `data` that an evaluation depends on: where images are and what they are; how points are generated.
 IMAGES = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
@@ -43,7 +43,8 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
     """Evaluate the model of a run on the whole official test split, and add the result to the run.
 
     The run's status and times stay as they were. The metrics are named `evaluation_NAME_...` by the data, with the
-    beginning of its digest if it has no checksums. A second evaluation on the same data replaces the first.
+    beginning of its digest unless it is what conf/data/NAME.yaml describes. A second evaluation on the same data
+    replaces the first.
 
     Args:
         run_id: of the run, or a unique beginning of it.
@@ -68,7 +69,7 @@ def evaluate(run_id: str, overrides: Sequence[str] = (), uri: str | None = None)
         model = pretrained.load_model(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
     prefix = f"evaluation_{dataset.name}"
-    if isinstance(chosen, ImageFiles) and chosen.checksums is None:  # files of one's own
+    if not _is_as_shipped(chosen):
         prefix += f"_{dataset.digest[:8]}"
     metrics = {f"{prefix}_{name}": value for name, value in _metrics(test, dataset.test.targets, config).items()}
     per_class = {}
@@ -118,12 +119,12 @@ def _choose(config: Config, overrides: Sequence[str]) -> DataConfig:
     """The run's group `data`, or the one that the overrides choose, with their values."""
     if not overrides:
         return config.data
-    choices = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
-    linear = choices[-1] == "linear" if choices else isinstance(config.data, Linear)
+    named = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
+    linear = named[-1] == "linear" if named else isinstance(config.data, Linear)
     # The test split is all that counts, so nothing about training may be in its way.
     loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"
     neutral = ["data.validation=0", "training.batch_size=1", f"training.loss={loss}"]
-    if choices:
+    if named:
         composed = compose_job([*neutral, *overrides])
         return composed.data
     with TemporaryDirectory() as folder:
@@ -132,6 +133,12 @@ def _choose(config: Config, overrides: Sequence[str]) -> DataConfig:
         file.write_text(yaml.safe_dump(as_dict(config)["data"]))
         composed = compose_job(["data=recorded", *neutral, *overrides], config_dir=folder)
     return composed.data
+
+
+def _is_as_shipped(config: DataConfig) -> bool:
+    """Whether the official splits are those of conf/data/: only one test set of a name goes without its digest."""
+    shipped = choices.values("data", config.name)
+    return all(getattr(config, key) == shipped[key] for key in TEST_SET if key in shipped and key != "path")
 
 
 def _check_fit(run_id: str, trained: DataConfig, chosen: DataConfig) -> None:
