@@ -52,8 +52,46 @@ def test_new_files_that_are_data_are_named_and_not_kept(repository: Path) -> Non
     assert environment.code(repository).diff == not_kept + b"data.bin\n" + not_kept + b"folder\n"
 
 
-def test_a_folder_without_git_has_no_commit(tmp_path: Path) -> None:
+def test_a_folder_without_git_has_no_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert environment.code(tmp_path).tags == {"git_commit": "", "git_dirty": "false"}
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "head", "why"),
+    [
+        (
+            {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"},  # as for root in a container, on the clone of somebody else
+            None,
+            "fatal: detected dubious ownership in repository at '{0}'. To have them recorded: git config --global --add"
+            " safe.directory {0}",
+        ),
+        (
+            {},
+            "damaged",
+            "fatal: not a git repository (or any of the parent directories): .git. To have them recorded: make"
+            " `git -C {0} status` work",
+        ),
+        ({"PATH": ""}, None, "git is not installed. To have them recorded: make `git -C {0} status` work"),
+    ],
+)
+def test_a_repository_that_git_refuses_is_told_once_and_has_no_commit(
+    variables: dict[str, str],
+    head: str | None,
+    why: str,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
+    for name, value in (alone | variables).items():
+        monkeypatch.setenv(name, value)
+    if head:
+        (repository / ".git" / "HEAD").write_text(head)
+    for _ in range(2):
+        assert environment.code(repository) == environment.Code("", b"")
+    told = f"The commit of {repository} and the changes since are not recorded: {why.format(repository)}\n"
+    assert capsys.readouterr() == ("", told)
 
 
 def test_before_the_first_commit_there_is_none_and_the_diff_holds_everything(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
@@ -35,17 +36,31 @@ class Code:
         return {"git_commit": self.commit, "git_dirty": str(bool(self.diff)).lower()}
 
 
+class _GitError(Exception):
+    """Git gave no answer: its words, or that there is no git."""
+
+
 @span("state of the code")
 def code(project: Path = PROJECT) -> Code:
-    """The commit that is checked out, and what differs from it; all there is before the first commit."""
-    commit = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
-    if not commit and not _git(project, "rev-parse", "--git-dir"):
+    """The commit that is checked out, and what differs from it; all there is before the first commit.
+
+    Where there is a repository and git gives no answer, stderr is told why, and no state is recorded.
+    """
+    try:
+        return _code(project)
+    except _GitError as error:
+        if any((folder / ".git").exists() for folder in (project, *project.parents)):
+            _tell(project, str(error))
         return Code("", b"")
+
+
+def _code(project: Path) -> Code:
+    commit = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
     base = commit or _git(project, "hash-object", "-t", "tree", os.devnull).decode().strip()  # the empty tree
     listed = _git(project, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
     new_files = [os.fsdecode(name) for name in listed if name]
     small = [name for name in new_files if _is_small(project / name)][:MOST_NEW_FILES]
-    added = {name: _git(project, *DIFF, "--no-index", "--", os.devnull, name) for name in small}
+    added = {name: _as_new(project, name) for name in small}
     left_out = (os.fsencode(name) for name in new_files if not added.get(name))
     notes = (b"# new, and not kept, as it is too large, one of too many, or no file: %s\n" % name for name in left_out)
     return Code(commit, b"".join([_git(project, *DIFF, base), *added.values(), *notes]))
@@ -64,11 +79,32 @@ def _is_small(file: Path) -> bool:
         return False
 
 
+def _as_new(project: Path, name: str) -> bytes:
+    """What adds a file; empty if it cannot be read."""
+    try:
+        return _git(project, *DIFF, "--no-index", "--", os.devnull, name)
+    except _GitError:
+        return b""
+
+
 def _git(project: Path, *arguments: str) -> bytes:
     try:
-        return subprocess.run(["git", *arguments], cwd=project, capture_output=True).stdout
-    except FileNotFoundError:  # a machine without git
-        return b""
+        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True)
+    except FileNotFoundError:
+        raise _GitError("git is not installed") from None
+    if done.returncode not in (0, 1):  # 1: no commit yet, or a difference
+        raise _GitError(os.fsdecode(done.stderr))
+    return done.stdout
+
+
+@cache  # once per process
+def _tell(project: Path, why: str) -> None:
+    lines = [line.strip() for line in why.splitlines() if line.strip()] or ["git failed"]
+    advice = next((line for line in lines if line.startswith("git config")), f"make `git -C {project} status` work")
+    print(
+        f"The commit of {project} and the changes since are not recorded: {lines[0]}. To have them recorded: {advice}",
+        file=sys.stderr,
+    )
 
 
 def packages() -> str:
