@@ -16,6 +16,7 @@ from stores import artifact, files, history, made, runs
 
 from experiments import experiment, tracking
 from experiments.compose import compose_job
+from experiments.errors import NotFiniteError
 
 DIGITS = ["data=digits", "training.epochs=2"]
 PER_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "examples_per_second")
@@ -136,6 +137,18 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_what_was_logged(uri: 
     assert run.info.status == "FAILED"
     assert [step for step, _ in history(uri, run.info.run_id)["loss"]] == [1]
     assert "NotFiniteError" in artifact(uri, run.info.run_id, "error/traceback.txt")
+
+
+@pytest.mark.slow
+def test_a_test_loss_that_is_not_finite_fails_the_run_too(uri: str) -> None:
+    # The one step of the run: its loss is that of the weights before it, and no validation is of those after it.
+    one_step = ["data.validation=0", "training.batch_size=1437", "training.epochs=1"]
+    with pytest.raises(NotFiniteError) as caught:
+        made(uri, "data=digits", *one_step, "optimizer=sgd", "optimizer.learning_rate=1e38", "report.figures=none")
+    assert str(caught.value).startswith("test_loss became nan after training. Likely causes: optimizer.learning_rate")
+    (run,) = runs(uri)
+    assert run.info.status == "FAILED"
+    assert set(history(uri, run.info.run_id)) == {"loss", "accuracy", "learning_rate"}
 
 
 @pytest.mark.slow

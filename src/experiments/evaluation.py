@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from experiments.data import Split
+from experiments.errors import NotFiniteError
 from experiments.profiling import span
 
 if TYPE_CHECKING:
@@ -44,6 +45,21 @@ class AbsoluteError:
         import tensorflow as tf
 
         return tf.reduce_mean(tf.abs(outputs - targets), axis=-1)
+
+
+def refuse_infinite(metrics: Metrics, when: str) -> None:
+    """Find out whether training has diverged; `when` the metrics were taken, in words.
+
+    Raises:
+        NotFiniteError: a metric is NaN or infinite.
+    """
+    for name, value in metrics.items():
+        if not np.isfinite(value):
+            raise NotFiniteError(
+                f"{name} became {value} {when}. Likely causes: optimizer.learning_rate is too large (try a tenth of"
+                " it), gradients explode (try training.gradient_clipping=1), or model.activation and"
+                " model.kernel_initializer do not go together."
+            )
 
 
 def per_example(loss: str, outputs: int) -> tuple[Losses, Quality]:

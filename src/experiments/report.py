@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import figures
 from experiments.data import Dataset
-from experiments.evaluation import Evaluation
+from experiments.evaluation import Evaluation, refuse_infinite
 from experiments.keras_checks import OF_ALL_UNITS, SCALED_TANH
 from experiments.profiling import span
 from experiments.schema import Config, Linear
@@ -65,8 +65,13 @@ def import_ahead() -> None:
 
 
 def final_metrics(results: Results) -> dict[str, float]:
-    """The metrics of the whole run: on the test set, of the best epoch, and what it cost."""
+    """The metrics of the whole run: on the test set, of the best epoch, and what it cost.
+
+    Raises:
+        NotFiniteError: one on the test set is not finite.
+    """
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
+    refuse_infinite(metrics, "after training")
     if "test_accuracy" in metrics:
         wrong = np.count_nonzero(results.predicted != results.dataset.test.targets)
         metrics["test_error_percent"] = 100 * wrong / len(results.dataset.test.targets)

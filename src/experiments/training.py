@@ -18,8 +18,8 @@ from experiments import checkpoints, optimizers
 from experiments.augmentation import Augmenter
 from experiments.compiled import CompiledLoop
 from experiments.data import Dataset
-from experiments.errors import NotFiniteError, Terminated
-from experiments.evaluation import Evaluator, Metrics
+from experiments.errors import Terminated
+from experiments.evaluation import Evaluator, Metrics, refuse_infinite
 from experiments.fit import FitLoop
 from experiments.profiling import span
 from experiments.schema import Config, Linear, ReduceOnPlateau, higher_is_better
@@ -183,22 +183,12 @@ class Trainer:
         metrics = self._means(sums, self.examples)
         if len(self.dataset.validation.targets):
             metrics |= {f"val_{name}": value for name, value in self.evaluate(self.dataset.validation).metrics.items()}
-        self._refuse_infinite(metrics)
+        refuse_infinite(metrics, f"in epoch {epoch} of {config.training.epochs}")
         times = {"epoch_seconds": seconds, "examples_per_second": self.examples / seconds}
         return metrics | {"learning_rate": float(plan[-1, 0])} | times
 
     def _means(self, sums: np.ndarray, examples: int) -> Metrics:
         return {"loss": float(sums[0]) / examples, self.evaluate.quality.name: float(sums[1]) / examples}
-
-    def _refuse_infinite(self, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            if not np.isfinite(value):
-                raise NotFiniteError(
-                    f"{name} became {value} in epoch {self.state.epoch} of {self.config.training.epochs}. Likely"
-                    " causes: optimizer.learning_rate is too large (try a tenth of it), gradients explode (try"
-                    " training.gradient_clipping=1), or model.activation and model.kernel_initializer do not go"
-                    " together."
-                )
 
     def _judge(self, metrics: Metrics) -> None:
         """Early stopping, the best weights, and the plateau rule, after an epoch."""
