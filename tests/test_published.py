@@ -1,5 +1,6 @@
 """Published configs: run over seeds, gone on with, and compared with what is expected of them."""
 
+import fcntl
 import re
 import runpy
 import shutil
@@ -196,6 +197,8 @@ def test_a_seed_that_was_cut_off_is_gone_on_with(uri: str) -> None:
     # By another command that comes to the same config.
     process = start(*DIGITS, "data.validation=0", "training.epochs=200", "seed=5", f"tracking.uri={uri}")
     assert process.stdout is not None
+    # However late this process reads on, that one waits for it: a pipe this small does not take the lines to the end.
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
     for line in process.stdout:
         if line.startswith("epoch   3/"):
             break
