@@ -31,7 +31,7 @@ def start(config: Distribution, threads: int) -> "tf.distribute.Strategy":
 
     keras.backend.clear_session()  # names of layers do not depend on earlier models of this process
     if config.strategy == "multi_worker":
-        return _multi_worker()
+        return _multi_worker(config.timeout_seconds)
     gpus = tf.config.list_logical_devices("GPU")
     if config.strategy == "one_device" or (config.strategy == "auto" and len(gpus) < 2 and wanted < 2):
         return tf.distribute.get_strategy()
@@ -56,8 +56,10 @@ def logical_devices(config: Distribution) -> int:
     return config.devices or 1 if config.strategy == "mirrored" else 1
 
 
-def _multi_worker() -> "tf.distribute.Strategy":
+def _multi_worker(timeout: float) -> "tf.distribute.Strategy":
     import tensorflow as tf
+    from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+    from tensorflow.python.eager import context
 
     resolvers = tf.distribute.cluster_resolver
     if cluster.tf_config() is None and cluster.on_slurm():
@@ -67,6 +69,14 @@ def _multi_worker() -> "tf.distribute.Strategy":
         resolver = resolvers.SlurmClusterResolver(**cpus)
     else:
         resolver = resolvers.TFConfigClusterResolver()
+    # By itself TensorFlow gives up a worker that is silent for 10 seconds, and it has no public setting for that. After
+    # half the time the chief says which one it is, before it seems to hang itself.
+    context.context().configure_coordination_service(
+        "standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=resolver.cluster_spec().num_tasks("worker"))],
+        heartbeat_timeout_in_ms=int(500 * timeout),
+    )
     communication = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=communication.AUTO if tf.config.list_physical_devices("GPU") else communication.RING
