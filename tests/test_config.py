@@ -498,6 +498,7 @@ def test_other_keys_of_a_config_file_are_checked_against_the_schema(tmp_path: Pa
     [
         ("# @package _global_\ndefaults: {model: cnn}\n", "defaults must be a list (got mapping)"),
         ("# @package _global_\ndefaults:\n  - override model: cnn\n", "Could not override 'experiment/model@model'"),
+        ("- model: cnn\n", "mine.yaml is no mapping. Write a line KEY: VALUE for each setting."),
         ("# @package _global_\nmodel: {units: [1\n", "expected ',' or ']'"),
         ("# @package _global_\nmodel:\n  units: ${nowhere}\n", "Interpolation key 'nowhere' not found"),
     ],

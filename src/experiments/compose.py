@@ -359,6 +359,8 @@ def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
         if source is None:
             continue
         content: Any = OmegaConf.to_container(source.load_config(path).config)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{source.path}/{path}.yaml is no mapping. Write a line KEY: VALUE for each setting.")
         keys = [f"@package {package}"] if _is_hydras(package) else []
         keys += ["hydra"] if package == "" and "hydra" in content else []
         keys += [group for group in map(_group, content.get("defaults", [])) if _is_hydras(group)]
