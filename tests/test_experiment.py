@@ -14,9 +14,9 @@ from conftest import PROJECT, SHRUNK, command, start
 from mnist_files import idx
 from stores import artifact, files, history, made, runs
 
-from experiments import experiment, tracking
+from experiments import experiment, reproduce, tracking
 from experiments.compose import compose_job
-from experiments.errors import NotFiniteError
+from experiments.errors import NotFiniteError, StoreError
 
 DIGITS = ["data=digits", "training.epochs=2"]
 PER_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "examples_per_second")
@@ -148,6 +148,8 @@ def test_a_test_loss_that_is_not_finite_fails_the_run_too(uri: str) -> None:
     assert str(caught.value).startswith("test_loss became nan after training. Likely causes: optimizer.learning_rate")
     (run,) = runs(uri)
     assert run.info.status == "FAILED"
+    with pytest.raises(StoreError, match="To go on with it would only fail again: test_loss became nan"):
+        reproduce.find(run.info.run_id, uri)
     assert set(history(uri, run.info.run_id)) == {"loss", "accuracy", "learning_rate"}
 
 

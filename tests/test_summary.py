@@ -24,6 +24,7 @@ def config(*overrides):
         (["experiment=single_neuron"], "single_neuron"),
         (["data=digits", "+data.path=x", "tracking.experiment=a", "report.figures=none"], "digits"),
         (["model.units=[64,32]"], "units=[64,32]"),
+        (["model.units.0=64"], "units.0=64"),
         (["tracking.uri=sqlite:///x.db"], "mlp mnist"),
     ],
 )

@@ -50,7 +50,7 @@ TOLERANCE = (
     " best_epoch is not judged"
 )
 LONGEST_PARAM = 6000  # characters; MLflow cuts the rest
-NOT_FINITE = r" became (nan|-?inf) in epoch "  # in the tag end_reason
+NOT_FINITE = r" became (nan|-?inf) (in epoch|after training)"  # in the tag end_reason
 OF_A_PLACE = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
 # What reading a `.keras` file raises into which somebody has put anything.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +60,8 @@ def name(config: Config, overrides: Sequence[str]) -> str:
         key, _, value = override.lstrip("+").partition("=")
         if key.startswith("hydra") or not can_change_the_result(key):
             continue
-        parts.append(value if key in groups() else f"{key.rsplit('.', 1)[-1]}={value}")
+        last = re.search(r"[^.]+(\.\d+)*$", key)  # units.0 of model.units.0
+        parts.append(value if key in groups() else f"{last[0] if last else key}={value}")
     return " ".join(parts) or f"{config.model.name} {config.data.name}"
 
 
