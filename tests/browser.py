@@ -68,7 +68,7 @@ class Browser:
         """What a person can read on the page."""
         return str(self.run("return document.body.innerText"))
 
-    def wait(self, script: str, seconds: float = 30) -> Any:
+    def wait(self, script: str, seconds: float = 120) -> Any:
         """What the script returns as soon as that is true."""
         end = time.monotonic() + seconds
         while not (found := self.run(script)):

@@ -24,7 +24,7 @@ SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than the cores, as much of the suite waits: for servers, dead peers and time limits."""
-    return (os.cpu_count() or 1) + 1
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

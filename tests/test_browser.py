@@ -167,7 +167,9 @@ def test_two_clicks_lead_from_the_printed_address_to_the_runs_of_a_sweep(page: P
     page.follow("dropout x seed")
     page.browser.wait_for_text("Best: ")
     page.follow("all runs")
-    page.browser.wait_for_text("4 matching runs")
+    page.browser.wait_for_text("4 matching runs")  # and the table after that
+    cells = "[...document.querySelectorAll('[role=gridcell][col-id*=\"best_val_accuracy\"]')]"
+    page.browser.wait(f"return {cells}.filter(cell => cell.innerText).length === 4")
     assert page.columns()[:4] == ["Run Name", "model.dropout", "seed", "best_val_accuracy"]
     assert sorted(zip(page.column("model.dropout"), page.column("seed"), strict=True)) == [
         ("0.1", "0"), ("0.1", "1"), ("0.3", "0"), ("0.3", "1")

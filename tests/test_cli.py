@@ -60,7 +60,7 @@ def test_a_sweep_is_checked_job_by_job_before_the_first_starts() -> None:
 @pytest.mark.parametrize(
     ("sweep", "said"),
     [
-        (["model=mlp,cnn", "hydra/launcher=basic"], "The jobs of this sweep differ in training.threads"),
+        (["training.threads=1,2", "hydra/launcher=basic"], "The jobs of this sweep differ in training.threads"),
         (["seed=0,1", "distribution=multi_worker", "distribution.workers=2"], "cannot be swept with -m"),
     ],
 )

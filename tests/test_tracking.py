@@ -117,7 +117,7 @@ def test_checking_a_store_keeps_the_locks_that_this_process_has_on_it(store):
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_server_that_does_not_answer_at_the_start_is_told_within_ten_seconds(silent):
+def test_a_server_that_does_not_answer_at_the_start_is_told_after_one_try_of_a_few_seconds(silent):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         if silent:
@@ -125,7 +125,13 @@ def test_a_server_that_does_not_answer_at_the_start_is_told_within_ten_seconds(s
         uri, started = f"http://me:secret@127.0.0.1:{sock.getsockname()[1]}", time.monotonic()
         with pytest.raises(StoreError) as refusal:
             tracking.connect(uri)
-    assert time.monotonic() - started < 10
+        tries = 0
+        sock.setblocking(False)
+        with suppress(OSError):  # until there are no more
+            while sock.accept():
+                tries += 1
+    assert tries == silent
+    assert time.monotonic() - started < 60
     message = str(refusal.value)
     assert f"The tracking server {uri.replace('me:secret@', '')} does not answer" in message
     assert "tracking.uri=sqlite:///" in message
@@ -148,7 +154,7 @@ def test_eight_processes_that_start_together_on_no_store_all_log_to_the_right_ex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0.0, 0.5])
+@pytest.mark.parametrize("after", [0.0, 0.1])
 def test_a_kill_while_the_store_is_created_does_not_spoil_the_next_start(tmp_path, after):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     creator = start(uri)
