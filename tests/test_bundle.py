@@ -79,6 +79,8 @@ def test_what_was_changed_in_the_file_is_found_out(content: dict[str, Any], tmp_
     assert found[0] == "the param seed is 0, in config/config.yaml it is 1"
     assert found[2] == "the last test_accuracy is 1, and none such in its history"
     assert found[3].startswith("test_error_percent is ")
+    content["points"]["val_accuracy"] = []
+    assert "and none such in its history" in bundle.read(changed(content, tmp_path), None).contradictions()[-2]
 
 
 def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
@@ -100,6 +102,7 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
         "training.epochs=2,3",
         "seed 1",
         f"seed={'9' * 5000}",
+        f"model.units.{'9' * 5000}=1",
     ]
     content["hardware"]["threads"] = 4
     del content["hardware"]["processor"], content["hardware"]["instructions"]  # the latter is in no earlier record
@@ -117,6 +120,7 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
         "the override training.epochs=2,3 is none that a single run has",
         "the override seed 1 is none that a single run has",
         f"the override seed={'9' * 5000} is none that a single run has",
+        f"the override model.units.{'9' * 5000}=1 is not what config/config.yaml says: None",
     ]
     assert recorded.overrides == content["overrides"]
 
@@ -124,7 +128,8 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
 def test_overrides_that_made_the_run_together_are_true(content: dict[str, Any], tmp_path: Path) -> None:
     true = ["data.augmentation={shift:2,rotation:0}", "data.augmentation.shift=0", "model.units.0=128"]
     true += ["model.kernel_regularizer.l2.l2=0.1", "model.kernel_regularizer=null", "training.threads=auto"]
-    true += ["distribution=auto", "optimizer=sgd", "optimizer=adam"]
+    true += ["distribution.strategy=auto", "distribution=one_device", "optimizer=sgd", "optimizer=adam"]
+    true += ["data.augmentation={shift:0}", "expected={quick:{mean:1}}", "expected=null"]
     recorded = bundle.read(changed(content | {"overrides": [*content["overrides"], *true]}, tmp_path), None)
     assert recorded.contradictions() == []
 

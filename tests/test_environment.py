@@ -70,9 +70,9 @@ def test_a_folder_without_git_has_no_commit(tmp_path: Path, capsys: pytest.Captu
             {},
             "damaged",
             "fatal: not a git repository (or any of the parent directories): .git. To have them recorded: make"
-            " `git -C {0} status` work",
+            " `git -C {0} diff` work",
         ),
-        ({"PATH": ""}, None, "git is not installed. To have them recorded: make `git -C {0} status` work"),
+        ({"PATH": ""}, None, "git is not installed. To have them recorded: make `git -C {0} diff` work"),
     ],
 )
 def test_a_repository_that_git_refuses_is_told_once_and_has_no_commit(
@@ -92,6 +92,19 @@ def test_a_repository_that_git_refuses_is_told_once_and_has_no_commit(
         assert environment.code(repository) == environment.Code("", b"")
     told = f"The commit of {repository} and the changes since are not recorded: {why.format(repository)}\n"
     assert capsys.readouterr() == ("", told)
+
+
+def test_a_commit_is_recorded_though_git_cannot_tell_what_has_changed(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = environment.code(repository).commit
+    (repository / ".git" / "index").write_text("damaged")
+    code = environment.code(repository)
+    assert code.tags == {"git_commit": commit, "git_dirty": "true"}
+    assert code.diff.startswith(b"# git did not tell what has changed: ")
+    assert capsys.readouterr().err.startswith(
+        f"The changes in {repository} since commit {commit[:8]} are not recorded: "
+    )
 
 
 def test_before_the_first_commit_there_is_none_and_the_diff_holds_everything(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the files of conf/ say about themselves: each begins with a line on what it is, each key has a comment."""
+"""What the files of conf/ hold and say about themselves: a first line on what each is, a comment behind each key."""
 
 import re
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def values(group: str, name: str) -> Mapping[str, Any]:
     """What a choice sets, as it stands in its file."""
     import yaml
 
-    content: Mapping[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    content: Mapping[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return content
 
 

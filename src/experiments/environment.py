@@ -44,18 +44,21 @@ class _GitError(Exception):
 def code(project: Path = PROJECT) -> Code:
     """The commit that is checked out, and what differs from it; all there is before the first commit.
 
-    Where there is a repository and git gives no answer, stderr is told why, and no state is recorded.
+    Where there is a repository and git does not tell all of it, stderr is told why, and so is the diff.
     """
+    commit, diff = "", b""
     try:
-        return _code(project)
+        commit = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
+        diff = _changes(project, commit)
     except _GitError as error:
         if any((folder / ".git").exists() for folder in (project, *project.parents)):
-            _tell(project, str(error))
-        return Code("", b"")
+            _tell(project, commit, str(error))
+        if commit:
+            diff = f"# git did not tell what has changed: {error}\n".encode()
+    return Code(commit, diff)
 
 
-def _code(project: Path) -> Code:
-    commit = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
+def _changes(project: Path, commit: str) -> bytes:
     base = commit or _git(project, "hash-object", "-t", "tree", os.devnull).decode().strip()  # the empty tree
     listed = _git(project, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
     new_files = [os.fsdecode(name) for name in listed if name]
@@ -63,7 +66,7 @@ def _code(project: Path) -> Code:
     added = {name: _as_new(project, name) for name in small}
     left_out = (os.fsencode(name) for name in new_files if not added.get(name))
     notes = (b"# new, and not kept, as it is too large, one of too many, or no file: %s\n" % name for name in left_out)
-    return Code(commit, b"".join([_git(project, *DIFF, base), *added.values(), *notes]))
+    return b"".join([_git(project, *DIFF, base), *added.values(), *notes])
 
 
 @cache
@@ -98,13 +101,11 @@ def _git(project: Path, *arguments: str) -> bytes:
 
 
 @cache  # once per process
-def _tell(project: Path, why: str) -> None:
+def _tell(project: Path, commit: str, why: str) -> None:
     lines = [line.strip() for line in why.splitlines() if line.strip()] or ["git failed"]
-    advice = next((line for line in lines if line.startswith("git config")), f"make `git -C {project} status` work")
-    print(
-        f"The commit of {project} and the changes since are not recorded: {lines[0]}. To have them recorded: {advice}",
-        file=sys.stderr,
-    )
+    advice = next((line for line in lines if line.startswith("git config")), f"make `git -C {project} diff` work")
+    lost = f"changes in {project} since commit {commit[:8]}" if commit else f"commit of {project} and the changes since"
+    print(f"The {lost} are not recorded: {lines[0]}. To have them recorded: {advice}", file=sys.stderr)
 
 
 def packages() -> str:

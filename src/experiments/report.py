@@ -90,7 +90,7 @@ def best(history: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     for name, better in (("val_accuracy", np.argmax), ("val_mean_absolute_error", np.argmin)):
-        if name in history:
+        if history.get(name):
             epoch = int(better(history[name]))
             metrics |= {f"best_{name}": history[name][epoch], "best_epoch": epoch + 1}
     return metrics

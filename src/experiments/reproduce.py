@@ -9,6 +9,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments import (
     cluster,
@@ -56,7 +59,6 @@ OF_A_PLACE = ("tracking.", "data.path", "resume")  # where a run was made, which
 # What reading a `.keras` file raises into which somebody has put anything.
 DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError)
 
-NAME = re.compile(r"\w+\.(name|strategy)")
 Setting = tuple[str, str, Any]  # the override, the key and the value that it sets
 
 ROUNDING = 1e-6  # of an accuracy in 32 bits: one image more is more
@@ -122,7 +124,7 @@ class Recorded:
         config = {key: str(value)[:LONGEST_PARAM] for key, value in flatten(as_dict(self.config)).items()}
         for key in sorted(experiment.params(self.config).keys() | self.run.params.keys()):
             param, value = self.run.params.get(key, "missing"), config.get(key, "missing")
-            if param != value:
+            if param != value and key != "data.path":  # where the data was found may have changed
                 found.append(f"the param {key} is {param}, in config/config.yaml it is {value}")
         parts = {key: self.run.tags.get(key, "") for key in resume.IDENTITY}
         if self.run.tags.get("fingerprint") != fingerprint(self.config, parts):
@@ -167,7 +169,7 @@ class Recorded:
                 continue
             if given and given != ("training.threads", "auto"):  # which is resolved in the config
                 settings.append((override, *given))
-        settings.sort(key=lambda setting: not NAME.fullmatch(setting[1]))  # Hydra reads the chosen files first
+        settings.sort(key=lambda setting: "." in setting[0].partition("=")[0])  # Hydra reads the chosen files first
         if _make(settings, tree):
             return found
         true: list[Setting] = []
@@ -279,13 +281,14 @@ def moved(recorded: Recorded, override: str) -> Recorded:
     Raises:
         ConfigError: its data is in no folder, or it is no override.
     """
-    config, (_, folder) = recorded.config, compose.setting(override) or (None, None)
+    config, setting = recorded.config, compose.setting(override)
     if not isinstance(config.data, ImageFiles):
         raise ConfigError(f"{override}: data={config.data.name} is read from no folder. Leave it out.")
-    there = validate(as_dict(replace(config, data=replace(config.data, path=folder))))
+    if setting is None:
+        raise ConfigError(f"{override} refers to something else. Name the folder itself: data.path=FOLDER")
+    there = validate(as_dict(replace(config, data=replace(config.data, path=setting[1]))))
     overrides = [given for given in recorded.overrides if given.lstrip("+").partition("=")[0] != "data.path"]
-    run = replace(recorded.run, params={**recorded.run.params, "data.path": str(folder)})
-    return replace(recorded, run=run, config=there, overrides=[*overrides, override])
+    return replace(recorded, config=there, overrides=[*overrides, override])
 
 
 def _refuse_sweep(client: "tracking.MlflowClient", run: runs.RunRecord) -> None:
@@ -326,9 +329,17 @@ def judge(recorded: Recorded, run_id: str) -> Verdict:
     hardware = _hardware(resolved, run_id)
     changed = recorded.machine_changes(hardware)
     exact = not changed and all(recorded.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions"))
-    counts = (training_examples(recorded.config), recorded.config.data.validation, recorded.config.data.test_examples)
-    fewest = min(count for count in counts if count)
-    rows = compare(recorded.points, _points(client, new), 0 if exact else max(OF_TWO_MODELS, 2 / fewest))
+    images = (
+        None
+        if exact
+        else {
+            "test_": recorded.config.data.test_examples,
+            "val_": recorded.config.data.validation,
+            "best_val_": recorded.config.data.validation,
+            "": training_examples(recorded.config),
+        }
+    )
+    rows = compare(recorded.points, _points(client, new), images)
     model = _model(resolved, new, False)
     same_weights = None
     if recorded.model and model:
@@ -352,14 +363,14 @@ def _as_good(recorded: Recorded) -> bool:
     return all(_close(name, then[name], now[name], allowed) for name in now)
 
 
-def compare(then: Points, now: Points, allowed: float) -> list[Row]:
+def compare(then: Points, now: Points, images: Mapping[str, int] | None) -> list[Row]:
     """A row for each metric that either run has.
 
     Args:
-        allowed: by how much accuracies may differ, from 0 to 1, and with them by 2 % what else there is; 0: all has to
-            be equal to the last bit.
+        images: how many there are behind a metric, by the beginning of its name, for the tolerance; None: all has to be
+            equal to the last bit.
 
-    >>> compare({"loss": [(1, 0.5), (2, 0.25)]}, {"loss": [(1, 0.5625), (2, 0.25)]}, allowed=0)
+    >>> compare({"loss": [(1, 0.5), (2, 0.25)]}, {"loss": [(1, 0.5625), (2, 0.25)]}, None)
     [Row(metric='loss', then=0.25, now=0.25, difference=0.0625, epoch=1, equal=False)]
     """
     rows = []
@@ -370,7 +381,9 @@ def compare(then: Points, now: Points, allowed: float) -> list[Row]:
             rows.append(Row(metric, last_then, last_now, None, None, False))
             continue
         pairs = [(epoch, a, b) for (epoch, a), (_, b) in zip(before, after, strict=True)]
-        equal = all(_close(metric, a, b, allowed) if allowed else a == b for _, a, b in pairs)
+        count = next(count for start, count in images.items() if metric.startswith(start)) if images else 0
+        allowed = max(OF_TWO_MODELS, 2 / count) if count else OF_TWO_MODELS
+        equal = all(a == b if images is None else _close(metric, a, b, allowed) for _, a, b in pairs)
         epoch, difference = max(((epoch, abs(a - b)) for epoch, a, b in pairs), key=lambda pair: pair[1])
         rows.append(Row(metric, last_then, last_now, difference, epoch, equal))
     return rows
@@ -428,20 +441,13 @@ def _at(tree: Any, key: str) -> Any:
 
 
 def _make(settings: Sequence[Setting], tree: dict[str, Any]) -> bool:
-    """Whether a config stays what it is when these are set, one after the other; mappings are merged."""
-    changed: Any = copy.deepcopy(tree)
+    """Whether a config stays what it is when these are set in it, one after the other, as Hydra does."""
+    changed = OmegaConf.create(copy.deepcopy(tree))
     try:
         for _, key, value in settings:
-            path: list[Any] = [int(part) if part.isdecimal() else part for part in key.split(".")]
-            node, last = changed, path.pop()
-            for part in path:
-                if isinstance(node, dict) and node.get(part) is None:
-                    node[part] = {}  # as a later setting may have cleared it
-                node = node[part]
-            before = node[last] if isinstance(node, list) else node.get(last)
-            node[last] = before | value if isinstance(before, dict) and isinstance(value, dict) else value
-        return as_dict(validate(changed)) == tree
-    except (ConfigError, LookupError, TypeError, AttributeError):
+            OmegaConf.update(changed, key, copy.deepcopy(value), merge=True, force_add=True)
+        return as_dict(validate(OmegaConf.to_container(changed))) == tree  # type: ignore[arg-type]
+    except (ConfigError, OmegaConfBaseException, LookupError, TypeError, ValueError):
         return False
 
 
@@ -494,11 +500,13 @@ def _weights(content: bytes) -> dict[str, np.ndarray]:
 
 def _less(fact: object, other: object) -> str:
     """A fact on a machine; of a list or mapping only what the other one has not."""
-    if isinstance(fact, dict) and isinstance(other, dict):
-        fact, other = ([f"{key}={value}" for key, value in each.items()] for each in (fact, other))
-    if isinstance(fact, list) and isinstance(other, list):
-        return _some([str(item) for item in fact if item not in other])
-    return str(fact)
+    fact, other = (
+        [f"{key}={value}" for key, value in each.items()] if isinstance(each, dict) else each for each in (fact, other)
+    )
+    if not isinstance(fact, list):
+        return str(fact)
+    only_here = Counter(map(str, fact)) - Counter(map(str, other if isinstance(other, list) else []))
+    return _some(list(only_here.elements()))
 
 
 def _some(names: list[str]) -> str:
