@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments import bundle, published, reproduce, runtime
+from experiments import bundle, published, records, reproduce, runtime
 from experiments.errors import ConfigError, Terminated, did_you_mean, exit_code, terminate
 from experiments.schema import Expected
 
@@ -62,7 +62,7 @@ def main() -> int:
             print(f"Run it again, with any clone of this project: python scripts/reproduce.py {options.export}")
             return 0
         run = recorded(options.what, options.uri)
-        return again(reproduce.moved(run, folders[-1]) if folders else run)
+        return again(records.moved(run, folders[-1]) if folders else run)
 
     return exit_code(command)
 
@@ -70,7 +70,7 @@ def main() -> int:
 # --- a recorded run -------------------------------------------------------------------------------------------------
 
 
-def recorded(what: str, uri: str | None) -> reproduce.Recorded:
+def recorded(what: str, uri: str | None) -> records.Recorded:
     """The run with this id, or in this file.
 
     Raises:
@@ -84,10 +84,10 @@ def recorded(what: str, uri: str | None) -> reproduce.Recorded:
             f"{what!r} is no file, no id of a run, and no published config{did_you_mean(what, names)}."
             f" Published configs: {', '.join(names)}"
         )
-    return reproduce.find(what, uri)
+    return records.find(what, uri)
 
 
-def again(recorded: reproduce.Recorded) -> int:
+def again(recorded: records.Recorded) -> int:
     """Runs it again; prints on stderr what is no longer as recorded, and on stdout the comparison."""
     print(f"Run {recorded.run.run_id} ({recorded.run.name}) again, from its own config.")
     for kind, found in (("Differs from then", recorded.changes()), ("Changed record", recorded.contradictions())):

@@ -14,7 +14,7 @@ from conftest import PROJECT, SHRUNK, command, start
 from mnist_files import idx
 from stores import artifact, files, history, made, runs
 
-from experiments import experiment, reproduce, tracking
+from experiments import experiment, records, tracking
 from experiments.compose import compose_job
 from experiments.errors import NotFiniteError, StoreError
 
@@ -149,7 +149,7 @@ def test_a_test_loss_that_is_not_finite_fails_the_run_too(uri: str) -> None:
     (run,) = runs(uri)
     assert run.info.status == "FAILED"
     with pytest.raises(StoreError, match="To go on with it would only fail again: test_loss became nan"):
-        reproduce.find(run.info.run_id, uri)
+        records.find(run.info.run_id, uri)
     assert set(history(uri, run.info.run_id)) == {"loss", "accuracy", "learning_rate"}
 
 

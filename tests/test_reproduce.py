@@ -19,7 +19,7 @@ import yaml
 from conftest import PROJECT, command
 from stores import artifact, history, runs
 
-from experiments import bundle, reproduce, resume, tracking
+from experiments import bundle, records, reproduce, resume, tracking
 from experiments.bundle import BundleError
 from experiments.compose import compose_job
 from experiments.config import as_dict, fingerprint
@@ -68,7 +68,7 @@ def test_a_metric_without_any_epoch_in_either_run_is_no_match() -> None:
 @pytest.mark.parametrize(("filters", "true"), [(24, True), (25, False)])
 def test_an_override_of_a_layer_in_a_list_sets_what_it_names_in_it(filters: int, true: bool) -> None:
     tree = as_dict(compose_job(["experiment=fast99"]))
-    assert reproduce._make([("", "model.layers.1", {"Conv2D": {"filters": filters}})], tree) == true
+    assert records._make([("", "model.layers.1", {"Conv2D": {"filters": filters}})], tree) == true
 
 
 def test_a_metric_or_an_epoch_that_only_one_of_the_runs_has_is_no_match() -> None:
@@ -221,7 +221,7 @@ def test_what_follows_from_other_metrics_and_any_file_of_the_record_is_held_agai
     store: tuple[str, str],
 ) -> None:
     uri, run_id = store
-    assert reproduce.find(run_id, uri).contradictions() == []
+    assert records.find(run_id, uri).contradictions() == []
     for table in ("metrics", "latest_metrics"):
         for key, value in (("test_error_percent", 0.25), ("best_epoch", 7), ("best_val_accuracy", 0.875)):
             change(store, f"UPDATE {table} SET value = {value} WHERE key = '{key}'")
@@ -231,7 +231,7 @@ def test_what_follows_from_other_metrics_and_any_file_of_the_record_is_held_agai
     hardware.write_text(hardware.read_text().replace('"processor": "', '"processor": "another '))
     config = config_file(store)
     config.write_text(config.read_text().replace("mode: auto", "mode: min"))  # in no param, and changes no result
-    found = reproduce.find(run_id, uri).contradictions()
+    found = records.find(run_id, uri).contradictions()
     digest = "is not the file that was logged, by its digest in the tag record_digests"
     assert found[:2] == [f"config/config.yaml {digest}", f"environment/hardware.json {digest}"]
     assert found[2:] == [
@@ -242,7 +242,7 @@ def test_what_follows_from_other_metrics_and_any_file_of_the_record_is_held_agai
 
 
 def test_what_of_the_machine_has_changed_is_named(store: tuple[str, str]) -> None:
-    found = reproduce.find(store[1], store[0])
+    found = records.find(store[1], store[0])
     instructions, switches = found.hardware["instructions"], found.hardware["switches"]
     assert isinstance(instructions, list)
     assert isinstance(switches, dict)
@@ -264,7 +264,7 @@ def test_a_model_that_is_gone_or_another_is_found_out_on_other_machines_too(
     store: tuple[str, str], tensorflow: None
 ) -> None:
     uri, run_id = store
-    found = reproduce.find(run_id, uri)
+    found = records.find(run_id, uri)
     assert found.model is not None
     elsewhere = replace(found, hardware={**found.hardware, "processor": "another"})
     assert (reproduce.judge(elsewhere, run_id).exact, reproduce.judge(elsewhere, run_id).reproduced) == (False, True)
@@ -275,20 +275,20 @@ def test_a_model_that_is_gone_or_another_is_found_out_on_other_machines_too(
     verdict = reproduce.judge(elsewhere, run_id)
     assert (verdict.contradictions, verdict.same_weights, verdict.reproduced) == ([], False, False)
     tracking.connect(uri).delete_tag(run_id, "model_digest")
-    assert reproduce.find(run_id, uri).contradictions() == [
+    assert records.find(run_id, uri).contradictions() == [
         "the model's file is not the one that was logged, by its digest in the tag model_digest"
     ]
     model_file(store).unlink()
-    assert reproduce.find(run_id, uri).contradictions() == ["the model that it logged is gone"]
+    assert records.find(run_id, uri).contradictions() == ["the model that it logged is gone"]
 
 
 def test_another_network_around_the_same_weights_is_another_model(store: tuple[str, str]) -> None:
     uri, run_id = store
-    found, file = reproduce.find(run_id, uri).model, model_file(store)
+    found, file = records.find(run_id, uri).model, model_file(store)
     assert found is not None
     for old, new, equal in ((b'"name": "dense"', b'"name": "dense_7"', True), (b'"softmax"', b'"linear"', False)):
         change_model(file, lambda parts, old=old, new=new: {"config.json": parts["config.json"].replace(old, new)})
-        model = reproduce.find(run_id, uri).model
+        model = records.find(run_id, uri).model
         assert model is not None
         assert model.digest != found.digest
         assert (model.equals(found), model.weights.keys() == found.weights.keys()) == (equal, True)
@@ -332,7 +332,7 @@ def test_what_cannot_be_tried_is_said_and_nothing_is_made(store: tuple[str, str]
         failed.info.run_id: r"\(broken\) is FAILED: only a finished run can be reproduced. Go on with it first: python",
     }.items():
         with pytest.raises(StoreError, match=message):
-            reproduce.find(wrong, uri)
+            records.find(wrong, uri)
     unknown = command("0" * 32, "--uri", uri, script=SCRIPT)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1), unknown.stderr
     assert f"There is no run '{'0' * 32}'" in unknown.stderr
@@ -357,7 +357,7 @@ def test_files_of_a_record_that_are_damaged_are_told_in_one_line(store: tuple[st
         before = path.read_bytes()
         path.write_bytes(content)
         with pytest.raises(UserError) as caught:
-            reproduce.find(store[1], store[0])
+            records.find(store[1], store[0])
         path.write_bytes(before)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -373,7 +373,7 @@ def test_a_run_that_starts_from_weights_that_are_not_there_cannot_be_tried_or_ex
     with pytest.raises(BundleError, match=rf"starts from the weights of run {start} \(model.weights\), which a bundle"):
         bundle.write(run_id, uri, tmp_path / "run.json")
     with pytest.raises(StoreError, match=f"^model.weights: There is no run '{start}' in {uri}"):
-        reproduce.again(reproduce.find(run_id, uri))
+        reproduce.again(records.find(run_id, uri))
     with pytest.raises(StoreError, match=f"^There is no run '{start}' in {uri}"):
         tracking.model_location(uri, start)
 
@@ -381,18 +381,18 @@ def test_a_run_that_starts_from_weights_that_are_not_there_cannot_be_tried_or_ex
 @pytest.mark.slow
 def test_data_that_has_moved_is_read_where_it_is_now(store: tuple[str, str], tmp_path: Path) -> None:
     config = compose_job(["data=mnist", f"data.path={tmp_path}/gone"])
-    found = replace(reproduce.find(store[1], store[0]), config=config, overrides=["+data.path=x", "seed=0"])
+    found = replace(records.find(store[1], store[0]), config=config, overrides=["+data.path=x", "seed=0"])
     for folder, given in (("/data", "/data"), ("~/My data (1)", "'~/My data (1)'")):
-        there = reproduce.moved(found, f"data.path={given}")
+        there = records.moved(found, f"data.path={given}")
         assert (there.config.data.path, there.overrides) == (folder, ["seed=0", f"data.path={given}"])
         assert there.false_overrides() == {}
         assert not any("data.path" in contradiction for contradiction in there.contradictions())
     with pytest.raises(ConfigError, match=r"mnist refers to something else\. Name the folder itself: data\.path="):
-        reproduce.moved(found, "data.path=${oc.env:HOME}/mnist")
+        records.moved(found, "data.path=${oc.env:HOME}/mnist")
     with pytest.raises(ConfigError, match=r"'data\.path=~' is not an override: .*; quote values with"):
-        reproduce.moved(found, "data.path=~")
+        records.moved(found, "data.path=~")
     with pytest.raises(ConfigError, match=r"data\.path=/data: data=digits is read from no folder\. Leave it out"):
-        reproduce.moved(reproduce.find(store[1], store[0]), "data.path=/data")
+        records.moved(records.find(store[1], store[0]), "data.path=/data")
 
 
 def test_data_that_is_gone_cannot_be_tried(store: tuple[str, str], tmp_path: Path) -> None:

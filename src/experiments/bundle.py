@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from experiments import reproduce, runs, tracking
+from experiments import records, runs, tracking
 from experiments.config import as_dict, validate
 from experiments.errors import ConfigError, UserError
 from experiments.resume import IDENTITY
@@ -39,7 +39,7 @@ def _printable(value: Any) -> Any:
 
 def _override(value: str) -> str:
     key = re.match(r"[+~]{0,2}([A-Za-z_][\w./@]*)", value)
-    if key is None or key[1].startswith(("hydra", *reproduce.OF_A_PLACE)):
+    if key is None or key[1].startswith(("hydra", *records.OF_A_PLACE)):
         raise ValueError(f"{value!r} is not an override of an experiment")
     return value
 
@@ -82,7 +82,7 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
         StoreError: there is no such run, it is not finished, or parts of its record are missing.
         BundleError: the run needs the weights of another, the file exists or cannot be written, or would be too large.
     """
-    recorded = reproduce.find(run_id, uri)
+    recorded = records.find(run_id, uri)
     run, store = recorded.run, tracking.resolve_uri(uri)
     if start := recorded.config.model.weights:
         raise BundleError(
@@ -100,7 +100,7 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
         "metrics": {key: run.metrics[key] for key in recorded.points},
         "points": recorded.points,
         "config": _placeless(as_dict(recorded.config)),
-        "overrides": [o for o in recorded.overrides if not o.lstrip("+~").startswith(reproduce.OF_A_PLACE)],
+        "overrides": [o for o in recorded.overrides if not o.lstrip("+~").startswith(records.OF_A_PLACE)],
         "packages": sorted(recorded.packages, key=str.lower),
         "hardware": recorded.hardware,
         "lock": lock,
@@ -115,7 +115,7 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
         raise BundleError(f"The bundle {file} cannot be written: {error.strerror}. Choose another file.") from None
 
 
-def read(file: Path, uri: str | None) -> reproduce.Recorded:
+def read(file: Path, uri: str | None) -> records.Recorded:
     """The run in a bundle, to be run again in the store `uri`, with data from where it lies here.
 
     Raises:
@@ -134,7 +134,7 @@ def read(file: Path, uri: str | None) -> reproduce.Recorded:
         raise ConfigError(f"The config in {file} cannot be run by this code: {error}") from None
     run = runs.RunRecord(bundle.run_id, bundle.name, "FINISHED", 0, None, bundle.params, bundle.metrics, bundle.tags)
     packages = frozenset(bundle.packages)
-    return reproduce.Recorded(uri, run, config, bundle.overrides, bundle.points, packages, bundle.hardware)
+    return records.Recorded(uri, run, config, bundle.overrides, bundle.points, packages, bundle.hardware)
 
 
 def _parse(content: bytes, otherwise: str) -> Bundle:
