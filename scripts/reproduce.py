@@ -22,6 +22,7 @@ from pathlib import Path
 
 from experiments import bundle, published, records, reproduce, runtime
 from experiments.errors import ConfigError, Terminated, did_you_mean, exit_code, terminate
+from experiments.formatting import plain
 from experiments.schema import Expected
 
 
@@ -92,7 +93,7 @@ def again(recorded: records.Recorded) -> int:
     print(f"Run {recorded.run.run_id} ({recorded.run.name}) again, from its own config.")
     for kind, found in (("Differs from then", recorded.changes()), ("Changed record", recorded.contradictions())):
         for what in found:
-            print(f"{kind}: {what}", file=sys.stderr)
+            print(f"{kind}: {plain(what)}", file=sys.stderr)
     new_id = reproduce.again(recorded)
     if not new_id:
         return 0
@@ -116,13 +117,13 @@ def show(verdict: reproduce.Verdict) -> None:
         table.add_row(row.metric, then, now, difference(row), style=None if row.equal else "red")
     console.print(table)
     for change in verdict.machine_changes:
-        print(f"Differs from then: {change}")
+        print(f"Differs from then: {plain(change)}")
     if verdict.exact:
         print("Asked for: equal to the last bit, as processor, threads, versions and code are those of then.")
     else:
         print(f"Asked for: within {reproduce.TOLERANCE}; machine, threads, versions or code are not those of then.")
     for contradiction in verdict.contradictions:
-        print(f"The record was changed after the run: {contradiction}.")
+        print(f"The record was changed after the run: {plain(contradiction)}.")
     differing = [row.metric for row in verdict.rows if not row.equal]
     differing += ["the model"] if verdict.same_weights is False else []
     if differing:

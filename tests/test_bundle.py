@@ -1,5 +1,6 @@
 """Runs as files: given to somebody else, and made by somebody who means harm."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from conftest import command
 from mnist_files import refusal, write
 from stores import history, made, runs
 
-from experiments import bundle, data
+from experiments import bundle, data, tracking
 from experiments.bundle import BundleError
 from experiments.errors import ConfigError, UserError
 
@@ -103,6 +104,7 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
         "seed 1",
         f"seed={'9' * 5000}",
         f"model.units.{'9' * 5000}=1",
+        f"model.kernel_constraint={'[' * 120}{']' * 120}",
     ]
     content["hardware"]["threads"] = 4
     del content["hardware"]["processor"], content["hardware"]["instructions"]  # the latter is in no earlier record
@@ -121,6 +123,7 @@ def test_overrides_and_an_environment_that_did_not_make_the_run_are_found_out(
         "the override seed 1 is none that a single run has",
         f"the override seed={'9' * 5000} is none that a single run has",
         f"the override model.units.{'9' * 5000}=1 is not what config/config.yaml says: None",
+        f"the override model.kernel_constraint={'[' * 120}{']' * 120} is not what config/config.yaml says: None",
     ]
     assert recorded.overrides == content["overrides"]
 
@@ -130,6 +133,8 @@ def test_overrides_that_made_the_run_together_are_true(content: dict[str, Any], 
     true += ["model.kernel_regularizer.l2.l2=0.1", "model.kernel_regularizer=null", "training.threads=auto"]
     true += ["distribution.strategy=auto", "distribution=one_device", "optimizer=sgd", "optimizer=adam"]
     true += ["data.augmentation={shift:0}", "expected={quick:{mean:1}}", "expected=null"]
+    true = ["seed=3", "seed=${training.epochs}", "training.threads=2", "model.layers.3.Dropout.rate=1", *true]
+    true += ["model=cnn", "model=mine", "model.layers=shuffle([1])", "+optimizer.x=1", "~optimizer.x"]
     recorded = bundle.read(changed(content | {"overrides": [*content["overrides"], *true]}, tmp_path), None)
     assert recorded.contradictions() == []
 
@@ -142,8 +147,12 @@ def test_uncommitted_changes_to_files_in_any_encoding_can_be_exported(
     diff = Path(run.info.artifact_uri.removeprefix("file://"), "environment", "uncommitted.diff")
     before = diff.read_bytes()
     diff.write_bytes(b"+caf\xe9\r\n")
+    digests = run.data.tags["record_digests"]
+    now = json.loads(digests) | {"environment/uncommitted.diff": hashlib.sha256(b"+caf\xe9\r\n").hexdigest()}
+    tracking.connect(uri).set_tag(run.info.run_id, "record_digests", json.dumps(now))
     bundle.write(run.info.run_id, uri, tmp_path / "run.json")
     diff.write_bytes(before)
+    tracking.connect(uri).set_tag(run.info.run_id, "record_digests", digests)
     assert json.loads((tmp_path / "run.json").read_text())["uncommitted_diff"] == "+caf\\xe9\r\n"
 
 

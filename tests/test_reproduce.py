@@ -1,6 +1,7 @@
 """Recorded runs that are run again, and records that somebody changed."""
 
 import io
+import json
 import os
 import shutil
 import sqlite3
@@ -19,7 +20,7 @@ import yaml
 from conftest import PROJECT, command
 from stores import artifact, history, runs
 
-from experiments import bundle, records, reproduce, resume, tracking
+from experiments import bundle, model_files, records, reproduce, resume, tracking
 from experiments.bundle import BundleError
 from experiments.compose import compose_job
 from experiments.config import as_dict, fingerprint
@@ -68,7 +69,7 @@ def test_a_metric_without_any_epoch_in_either_run_is_no_match() -> None:
 @pytest.mark.parametrize(("filters", "true"), [(24, True), (25, False)])
 def test_an_override_of_a_layer_in_a_list_sets_what_it_names_in_it(filters: int, true: bool) -> None:
     tree = as_dict(compose_job(["experiment=fast99"]))
-    assert records._make([("", "model.layers.1", {"Conv2D": {"filters": filters}})], tree) == true
+    assert records._says(tree, "model.layers.1", {"Conv2D": {"filters": filters}}) == true
 
 
 def test_a_metric_or_an_epoch_that_only_one_of_the_runs_has_is_no_match() -> None:
@@ -231,6 +232,8 @@ def test_what_follows_from_other_metrics_and_any_file_of_the_record_is_held_agai
     hardware.write_text(hardware.read_text().replace('"processor": "', '"processor": "another '))
     config = config_file(store)
     config.write_text(config.read_text().replace("mode: auto", "mode: min"))  # in no param, and changes no result
+    with pytest.raises(BundleError, match=f"Run {run_id} cannot be put into a bundle: its record was changed: config/"):
+        bundle.write(run_id, uri, config.with_name("run.json"))
     found = records.find(run_id, uri).contradictions()
     digest = "is not the file that was logged, by its digest in the tag record_digests"
     assert found[:2] == [f"config/config.yaml {digest}", f"environment/hardware.json {digest}"]
@@ -239,6 +242,33 @@ def test_what_follows_from_other_metrics_and_any_file_of_the_record_is_held_agai
         f"best_epoch is 7, by the other metrics it is {1 + [v for _, v in metrics['val_accuracy']].index(best)}",
         f"test_error_percent is 0.25, by the other metrics it is {100 - 100 * metrics['test_accuracy'][0][1]:g}",
     ]
+
+
+def test_a_tag_without_the_digests_of_the_record_is_found_out(store: tuple[str, str]) -> None:
+    uri, run_id = store
+    assert set(json.loads(runs(uri)[0].data.tags["record_digests"])) == set(records.FILES)
+    for value in ("{}", "[", "null"):
+        tracking.connect(uri).set_tag(run_id, "record_digests", value)
+        assert len(records.find(run_id, uri).changed_files) == len(records.FILES)
+
+
+def test_a_metric_that_is_no_number_is_told(store: tuple[str, str]) -> None:
+    change(store, "UPDATE latest_metrics SET value = 'x' WHERE key = 'loss'")
+    with pytest.raises(StoreError, match=f"Run {store[1]} was changed: its metric loss is 'x', no number"):
+        records.find(store[1], store[0])
+
+
+@pytest.mark.parametrize("shape", [None, (2**62,), (10**6, 10**9)])
+def test_a_model_that_claims_more_than_there_is_can_be_read(shape: tuple[int, ...] | None) -> None:
+    weights, file = io.BytesIO(), io.BytesIO()
+    with h5py.File(weights, "w") as opened:
+        if shape is None:
+            opened["vars/0"] = h5py.Empty("f")
+        else:
+            opened.create_dataset("vars/0", shape=shape, dtype="f", chunks=(1,) * len(shape))
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model.weights.h5", weights.getvalue())
+    assert model_files._weights(file.getvalue()) == {}
 
 
 def test_what_of_the_machine_has_changed_is_named(store: tuple[str, str]) -> None:

@@ -89,6 +89,8 @@ def write(run_id: str, uri: str | None, file: Path) -> None:
             f"Run {run.run_id} cannot be put into a bundle: it starts from the weights of run {start} (model.weights),"
             f" which a bundle does not hold. Export that run instead: python scripts/reproduce.py {start} --export FILE"
         )
+    if changed := recorded.contradictions():
+        raise BundleError(f"Run {run.run_id} cannot be put into a bundle: its record was changed: {changed[0]}.")
     lock = tracking.read(store, run.run_id, "environment/requirements.lock")
     diff = tracking.read_bytes(store, run.run_id, "environment/uncommitted.diff")
     parts = {

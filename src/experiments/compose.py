@@ -37,12 +37,13 @@ from experiments.schema import Config
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
 CHOSEN = {"distribution": "strategy"}  # the key that tells which choice of a group a config has, where it is not `name`
+UNKNOWN = ...
 # In conf/ as ${project:}, so that a sweep writes there and not where it was started.
 OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 # In the template of --help, where a dollar sign stands for something.
 OmegaConf.register_new_resolver("choices", lambda: choices.overview().replace("$", "$$"), replace=True)
 # What Hydra raises on config files that do not go together, or are no YAML.
-NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
+NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, RecursionError, yaml.YAMLError)
 
 
 def compose_job(overrides: Sequence[str], config_dir: str | None = None) -> Config:
@@ -214,30 +215,32 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def setting(override: str) -> tuple[str, Any] | None:
-    """The key and the value that an override sets; a choice such as model=mlp sets model.name. None of a preset, a
-    deletion, what refers to other keys, and the choice of a file that is not in conf/ or calls itself otherwise.
+def setting(override: str) -> tuple[str, Any]:
+    """The key and the value that an override sets; a choice such as model=mlp sets model.name.
+
+    What cannot be told from the override alone is UNKNOWN: the value of a deletion, of a preset, of what refers to
+    other keys or to chance, and of the choice of a file that is not in conf/ or calls itself otherwise.
 
     Raises:
         ConfigError: it is no override, or names several values.
 
     >>> setting("model.units=[16]"), setting("data=digits"), setting("~expected")
-    (('model.units', [16]), ('data.name', 'digits'), None)
+    (('model.units', [16]), ('data.name', 'digits'), ('expected', Ellipsis))
     """
     with composing():
         (parsed,) = parse([override])
         _refuse_sweep([parsed])
     key = parsed.key_or_group
-    if parsed.is_delete() or parsed.package or _is_hydras(key) or "${" in override:
-        return None
+    if parsed.is_delete() or parsed.package or _is_hydras(key) or re.search(r"\$\{|\w\(", override):
+        return key, UNKNOWN
     value = _plain(parsed.value())
     if key not in groups():
-        return key, value
+        return key, UNKNOWN if (key, value) == ("training.threads", "auto") else value  # resolved in the config
     named = CHOSEN.get(key, "name")
     file = next((file for file in choices.files(key) if file.stem == value), None)
     if file and re.search(rf"^{named}: {re.escape(file.stem)}\b", file.read_text(encoding="utf-8"), re.MULTILINE):
         return f"{key}.{named}", value
-    return None
+    return key, UNKNOWN
 
 
 def _plain(value: Any) -> Any:
@@ -303,7 +306,13 @@ def _compose(overrides: list[str], read: dict[tuple[str, ...], DictConfig]) -> d
             read[files] = compose("config", overrides=list(files))
         composed = copy.deepcopy(read[files])
         values = [override for override in parsed if override.input_line not in files]
-        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+        except TypeError:
+            raise ConfigError(
+                f"{' '.join(o for o in overrides if o.startswith('~'))}: an item of a list cannot be deleted. Give the"
+                " whole list, such as model.units=[128]"
+            ) from None
         return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
     except NOT_COMPOSABLE as error:
         raise ConfigError(_explain_composition(overrides, error)) from None
@@ -345,6 +354,8 @@ def _explain_composition(overrides: list[str], error: Exception) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if "recursion depth" in str(error):
+        return "A value is nested too deeply: lists within lists, a hundred and more of them."
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 

@@ -61,7 +61,7 @@ class Output(io.TextIOWrapper):
     """A standard stream whose reader may leave, such as `head`: what is written then is lost, and nothing else."""
 
     def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream.buffer, stream.encoding, stream.errors, line_buffering=True)
+        super().__init__(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
         self._below = stream  # which would be closed if nobody held it
 
     def write(self, text: str) -> int:

@@ -87,7 +87,7 @@ def check_argument(where: str, name: str, value: Any, default: Any) -> None:
             return
     if not is_plain(value):
         raise refuse(f"{where} takes a finite number, a name or a list of them; received {value!r}")
-    if default == "required" or value is None or isinstance(value, list):
+    if default == "required" or value is None or (isinstance(value, list) and not isinstance(default, bool | str)):
         return
     fits, expected = True, ""
     if isinstance(default, bool):

@@ -17,7 +17,10 @@ from experiments import runs, tracking
 from experiments.errors import StoreError
 
 # What reading a `.keras` file raises into which somebody has put anything.
-DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError)
+DAMAGED = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError),
+    *(MemoryError, OverflowError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def _network(content: bytes) -> Any:
     """Keras's description of the network in a `.keras` file, without what no two builds share: names and addresses."""
     try:
         return _nameless(json.loads(zipfile.ZipFile(io.BytesIO(content)).read("config.json")))
-    except (*DAMAGED, ValueError, RecursionError):
+    except DAMAGED:
         return None
 
 
@@ -79,7 +82,7 @@ def _weights(content: bytes) -> dict[str, np.ndarray]:
     weights: dict[str, np.ndarray] = {}
 
     def note(place: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
             weights[place] = item[()]
 
     try:

@@ -120,7 +120,7 @@ def stated() -> dict[str, dict[str, Any]]:
     for file in choices.files("experiment"):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
             content = {"expected": {}}
         if isinstance(content, dict) and isinstance(content.get("expected"), dict):
             found[file.stem] = content["expected"]
@@ -144,7 +144,7 @@ def find(name: str, overrides: Sequence[str] = (), uri: str | None = None, quick
     expected, stands = config.expected, file.expected
     if expected is None or stands is None:
         raise ConfigError(f"{name} is no published config: expected is null. Choices: {listed(stated())}")
-    if any(re.match(r"[+~]*(seed|experiment)(=|$)", override) for override in overrides):
+    if any(re.match(r"[+~]*(seed|experiment|resume)(=|$)", override) for override in overrides):
         raise ConfigError(f"{name} runs as it is for each of its seeds. Choose them with expected.seeds=[0,1]")
     if config.distribution.strategy == "multi_worker":
         raise ConfigError("distribution=multi_worker starts processes for one run each. Use distribution=mirrored.")

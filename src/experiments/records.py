@@ -29,6 +29,15 @@ OF_A_PLACE = ("tracking.", "data.path", "resume")  # where a run was made, which
 
 Points = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
 Setting = tuple[str, str, Any]  # the override, the key and the value that it sets
+# What `experiment.record` logs, each with its digest.
+FILES = (
+    "config/config.yaml",
+    "config/overrides.yaml",
+    "environment/hardware.json",
+    "environment/packages.txt",
+    "environment/requirements.lock",
+    "environment/uncommitted.diff",
+)
 
 
 @dataclass(frozen=True)
@@ -104,21 +113,16 @@ class Recorded:
         tree, found, settings = as_dict(self.config), {}, list[Setting]()
         for override in self.overrides:
             try:
-                given = None if override.lstrip("+~").startswith(OF_A_PLACE) else compose.setting(override)
+                if not override.lstrip("+~").startswith(OF_A_PLACE):
+                    settings.append((override, *compose.setting(override)))
             except ConfigError:
                 found[override] = "is none that a single run has"
-                continue
-            if given and given != ("training.threads", "auto"):  # which is resolved in the config
-                settings.append((override, *given))
-        settings.sort(key=lambda setting: "." in setting[0].partition("=")[0])  # Hydra reads the chosen files first
-        if _make(settings, tree):
-            return found
-        true: list[Setting] = []
-        for setting in reversed(settings):  # what comes later wins
-            if _make([setting, *true], tree):
-                true.insert(0, setting)
-            else:
-                found[setting[0]] = f"is not what config/config.yaml says: {_at(tree, setting[1])}"
+        groups = compose.groups()
+        settings.sort(key=lambda setting: setting[0].lstrip("+~").partition("=")[0] not in groups)  # Hydra's order
+        for place, (override, key, value) in enumerate(settings):
+            is_last = not any(_overlap(key, later) for _, later, _ in settings[place + 1 :])
+            if is_last and value is not compose.UNKNOWN and not _says(tree, key, value):
+                found[override] = f"is not what config/config.yaml says: {_at(tree, key)}"
         return {override: found[override] for override in self.overrides if override in found}
 
     def changes(self) -> list[str]:
@@ -129,11 +133,15 @@ class Recorded:
         """
         now = identity(self.config, data.load(self.config.data, self.config.seed).digest)
         found, code = resume.changes(self.run, now), environment.code().tags
-        found += [
-            f"{key} was {self.run.tags[key]}, is {code[key]}"
-            for key in code
-            if key in self.run.tags and self.run.tags[key] != code[key]
-        ]
+        if then := self.run.tags.get("git_commit"):  # else it is not known, nor whether there were changes
+            found += [
+                f"{key} was {was}, is {now or 'not known'}"
+                for key, was, now in (
+                    ("git_commit", then, code["git_commit"]),
+                    ("git_dirty", self.run.tags.get("git_dirty"), code["git_dirty"]),
+                )
+                if was != now
+            ]
         packages = frozenset(environment.packages().splitlines())
         if self.packages != packages:
             gone, new = sorted(self.packages - packages, key=str.lower), sorted(packages - self.packages, key=str.lower)
@@ -166,6 +174,8 @@ def find(run_id: str, uri: str | None) -> Recorded:
         if re.search(NOT_FINITE, reason):
             way = f"To go on with it would only fail again: {reason}"
         raise StoreError(f"Run {run.run_id} ({run.name}) is {run.status}: only a finished run can be reproduced. {way}")
+    if wrong := [f"{key} is {value!r}" for key, value in run.metrics.items() if not isinstance(value, int | float)]:
+        raise StoreError(f"Run {run.run_id} was changed: its metric {wrong[0]}, no number.")
     config, overrides = resume.recorded(resolved, run.run_id)
     packages = tracking.read(resolved, run.run_id, "environment/packages.txt")
     return Recorded(
@@ -187,12 +197,12 @@ def moved(recorded: Recorded, override: str) -> Recorded:
     Raises:
         ConfigError: its data is in no folder, or it is no override.
     """
-    config, setting = recorded.config, compose.setting(override)
+    config, (_, folder) = recorded.config, compose.setting(override)
     if not isinstance(config.data, ImageFiles):
         raise ConfigError(f"{override}: data={config.data.name} is read from no folder. Leave it out.")
-    if setting is None:
+    if folder is compose.UNKNOWN:
         raise ConfigError(f"{override} refers to something else. Name the folder itself: data.path=FOLDER")
-    there = validate(as_dict(replace(config, data=replace(config.data, path=setting[1]))))
+    there = validate(as_dict(replace(config, data=replace(config.data, path=folder))))
     overrides = [given for given in recorded.overrides if given.lstrip("+").partition("=")[0] != "data.path"]
     return replace(recorded, config=there, overrides=[*overrides, override])
 
@@ -226,11 +236,13 @@ def hardware(uri: str, run_id: str) -> dict[str, object]:
 
 def _changed_files(uri: str, run: runs.RunRecord) -> list[str]:
     """The files of the record that are not as they were logged, or gone; none of a run of before there were digests."""
+    if experiment.RECORD_DIGESTS not in run.tags:
+        return []
     try:
-        digests = dict(json.loads(run.tags.get(experiment.RECORD_DIGESTS, "{}")))
+        digests = dict(json.loads(run.tags[experiment.RECORD_DIGESTS]))
     except (ValueError, TypeError, RecursionError):
-        return ["one of its files"]
-    return [path for path, digest in digests.items() if _digest(uri, run.run_id, path) != digest]
+        digests = {}
+    return [path for path in FILES if digests.get(path, "") != _digest(uri, run.run_id, path)]
 
 
 def _digest(uri: str, run_id: str, path: str) -> str | None:
@@ -250,14 +262,18 @@ def _at(tree: Any, key: str) -> Any:
     return tree
 
 
-def _make(settings: Sequence[Setting], tree: dict[str, Any]) -> bool:
-    """Whether a config stays what it is when these are set in it, one after the other, as Hydra does."""
+def _overlap(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other, or stands within it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _says(tree: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether a config stays what it is when a key is set in it as Hydra does."""
     changed = OmegaConf.create(copy.deepcopy(tree))
     try:
-        for _, key, value in settings:
-            OmegaConf.update(changed, key, copy.deepcopy(value), merge=True, force_add=True)
+        OmegaConf.update(changed, key, value, merge=True, force_add=True)
         return as_dict(validate(OmegaConf.to_container(changed))) == tree  # type: ignore[arg-type]
-    except (ConfigError, OmegaConfBaseException, LookupError, TypeError, ValueError):
+    except (ConfigError, OmegaConfBaseException, LookupError, TypeError, ValueError, RecursionError):
         return False
 
 
