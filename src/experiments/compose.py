@@ -37,7 +37,7 @@ from experiments.schema import Config
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
 CHOSEN = {"distribution": "strategy"}  # the key that tells which choice of a group a config has, where it is not `name`
-UNKNOWN = ...
+UNKNOWN = ...  # what an override sets, where it alone does not tell
 # In conf/ as ${project:}, so that a sweep writes there and not where it was started.
 OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 # In the template of --help, where a dollar sign stands for something.

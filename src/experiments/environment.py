@@ -44,7 +44,7 @@ class _GitError(Exception):
 def code(project: Path = PROJECT) -> Code:
     """The commit that is checked out, and what differs from it; all there is before the first commit.
 
-    Where there is a repository and git does not tell all of it, stderr is told why, and so is the diff.
+    Where there is a repository and git does not tell all of it, stderr and the diff say why.
     """
     commit, diff = "", b""
     try:

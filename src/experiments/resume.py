@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from experiments import runs, tracking
-from experiments.compose import PRESETS, groups
+from experiments.compose import CHOSEN, PRESETS, groups
 from experiments.config import as_dict, can_change_the_result, flatten, validate
 from experiments.errors import ConfigError, UserError
 from experiments.schema import Config
@@ -137,7 +137,7 @@ def _check_overrides(
             )
         chosen = [name for name in flat_given if name == key or name.startswith(f"{key}.")] or [key]
         if key in groups() and key not in PRESETS:
-            chosen = [f"{key}.name" if f"{key}.name" in flat_given else f"{key}.strategy"]
+            chosen = [f"{key}.{CHOSEN.get(key, 'name')}"]
         for name in chosen:
             if flat_given.get(name) != flat_recorded.get(name):
                 raise ConfigError(
