@@ -29,9 +29,11 @@ from typing import Any, Literal, TextIO, TypeVar
 
 from measuring import Process, Run, in_fresh_process, process, timed_run
 
-from experiments import PROJECT, data, environment
-from experiments.compose import compose_job
-from experiments.errors import DataError, TrainingError, exit_code
+from experiments import PROJECT
+from experiments.config.composition import compose_job
+from experiments.data.datasets import find_dataset, load_dataset
+from experiments.errors import DataError, TrainingError, run_command
+from experiments.tracking.environment import describe_hardware, read_code_state
 
 # TensorFlow stays out of this process: Linux counts the memory of the parent as the least of a child's peak.
 
@@ -240,10 +242,11 @@ def sweep(bench: Bench) -> list[Row]:
 
 def children(uri: str) -> list[tuple[float, float, float]]:
     """Start, end and training time of each run in the store that trained, in seconds."""
-    from experiments import runs
+    from experiments.tracking.records import experiment_runs
+    from experiments.tracking.store import open_existing_store
 
-    client = runs.open_store(uri)
-    _, found, _ = runs.of_experiment(client)
+    client = open_existing_store(uri)
+    _, found, _ = experiment_runs(client)
     trained = [run for run in found if "sweep" not in run.tags]
     return [(run.start_time / 1000, (run.end_time or 0) / 1000, run.metrics["train_seconds"]) for run in trained]
 
@@ -277,23 +280,24 @@ POINTS = 200
 
 def log_runs(uri: str, count: int) -> None:
     """Log runs with POINTS values, in ten epochs."""
-    from experiments import tracking
+    from experiments.tracking.run import open_run
 
     for _ in range(count):
-        with tracking.open_run(uri, "load", None, {"seed": 0}, {}) as run:
+        with open_run(uri, "load", None, {"seed": 0}, {}) as run:
             for epoch in range(1, 11):
                 run.log_metrics({f"metric_{index}": float(epoch) for index in range(POINTS // 10)}, epoch)
 
 
 def count_runs(uri: str) -> dict[str, int]:
     """Finished runs with all their points in each experiment of the store."""
-    from experiments import runs, tracking
+    from experiments.tracking.records import experiment_runs, metric_history
+    from experiments.tracking.store import connect_store
 
-    client, found = tracking.connect(uri), {}
+    client, found = connect_store(uri), {}
     for name in ("load", "Default"):
-        records = runs.of_experiment(client, name)[1]
+        records = experiment_runs(client, name)[1]
         whole = [run for run in records if set(run.metrics.values()) == {10.0} and len(run.metrics) == POINTS // 10]
-        last = whole[:1] and sum(map(len, runs.history(client, whole[0]).values()))
+        last = whole[:1] and sum(map(len, metric_history(client, whole[0]).values()))
         found[name] = sum(run.status == "FINISHED" for run in whole) if last in ([], POINTS) else -1
     return found
 
@@ -354,12 +358,12 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
 
 
 def machine() -> dict[str, object]:
-    from experiments import runtime
+    from experiments.runtime import start_tensorflow
 
-    runtime.start(1)  # for its silence
-    facts = {key: value for key, value in environment.hardware().items() if key != "threads"}
+    start_tensorflow(1)  # for its silence
+    facts = {key: value for key, value in describe_hardware().items() if key != "threads"}
     packages = ("tensorflow", "keras", "numpy", "mlflow", "hydra-core")
-    return {**facts, **{package: version(package) for package in packages}, **environment.code().tags}
+    return {**facts, **{package: version(package) for package in packages}, **read_code_state().tags}
 
 
 def main() -> int:
@@ -400,7 +404,7 @@ def main() -> int:
             text = json.dumps(result, indent=2) + "\n"
             sys.stdout.write(text) if to_stdout else Path(options.json).write_text(text)
 
-    return exit_code(command)
+    return run_command(command)
 
 
 def prepare_mnist(folder: Path) -> Path:
@@ -412,13 +416,13 @@ def prepare_mnist(folder: Path) -> Path:
     import numpy as np
 
     config = compose_job(["data.validation=0"])
-    place = data.find(config.data)
+    place = find_dataset(config.data)
     if place is None:
         raise DataError(
             "The figures other than startup need MNIST, which is not on this machine. `python run.py` downloads it; or"
             " set EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds it in mnist/."
         )
-    train = data.load(config.data, config.seed).train
+    train = load_dataset(config.data, config.seed).train
     np.savez(folder / "mnist.npz", x_train=train.inputs, y_train=train.targets)
     return place
 

@@ -15,15 +15,20 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from experiments import compare, compare_views, runs, runtime, tracking
-from experiments.errors import exit_code
-from experiments.formatting import plain, plural
+from experiments.comparison.comparison import Comparison, ComparisonError, compare_runs, comparison_notes
+from experiments.comparison.views import comparison_csv, comparison_figure, comparison_json, comparison_table
+from experiments.errors import run_command
+from experiments.formatting import plural, printable
+from experiments.runtime import collect_garbage_rarely
+from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
+from experiments.tracking.records import RunRecord, experiment_runs, find_runs, sweep_children
+from experiments.tracking.store import open_existing_store
 
 LATEST = 20
 
 
 def main() -> int:
-    runtime.collect_garbage_rarely()
+    collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by the beginnings of their ids")
     parser.add_argument("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
@@ -41,40 +46,40 @@ def main() -> int:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="write the metric that ranks as a PNG too")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
-    return exit_code(lambda: show(options))
+    return run_command(lambda: show(options))
 
 
 def show(options: argparse.Namespace) -> None:
     """Prints the comparison on stdout, and what to do next on stderr."""
     if options.plot is not None and options.plot.suffix.lower() != ".png":
-        raise compare.CompareError(f"--plot writes a PNG: the name must end in .png, and is {options.plot}.")
+        raise ComparisonError(f"--plot writes a PNG: the name must end in .png, and is {options.plot}.")
     chosen = select(options)
     metric, mode = objective(options, chosen)
-    comparison = compare.compare(chosen, metric, mode, options.group_by)
+    comparison = compare_runs(chosen, metric, mode, options.group_by)
     if options.plot is not None:
         plot(comparison, options.plot)
     match options.format:
         case "csv":
-            print(compare_views.as_csv(comparison), end="")
-            print(*compare.notes(comparison), sep="\n", file=sys.stderr)
+            print(comparison_csv(comparison), end="")
+            print(*comparison_notes(comparison), sep="\n", file=sys.stderr)
         case "json":
-            print(compare_views.as_json(comparison))
+            print(comparison_json(comparison))
         case _:
             print_table(comparison)
     print(*next_steps(comparison, options), sep="\n", file=sys.stderr)
 
 
-def select(options: argparse.Namespace) -> list[runs.RunRecord]:
+def select(options: argparse.Namespace) -> list[RunRecord]:
     """The runs that the command names, each once; without any, the latest."""
-    client = runs.open_store(tracking.resolve_uri(options.uri))
-    chosen = runs.by_id(client, options.run_ids)
+    client = open_existing_store(resolve_tracking_uri(options.uri))
+    chosen = find_runs(client, options.run_ids)
     if options.sweep is not None:
-        chosen += runs.children(client, options.sweep)
+        chosen += sweep_children(client, options.sweep)
     if options.experiment is not None or not chosen:
         newest = LATEST if options.experiment is None else None
-        name, found, older = runs.of_experiment(client, options.experiment, newest)
+        name, found, older = experiment_runs(client, options.experiment, newest)
         if not found:
-            raise compare.CompareError(f"The experiment {name!r} has no runs. Make one: python run.py")
+            raise ComparisonError(f"The experiment {name!r} has no runs. Make one: python run.py")
         kept = without_parents(found)
         chosen += kept
         said = f"Experiment {name!r}: {plural(len(kept), 'run')}"
@@ -84,52 +89,50 @@ def select(options: argparse.Namespace) -> list[runs.RunRecord]:
     return list({run.run_id: run for run in chosen}.values())
 
 
-def objective(
-    options: argparse.Namespace, chosen: list[runs.RunRecord]
-) -> tuple[str | None, Literal["min", "max"] | None]:
+def objective(options: argparse.Namespace, chosen: list[RunRecord]) -> tuple[str | None, Literal["min", "max"] | None]:
     """The metric that ranks, and its mode: as asked for, else as the sweep itself ranks its runs."""
     if options.sweep is not None and options.metric is None:
-        (parent,) = runs.by_id(runs.open_store(tracking.resolve_uri(options.uri)), [options.sweep])
+        (parent,) = find_runs(open_existing_store(resolve_tracking_uri(options.uri)), [options.sweep])
         metric, _, mode = parent.tags.get("objective", "").partition(" ")
         if any(metric in run.metrics for run in chosen):
             return metric, options.mode or ("min" if mode == "min" else "max")
     return options.metric, options.mode
 
 
-def without_parents(found: list[runs.RunRecord]) -> list[runs.RunRecord]:
+def without_parents(found: list[RunRecord]) -> list[RunRecord]:
     """The runs less those that only hold a sweep together: what metrics they have are those of its best run."""
     parents = {run.tags.get("mlflow.parentRunId") for run in found}
     kept = [run for run in found if "sweep" not in run.tags and (run.metrics or run.run_id not in parents)]
     return kept or found
 
 
-def plot(comparison: compare.Comparison, path: Path) -> None:
-    from experiments.figures import save
+def plot(comparison: Comparison, path: Path) -> None:
+    from experiments.reports.figures.style import save_figure
 
     try:
-        save(compare_views.figure(comparison), path)
+        save_figure(comparison_figure(comparison), path)
     except OSError as error:
-        raise compare.CompareError(f"--plot cannot write {path}: {error.strerror}.") from None
+        raise ComparisonError(f"--plot cannot write {path}: {error.strerror}.") from None
 
 
-def print_table(comparison: compare.Comparison) -> None:
+def print_table(comparison: Comparison) -> None:
     """Prints the table, as wide as it gets where no terminal limits it, and its notes."""
     from rich.console import Console
 
     console = Console(highlight=False)
     width = console.width if console.is_terminal else None
-    table, hidden = compare_views.as_table(comparison, width)
+    table, hidden = comparison_table(comparison, width)
     if width is None:
         console.width = 100_000
     console.print(table)
     console.print()
-    for note in compare.notes(comparison):
+    for note in comparison_notes(comparison):
         console.print(note, markup=False, soft_wrap=True)
     if hidden:
         print(f"No room for {', '.join(hidden)}: --format csv has all.", file=sys.stderr)
 
 
-def next_steps(comparison: compare.Comparison, options: argparse.Namespace) -> list[str]:
+def next_steps(comparison: Comparison, options: argparse.Namespace) -> list[str]:
     lines = []
     if comparison.left_out:
         ids = ", ".join(f"{run.run_id[:8]} ({run.status})" for run in comparison.left_out[:5])
@@ -144,9 +147,9 @@ def next_steps(comparison: compare.Comparison, options: argparse.Namespace) -> l
     if "seed" in comparison.params and comparison.group_by is None:
         lines.append("  --group-by seed                           mean and spread over seeds")
     if options.plot is None and comparison.metric is not None:
-        lines.append(f"  --plot runs.png                           {plain(comparison.metric)} as a figure")
+        lines.append(f"  --plot runs.png                           {printable(comparison.metric)} as a figure")
     if "fingerprint" in best.tags:
-        store = tracking.shown(f" --uri {shlex.quote(options.uri)}" if options.uri else "")
+        store = hide_credentials(f" --uri {shlex.quote(options.uri)}" if options.uri else "")
         lines.append(f"  python scripts/reproduce.py {best.run_id[:12]}{store}  repeat the best run")
     return lines if lines[-1] != "Next:" else lines[:-1]
 

@@ -9,13 +9,14 @@ import argparse
 import re
 import sys
 
-from experiments import runtime, summary
-from experiments.errors import exit_code
-from experiments.evaluate import Evaluated, evaluate
+from experiments.comparison.evaluate import EvaluatedRun, evaluate_run
+from experiments.errors import run_command
+from experiments.reports.summary import SUMMARY_METRICS, next_commands
+from experiments.runtime import collect_garbage_rarely
 
 
 def main() -> int:
-    runtime.collect_garbage_rarely()
+    collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_id", metavar="RUN_ID", help="run whose model to evaluate, by the beginning of its id")
     parser.add_argument(
@@ -23,10 +24,10 @@ def main() -> int:
     )
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_intermixed_args()
-    return exit_code(lambda: show(evaluate(options.run_id, options.overrides, options.uri)))
+    return run_command(lambda: show(evaluate_run(options.run_id, options.overrides, options.uri)))
 
 
-def show(evaluated: Evaluated) -> None:
+def show(evaluated: EvaluatedRun) -> None:
     """Prints the tables on stdout, and what to do next on stderr."""
     from rich.console import Console
     from rich.table import Table
@@ -35,7 +36,7 @@ def show(evaluated: Evaluated) -> None:
     run, name = evaluated.run, evaluated.config.data.name
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in evaluated.metrics.items():
-        form = summary.SHOWN.get(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key), "{:.4f}")
+        form = SUMMARY_METRICS.get(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key), "{:.4f}")
         table.add_row(key, form.format(value))
     console.print(table)
     if evaluated.per_class:
@@ -46,7 +47,7 @@ def show(evaluated: Evaluated) -> None:
         console.print(classes)
     print(f"Evaluated on {name} from {evaluated.source}; added to run {run.name} ({run.run_id}).", file=sys.stderr)
     print("Next:", file=sys.stderr)
-    for word, line in summary.commands(evaluated.config, [], run.run_id).items():
+    for word, line in next_commands(evaluated.config, [], run.run_id).items():
         if word in ("compare", "look"):
             print(f"  {line}  # {word}", file=sys.stderr)
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from experiments import PROJECT, runtime
-from experiments.compose import compose_job
+from experiments import PROJECT
+from experiments.config.composition import compose_job
 from experiments.errors import TrainingError
+from experiments.runtime import collect_garbage_rarely
 
 T = TypeVar("T")
 Call = tuple[float, tuple[Any, ...]]  # seconds, arguments
@@ -79,16 +80,17 @@ class Run:
 def timed_run(overrides: list[str]) -> Run:
     """Do what `python run.py OVERRIDES` does, with a clock around the report and around each logging of metrics."""
     start = time.perf_counter()
-    runtime.collect_garbage_rarely()
+    collect_garbage_rarely()
     config = compose_job(overrides)
-    from experiments import experiment, tracking
+    from experiments.experiment import publish_results, run_experiment
+    from experiments.tracking.run import TrackedRun
 
     reports: list[Call] = []
     logged: list[Call] = []
-    experiment.publish = recorded(experiment.publish, reports)
-    tracking.Run.log_metrics = recorded(tracking.Run.log_metrics, logged)  # type: ignore[method-assign]
+    publish_results = recorded(publish_results, reports)
+    TrackedRun.log_metrics = recorded(TrackedRun.log_metrics, logged)  # type: ignore[method-assign]
     with contextlib.redirect_stdout(io.StringIO()):
-        experiment.run(config, overrides)
+        run_experiment(config, overrides)
     epochs = [(seconds, metrics["epoch_seconds"]) for seconds, (_, metrics, *_) in logged if "epoch_seconds" in metrics]
     logging, trained = (list(column) for column in zip(*epochs, strict=True))
     return Run(time.perf_counter() - start, sum(seconds for seconds, _ in reports), sum(logging), trained)

@@ -12,27 +12,27 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import runtime
-from experiments.errors import exit_code
-from experiments.pictures import PictureError
-from experiments.predict import Prediction, predict
+from experiments.comparison.pictures import PictureError
+from experiments.comparison.predict import Prediction, predict_pictures
+from experiments.errors import run_command
+from experiments.runtime import collect_garbage_rarely
 
 
 def main() -> int:
-    runtime.collect_garbage_rarely()
+    collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST, by the beginning of its id")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
     parser.add_argument("--save", metavar="FOLDER", type=Path, help="save what the network saw there, as NAME.seen.png")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
-    return exit_code(lambda: classify(options))
+    return run_command(lambda: classify(options))
 
 
 def classify(options: argparse.Namespace) -> None:
     if options.save and not options.save.is_dir():
         raise PictureError(f"--save={options.save} is no folder. Make it first, or give another; . is this one.")
-    predictions = predict(options.run_id, options.images, options.uri)
+    predictions = predict_pictures(options.run_id, options.images, options.uri)
     show(predictions)
     sys.stdout.flush()
     for prediction in predictions if options.save else []:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from experiments import PROJECT, choices
-from experiments.choices import CONF
-from experiments.config import descriptions, flatten
-from experiments.schema import Config
+from experiments import PROJECT
+from experiments.config.choices import CONFIG_FOLDER, choice_comment, choice_files, config_groups, key_comments
+from experiments.config.explanation import field_descriptions
+from experiments.config.identity import flatten_config
+from experiments.config.schema import Config
 
 REFERENCE = PROJECT / "docs" / "reference.md"
 LONGEST_VALUE = 48  # characters
@@ -40,10 +41,10 @@ class Key(NamedTuple):
 def reference() -> str:
     """The whole page, in Markdown."""
     parts = [HEAD, "## Keys of no group\n", table("", _top_level())]
-    for group, default, comment in choices.groups():
+    for group, default, comment in config_groups():
         chosen = "" if default in ("null", "default") else f" Default: `{default}`."
         parts.append(f"## {group}\n\n{comment[:1].upper()}{comment[1:]}.{chosen}\n")
-        parts += _presets(group) if default == "null" else _choices(group, choices.files(group))
+        parts += _presets(group) if default == "null" else _choices(group, choice_files(group))
     return "\n".join(parts)
 
 
@@ -53,9 +54,9 @@ def table(prefix: str, keys: list[Key]) -> str:
 
 
 def _top_level() -> list[Key]:
-    file = CONF / "config.yaml"
+    file = CONFIG_FOLDER / "config.yaml"
     tree = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in ("defaults", "hydra")}
-    return _keys(tree, choices.comments(file), {name: _kind(name) for name in tree}, descriptions(Config))
+    return _keys(tree, key_comments(file), {name: _kind(name) for name in tree}, field_descriptions(Config))
 
 
 def _choices(group: str, files: list[Path]) -> list[str]:
@@ -76,7 +77,7 @@ def _choices(group: str, files: list[Path]) -> list[str]:
 
 def _presets(group: str) -> list[str]:
     parts = []
-    for file in choices.files(group):
+    for file in choice_files(group):
         tree = yaml.safe_load(file.read_text()) or {}
         tree.pop("expected", None)  # what comes of it, which the comment says
         chosen = [
@@ -86,7 +87,7 @@ def _presets(group: str) -> list[str]:
             for key, value in entry.items()
         ]
         # The space of a search is flat by itself: a key there, with its distribution.
-        values = tree if group == "search" else flatten(tree)
+        values = tree if group == "search" else flatten_config(tree)
         chosen += [f"{key}={value if isinstance(value, str) else _flow(value)}" for key, value in values.items()]
         sets = ", ".join(map(_code, chosen))
         parts.append(f"### {group}={file.stem}\n\n{_about(file)}\n\nSets {sets or 'nothing'}.\n")
@@ -94,14 +95,14 @@ def _presets(group: str) -> list[str]:
 
 
 def _about(file: Path) -> str:
-    return " ".join(choices.about(file))
+    return " ".join(choice_comment(file))
 
 
 def _keys_of(group: str, file: Path) -> list[Key]:
     tree = yaml.safe_load(file.read_text())
     kind = _kind(group, tree.get("name"))
     nested = {name: _type(kind, name) for name in tree} if kind else {}
-    return _keys(tree, choices.comments(file), nested, descriptions(kind) if kind else {})
+    return _keys(tree, key_comments(file), nested, field_descriptions(kind) if kind else {})
 
 
 def _keys(
@@ -114,7 +115,9 @@ def _keys(
         if name == "_target_":  # what of Hydra's a file stands for
             continue
         if isinstance(value, dict) and value and (nested.get(name) or not (meanings.get(name) or comments.get(path))):
-            found += _keys(value, comments, {}, descriptions(nested[name]) if nested.get(name) else {}, f"{path}.")
+            found += _keys(
+                value, comments, {}, field_descriptions(nested[name]) if nested.get(name) else {}, f"{path}."
+            )
         else:
             found.append(Key(path, _flow(value), meanings.get(name) or comments.get(path, "")))
     return found

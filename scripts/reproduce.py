@@ -20,14 +20,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments import bundle, published, records, reproduce, runtime
-from experiments.errors import ConfigError, Terminated, did_you_mean, exit_code, terminate
-from experiments.formatting import plain
-from experiments.schema import Expected
+from experiments.config.expected_schema import Expectation
+from experiments.errors import ConfigError, Terminated, did_you_mean, raise_terminated, run_command
+from experiments.formatting import printable
+from experiments.reproduction.bundle import read_bundle, write_bundle
+from experiments.reproduction.published import (
+    AS_PUBLISHED,
+    PublishedConfig,
+    PublishedOutcome,
+    find_published,
+    judge_published,
+    published_expectations,
+    show_metric,
+    version_changes,
+)
+from experiments.reproduction.published_table import check_document, write_table
+from experiments.reproduction.record import Record, find_record, with_moved_data
+from experiments.reproduction.rerun import TOLERANCE_TEXT, MetricRow, RerunVerdict, judge_rerun, rerun_record
+from experiments.runtime import collect_garbage_rarely
 
 
 def main() -> int:
-    runtime.collect_garbage_rarely()
+    collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", metavar="RUN_ID | FILE | NAME", nargs="?", help="a run by the beginning of its id, ...")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of a published config")
@@ -43,7 +57,7 @@ def main() -> int:
         parser.error("give one of RUN_ID, FILE, NAME and --all")
     if options.table and (not options.all or options.quick):
         parser.error("--table goes with --all, without --quick")
-    is_published = options.all or options.what in published.stated()
+    is_published = options.all or options.what in published_expectations()
     folders = [override for override in options.overrides if override.startswith("data.path=")]
     if not is_published and (options.quick or options.overrides != folders or (folders and options.export)):
         parser.error(
@@ -51,58 +65,58 @@ def main() -> int:
         )
     if is_published and options.export:
         parser.error("--export goes with RUN_ID")
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, raise_terminated)
 
     def command() -> int:
         if options.all:
             return every(options.overrides, options.quick, options.uri, options.table)
         if is_published:
-            return over_seeds(published.find(options.what, options.overrides, options.uri, options.quick))
+            return over_seeds(find_published(options.what, options.overrides, options.uri, options.quick))
         if options.export:
-            bundle.write(options.what, options.uri, options.export)
+            write_bundle(options.what, options.uri, options.export)
             print(f"Run it again, with any clone of this project: python scripts/reproduce.py {options.export}")
             return 0
         run = recorded(options.what, options.uri)
-        return again(records.moved(run, folders[-1]) if folders else run)
+        return again(with_moved_data(run, folders[-1]) if folders else run)
 
-    return exit_code(command)
+    return run_command(command)
 
 
 # --- a recorded run -------------------------------------------------------------------------------------------------
 
 
-def recorded(what: str, uri: str | None) -> records.Recorded:
+def recorded(what: str, uri: str | None) -> Record:
     """The run with this id, or in this file.
 
     Raises:
         UserError: it is neither, or cannot be read.
     """
     if os.path.isfile(what):  # noqa: PTH113 (Path.is_file raises for what is too long for a name)
-        return bundle.read(Path(what), uri)
+        return read_bundle(Path(what), uri)
     if set(what.lower()) - set("0123456789abcdef"):
-        names = published.stated()
+        names = published_expectations()
         raise ConfigError(
             f"{what!r} is no file, no id of a run, and no published config{did_you_mean(what, names)}."
             f" Published configs: {', '.join(names)}"
         )
-    return records.find(what, uri)
+    return find_record(what, uri)
 
 
-def again(recorded: records.Recorded) -> int:
+def again(recorded: Record) -> int:
     """Runs it again; prints on stderr what is no longer as recorded, and on stdout the comparison."""
     print(f"Run {recorded.run.run_id} ({recorded.run.name}) again, from its own config.")
     for kind, found in (("Differs from then", recorded.changes()), ("Changed record", recorded.contradictions())):
         for what in found:
-            print(f"{kind}: {plain(what)}", file=sys.stderr)
-    new_id = reproduce.again(recorded)
+            print(f"{kind}: {printable(what)}", file=sys.stderr)
+    new_id = rerun_record(recorded)
     if not new_id:
         return 0
-    verdict = reproduce.judge(recorded, new_id)
+    verdict = judge_rerun(recorded, new_id)
     show(verdict)
     return 0 if verdict.reproduced else 1
 
 
-def show(verdict: reproduce.Verdict) -> None:
+def show(verdict: RerunVerdict) -> None:
     """Prints the metrics then and now, the tolerance and the verdict."""
     from rich import box
     from rich.console import Console
@@ -117,13 +131,13 @@ def show(verdict: reproduce.Verdict) -> None:
         table.add_row(row.metric, then, now, difference(row), style=None if row.equal else "red")
     console.print(table)
     for change in verdict.machine_changes:
-        print(f"Differs from then: {plain(change)}")
+        print(f"Differs from then: {printable(change)}")
     if verdict.exact:
         print("Asked for: equal to the last bit, as processor, threads, versions and code are those of then.")
     else:
-        print(f"Asked for: within {reproduce.TOLERANCE}; machine, threads, versions or code are not those of then.")
+        print(f"Asked for: within {TOLERANCE_TEXT}; machine, threads, versions or code are not those of then.")
     for contradiction in verdict.contradictions:
-        print(f"The record was changed after the run: {plain(contradiction)}.")
+        print(f"The record was changed after the run: {printable(contradiction)}.")
     differing = [row.metric for row in verdict.rows if not row.equal]
     differing += ["the model"] if verdict.same_weights is False else []
     if differing:
@@ -131,7 +145,7 @@ def show(verdict: reproduce.Verdict) -> None:
     print("Reproduced." if verdict.reproduced else "Not reproduced.")
 
 
-def difference(row: reproduce.Row) -> str:
+def difference(row: MetricRow) -> str:
     if row.difference is None:
         return "not the same epochs"
     return f"{row.difference:.3g} in epoch {row.epoch}" if row.difference else "0"
@@ -140,9 +154,9 @@ def difference(row: reproduce.Row) -> str:
 # --- published configs ----------------------------------------------------------------------------------------------
 
 
-def over_seeds(config: published.Published) -> int:
+def over_seeds(config: PublishedConfig) -> int:
     """Runs the seeds that are not done; prints the published number, ours then and ours now."""
-    outcome = published.judge(config, config.run())
+    outcome = judge_published(config, config.run())
     assert outcome is not None  # all seeds are finished
     show_outcome(config, outcome)
     if outcome.reproduced is None:
@@ -150,7 +164,7 @@ def over_seeds(config: published.Published) -> int:
     return 0 if outcome.reproduced else 1
 
 
-def show_outcome(config: published.Published, outcome: published.Outcome) -> None:
+def show_outcome(config: PublishedConfig, outcome: PublishedOutcome) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -161,36 +175,36 @@ def show_outcome(config: published.Published, outcome: published.Outcome) -> Non
         table.add_column(heading, justify="right")
 
     def row(name: str, mean: float | None, deviation: float | None, seeds: int, form: str = ".3f") -> None:
-        spread = published.shown(metric, deviation)
-        table.add_row(name, published.shown(metric, mean, form), spread, str(seeds or "-"))
+        spread = show_metric(metric, deviation)
+        table.add_row(name, show_metric(metric, mean, form), spread, str(seeds or "-"))
 
     if config.quick:
         row("ours then, shrunk", config.mean, None, config.seeds_then if config.mean else 0)
     else:
-        row("published", expected.published, None, 0, published.AS_PUBLISHED)
+        row("published", expected.published, None, 0, AS_PUBLISHED)
         row("ours then", expected.mean, expected.standard_deviation, config.seeds_then if expected.mean else 0)
     row("ours now", outcome.mean, outcome.standard_deviation, len(outcome.values))
     Console(highlight=False, markup=False, soft_wrap=True).print(table)
-    for change in published.version_changes(expected):
+    for change in version_changes(expected):
         print(f"Differs from then: {change}")
     if outcome.reached is not None:
         print(f"The published number is {'' if outcome.reached else 'not '}reached.")
     if config.mean is None or config.tolerance is None:
         print(f"{config.another or 'It was not measured before'}, so there is nothing to compare with.")
         return
-    gap, allowed = (published.shown(metric, value) for value in (abs(outcome.mean - config.mean), config.tolerance))
+    gap, allowed = (show_metric(metric, value) for value in (abs(outcome.mean - config.mean), config.tolerance))
     print(f"Ours now differs from ours then by {gap}; allowed is {allowed}.")
     print("Reproduced." if outcome.reproduced else "Not reproduced.")
 
 
 def every(overrides: list[str], quick: bool, uri: str | None, document: Path | None) -> int:
     """Runs each published config in a process of its own, as TensorFlow takes its threads once per process."""
-    stated = published.stated()
+    stated = published_expectations()
     if document:
-        published.check_document(document)
-        keys = {field.name for field in dataclasses.fields(Expected)}
+        check_document(document)
+        keys = {field.name for field in dataclasses.fields(Expectation)}
         named = [name for name, said in stated.items() if overrides or said.keys() != keys]  # half edited: told now
-        another = next((said for name in named if (said := published.find(name, overrides).another)), None)
+        another = next((said for name in named if (said := find_published(name, overrides).another)), None)
         if another:
             raise ConfigError(
                 f"{another}, which has no place in the table. Leave out --table, or: {' '.join(overrides)}"
@@ -214,7 +228,7 @@ def every(overrides: list[str], quick: bool, uri: str | None, document: Path | N
         codes.add(code)
         verdicts[name] = {0: "reproduced", 1: "not reproduced"}.get(code, "could not be tried")
     if document:
-        published.write_table(document, [published.find(name, overrides, uri) for name in stated])
+        write_table(document, [find_published(name, overrides, uri) for name in stated])
     print()
     for name in stated:
         print(f"{name}: {verdicts[name]}")

@@ -18,8 +18,11 @@ import time
 import urllib.error
 import urllib.request
 
-from experiments import tracking, ui_pages
-from experiments.errors import StoreError, UserError, exit_code
+from experiments.errors import StoreError, UserError, run_command
+from experiments.tracking.addresses import check_tracking_uri, database_file, resolve_tracking_uri
+from experiments.tracking.liveness import mark_dead_runs
+from experiments.tracking.store import connect_store, create_database, latest_experiment_id
+from experiments.tracking.ui_pages import charts_page, runs_table_page, sweep_page
 
 
 def main() -> int:
@@ -40,9 +43,9 @@ def main() -> int:
 
     def command() -> None:
         with contextlib.suppress(KeyboardInterrupt):  # how the server is meant to end
-            show(tracking.resolve_uri(options.uri), options.host, options.port, options.experiment, options.sweep)
+            show(resolve_tracking_uri(options.uri), options.host, options.port, options.experiment, options.sweep)
 
-    return exit_code(command)
+    return run_command(command)
 
 
 def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | None) -> None:
@@ -56,8 +59,8 @@ def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | No
         if other is None:
             way_on = ", and so are those after it. Give another --host or --port."
         raise UserError(f"Port {port} on {host} is in use or not allowed{way_on}")
-    tracking.check_uri(uri)
-    tracking.create_database(uri)
+    check_tracking_uri(uri)
+    create_database(uri)
     with tempfile.TemporaryFile() as log:
         server = start(uri, host, port, log.fileno())
         try:
@@ -77,18 +80,18 @@ def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | No
 
 def pages(uri: str, experiment: str | None, sweep: str | None) -> list[str]:
     """What to open, without the server: the table of the experiment's runs, or that of the sweep's and their charts."""
-    client = tracking.connect(uri)
-    tracking.mark_dead_runs(client)
+    client = connect_store(uri)
+    mark_dead_runs(client)
     if sweep is None:
-        experiment_id = tracking.latest_experiment(client, experiment)
-        return [ui_pages.runs_table(experiment_id, client.get_experiment(experiment_id).tags)]
-    table = tracking.find_sweep(client, sweep)
-    return [table, ui_pages.as_charts(table)]
+        experiment_id = latest_experiment_id(client, experiment)
+        return [runs_table_page(experiment_id, client.get_experiment(experiment_id).tags)]
+    table = sweep_page(client, sweep)
+    return [table, charts_page(table)]
 
 
 def start(uri: str, host: str, port: int, log: int) -> "subprocess.Popen[bytes]":
     """Starts `mlflow server` in a process group of its own: with one worker and no jobs it answers in 5 s, not 19."""
-    artifacts = (tracking.database_file(uri).parent / "artifacts").as_uri()
+    artifacts = (database_file(uri).parent / "artifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
     command += ["--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]

@@ -19,8 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from experiments import PROJECT, tracking
-from experiments.runs import RunRecord, with_tags
+from experiments import PROJECT
+from experiments.tracking.artifacts import read_artifact_bytes
+from experiments.tracking.records import RunRecord, runs_with_tags
+from experiments.tracking.store import connect_store
 
 PAGE = PROJECT / "docs" / "walkthrough.md"
 COLOURS = 256  # of a picture on the page, which makes it half as large
@@ -82,7 +84,7 @@ def renewed(lines: list[str], output: str) -> list[str]:
 
 def last_run(uri: str) -> RunRecord:
     """The last run in the store, or sweep: its parent."""
-    return next(run for run in with_tags(tracking.connect(uri), {}) if "mlflow.parentRunId" not in run.tags)
+    return next(run for run in runs_with_tags(connect_store(uri), {}) if "mlflow.parentRunId" not in run.tags)
 
 
 def run_steps(text: str, uri: str) -> str:
@@ -109,7 +111,7 @@ def run_steps(text: str, uri: str) -> str:
         for target, artifact in step.pictures.items():
             written = artifact.startswith("outputs/")
             file = PROJECT / artifact
-            shrink(file.read_bytes() if written else tracking.read_bytes(uri, made.run_id, artifact), target)
+            shrink(file.read_bytes() if written else read_artifact_bytes(uri, made.run_id, artifact), target)
     new = iter(blocks)
     return re.sub(r"(?<=```text\n).*?(?=```)", lambda _: next(new), text, flags=re.DOTALL)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import runtime
+from experiments.runtime import collect_garbage_rarely
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
-runtime.collect_garbage_rarely()  # as every command does
+collect_garbage_rarely()  # as every command does
 _modules = 0
 
 
@@ -49,10 +49,10 @@ def pytest_runtest_setup() -> None:
 @pytest.fixture(scope="session")
 def mnist() -> Path:
     """The folder with the real MNIST; without it the test is skipped."""
-    from experiments import data
-    from experiments.compose import compose_job
+    from experiments.config.composition import compose_job
+    from experiments.data.datasets import find_dataset
 
-    place = data.find(compose_job([]).data)
+    place = find_dataset(compose_job([]).data)
     if place is None:
         pytest.skip("the real MNIST is not on this machine (set EXPERIMENTS_DATA_DIR to the folder that holds mnist/)")
     return place
@@ -61,18 +61,18 @@ def mnist() -> Path:
 @pytest.fixture
 def tensorflow() -> None:
     """TensorFlow in this process, started as every test starts it: it takes its threads once."""
-    from experiments import runtime
+    from experiments.runtime import start_tensorflow
 
-    runtime.start(1)
+    start_tensorflow(1)
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database as the first run makes it, which takes MLflow more than a second."""
-    from experiments import tracking
+    from experiments.tracking.store import create_database
 
     database = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    tracking.create_database(f"sqlite:///{database}")
+    create_database(f"sqlite:///{database}")
     return database
 
 

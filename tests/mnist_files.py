@@ -17,12 +17,12 @@ import yaml
 from conftest import PROJECT
 from pydantic import TypeAdapter
 
+from experiments.config.data_schema import DataConfig, ImageData, ImageFileData, LinearData
+from experiments.data.image_files import IDX_FILES, NPZ_KEYS
 from experiments.errors import DataError
-from experiments.image_files import FILES, NPZ_KEYS
-from experiments.schema import DataConfig, Digits, ImageFiles, Linear
 
 CONF = PROJECT / "conf" / "data"
-SCHEMA = {"mnist": ImageFiles, "fashion_mnist": ImageFiles, "digits": Digits, "linear": Linear}
+SCHEMA = {"mnist": ImageFileData, "fashion_mnist": ImageFileData, "digits": ImageData, "linear": LinearData}
 
 TRAIN, TEST = 12, 5
 ARRAYS = {
@@ -74,7 +74,7 @@ def write(folder: Path, packing: str = "gzip", **changed: np.ndarray) -> Path:
         np.savez(folder / "mnist.npz", **{NPZ_KEYS[part]: array for part, array in arrays.items()})
         return folder
     for part, array in arrays.items():
-        name = FILES[part].replace("-idx", ".idx") if packing == "dotted" else FILES[part]
+        name = IDX_FILES[part].replace("-idx", ".idx") if packing == "dotted" else IDX_FILES[part]
         if packing == "gzip":
             (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array), mtime=0))
         else:
@@ -90,7 +90,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def damage(folder: Path, part: str, change: Callable[[bytes], bytes], suffix: str = ".gz") -> Path:
-    file = folder / (FILES[part] + suffix)
+    file = folder / (IDX_FILES[part] + suffix)
     file.write_bytes(change(file.read_bytes()))
     return file
 
@@ -108,7 +108,7 @@ class Mirror(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), MirrorHandler)
-        self.files = {f"{name}.gz": zipped(part) for part, name in FILES.items()}
+        self.files = {f"{name}.gz": zipped(part) for part, name in IDX_FILES.items()}
         self.ranges = True
         self.break_after: int | None = None
         self.stall_after: int | None = None

@@ -2,8 +2,8 @@
 
 import io
 
-from experiments import compare_views
-from experiments.runs import RunRecord
+from experiments.comparison.views import comparison_table
+from experiments.tracking.records import RunRecord
 
 
 def a_run(number, params=None, metrics=None, tags=None, status="FINISHED", name=None):
@@ -34,7 +34,7 @@ def text_of(comparison, width=None):
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width or 10_000)
-    console.print(compare_views.as_table(comparison, width)[0])
+    console.print(comparison_table(comparison, width)[0])
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 

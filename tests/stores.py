@@ -5,47 +5,48 @@ from typing import Any
 
 import numpy as np
 
-from experiments import runtime, tracking
-from experiments.compose import compose_job
+from experiments.config.composition import compose_job
+from experiments.runtime import start_tensorflow
+from experiments.tracking.store import connect_store
 
 TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
 
 
 def made(uri: str, *overrides: str) -> Any:
     """Make a run of these overrides, in this process, and read it back."""
-    runtime.start(1)  # as every test does that needs TensorFlow in this process: it takes its threads once
-    from experiments import experiment
+    start_tensorflow(1)  # as every test does that needs TensorFlow in this process: it takes its threads once
+    from experiments.experiment import run_experiment
 
     given = [*overrides, f"tracking.uri={uri}"]
     config = compose_job(given)
-    return tracking.connect(uri).get_run(experiment.run(config, given))
+    return connect_store(uri).get_run(run_experiment(config, given))
 
 
 def runs(uri: str) -> list[Any]:
     """Every run in the store, the first first."""
-    client = tracking.connect(uri)
+    client = connect_store(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
 
 
 def history(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """Every point of every metric that is not a time, by step."""
-    client = tracking.connect(uri)
+    client = connect_store(uri)
     names = set(client.get_run(run_id).data.metrics) - TIMES
     return {n: sorted((p.step, p.value) for p in client.get_metric_history(run_id, n)) for n in names}
 
 
 def artifact(uri: str, run_id: str, path: str) -> str:
-    return Path(tracking.connect(uri).download_artifacts(run_id, path)).read_text()
+    return Path(connect_store(uri).download_artifacts(run_id, path)).read_text()
 
 
 def files(uri: str, run_id: str, folder: str = "") -> set[str]:
-    return {item.path for item in tracking.connect(uri).list_artifacts(run_id, folder)}
+    return {item.path for item in connect_store(uri).list_artifacts(run_id, folder)}
 
 
 def weights(uri: str, run_id: str) -> list[np.ndarray]:
     """The weights of the logged model."""
-    runtime.start(1)
+    start_tensorflow(1)
     import keras
     import mlflow
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, command
 
-from experiments.compose import CONF, compose_job, compose_sweep, groups
+from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.composition import compose_job, compose_sweep
+from experiments.config.overrides import group_names
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")
 
-MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+MODELS = sorted(file.stem for file in (CONFIG_FOLDER / "model").glob("*.yaml"))
 
 MISTAKES = {
     "model.droput=0.3": "unknown key 'model.droput' (did you mean 'model.dropout'?)",
@@ -116,13 +118,15 @@ press_tab python other.py "{word}"
 def test_help_has_a_line_for_every_choice_and_key_and_ten_examples_that_compose() -> None:
     text = command("--help").stdout
     assert max(map(len, text.splitlines())) <= 120
-    for group in (*groups(), "hydra/launcher", "hydra/sweeper"):
+    for group in (*group_names(), "hydra/launcher", "hydra/sweeper"):
         (section,) = re.findall(rf"^{group}: .*\n((?:  .*\n)*)", text, re.MULTILINE)
         told = dict(line.split(maxsplit=1) for line in section.splitlines())
-        assert sorted(told) == sorted(file.stem for file in (CONF / group).glob("*.yaml") if file.stem != "default")
+        assert sorted(told) == sorted(
+            file.stem for file in (CONFIG_FOLDER / group).glob("*.yaml") if file.stem != "default"
+        )
         assert len(set(told.values())) == len(told)
         for name, what in told.items():
-            header = (CONF / group / f"{name}.yaml").read_text().removeprefix("# @package _global_\n")
+            header = (CONFIG_FOLDER / group / f"{name}.yaml").read_text().removeprefix("# @package _global_\n")
             assert header.startswith((f"# {what}.\n", f"# {what}\n")), name
     for key in ("seed", "resume", "resume_anyway", "objective.metric", "sweep.retries", "sweep.dry_run", "130, 143"):
         assert re.search(rf"^{key}  +\w", text, re.MULTILINE)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.errors import ConfigError, Terminated, TrainingError, exit_code
+from experiments.errors import ConfigError, Terminated, TrainingError, run_command
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_the_exit_code_says_how_a_command_ended(
             raise end
         return end
 
-    assert exit_code(command) == code
+    assert run_command(command) == code
     assert capsys.readouterr() == ("result\n", told)
 
 
@@ -37,7 +37,7 @@ def test_a_reader_that_leaves_ends_nothing(shell: str, left: str) -> None:
     script = """
 import sys
 from rich.console import Console
-from experiments.errors import exit_code
+from experiments.errors import run_command
 
 def command():
     for _ in range(1000):
@@ -45,7 +45,7 @@ def command():
     print("told on", file=sys.stderr)
     return 3
 
-sys.exit(exit_code(command))
+sys.exit(run_command(command))
 """
     done = subprocess.run(
         ["bash", "-c", f'"$0" -c "$1" {shell} | head -c 3; echo " ${{PIPESTATUS[0]}}"', sys.executable, script],
@@ -59,13 +59,13 @@ sys.exit(exit_code(command))
 def test_a_stream_that_was_closed_before_ends_nothing(shell: str, left: str) -> None:
     script = """
 import sys
-from experiments.errors import UserError, exit_code
+from experiments.errors import UserError, run_command
 
 def command():
     print("row")
     raise UserError("no")
 
-sys.exit(exit_code(command))
+sys.exit(run_command(command))
 """
     done = subprocess.run(
         ["bash", "-c", f'"$0" -c "$1" {shell}', sys.executable, script], capture_output=True, text=True

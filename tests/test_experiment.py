@@ -14,9 +14,11 @@ from conftest import PROJECT, SHRUNK, command, start
 from mnist_files import idx
 from stores import artifact, files, history, made, runs
 
-from experiments import experiment, records, tracking
-from experiments.compose import compose_job
+from experiments.config.composition import compose_job
 from experiments.errors import NotFiniteError, StoreError
+from experiments.experiment import run_experiment
+from experiments.reproduction.record import find_record
+from experiments.tracking.store import connect_store
 
 DIGITS = ["data=digits", "training.epochs=2"]
 PER_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "examples_per_second")
@@ -60,7 +62,7 @@ def test_a_run_logs_its_config_as_params(finished: tuple[str, Any, str]) -> None
 def test_a_run_logs_every_metric_of_every_epoch_and_at_the_end(finished: tuple[str, Any, str]) -> None:
     uri, run, printed = finished
     assert set(run.data.metrics) == {*PER_EPOCH, *FINAL}
-    client = tracking.connect(uri)
+    client = connect_store(uri)
     for name in PER_EPOCH:
         assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [1, 2]
     assert run.data.metrics["test_accuracy"] > 0.7
@@ -91,10 +93,10 @@ def test_the_model_gives_the_logged_predictions_in_a_process_without_this_projec
     finished: tuple[str, Any, str], mnist: Path, tmp_path: Path
 ) -> None:
     uri, run, _ = finished
-    from experiments import data
-    from experiments.compose import compose_job
+    from experiments.config.composition import compose_job
+    from experiments.data.datasets import load_dataset
 
-    test = data.load(compose_job([]).data, 0).test
+    test = load_dataset(compose_job([]).data, 0).test
     np.save(tmp_path / "images.npy", test.inputs[:300])
     script = f"""
 import sys
@@ -149,7 +151,7 @@ def test_a_test_loss_that_is_not_finite_fails_the_run_too(uri: str) -> None:
     (run,) = runs(uri)
     assert run.info.status == "FAILED"
     with pytest.raises(StoreError, match="To go on with it would only fail again: test_loss became nan"):
-        records.find(run.info.run_id, uri)
+        find_record(run.info.run_id, uri)
     assert set(history(uri, run.info.run_id)) == {"loss", "accuracy", "learning_rate"}
 
 
@@ -161,7 +163,7 @@ def test_runs_that_start_at_once_on_a_store_that_does_not_exist_all_succeed_in_t
         _, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
     assert [run.info.status for run in runs(new_uri)] == ["FINISHED"] * 2
-    client = tracking.connect(new_uri)
+    client = connect_store(new_uri)
     assert {client.get_experiment(run.info.experiment_id).name for run in runs(new_uri)} == {"several"}
 
 
@@ -178,7 +180,7 @@ def test_fashion_mnist_is_read_from_files_in_its_format(uri: str, tmp_path: Path
     arguments = ["data=fashion_mnist", f"data.path={folder}", *sizes, "training.epochs=1", "training.threads=1"]
     arguments += ["report.figures=none", f"tracking.uri={uri}"]
     config = compose_job(arguments)
-    experiment.run(config, arguments)
+    run_experiment(config, arguments)
     assert "Ankle boot" in artifact(uri, runs(uri)[0].info.run_id, "tables/per_class.json")
 
 
@@ -204,7 +206,7 @@ def test_every_shipped_choice_trains(group: str, uri: str) -> None:
     shipped = {path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")} - {"neuron"}  # no network for images
     for choice in sorted(shipped):
         config = compose_job([f"{group}={choice}", *arguments])
-        experiment.run(config, arguments)
+        run_experiment(config, arguments)
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
     assert {run.data.params[f"{group}.name"] for run in runs(uri)} == shipped
 

@@ -6,26 +6,25 @@ import time
 
 import pytest
 
-from experiments import profiling
-from experiments.profiling import span
+from experiments.profiling import begin_profile, profile_table, span, trace_events
 
 
 @pytest.fixture(autouse=True)
 def profile() -> None:
-    profiling.begin()
-    profiling.begin()  # the first of a process also counts the process's start
+    begin_profile()
+    begin_profile()  # the first of a process also counts the process's start
 
 
 def test_spans_nest_and_their_own_seconds_add_up_to_the_whole() -> None:
     before = time.perf_counter()
-    profiling.begin()
+    begin_profile()
     began = time.perf_counter()
     with span("epoch"):
         for _ in range(2):
             with span("steps"):
                 time.sleep(0.01)
     ended = time.perf_counter()
-    columns = profiling.table()
+    columns = profile_table()
     after = time.perf_counter()
     assert columns["phase"] == ["epoch", "epoch / steps", "between these"]
     assert columns["times"] == [1, 2, 1]
@@ -45,7 +44,7 @@ def test_a_decorated_function_is_a_span_at_every_call_even_if_it_fails() -> None
     assert load(fails=False) == 7
     with pytest.raises(ValueError, match="no data"):
         load(fails=True)
-    assert profiling.table()["times"] == [2, 1]
+    assert profile_table()["times"] == [2, 1]
 
 
 def test_the_trace_has_what_a_browser_needs_and_each_thread_its_own_row() -> None:
@@ -57,16 +56,16 @@ def test_the_trace_has_what_a_browser_needs_and_each_thread_its_own_row() -> Non
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    outer, inner = json.loads(profiling.trace())["traceEvents"]
+    outer, inner = json.loads(trace_events())["traceEvents"]
     assert (outer["name"], inner["name"]) == ("training", "importing")
     assert outer["tid"] != inner["tid"]
     assert outer["ts"] <= inner["ts"] <= inner["ts"] + inner["dur"] <= outer["ts"] + outer["dur"] + 0.2
     assert {outer["ph"], inner["ph"]} == {"X"}
-    assert "training / importing" not in profiling.table()["phase"]
+    assert "training / importing" not in profile_table()["phase"]
 
 
 def test_a_new_profile_forgets_the_last_one() -> None:
     with span("old"):
         pass
-    profiling.begin()
-    assert profiling.table()["phase"] == ["between these"]
+    begin_profile()
+    assert profile_table()["phase"] == ["between these"]

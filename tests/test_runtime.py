@@ -5,11 +5,11 @@ import sys
 
 LOADED = """
 import sys, gc
-from experiments import runtime
-runtime.collect_garbage_rarely()
-runtime.start(1)
+from experiments.runtime import SKIPPED_PACKAGES, collect_garbage_rarely, start_tensorflow
+collect_garbage_rarely()
+start_tensorflow(1)
 import keras
-print([name for name in runtime.COMPANIONS if name in sys.modules])
+print([name for name in SKIPPED_PACKAGES if name in sys.modules])
 import matplotlib, pandas, sklearn
 print(pandas.DataFrame({"x": [1]}).x.sum(), sklearn.__name__, matplotlib.__name__)
 keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -10,13 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import runtime
-from experiments.compose import CONF, ComposedSweep, compose_job, compose_sweep
-from experiments.config import validate
-from experiments.errors import ConfigError, exit_code, terminate
-from experiments.schema import Config
+from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.composition import ComposedSweep, compose_job, compose_sweep
+from experiments.config.schema import Config
+from experiments.config.validation import validate_config
+from experiments.errors import ConfigError, raise_terminated, run_command
+from experiments.runtime import collect_garbage_rarely
 
-POOL = "hydra_plugins.pool_launcher.PoolLauncher"
+POOL_TARGET = "hydra_plugins.pool_launcher.PoolLauncher"
 ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
 # Hydra's completion is for the command `python`, and runs whatever script stands there to ask it: let it ask ours only.
 COMPLETE_ONLY_OURS = r"""
@@ -29,23 +30,23 @@ complete -o nospace -o default -F hydra_bash_completion_of_ours python"""
 
 def main() -> None:
     """Run the command in sys.argv; the exit codes are those of --help."""
-    runtime.collect_garbage_rarely()
-    signal.signal(signal.SIGTERM, terminate)
-    sys.exit(exit_code(_command))
+    collect_garbage_rarely()
+    signal.signal(signal.SIGTERM, raise_terminated)
+    sys.exit(run_command(_command))
 
 
 def _command() -> None:
     arguments = get_args_parser().parse_args()
-    sweep = None if arguments.shell_completion else _check(arguments)
+    sweep = None if arguments.shell_completion else _check_command(arguments)
     if sweep is None:
-        _job()
+        _hydra_job()
         if arguments.shell_completion and "install=bash" in arguments.overrides:
             print(COMPLETE_ONLY_OURS)
     else:
-        _sweep(sweep)
+        _run_sweep(sweep)
 
 
-def _check(arguments: Any) -> ComposedSweep | None:
+def _check_command(arguments: Any) -> ComposedSweep | None:
     """Find out what the command stands for, and whether it can be done: a sweep, or what Hydra's main function does."""
     for flag in ("config_name", "config_path", "experimental_rerun"):
         if getattr(arguments, flag, None):
@@ -57,21 +58,25 @@ def _check(arguments: Any) -> ComposedSweep | None:
     if multirun:
         sweep = compose_sweep(arguments.overrides, arguments.config_dir)
         if sweep.is_search:
-            from experiments import search
+            from experiments.sweeps.search import check_search
 
-            sweep = search.check(sweep)
+            sweep = check_search(sweep)
         jobs = [job.config for job in sweep.jobs]
     else:
         jobs = [compose_job(arguments.overrides, arguments.config_dir)]
     if arguments.cfg or any(getattr(arguments, question) for question in ANSWERED_BY_HYDRA):
         return None
-    from experiments import checkpoints, data, pool, pretrained, tracking
+    from experiments.data.datasets import find_dataset
+    from experiments.sweeps.engines.pool import check_pool_settings
+    from experiments.tracking.addresses import check_tracking_uri, resolve_tracking_uri
+    from experiments.tracking.initial_weights import check_initial_weights
+    from experiments.training.checkpoints import check_checkpoint_folder
 
-    checkpoints.check_folder()
+    check_checkpoint_folder()
     for config in jobs:
-        tracking.check_uri(tracking.resolve_uri(config.tracking.uri))
-        data.find(config.data)
-        pretrained.check(config)
+        check_tracking_uri(resolve_tracking_uri(config.tracking.uri))
+        find_dataset(config.data)
+        check_initial_weights(config)
     if not multirun:
         return None
     if any(config.resume for config in jobs):
@@ -81,8 +86,8 @@ def _check(arguments: Any) -> ComposedSweep | None:
         )
     if any(config.distribution.strategy == "multi_worker" for config in jobs):
         raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
-    if sweep.launcher["_target_"] == POOL:
-        pool.check(sweep.launcher["workers"], sweep.launcher["timeout_minutes"])
+    if sweep.launcher["_target_"] == POOL_TARGET:
+        check_pool_settings(sweep.launcher["workers"], sweep.launcher["timeout_minutes"])
     else:
         _check_together(jobs)
     return sweep
@@ -99,38 +104,41 @@ def _check_together(jobs: list[Config]) -> None:
         )
     written_out = [config for config in jobs if config.model.name == "layers"]
     if written_out:  # only Keras can tell whether the layers fit; a single run finds out before it is made
-        from experiments import distribution, models
+        from experiments.training.devices import start_strategy
+        from experiments.training.networks import build_network
 
-        distribution.start(written_out[0].distribution, int(written_out[0].training.threads))
+        start_strategy(written_out[0].distribution, int(written_out[0].training.threads))
         for config in written_out:
-            models.build(config)
+            build_network(config)
 
 
-def _sweep(composed: ComposedSweep) -> None:
-    from experiments import sweep_plan, sweeps
+def _run_sweep(composed: ComposedSweep) -> None:
+    from experiments.sweeps.plan import plan_sweep
+    from experiments.sweeps.sweep import open_sweep, show_finished_sweep
 
-    plan = sweep_plan.plan(composed)
+    plan = plan_sweep(composed)
     plan.show()
     if plan.base.sweep.dry_run:
         return
     if plan.is_finished:
-        sweeps.show(plan, sys.argv[1:])
+        show_finished_sweep(plan, sys.argv[1:])
         return
-    with sweeps.open_sweep(plan, sys.argv[1:]):
-        _job()
+    with open_sweep(plan, sys.argv[1:]):
+        _hydra_job()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _job(composed: DictConfig) -> None:
-    from experiments import experiment, sweeps
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
+def _hydra_job(composed: DictConfig) -> None:
+    from experiments.experiment import run_experiment
+    from experiments.sweeps.jobs import run_task
 
     context = HydraConfig.get()
     if context.mode == RunMode.MULTIRUN:  # what Hydra composed may be of files that were edited since
-        return sweeps.run_task(context.job.num)
-    config = validate(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+        return run_task(context.job.num)
+    config = validate_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
 
     def train() -> None:
-        experiment.run(config, list(context.overrides.task))
+        run_experiment(config, list(context.overrides.task))
 
-    if code := exit_code(train):  # an exception would be shown by Hydra, with its traceback
+    if code := run_command(train):  # an exception would be shown by Hydra, with its traceback
         sys.exit(code)

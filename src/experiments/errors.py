@@ -38,7 +38,7 @@ class NotFiniteError(TrainingError):
     """A loss or metric that is NaN or infinite: going on from the checkpoint would only meet it again."""
 
 
-class Pruned(Exception):  # noqa: N818
+class TrialPruned(Exception):  # noqa: N818
     """A trial that a search ends early because others were better after as many epochs: its run is KILLED."""
 
     def __init__(self, epoch: int, reason: str) -> None:
@@ -52,12 +52,12 @@ class Terminated(BaseException):
     exit_code = 143
 
 
-def terminate(*_: object) -> NoReturn:
+def raise_terminated(*_: object) -> NoReturn:
     """The handler of SIGTERM."""
     raise Terminated
 
 
-class Output(io.TextIOWrapper):
+class OutputStream(io.TextIOWrapper):
     """A standard stream whose reader may leave, such as `head`: what is written then is lost, and nothing else."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -85,16 +85,16 @@ class Output(io.TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
-def _output(stream: TextIO | None) -> Output:
-    return Output(stream or Path(os.devnull).open("w"))  # None: it was closed before the command began
+def _output_stream(stream: TextIO | None) -> OutputStream:
+    return OutputStream(stream or Path(os.devnull).open("w"))  # None: it was closed before the command began
 
 
-def exit_code(command: Callable[[], int | None]) -> int:
+def run_command(command: Callable[[], int | None]) -> int:
     """Run a command, and return its exit code: its own, 0 for None, or that of what ended it, told on stderr.
 
     That a reader of stdout or stderr has enough, such as `head`, ends nothing and is no mistake.
     """
-    with redirect_stdout(_output(sys.stdout)), redirect_stderr(_output(sys.stderr)):
+    with redirect_stdout(_output_stream(sys.stdout)), redirect_stderr(_output_stream(sys.stderr)):
         try:
             return command() or 0
         except (UserError, TrainingError) as error:
@@ -117,6 +117,6 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
 
 
-def listed(names: Iterable[object]) -> str:
+def join_sorted(names: Iterable[object]) -> str:
     """In order, `adam, sgd`; `none` if there are none."""
     return ", ".join(sorted(map(str, names))) or "none"

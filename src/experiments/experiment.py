@@ -12,31 +12,45 @@ from typing import NoReturn
 
 import yaml
 
-from experiments import (
-    PROJECT,
-    checkpoints,
-    cluster,
-    data,
-    distribution,
-    environment,
-    networks,
-    profiling,
-    report,
-    resume,
-    summary,
-    tracking,
-)
-from experiments.config import as_dict, flatten, identity
+from experiments import PROJECT
+from experiments.config.data_schema import LinearData
+from experiments.config.identity import config_to_dict, flatten_config, identity_tags
+from experiments.config.schema import Config
+from experiments.data.datasets import Dataset, load_dataset
 from experiments.errors import TrainingError
-from experiments.evaluation import Evaluator
-from experiments.progress import Progress
-from experiments.schema import Config, Linear
-from experiments.training import Trainer
+from experiments.profiling import begin_profile, profile_table, trace_events, trace_page
+from experiments.reports.progress import ProgressDisplay
+from experiments.reports.report import (
+    Results,
+    final_metrics,
+    import_matplotlib_ahead,
+    predictions_csv,
+    report_tables,
+    write_figures,
+)
+from experiments.reports.summary import print_resume_hint, print_summary, run_name, run_note, unfinished_note
+from experiments.reproduction.resume import find_resumed_run
+from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
+from experiments.tracking.environment import CodeState, describe_hardware, installed_packages, loaded_code_state
+from experiments.tracking.run import TrackedRun, open_run
+from experiments.training.checkpoints import checkpoint_path
+from experiments.training.cluster import (
+    REPORTING,
+    TRAINING,
+    SignsOfLife,
+    name_failed_worker,
+    supervise_cluster,
+    supervises_cluster,
+)
+from experiments.training.devices import start_strategy
+from experiments.training.evaluation import Evaluator
+from experiments.training.network_cache import prepare_network
+from experiments.training.trainer import Trainer
 
 RECORD_DIGESTS = "record_digests"  # the tag with the SHA-256 (hex) of each file that `record` logs, as JSON
 
 
-def run(
+def run_experiment(
     config: Config,
     overrides: Sequence[str],
     tags: Mapping[str, str] | None = None,
@@ -61,113 +75,111 @@ def run(
         KeyboardInterrupt, Terminated: after a checkpoint; the run is KILLED.
         Pruned: from `watch`; the run is KILLED.
     """
-    profiling.begin()
-    resumed = resume.find(config, overrides) if config.resume else None
+    begin_profile()
+    resumed = find_resumed_run(config, overrides) if config.resume else None
     if resumed:
         config, overrides = resumed.config, resumed.overrides
-    if cluster.supervises(config.distribution):
-        return cluster.supervise(config.distribution, partial(_record_failure, config, overrides)) or ""
-    dataset = _load(config)
-    code = environment.loaded_code()
-    tags = {**(tags or {}), **identity(config, dataset.digest), **code.tags}
+    if supervises_cluster(config.distribution):
+        return supervise_cluster(config.distribution, partial(_record_failure, config, overrides)) or ""
+    dataset = _load_data(config)
+    code = loaded_code_state()
+    tags = {**(tags or {}), **identity_tags(config, dataset.digest), **code.tags}
     if resumed:
         resumed.check(tags)
         tags = {"resumed_at_commit": code.commit}  # what the run began with stays recorded
-    signs = cluster.Signs()
-    strategy = distribution.start(config.distribution, int(config.training.threads))
-    model, optimizer = networks.build(config, strategy)
+    signs = SignsOfLife()
+    strategy = start_strategy(config.distribution, int(config.training.threads))
+    model, optimizer = prepare_network(config, strategy)
     if signs.index > 0:
-        checkpoint = checkpoints.path(resumed.run.run_id) if resumed else None
+        checkpoint = checkpoint_path(resumed.run.run_id) if resumed else None
         return _follow(Trainer(config, strategy, model, optimizer, dataset, checkpoint), signs)
     evaluate = Evaluator(model, config.training.loss)
-    untrained = evaluate(dataset.train).outputs if isinstance(config.data, Linear) else None
+    untrained = evaluate(dataset.train).outputs if isinstance(config.data, LinearData) else None
 
-    uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
+    uri, name = resolve_tracking_uri(config.tracking.uri), config.tracking.run_name or run_name(config, overrides)
     run_id = resumed.run.run_id if resumed else run_id
-    opened = tracking.open_run(uri, config.tracking.experiment, name, params(config), tags, run_id)
-    with opened as run, summary.way_on(config, run.run_id):
+    opened = open_run(uri, config.tracking.experiment, name, run_params(config), tags, run_id)
+    with opened as run, print_resume_hint(config, run.run_id):
         signs.run(run.run_id)
         if not resumed:
-            record(run, config, overrides, dataset, code)
-        run.set_tags({"mlflow.note.content": summary.about(config, dataset, model, overrides, run.run_id)})
-        trainer = Trainer(config, strategy, model, optimizer, dataset, checkpoints.path(run.run_id))
+            record_start(run, config, overrides, dataset, code)
+        run.set_tags({"mlflow.note.content": unfinished_note(config, dataset, model, overrides, run.run_id)})
+        trainer = Trainer(config, strategy, model, optimizer, dataset, checkpoint_path(run.run_id))
         for epoch, metrics in trainer.finished_epochs():
             run.log_metrics(metrics, epoch)  # those that a kill kept from the store
-        report.import_ahead()
-        signs.phase(cluster.TRAINING)
+        import_matplotlib_ahead()
+        signs.phase(TRAINING)
         size = (config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
         with (
-            cluster.named_failures(),
-            Progress(*size, signs.progress) as progress,
+            name_failed_worker(),
+            ProgressDisplay(*size, signs.progress) as progress,
             closing(trainer.run(progress)) as epochs,
         ):
             for epoch, metrics in epochs:
                 run.log_metrics(metrics, epoch)
                 if watch:
                     watch(epoch, metrics)
-        signs.phase(cluster.REPORTING)
-        results = report.Results(config, dataset, model, trainer.state.history, untrained, evaluate(dataset.test))
-        final = report.final_metrics(results)
+        signs.phase(REPORTING)
+        results = Results(config, dataset, model, trainer.state.history, untrained, evaluate(dataset.test))
+        final = final_metrics(results)
         run.log_metrics(final, trainer.state.epoch - 1)
-        publish(run, results)
-        run.set_tags({"mlflow.note.content": summary.note(results, final, overrides, run.run_id)})
-    checkpoints.path(run.run_id).unlink(missing_ok=True)
-    summary.show(results, final, run)
+        publish_results(run, results)
+        run.set_tags({"mlflow.note.content": run_note(results, final, overrides, run.run_id)})
+    checkpoint_path(run.run_id).unlink(missing_ok=True)
+    print_summary(results, final, run)
     return run.run_id
 
 
-_loaded: dict[str, data.Dataset] = {}  # the last two: what the jobs of a worker mostly share is read once
+_loaded_datasets: dict[str, Dataset] = {}  # the last two: what the jobs of a worker mostly share is read once
 
 
-def _load(config: Config) -> data.Dataset:
+def _load_data(config: Config) -> Dataset:
     """Read, check and split the data of the config."""
     key = repr((config.data, config.seed))
-    if key not in _loaded:
-        _loaded[key] = data.load(config.data, config.seed)
-    _loaded[key] = _loaded.pop(key)
-    if len(_loaded) > 2:
-        del _loaded[next(iter(_loaded))]
-    return _loaded[key]
+    if key not in _loaded_datasets:
+        _loaded_datasets[key] = load_dataset(config.data, config.seed)
+    _loaded_datasets[key] = _loaded_datasets.pop(key)
+    if len(_loaded_datasets) > 2:
+        del _loaded_datasets[next(iter(_loaded_datasets))]
+    return _loaded_datasets[key]
 
 
-def _follow(trainer: Trainer, signs: cluster.Signs) -> str:
+def _follow(trainer: Trainer, signs: SignsOfLife) -> str:
     """Train as a worker that is not the chief: the same steps, and nothing said or written."""
     trainer.checkpoint = None
-    signs.phase(cluster.TRAINING)
+    signs.phase(TRAINING)
     for _ in trainer.run(signs):
         pass
-    signs.phase(cluster.REPORTING)
+    signs.phase(REPORTING)
     return ""
 
 
 def _record_failure(config: Config, overrides: Sequence[str], reason: str, run_id: str | None) -> NoReturn:
     """Give the run of a cluster that failed its status and the reason, and raise it."""
-    uri, name = tracking.resolve_uri(config.tracking.uri), config.tracking.run_name or summary.name(config, overrides)
-    opened = tracking.open_run(uri, config.tracking.experiment, name, params(config), {}, run_id)
-    with opened as run, summary.way_on(config, run.run_id):
+    uri, name = resolve_tracking_uri(config.tracking.uri), config.tracking.run_name or run_name(config, overrides)
+    opened = open_run(uri, config.tracking.experiment, name, run_params(config), {}, run_id)
+    with opened as run, print_resume_hint(config, run.run_id):
         raise TrainingError(reason)
 
 
-def params(config: Config) -> dict[str, object]:
+def run_params(config: Config) -> dict[str, object]:
     """The config as MLflow's params: flat and dotted. Checksums and what is expected are in the artifact only."""
     left_out = ("data.checksums", "resume", "tracking.uri", "tracking.run_name", "objective.", "sweep.", "expected")
-    return {key: value for key, value in flatten(as_dict(config)).items() if not key.startswith(left_out)}
+    return {key: value for key, value in flatten_config(config_to_dict(config)).items() if not key.startswith(left_out)}
 
 
-def record(
-    run: tracking.Run, config: Config, overrides: Sequence[str], dataset: data.Dataset, code: environment.Code
-) -> None:
+def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], dataset: Dataset, code: CodeState) -> None:
     """Log what the run is made of: data, config, and the environment that repeating it needs."""
-    run.log_params(params(config))  # of a run that was killed before it had them, too
+    run.log_params(run_params(config))  # of a run that was killed before it had them, too
     # Where it is stored is known to who reads it, and may hold a password.
     without_place = replace(config, tracking=replace(config.tracking, uri=None))
     counts = {name: len(getattr(dataset, name).targets) for name in ("train", "validation", "test")}
     run.log_dataset(dataset.name, dataset.digest, dataset.source, counts)
     texts = {
-        "config/config.yaml": yaml.safe_dump(as_dict(without_place), sort_keys=False, allow_unicode=True),
-        "config/overrides.yaml": yaml.safe_dump([tracking.shown(o) for o in overrides], allow_unicode=True),
-        "environment/packages.txt": environment.packages(),
-        "environment/hardware.json": json.dumps(environment.hardware(), indent=2),
+        "config/config.yaml": yaml.safe_dump(config_to_dict(without_place), sort_keys=False, allow_unicode=True),
+        "config/overrides.yaml": yaml.safe_dump([hide_credentials(o) for o in overrides], allow_unicode=True),
+        "environment/packages.txt": installed_packages(),
+        "environment/hardware.json": json.dumps(describe_hardware(), indent=2),
         "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),
     }
     contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
@@ -181,18 +193,18 @@ def record(
         run.log_artifacts(Path(folder))
 
 
-def publish(run: tracking.Run, results: report.Results) -> None:
+def publish_results(run: TrackedRun, results: Results) -> None:
     """Log what the run came to: figures, tables, predictions and the model."""
     with TemporaryDirectory() as folder:
-        report.write_figures(results, Path(folder))
+        write_figures(results, Path(folder))
         run.log_artifacts(Path(folder), "figures")
-    for name, columns in report.tables(results).items():
+    for name, columns in report_tables(results).items():
         run.log_table(columns, f"tables/{name}.json")
-    run.log_text(report.predictions(results), "predictions/test.csv")
+    run.log_text(predictions_csv(results), "predictions/test.csv")
     if results.config.tracking.log_model:
         test = results.dataset.test
         run.log_model(results.model, test.inputs[:1], results.test.outputs[:1])
     if results.config.report.profile:
-        run.log_text(profiling.page(), "profile/trace.html")
-        run.log_text(profiling.trace(), "profile/trace.json")
-        run.log_table(profiling.table(), "tables/profile.json")
+        run.log_text(trace_page(), "profile/trace.html")
+        run.log_text(trace_events(), "profile/trace.json")
+        run.log_table(profile_table(), "tables/profile.json")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 
-def with_spread(mean: float, std: float) -> str:
+def format_with_spread(mean: float, std: float) -> str:
     """The mean to the decimals that its spread leaves sure: `0.9785 ± 0.0012`."""
     if not math.isfinite(std):
         return f"{mean:.5g}"
@@ -13,15 +13,15 @@ def with_spread(mean: float, std: float) -> str:
         return f"{mean:.5g} ± 0"
     if not 1e-6 < std < 1e6:
         return f"{mean:.5g} ± {std:.2g}"
-    return f"{mean:.{decimals(std)}f} ± {std:.{decimals(std)}f}"
+    return f"{mean:.{certain_decimals(std)}f} ± {std:.{certain_decimals(std)}f}"
 
 
-def decimals(spread: float) -> int:
+def certain_decimals(spread: float) -> int:
     """The decimals that a positive spread leaves sure: two digits of it."""
     return max(0, 1 - math.floor(math.log10(spread)))
 
 
-def short_length(run_ids: Iterable[str]) -> int:
+def short_id_length(run_ids: Iterable[str]) -> int:
     """How many characters of the ids, 8 or more, tell the runs apart."""
     ids, length = set(run_ids), 8
     while len({run_id[:length] for run_id in ids}) < len(ids):
@@ -34,14 +34,14 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """The text without characters that a terminal would act on."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
-def escaped(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A line of text that Markdown leaves as it is, also in a cell of a table."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", plain(text.replace("\n", " ")))
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", printable(text.replace("\n", " ")))
 
 
 def plural(number: int, noun: str) -> str:
@@ -49,7 +49,7 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`12 s`, `3:05 min`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SEPARATOR = " / "
+SPAN_SEPARATOR = " / "
 
-_within: ContextVar[str] = ContextVar("_within", default="")  # the path of the span that is open; one for each thread
-_began = time.perf_counter()
-_is_first = True
+_open_span: ContextVar[str] = ContextVar(
+    "_within", default=""
+)  # the path of the span that is open; one for each thread
+_profile_start = time.perf_counter()
+_is_first_profile = True
 _spans: list["Span"] = []
 
 
@@ -33,7 +35,7 @@ class Span:
 
     @property
     def name(self) -> str:
-        return self.path.rpartition(SEPARATOR)[2]
+        return self.path.rpartition(SPAN_SEPARATOR)[2]
 
 
 @contextmanager
@@ -42,29 +44,29 @@ def span(name: str) -> Iterator[None]:
 
     Not to be held open across the `yield` of a generator.
     """
-    within = _within.get()
-    path = f"{within}{SEPARATOR}{name}" if within else name
-    token, start = _within.set(path), time.perf_counter()
+    within = _open_span.get()
+    path = f"{within}{SPAN_SEPARATOR}{name}" if within else name
+    token, start = _open_span.set(path), time.perf_counter()
     try:
         yield
     finally:
         end = time.perf_counter()
-        _within.reset(token)
-        _spans.append(Span(path, start - _began, end - start, threading.get_native_id()))
+        _open_span.reset(token)
+        _spans.append(Span(path, start - _profile_start, end - start, threading.get_native_id()))
 
 
-def begin() -> None:
+def begin_profile() -> None:
     """Forget earlier spans: a run begins. The first of a process began with the process itself."""
-    global _began, _is_first
-    _began = time.perf_counter()
+    global _profile_start, _is_first_profile
+    _profile_start = time.perf_counter()
     _spans.clear()
-    if _is_first and (age := _age_of_process()):
-        _began -= age
+    if _is_first_profile and (age := _process_age()):
+        _profile_start -= age
         _spans.append(Span("Python, Hydra, config", 0.0, age, threading.get_native_id()))
-    _is_first = False
+    _is_first_profile = False
 
 
-def _age_of_process() -> float | None:
+def _process_age() -> float | None:
     """Seconds since this process was started; None where there is no /proc."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
@@ -73,21 +75,21 @@ def _age_of_process() -> float | None:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def table() -> dict[str, list[Any]]:
+def profile_table() -> dict[str, list[Any]]:
     """What the main thread did since `begin`, as columns: a row for each path of spans, in the order of their start.
 
     Columns are phase, times, seconds, own_seconds (less those of spans within) and percent (of the time until now); the
     last row is what no span covers, so that own_seconds add up to the whole.
     """
-    whole = time.perf_counter() - _began
+    whole = time.perf_counter() - _profile_start
     ours = sorted((s for s in _spans if s.thread == threading.get_native_id()), key=lambda s: (s.start, len(s.path)))
     seconds: dict[str, float] = {}
     for item in ours:
         seconds[item.path] = seconds.get(item.path, 0.0) + item.seconds
     own = dict(seconds)
     for path in seconds:
-        if SEPARATOR in path:
-            own[path.rpartition(SEPARATOR)[0]] -= seconds[path]
+        if SPAN_SEPARATOR in path:
+            own[path.rpartition(SPAN_SEPARATOR)[0]] -= seconds[path]
     rest = whole - sum(own.values())
     times = [sum(item.path == path for item in ours) for path in seconds]
     spent = [*seconds.values(), rest]
@@ -100,13 +102,13 @@ def table() -> dict[str, list[Any]]:
     }
 
 
-def page() -> str:
+def trace_page() -> str:
     """The trace as a page for a browser, whole in itself (HTML)."""
-    events = json.dumps(json.loads(trace())["traceEvents"]).replace("<", "\\u003c")
+    events = json.dumps(json.loads(trace_events())["traceEvents"]).replace("<", "\\u003c")
     return Path(__file__).with_name("trace.html").read_text().replace("/*EVENTS*/[]", events)
 
 
-def trace() -> str:
+def trace_events() -> str:
     """All spans as Chrome's trace events (JSON), which https://ui.perfetto.dev shows, and other tools read.
 
     One `X` event per span: `ts` and `dur` in microseconds, `tid` the thread.
@@ -114,7 +116,7 @@ def trace() -> str:
     events = [
         {
             "name": item.name,
-            "cat": item.path.partition(SEPARATOR)[0],
+            "cat": item.path.partition(SPAN_SEPARATOR)[0],
             "ph": "X",
             "ts": round(1e6 * item.start, 1),
             "dur": round(1e6 * item.seconds, 1),

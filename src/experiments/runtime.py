@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from experiments.errors import UserError
 
 # Keras imports these too where they are installed, for functions that nothing here calls: half of its loading time.
-COMPANIONS = ("matplotlib", "pandas", "sklearn")
+SKIPPED_PACKAGES = ("matplotlib", "pandas", "sklearn")
 
 _started = (0, 0)  # threads and devices that TensorFlow has in this process
 
@@ -25,7 +25,7 @@ def collect_garbage_rarely() -> None:
     atexit.register(gc.freeze)
 
 
-def start(threads: int, devices: int = 1) -> None:
+def start_tensorflow(threads: int, devices: int = 1) -> None:
     """Load TensorFlow with `threads` threads within an operation, and the CPU as so many logical devices.
 
     The number of threads changes the last bits of a result, so it belongs to the config and cannot change once
@@ -38,7 +38,7 @@ def start(threads: int, devices: int = 1) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # XLA stays at half of AVX-512 for processors that slow down with it, long gone; an epoch takes a tenth less.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
-    with _silent_start(), _without(COMPANIONS):
+    with _hold_back_stderr(), _hide_packages(SKIPPED_PACKAGES):
         import keras  # noqa: F401
         import tensorflow as tf
 
@@ -66,7 +66,7 @@ def start(threads: int, devices: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def _without(packages: Iterable[str]) -> Iterator[None]:
+def _hide_packages(packages: Iterable[str]) -> Iterator[None]:
     """Have these packages count as not installed, those that are loaded already apart."""
     hidden = [package for package in packages if package not in sys.modules]
     for package in hidden:
@@ -79,7 +79,7 @@ def _without(packages: Iterable[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent_start() -> Iterator[None]:
+def _hold_back_stderr() -> Iterator[None]:
     """Hold back what TensorFlow's libraries write to stderr before any log level applies; show it if they fail."""
     if "tensorflow" in sys.modules:
         yield

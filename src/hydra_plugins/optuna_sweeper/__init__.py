@@ -24,25 +24,29 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from experiments import search_space, study, sweeps
-        from experiments.config import identity
+        from experiments.config.identity import identity_tags
         from experiments.errors import ConfigError
-        from experiments.search import Search
+        from experiments.sweeps.search import Search
+        from experiments.sweeps.search_space import point_overrides
+        from experiments.sweeps.study import SearchStudy, publish_study
+        from experiments.sweeps.sweep import SWEEP_FOLDER, current_sweep
 
-        sweep = sweeps.current()
+        sweep = current_sweep()
         if sweep is None or not isinstance(sweep.plan.composed, Search):
             raise RuntimeError("hydra/sweeper=optuna runs the searches of run.py only")
         search = sweep.plan.composed
-        code = identity(search.jobs[0].config, data_digest="")["fingerprint"]  # what other code came to is not told
-        trials = study.Study(search, sweeps.FOLDER / f"{sweep.run.run_id}-{code[:16]}.journal")
-        sweep.add([[*search.fixed, *search_space.overrides(point)] for point in trials.done])
+        code = identity_tags(search.jobs[0].config, data_digest="")[
+            "fingerprint"
+        ]  # what other code came to is not told
+        trials = SearchStudy(search, SWEEP_FOLDER / f"{sweep.run.run_id}-{code[:16]}.journal")
+        sweep.add([[*search.fixed, *point_overrides(point)] for point in trials.done])
         sweep.expected = len(sweep.jobs) + trials.left
         at_once = getattr(self.launcher, "at_once", lambda _: 1)(search.jobs[0].config)
         while not sweep.is_stopped and (batch := trials.ask(at_once)):
             jobs = {}
             for trial in batch:
                 try:
-                    overrides = [*search.fixed, *search_space.overrides(trial.values)]
+                    overrides = [*search.fixed, *point_overrides(trial.values)]
                     (number,) = sweep.add([overrides], [trials.entry(trial)])
                     jobs[number] = trial, overrides
                 except ConfigError as error:  # of values that do not go together, though each is allowed
@@ -56,5 +60,5 @@ class OptunaSweeper(Sweeper):
                 if outcome.run_id or not sweep.is_stopped:  # else it was not started
                     status = "PRUNED" if outcome.pruned else outcome.status
                     trials.tell(trial, outcome.run_id, status, outcome.metrics.get(search.metric))
-        sweep.add([[*search.fixed, *search_space.overrides(point)] for point in trials.not_tried_again])
-        study.publish(trials, sweep.run)
+        sweep.add([[*search.fixed, *point_overrides(point)] for point in trials.not_tried_again])
+        publish_study(trials, sweep.run)

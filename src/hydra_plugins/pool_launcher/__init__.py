@@ -7,7 +7,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from experiments.schema import Config
+from experiments.config.schema import Config
 
 
 class PoolLauncher(Launcher):
@@ -21,16 +21,17 @@ class PoolLauncher(Launcher):
 
     def at_once(self, config: Config) -> int:
         """How many jobs with this config run at once."""
-        from experiments import pool
+        from experiments.sweeps.engines.pool import max_parallel
 
-        return pool.at_once(config, self.workers)
+        return max_parallel(config, self.workers)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from experiments import pool, sweeps
+        from experiments.sweeps.engines.pool import run_in_pool
+        from experiments.sweeps.sweep import current_sweep
 
-        sweep = sweeps.current()
+        sweep = current_sweep()
         if sweep is None:
             raise RuntimeError("hydra/launcher=pool runs the sweeps of run.py only")
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        pool.run(sweep, numbers, self.workers, self.timeout_minutes)
+        run_in_pool(sweep, numbers, self.workers, self.timeout_minutes)
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]

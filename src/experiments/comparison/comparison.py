@@ -1,0 +1,211 @@
+"""Sets runs side by side: what differs in parameters, code and data, and how far metrics are from the best."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from experiments.comparison.code_changes import find_code_changes, recorded_code, recorded_data
+from experiments.config.identity import affects_result
+from experiments.errors import UserError, did_you_mean
+from experiments.formatting import plural, printable
+from experiments.tracking.records import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Mode = Literal["min", "max"]
+
+PREFERRED_METRICS = ("test_accuracy", "best_val_accuracy", "test_loss", "val_accuracy", "val_loss", "accuracy", "loss")
+_HIGHER = r"acc|auc|f1|precision|recall|score|reward|throughput|per_second|(?<![a-z])r2"
+_LOWER = r"loss|err|seconds|duration|(?<![a-z])time|mse|mae|deviation|perplexity"
+_METRIC_ORDER = ("test_", "best_", "train_", "val_")  # of the metrics in tables
+
+
+class ComparisonError(UserError):
+    """Runs that cannot be compared as asked: what was asked for, what there is."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs, best first. The frames have a row for each group and a column for each metric, NaN where a
+    group has none of it."""
+
+    groups: list[list[RunRecord]]  # of one run each, unless grouped
+    group_by: str | None
+    left_out: list[RunRecord]  # runs that are not finished: they enter no mean
+    params: list[str]  # that differ
+    bookkeeping: list[str]  # that differ too, and change no result
+    metric: str | None  # that ranks; None if there are no metrics
+    mode: Mode
+    mean: "pd.DataFrame"
+    std: "pd.DataFrame"  # of the sample (n - 1); NaN for one run
+    count: "pd.DataFrame"  # runs that have the metric
+    difference: "pd.DataFrame"  # to the best group; NaN where the name does not tell which direction is better
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        return [run for group in self.groups for run in group]
+
+    def values(self, param: str) -> list[str | None]:
+        """The parameter's value in each group; None where it has none."""
+        return [group[0].params.get(param) for group in self.groups]
+
+
+def compare_runs(
+    runs: Sequence[RunRecord], metric: str | None = None, mode: Mode | None = None, group_by: str | None = None
+) -> Comparison:
+    """Ranks runs, or groups of runs that differ in one parameter only.
+
+    Args:
+        runs: those without the metric come last; among equals the order stays.
+        metric: that ranks; by default `test_accuracy` if all finished runs have it, else `best_val_accuracy`, ...
+        mode: whether the least or the greatest value is best; by default the metric's name tells.
+        group_by: a parameter such as `seed`: finished runs that differ only in it form a group. Runs of other code or
+            other data do not join.
+
+    Raises:
+        CompareError: no runs, none finished to group, or a metric or parameter that no run has.
+    """
+    import pandas as pd
+
+    if not runs:
+        raise ComparisonError("There are no runs to compare. Make one: python run.py")
+    left_out: list[RunRecord] = []
+    if group_by is not None:
+        _check_choice("parameter", group_by, {name for run in runs for name in run.params})
+        left_out = [run for run in runs if run.status != "FINISHED"]
+        runs = [run for run in runs if run.status == "FINISHED"]
+        if not runs:
+            raise ComparisonError(f"None of the {len(left_out)} runs is finished, so there is nothing to average.")
+    metrics = pd.DataFrame([run.metrics for run in runs], dtype=float)
+    metrics = metrics[sorted(metrics, key=_metric_position)]
+    if metric is not None:
+        _check_choice("metric", metric, metrics.columns)
+    elif len(metrics.columns):
+        finished = [run.status == "FINISHED" for run in runs]
+        metric = _default_metric(metrics[finished] if any(finished) else metrics)
+    if metric is not None:
+        metrics = metrics[[metric, *(name for name in metrics if name != metric)]]
+    modes = {name: metric_direction(name) for name in metrics}
+    if metric is not None:
+        mode = modes[metric] = mode or modes[metric] or "max"
+
+    labels = [_group_identity(run, group_by) for run in runs] if group_by else [run.run_id for run in runs]
+    numbers = pd.factorize(pd.Series(labels))[0]
+    grouped = metrics.groupby(numbers)
+    mean, std, count = grouped.mean(), grouped.std(), grouped.count()
+    best = pd.Series({name: getattr(mean[name], mode)() if mode else math.nan for name, mode in modes.items()})
+    order = list(mean.index)
+    if metric is not None:
+        order = list(mean[metric].sort_values(ascending=mode == "min", kind="stable").index)
+    members: dict[int, list[RunRecord]] = {}
+    for number, run in zip(numbers, runs, strict=True):
+        members.setdefault(number, []).append(run)
+    differing = [name for name in _differing_params(runs) if name != group_by]
+    mean, std, count = (frame.loc[order].reset_index(drop=True) for frame in (mean, std, count))
+    return Comparison(
+        groups=[members[number] for number in order],
+        group_by=group_by,
+        left_out=left_out,
+        params=[name for name in differing if affects_result(name)],
+        bookkeeping=[name for name in differing if not affects_result(name)],
+        metric=metric,
+        mode=mode or "max",
+        mean=mean,
+        std=std,
+        count=count,
+        difference=mean - best,
+    )
+
+
+def metric_direction(metric: str) -> Mode | None:
+    """Whether the least or the greatest value of a metric is best, as far as its name tells.
+
+    >>> direction("test_accuracy"), direction("val_loss"), direction("examples_per_second"), direction("best_epoch")
+    ('max', 'min', 'max', None)
+    """
+    name = metric.lower()
+    return "max" if re.search(_HIGHER, name) else "min" if re.search(_LOWER, name) else None
+
+
+def _default_metric(metrics: "pd.DataFrame") -> str:
+    """The preferred metric that all runs have, else that most have."""
+    count = metrics.count()
+    preferred = [name for name in PREFERRED_METRICS if name in metrics]
+    for name in preferred:
+        if count[name] == len(metrics):
+            return name
+    others = sorted(
+        (name for name in metrics if name not in preferred), key=lambda name: metric_direction(name) is None
+    )
+    return max([*preferred, *others], key=lambda name: count[name])
+
+
+def _metric_position(metric: str) -> tuple[int, str]:
+    return next((i for i, prefix in enumerate(_METRIC_ORDER) if metric.startswith(prefix)), len(_METRIC_ORDER)), metric
+
+
+def _differing_params(runs: Sequence[RunRecord]) -> list[str]:
+    """The parameters that are not the same in all runs, in the order in which the runs have them."""
+    names = dict.fromkeys(name for run in runs for name in run.params)
+    return [name for name in names if len({run.params.get(name) for run in runs}) > 1]
+
+
+def _group_identity(run: RunRecord, group_by: str) -> str:
+    """What the runs of a group have in common."""
+    params = {k: v for k, v in run.params.items() if k != group_by and affects_result(k)}
+    return json.dumps([params, recorded_code(run), recorded_data(run)], sort_keys=True)
+
+
+def _check_choice(what: str, name: str, choices: Iterable[str]) -> None:
+    known = sorted(choices)
+    if name in known:
+        return
+    listed = ", ".join(known[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
+    raise ComparisonError(f"No run has the {what} {name!r}{did_you_mean(name, known)}. Choices: {listed or 'none'}.")
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """In lines of text: how the runs are ranked, and how their code and data differ."""
+    runs = comparison.runs
+    lines = []
+    if comparison.metric is not None:
+        better = "lower" if comparison.mode == "min" else "higher"
+        lines.append(f"Best first by {printable(comparison.metric)}: {better} is better.")
+    if len(runs) > 1 and not comparison.params:
+        but = f" but {comparison.group_by}" if comparison.group_by else ""
+        lines.append(f"All parameters{but} are the same.")
+    if comparison.bookkeeping:
+        lines.append(f"Also different, without effect on results: {printable(', '.join(comparison.bookkeeping))}.")
+    commits = Counter(recorded_code(run)[0] for run in runs)
+    if len(commits) > 1:
+        lines.append(f"The code differs: {_count_values(commits)}.")
+        changes = find_code_changes(runs)
+        for change in changes[-5:]:
+            lines.append(f"  {change.command}")
+            files = change.files or "these commits are not both in this repository"
+            lines += [f"    {line.strip()}" for line in files.splitlines()]
+        if len(changes) > 5:
+            lines.append(f"  and {len(changes) - 5} earlier changes of code; --format json has all")
+    dirty = sum(recorded_code(run)[1] for run in runs)
+    if dirty:
+        marked = " (+)" if len({recorded_code(run) for run in runs}) > 1 else ""
+        lines.append(
+            f"Uncommitted changes in {dirty} of {plural(len(runs), 'run')}{marked}: code of one commit may differ too; "
+            "see each run's environment/uncommitted.diff."
+        )
+    digests = Counter(recorded_data(run) for run in runs)
+    if len(digests) > 1:
+        lines.append(f"The data differs: {_count_values(digests)}.")
+    return lines
+
+
+def _count_values(values: Counter[str]) -> str:
+    return ", ".join(
+        f"{printable(value[:12]) or 'not recorded'} ({plural(n, 'run')})" for value, n in values.most_common()
+    )

@@ -1,0 +1,184 @@
+"""A run's model on its official test set again, or on that of other data; what comes out is added to the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import yaml
+
+from experiments.config.choices import choice_values
+from experiments.config.composition import compose_job
+from experiments.config.data_schema import DataConfig, ImageFileData, LinearData
+from experiments.config.identity import config_to_dict
+from experiments.config.schema import Config
+from experiments.data.datasets import load_dataset
+from experiments.errors import ConfigError, DataError
+from experiments.reports.figures.evaluation import expected_calibration_error
+from experiments.reports.report import Results, per_class_table, write_figures
+from experiments.runtime import start_tensorflow
+from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.artifacts import download_model
+from experiments.tracking.recorded_config import read_recorded_config
+from experiments.tracking.records import RunRecord, find_runs, metric_history
+from experiments.tracking.run import reopen_ended_run
+from experiments.tracking.store import open_existing_store, store_errors
+from experiments.training.evaluation import Evaluation, Evaluator
+from experiments.training.saved_models import load_keras_model
+
+# Keys of the group `data` that an evaluation depends on: where images are and what they are; how points are generated.
+IMAGE_KEYS = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
+TEST_SET_KEYS = (*IMAGE_KEYS, "slope", "noise")
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """What a run's model made of a test set.
+
+    Attributes:
+        config: the run's, with the data that it was evaluated on and the store that it is in.
+        source: where the data came from.
+        metrics: as they were added to the run.
+        per_class: a table, as columns; empty for regression.
+    """
+
+    run: RunRecord
+    config: Config
+    source: str
+    metrics: dict[str, float]
+    per_class: dict[str, list[Any]]
+
+
+def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = None) -> EvaluatedRun:
+    """Evaluate the model of a run on the whole official test split, and add the result to the run.
+
+    The run's status and times stay as they were. The metrics are named `evaluation_NAME_...` by the data, with the
+    beginning of its digest unless it is what conf/data/NAME.yaml describes. A second evaluation on the same data
+    replaces the first.
+
+    Args:
+        run_id: of the run, or a unique beginning of it.
+        overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys in TEST_SET.
+        uri: of the tracking store; None for the one in force.
+
+    Raises:
+        ConfigError: an override is not of the test set, or not allowed.
+        DataError: the data cannot be found, is damaged, or does not fit the model.
+        StoreError: there is no such run, or it has no model.
+    """
+    store = resolve_tracking_uri(uri)
+    _refuse_other_overrides(overrides)
+    (run,) = find_runs(open_existing_store(store), [run_id])
+    with TemporaryDirectory() as folder:
+        file = download_model(store, run.run_id, Path(folder))
+        config, _ = read_recorded_config(store, run.run_id)
+        chosen = _choose_data(config, overrides)
+        _check_data_fits(run.run_id, config.data, chosen)
+        dataset = load_dataset(chosen, config.seed)
+        start_tensorflow(int(config.training.threads))
+        model = load_keras_model(file, run.run_id)
+    test = Evaluator(model, config.training.loss)(dataset.test)
+    prefix = f"evaluation_{dataset.name}"
+    if not _is_as_shipped(chosen):
+        prefix += f"_{dataset.digest[:8]}"
+    metrics = {
+        f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, dataset.test.targets, config).items()
+    }
+    per_class = {}
+    if dataset.class_names:
+        per_class = per_class_table(dataset.test.targets, test.outputs.argmax(1), dataset.class_names)
+    with reopen_ended_run(store, run.run_id) as ended, store_errors(store):
+        ended.log_metrics(metrics)
+        if per_class:
+            ended.log_table(per_class, f"tables/{prefix}.json")
+        if dataset.digest != run.tags.get("data_digest"):
+            counts = {"test": len(dataset.test.targets)}
+            ended.log_dataset(dataset.name, dataset.digest, dataset.source, counts, context="evaluation")
+    config = replace(config, data=chosen, tracking=replace(config.tracking, uri=uri))
+    return EvaluatedRun(run, config, dataset.source, metrics, per_class)
+
+
+def draw_full_report(run_id: str, uri: str) -> None:
+    """Add to a finished run all the figures that its report can have, drawn from its model and its record."""
+    client = open_existing_store(uri)
+    (run,) = find_runs(client, [run_id])
+    config, _ = read_recorded_config(uri, run_id)
+    config = replace(config, report=replace(config.report, figures="full"))
+    dataset = load_dataset(config.data, config.seed)
+    start_tensorflow(int(config.training.threads))
+    history = {name: [value for _, value in points] for name, points in metric_history(client, run).items()}
+    with TemporaryDirectory() as folder, reopen_ended_run(uri, run_id) as ended:
+        model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id)
+        test = Evaluator(model, config.training.loss)(dataset.test)
+        drawn = Path(folder, "figures")
+        drawn.mkdir()
+        write_figures(Results(config, dataset, model, history, None, test), drawn)
+        with store_errors(uri):
+            ended.log_artifacts(drawn, "figures")
+
+
+def _refuse_other_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        group, *keys = override.partition("=")[0].split(".")
+        if group != "data" or (keys and keys[0] not in TEST_SET_KEYS):
+            raise ConfigError(
+                f"{override!r} is not about the test set, and all else is the run's own, its preprocessing too."
+                f" Expected: data=NAME, or data.KEY=VALUE with one of {', '.join(TEST_SET_KEYS)}"
+            )
+
+
+def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
+    """The run's group `data`, or the one that the overrides choose, with their values."""
+    if not overrides:
+        return config.data
+    named = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
+    linear = named[-1] == "linear" if named else isinstance(config.data, LinearData)
+    # The test split is all that counts, so nothing about training may be in its way.
+    loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"
+    neutral = ["data.validation=0", "training.batch_size=1", f"training.loss={loss}"]
+    if named:
+        composed = compose_job([*neutral, *overrides])
+        return composed.data
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "data", "recorded.yaml")
+        file.parent.mkdir()
+        file.write_text(yaml.safe_dump(config_to_dict(config)["data"]))
+        composed = compose_job(["data=recorded", *neutral, *overrides], config_dir=folder)
+    return composed.data
+
+
+def _is_as_shipped(config: DataConfig) -> bool:
+    """Whether the official splits are those of conf/data/: only one test set of a name goes without its digest."""
+    shipped = choice_values("data", config.name)
+    if isinstance(config, ImageFileData) and config.path and "md5-gzip" in str(config.checksums):
+        return False  # of a folder that is named; only what is packed as published can be compared with such a checksum
+    return all(getattr(config, key) == shipped[key] for key in TEST_SET_KEYS if key in shipped and key != "path")
+
+
+def _check_data_fits(run_id: str, trained: DataConfig, chosen: DataConfig) -> None:
+    expected, found = _describe_examples(trained), _describe_examples(chosen)
+    if found != expected:
+        raise DataError(
+            f"data={chosen.name} does not fit the model of run {run_id}: it takes {expected}, and these are {found}."
+            f" Choose data like data={trained.name}, or train a model: python run.py data={chosen.name}"
+        )
+
+
+def _describe_examples(config: DataConfig) -> str:
+    """What a model that is trained on such data relies on, in words."""
+    if isinstance(config, LinearData):
+        return "single numbers to predict a number"
+    size = " x ".join(map(str, config.shape))
+    return f"images of {size} pixels from 0 to {config.pixel_max} in {config.classes} classes"
+
+
+def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:
+    metrics = dict(test.metrics)
+    if "accuracy" in metrics:
+        wrong = np.count_nonzero(test.outputs.argmax(1) != targets)
+        metrics["error_percent"] = 100 * wrong / len(targets)
+    if "crossentropy" in config.training.loss:  # else the outputs are no probabilities
+        metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)
+    return metrics

@@ -1,0 +1,107 @@
+"""What a run's model makes of a person's own pictures of digits."""
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from experiments.comparison.pictures import SIZE, PictureError, read_picture
+from experiments.config.data_schema import DataConfig, ImageData
+from experiments.errors import DataError
+from experiments.runtime import start_tensorflow
+from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.artifacts import download_model
+from experiments.tracking.recorded_config import read_recorded_config
+from experiments.tracking.records import find_runs
+from experiments.tracking.store import open_existing_store
+from experiments.training.saved_models import load_keras_model
+
+ENLARGED = 10  # pixels of a saved picture for each that the network saw
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model made of one picture.
+
+    Attributes:
+        seen: uint8 [28, 28], the digit as the network saw it.
+        outputs: float32 [classes], one for each name in class_names.
+    """
+
+    file: Path
+    seen: np.ndarray
+    outputs: np.ndarray
+    class_names: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The class with the largest output."""
+        return self.class_names[int(self.outputs.argmax())]
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether the outputs are the probabilities of the classes, as those of softmax are."""
+        return bool((self.outputs >= 0).all() and abs(self.outputs.sum() - 1) < 1e-3)
+
+    def save(self, folder: Path) -> Path:
+        """Save what the network saw, enlarged, as NAME.seen.png in the folder: as NAME-2.seen.png, and so on, where
+        there is another picture of that name.
+
+        Raises:
+            PictureError: it cannot be written.
+        """
+        from PIL import Image
+
+        height, width = self.seen.shape
+        enlarged = Image.fromarray(self.seen).resize((ENLARGED * width, ENLARGED * height), Image.Resampling.NEAREST)
+        stream = io.BytesIO()
+        enlarged.save(stream, "PNG")
+        content = stream.getvalue()
+        numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        targets = (folder / f"{self.file.stem}{number}.seen.png" for number in numbers)
+        try:
+            target = next(target for target in targets if not target.exists() or target.read_bytes() == content)
+            target.write_bytes(content)
+        except OSError as error:
+            raise PictureError(f"{self.file} cannot be saved in {folder} as it was seen: {error.strerror}.") from None
+        return target
+
+
+def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None) -> list[Prediction]:
+    """Classify the digit in each of the files with the model of a run on MNIST. Nothing is logged.
+
+    Args:
+        run_id: of the run, or a unique beginning of it.
+        files: PNG or JPEG pictures of one digit each, of any size and colour.
+        uri: of the tracking store; None for the one in force.
+
+    Raises:
+        PictureError: a file is no such picture; nothing is classified then.
+        DataError: the run was not trained on MNIST.
+        StoreError: there is no such run, or it has no model.
+    """
+    seen = np.stack([read_picture(file) for file in files])
+    store = resolve_tracking_uri(uri)
+    (run,) = find_runs(open_existing_store(store), [run_id])
+    with TemporaryDirectory() as folder:
+        file = download_model(store, run.run_id, Path(folder))
+        config, _ = read_recorded_config(store, run.run_id)
+        names = _digit_names(config.data, run.run_id)
+        start_tensorflow(int(config.training.threads))
+        model = load_keras_model(file, run.run_id)
+    outputs = np.asarray(model(seen.astype(np.float32), training=False), np.float32)
+    return [Prediction(*each, names) for each in zip(files, seen, outputs, strict=True)]
+
+
+def _digit_names(data: DataConfig, run_id: str) -> Sequence[str]:
+    size = [SIZE, SIZE]
+    if not (isinstance(data, ImageData) and data.name == "mnist" and data.shape == size and data.pixel_max == 255):
+        raise DataError(
+            f"Run {run_id} was trained on data={data.name}, and pictures are brought to the form of MNIST's images."
+            " Give a run on MNIST: python run.py data=mnist"
+        )
+    return data.class_names

@@ -1,0 +1,80 @@
+"""What the files of conf/ hold and say about themselves: a first line on what each is, a comment behind each key."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import PROJECT
+
+CONFIG_FOLDER = PROJECT / "conf"
+
+
+class ConfigGroup(NamedTuple):
+    """A config group: its folder below conf/, the choice that is taken unless another is made, what it is about."""
+
+    name: str
+    default: str
+    comment: str
+
+
+def config_groups() -> list[ConfigGroup]:
+    """The config groups in the order of config.yaml, Hydra's own that have files here at the end."""
+    text = (CONFIG_FOLDER / "config.yaml").read_text()
+    return [ConfigGroup(*entry) for entry in re.findall(r"(?m)^  - (?:override )?([\w/]+): (\w+) +# (.*)$", text)]
+
+
+def choice_files(group: str) -> list[Path]:
+    """The choices of a group, by name."""
+    found = sorted((CONFIG_FOLDER / group).glob("*.yaml"))
+    return [file for file in found if file.is_file()]  # an editor's lock is a broken link
+
+
+@cache  # what this process began with stays as it is when a file is edited
+def choice_values(group: str, name: str) -> Mapping[str, Any]:
+    """What a choice sets, as it stands in its file."""
+    import yaml
+
+    content: Mapping[str, Any] = yaml.safe_load((CONFIG_FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def choice_comment(file: Path) -> list[str]:
+    """The lines of the comment that a config file begins with; the first is a sentence on what it is."""
+    lines = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.removeprefix("#").strip())
+    return lines
+
+
+def key_comments(file: Path) -> dict[str, str]:
+    """What stands behind each key of a YAML file, by the key's path."""
+    found, path = {}, list[str]()
+    for line in file.read_text().splitlines():
+        if match := re.match(r"( *)([\w-]+):(?: .*?)?(?:\s# ?(.*))?$", line):
+            indent, key, comment = match.groups()
+            path = [*path[: len(indent) // 2], key]
+            found[".".join(path)] = comment or ""
+    return found
+
+
+def choices_overview() -> str:
+    """For --help: every group with its choices, then every key of no group, each on a line of its own."""
+    choices = {
+        group: [file for file in choice_files(group.name) if file.stem != "default"] for group in config_groups()
+    }
+    longest = max(len(file.stem) for group in choices.values() for file in group)
+    lines = ["== Groups and their choices (GROUP=CHOICE) ==", ""]
+    for group, own in choices.items():
+        default = f" (default: {group.default})" if group.default in [file.stem for file in own] else ""
+        lines += [f"{group.name}: {group.comment}{default}"]
+        lines += [f"  {file.stem:{longest}}  {choice_comment(file)[0].removesuffix('.')}" for file in own]
+    lines += ["", "== Keys of no group (KEY=VALUE) ==", ""]
+    for key, comment in key_comments(CONFIG_FOLDER / "config.yaml").items():
+        if comment and not key.startswith("hydra"):
+            lines += [f"{key:{longest + 2}}  {comment}"]
+    return "\n".join(lines)

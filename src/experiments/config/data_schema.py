@@ -1,0 +1,100 @@
+"""The group `data` of a config: which examples to learn from."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from experiments.config.fields import STRICT_FIELDS, Count, ExampleCount, Positive, PositiveFloat, described
+
+VALIDATION = described("number of training examples held out for validation, by seed; 0 trains on everything")
+LIMIT = described("use only the first so many training examples: a count from 1 on, or null for all")
+TRAIN_EXAMPLES = described("number of examples in the official training split, from 1 to 10 million")
+TEST_EXAMPLES = described("number of examples in the official test split, from 1 to 10 million")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class LinearData:
+    """A line with noise, generated: y = slope * x + N(0, noise), x in [0, 1]."""
+
+    name: Literal["linear"]
+    validation: Annotated[Count, VALIDATION]
+    limit: Annotated[Positive | None, LIMIT]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=1, le=1)]],
+        Field(min_length=1, max_length=1, description="shape of one input, always [1]"),
+    ]
+    slope: Annotated[float, described("slope of the line, a finite number")]
+    noise: Annotated[float, Field(ge=0, description="standard deviation of the noise, 0 or more")]
+    train_examples: Annotated[ExampleCount, TRAIN_EXAMPLES]
+    test_examples: Annotated[ExampleCount, TEST_EXAMPLES]
+
+
+NOT_NEGATIVE = "0 (none) or more"
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True, frozen=True)
+class AugmentationConfig:
+    """Random changes to each training image, anew in every epoch."""
+
+    shift: Annotated[float, Field(ge=0, description=f"largest move along each axis, in pixels, {NOT_NEGATIVE}")]
+    rotation: Annotated[float, Field(ge=0, le=180, description="largest turn either way, in degrees, 0 (none) to 180")]
+    scale: Annotated[
+        float, Field(ge=0, lt=1, description="largest change of size either way, a fraction, from 0 (none) to below 1")
+    ]
+    elastic: Annotated[
+        float, Field(ge=0, description=f"size of the field of elastic distortions, in pixels, {NOT_NEGATIVE}")
+    ]
+    smoothness: Annotated[
+        PositiveFloat,
+        described("standard deviation of the Gaussian that smooths that field, in pixels, greater than 0"),
+    ]
+
+    def __bool__(self) -> bool:
+        return any((self.shift, self.rotation, self.scale, self.elastic))
+
+
+def check_channels(shape: list[int]) -> list[int]:
+    if shape[2:] not in ([], [1], [3]):
+        raise ValueError("the figures can show no other channels")
+    return shape
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ImageData:
+    """Images with classes; this one is bundled with scikit-learn."""
+
+    name: Literal["digits"]
+    validation: Annotated[Count, VALIDATION]
+    limit: Annotated[Positive | None, LIMIT]
+    shape: Annotated[
+        list[Positive],
+        Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels: 1 or 3)"),
+        AfterValidator(check_channels),
+    ]
+    classes: Annotated[int, Field(ge=2, description="number of classes, from 2 on")]
+    class_names: Annotated[list[str], described("one name per class, in the order of the labels")]
+    pixel_max: Annotated[Positive, described("value of a full pixel, from 1 on: pixels are divided by it")]
+    mean: Annotated[float, described("what is subtracted from the pixels, after that division, a finite number")]
+    standard_deviation: Annotated[PositiveFloat, described("what the pixels are then divided by, greater than 0")]
+    padding: Annotated[Count, described("pixels of background put around an image for the network, from 0 on")]
+    augmentation: Annotated[
+        AugmentationConfig, described("random changes to each training image: shift, rotation, ...")
+    ]
+    train_examples: Annotated[ExampleCount, TRAIN_EXAMPLES]
+    test_examples: Annotated[ExampleCount, TEST_EXAMPLES]
+    checksums: Annotated[
+        dict[str, str] | None, described("file -> 'sha256:...' or 'md5-gzip:...', or null to accept any content")
+    ]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ImageFileData(ImageData):
+    """Images with classes in MNIST's file format."""
+
+    name: Literal["mnist", "fashion_mnist"]  # type: ignore[assignment]
+    path: Annotated[str | None, described("folder with the IDX or npz files, or null to search the usual places")]
+
+
+AnyData = ImageData | ImageFileData | LinearData
+DataConfig = Annotated[AnyData, Field(discriminator="name")]

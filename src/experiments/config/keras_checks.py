@@ -1,0 +1,149 @@
+"""What a config may name of Keras: layers, activations, initializers and the like, each with its own arguments.
+
+By the table of keras_table.py, so Keras is not loaded. What is refused cannot be built, compiled or repeated.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from experiments.config.keras_table import EXACT_RANDOM_LAYERS, keras_table
+from experiments.errors import did_you_mean, join_sorted
+
+# LeCun's squashing function, 1.7159 tanh(2/3 x); built of stock layers, as Keras has no activation of this name.
+SCALED_TANH = "scaled_tanh"
+# Functions of all units of a layer together: constant for one unit, and no curve of a number.
+LAYER_WIDE_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax")
+DROPOUT_RATE_RANGE = "fraction of values set to zero in training, from 0 up to but not including 1"
+# Arguments of Resizing and UpSampling2D of which XLA can compile these values only.
+XLA_ARGUMENT_CHOICES = {
+    "interpolation": ("bilinear", "nearest"),
+    "antialias": (False,),
+    "pad_to_aspect_ratio": (False,),
+}
+
+
+def refusal(message: str) -> PydanticCustomError:
+    """A finding in our own words (braces are pydantic's template marks)."""
+    return PydanticCustomError("refused", "{message}", {"message": message})
+
+
+def keras_name_check(kind: str) -> Callable[[str], str]:
+    """A validator: the name is one that Keras builds, of this kind (a key of keras_table())."""
+
+    def check(name: str) -> str:
+        known = [*keras_table()[kind], *([SCALED_TANH] if kind == "activations" else [])]
+        if not isinstance(name, str) or name not in known:
+            raise refusal(
+                f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, known)}; choices: {join_sorted(known)}"
+            )
+        return name
+
+    return check
+
+
+def keras_object_check(kind: str) -> Callable[[Any], Any]:
+    """A validator: a name, or {name: {argument: value}}, of this kind."""
+
+    def check(value: Any) -> Any:
+        name, arguments = split_named(value, f"{kind[:-1]}")
+        keras_name_check(kind)(name)
+        check_arguments(f"{kind[:-1]} {name}", arguments, keras_table()[kind][name]["arguments"])
+        return value
+
+    return check
+
+
+def allow_null(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same validator, which also takes null."""
+    return lambda value: value if value is None else check(value)
+
+
+def split_named(value: Any, what: str) -> tuple[str, dict[str, Any]]:
+    """Split `name` or `{name: {argument: value}}` into name and arguments."""
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, dict) and len(value) == 1:
+        name, arguments = next(iter(value.items()))
+        if isinstance(name, str) and (arguments is None or isinstance(arguments, dict)):
+            return name, arguments or {}
+    what = f"an {what}" if what[0] in "aeiou" else f"a {what}"
+    raise refusal(
+        f"{what} is a name, or one name with its arguments as {{name: {{argument: value}}}}; received {value!r}"
+    )
+
+
+def check_arguments(of: str, given: dict[str, Any], known: dict[str, Any]) -> None:
+    """Refuse arguments that `of` does not have, that are missing, or whose type is not that of Keras's default."""
+    for name, value in given.items():
+        if name not in known:
+            raise refusal(f"{of} has no argument {name!r}{did_you_mean(name, known)}; it has: {join_sorted(known)}")
+        check_argument(f"{of}: {name}", name, value, known[name])
+    missing = [name for name, default in known.items() if default == "required" and name not in given]
+    if missing:
+        raise refusal(f"{of} needs {join_sorted(missing)}")
+
+
+def check_argument(where: str, name: str, value: Any, default: Any) -> None:
+    for suffix in ("initializer", "regularizer", "constraint", "activation"):
+        if name.endswith(suffix) and value is not None:
+            keras_object_check(f"{suffix}s")(value) if suffix != "activation" else keras_name_check("activations")(
+                value
+            )
+            return
+    if not is_plain_value(value):
+        raise refusal(f"{where} takes a finite number, a name or a list of them; received {value!r}")
+    if default == "required" or value is None or (isinstance(value, list) and not isinstance(default, bool | str)):
+        return
+    fits, expected = True, ""
+    if isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, int | float):
+        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    elif isinstance(default, str):
+        fits, expected = isinstance(value, str), "a name"
+    if not fits:
+        raise refusal(f"{where} takes {expected}; received {value!r}")
+
+
+def is_plain_value(value: Any) -> bool:
+    """Numbers, names and lists of them: nothing that Keras would turn into an object of its own."""
+    if isinstance(value, list):
+        return all(is_plain_value(item) for item in value)
+    return not isinstance(value, dict) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def check_layer(value: Any) -> Any:
+    name, arguments = split_named(value, "layer")
+    layers = keras_table()["layers"]
+    if name not in layers:
+        raise refusal(f"Keras has no layer {name!r}{did_you_mean(name, layers)}; see https://keras.io/api/layers")
+    if reason := layers[name]["refused"]:
+        exact = f"; exact and allowed are {', '.join(EXACT_RANDOM_LAYERS)}" if "random" in reason else ""
+        raise refusal(f"layer {name!r} is refused: {reason}{exact}")
+    check_arguments(f"layer {name}", arguments, layers[name]["arguments"])
+    if name in EXACT_RANDOM_LAYERS and not is_rate(arguments["rate"]):
+        raise refusal(f"layer {name}: rate={arguments['rate']!r} is not allowed: {DROPOUT_RATE_RANGE}")
+    if SCALED_TANH in arguments.values() and "recurrent_initializer" in layers[name]["arguments"]:
+        raise refusal(f"layer {name!r} is refused with {SCALED_TANH}, which is made of layers behind it; use tanh")
+    if name == "Normalization" and None in (arguments.get("mean"), arguments.get("variance")):
+        raise refusal(
+            f"layer {name!r} needs mean and variance: it is not adapted to the data; or use BatchNormalization"
+        )
+    for argument, choices in XLA_ARGUMENT_CHOICES.items():
+        if argument in arguments and arguments[argument] not in choices:
+            raise refusal(
+                f"layer {name}: {argument}={arguments[argument]!r} is refused: XLA cannot compile it;"
+                f" choices: {join_sorted(choices)}"
+            )
+    if any(arguments.get(rate) for rate in ("dropout", "recurrent_dropout")):
+        raise refusal(
+            f"layer {name!r} is refused with a dropout rate: its masks could not be repeated; add a Dropout layer"
+        )
+    return value
+
+
+def is_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1

@@ -1,0 +1,109 @@
+"""What Keras can build by name, as a table that is read without Keras.
+
+`python -m experiments.config.keras_table` makes `keras_table.json` from the installed Keras; a test compares the two.
+The table is also the limit of what a config may name: nothing in it runs code that a config brings along.
+"""
+
+import functools
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+KERAS_TABLE_FILE = Path(__file__).with_name("keras_table.json")
+
+# Arguments that are the pipeline's to set (seeds, names, types) or that would load or wrap something.
+NOT_CONFIGURABLE = {
+    *("self", "name", "seed", "dtype", "kwargs", "learning_rate", "noise_shape", "weights", "vocabulary"),
+    *("quantization_config", "lora_rank", "lora_alpha", "gptq_unpacked_column_size", "reverse_dtype"),
+}
+NOT_AN_ACTIVATION = frozenset({"get", "serialize", "deserialize", "glu"})  # glu halves the units that Dense announces
+NOT_AN_OPTIMIZER = frozenset({"Optimizer", "OptimizerMap", "LossScaleOptimizer", "MultiOptimizer"})
+EXACT_RANDOM_LAYERS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+REFUSED_LAYERS = {
+    "it runs code of its own": "Lambda JaxLayer FlaxLayer TFSMLayer TorchModuleWrapper",
+    "it wraps other layers": "Bidirectional TimeDistributed RNN StackedRNNCells Wrapper SpectralNormalization Pipeline"
+    " GRUCell LSTMCell SimpleRNNCell",
+    "it takes several inputs": "Add Average Concatenate Dot Maximum Minimum Multiply Subtract Attention"
+    " AdditiveAttention MultiHeadAttention GroupQueryAttention",
+    "it reads text or tables, not images or numbers": "StringLookup IntegerLookup TextVectorization Hashing"
+    " HashedCrossing Discretization CategoryEncoding MaxNumBoundingBoxes",
+    "Keras cannot build it into a network": "Equalization",
+    "it is not a layer of a network": "Layer InputLayer InputSpec",
+}
+
+
+@functools.cache
+def keras_table() -> dict[str, dict[str, Any]]:
+    """The committed table: kind of object ("optimizers", "layers", ...) -> name -> its class and arguments."""
+    contents: dict[str, dict[str, Any]] = json.loads(KERAS_TABLE_FILE.read_text())
+    return contents
+
+
+def describe_keras() -> dict[str, dict[str, Any]]:
+    """The same table made from the Keras that is installed (imports Keras)."""
+    import keras
+
+    return {
+        "optimizers": {
+            name.lower(): {"class": name, "arguments": _constructor_arguments(cls)}
+            for name, cls in _public_classes(keras.optimizers)
+            if name not in NOT_AN_OPTIMIZER
+        },
+        "activations": {name: {} for name in _functions_of_one_argument(keras.activations)},
+        "initializers": _by_lower_case_name(keras.initializers),
+        "regularizers": _by_lower_case_name(keras.regularizers),
+        "constraints": _by_lower_case_name(keras.constraints),
+        "layers": {
+            name: {"arguments": _constructor_arguments(cls), "refused": _why_refused(name, cls)}
+            for name, cls in _public_classes(keras.layers)
+        },
+    }
+
+
+def _public_classes(module: Any) -> list[tuple[str, type]]:
+    return [(name, cls) for name, cls in inspect.getmembers(module, inspect.isclass) if not name.startswith("_")]
+
+
+def _by_lower_case_name(module: Any) -> dict[str, Any]:
+    return {name: {"arguments": _constructor_arguments(cls)} for name, cls in _public_classes(module) if name.islower()}
+
+
+def _functions_of_one_argument(module: Any) -> list[str]:
+    functions = inspect.getmembers(module, inspect.isfunction)
+    return [
+        name
+        for name, function in functions
+        if name not in NOT_AN_ACTIVATION
+        and sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
+    ]
+
+
+def _constructor_arguments(cls: type) -> dict[str, Any]:
+    """Argument -> default as JSON; an argument that must be given has the default "required"."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {
+        p.name: "required" if p.default is p.empty else p.default
+        for p in parameters
+        if p.name not in NOT_CONFIGURABLE and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+
+
+def _why_refused(name: str, cls: type) -> str | None:
+    for reason, names in REFUSED_LAYERS.items():
+        if name in names.split():
+            return reason
+    arguments = inspect.signature(cls).parameters
+    has_rates = "dropout" in arguments  # recurrent layers: exact while their dropout rates are 0
+    if ("seed" in arguments and name not in EXACT_RANDOM_LAYERS and not has_rates) or name == "AlphaDropout":
+        return "its random numbers depend on the order of calls, so a run could not be repeated exactly"
+    return None
+
+
+def main() -> None:
+    KERAS_TABLE_FILE.write_text(json.dumps(describe_keras(), indent=1, sort_keys=True) + "\n")
+    print(f"wrote {KERAS_TABLE_FILE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The group `model` of a config: the architecture."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from experiments.config.fields import (
+    STRICT_FIELDS,
+    ActivationName,
+    ConstraintValue,
+    InitializerValue,
+    Positive,
+    Rate,
+    RegularizerValue,
+    described,
+    wrap_number,
+)
+from experiments.config.keras_checks import DROPOUT_RATE_RANGE, check_layer
+
+DROPOUT = described(DROPOUT_RATE_RANGE)
+ACTIVATION = described("activation function, a name that Keras knows, such as relu, tanh, gelu, or scaled_tanh")
+INITIALIZER = described(
+    "initial weights, a name that Keras knows, such as glorot_uniform, or {name: {argument: value}}"
+)
+REGULARIZER = described("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
+CONSTRAINT = described("limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none")
+BATCH_NORMALIZATION = described("normalize each layer's values over the batch before the activation: true or false")
+InitialWeights = Annotated[
+    Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None,
+    described("id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"),
+]
+UNITS = described("units of each hidden dense layer, from 1 on: a number or a list; [] for none")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class MlpConfig:
+    """Dense hidden layers between the flattened input and the output layer."""
+
+    name: Literal["mlp"]
+    weights: InitialWeights
+    units: Annotated[list[Positive], BeforeValidator(wrap_number), UNITS]
+    activation: Annotated[ActivationName, ACTIVATION]
+    dropout: Annotated[Rate, DROPOUT]
+    input_dropout: Annotated[Rate, DROPOUT]
+    kernel_initializer: Annotated[InitializerValue, INITIALIZER]
+    kernel_regularizer: Annotated[RegularizerValue, REGULARIZER]
+    kernel_constraint: Annotated[ConstraintValue, CONSTRAINT]
+    batch_normalization: Annotated[bool, BATCH_NORMALIZATION]
+    output_activation: Annotated[
+        ActivationName | None,
+        described("activation of the output layer, or null: softmax for classes, none for a number"),
+    ]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class CnnConfig:
+    """Blocks of convolution and max pooling, then dense layers."""
+
+    name: Literal["cnn"]
+    weights: InitialWeights
+    filters: Annotated[
+        list[Positive], BeforeValidator(wrap_number), described("filters of each convolution, from 1 on")
+    ]
+    kernel_size: Annotated[Positive, described("height and width of each convolution, in pixels, from 1 on")]
+    pool_size: Annotated[
+        Positive, described("height and width of the max pooling after each convolution, from 1 (none) on")
+    ]
+    padding: Annotated[
+        Literal["valid", "same"], described("border of a convolution: valid (shrinks the image) or same")
+    ]
+    units: Annotated[list[Positive], BeforeValidator(wrap_number), UNITS]
+    activation: Annotated[ActivationName, ACTIVATION]
+    dropout: Annotated[Rate, DROPOUT]
+    kernel_initializer: Annotated[InitializerValue, INITIALIZER]
+    kernel_regularizer: Annotated[RegularizerValue, REGULARIZER]
+    batch_normalization: Annotated[bool, BATCH_NORMALIZATION]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class NeuronConfig:
+    """One artificial neuron: activation(weight * x + bias)."""
+
+    name: Literal["neuron"]
+    weights: InitialWeights
+    activation: Annotated[ActivationName, ACTIVATION]
+    kernel_initializer: Annotated[InitializerValue, INITIALIZER]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class LayersConfig:
+    """Any sequential network, written out as Keras layers."""
+
+    name: Literal["layers"]
+    weights: InitialWeights
+    layers: Annotated[
+        list[Annotated[Any, AfterValidator(check_layer)]],
+        Field(min_length=1, description="Keras layers from input to output, each a name or {name: {argument: value}}"),
+    ]
+
+
+AnyModel = MlpConfig | CnnConfig | NeuronConfig | LayersConfig
+ModelConfig = Annotated[AnyModel, Field(discriminator="name")]

@@ -1,0 +1,180 @@
+"""The groups `optimizer` and `schedule` of a config: how the weights and the learning rate change."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from experiments.config.extra_optimizers import extra_optimizer_arguments
+from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
+from experiments.config.keras_checks import check_arguments, refusal
+from experiments.config.keras_table import keras_table
+from experiments.errors import did_you_mean, join_sorted
+
+OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ["beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "rho", "momentum", "ema_momentum"],
+        (lambda value: 0 <= value < 1, "from 0 up to but not including 1"),
+    ),
+    **dict.fromkeys(["epsilon", "epsilon_1", "epsilon_2"], (lambda value: value > 0, "greater than 0")),
+    **dict.fromkeys(
+        ["clipnorm", "clipvalue", "global_clipnorm", "clip_threshold", "loss_scale_factor"],
+        (lambda value: value > 0, "greater than 0"),
+    ),
+    **dict.fromkeys(["weight_decay", "adam_weight_decay"], (lambda value: value >= 0, "0 or more")),
+    **dict.fromkeys(
+        ["initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength"],
+        (lambda value: value >= 0, "0 or more"),
+    ),
+    "l2_shrinkage_regularization_strength": (lambda value: value >= 0, "0 or more"),
+    "learning_rate_power": (lambda value: value <= 0, "0 or less"),
+    "beta_2_decay": (lambda value: value < 0, "less than 0"),
+    "rms_rate": (lambda value: value > 0, "greater than 0"),
+    **dict.fromkeys(["beta", "muon_a", "muon_b", "muon_c", "adam_lr_ratio"], (lambda value: True, "a finite number")),
+    **dict.fromkeys(
+        ["ema_overwrite_frequency", "ns_steps"],
+        (lambda value: isinstance(value, int) and value >= 1, "a count from 1 on"),
+    ),
+    "gradient_accumulation_steps": (lambda value: isinstance(value, int) and value >= 2, "a count from 2 on"),
+    "warmup_steps": (lambda value: isinstance(value, int) and value >= 0, "a count of steps from 0 on"),
+}
+# Where Keras takes None although its default is a number; elsewhere null is refused.
+NULL_FOR_NONE = {("muon", "weight_decay"), ("muon", "adam_weight_decay"), ("muon", "rms_rate")}
+BETA_1_ABOVE_0 = ("lion", "schedulefreeadamw")
+CLIPPING_KEYS = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+def optimizer_arguments() -> dict[str, dict[str, Any]]:
+    """By name of the optimizer, Keras's and our own: its arguments and their defaults."""
+    return {
+        name: entry["arguments"] for name, entry in keras_table()["optimizers"].items()
+    } | extra_optimizer_arguments()
+
+
+def check_optimizer_name(name: str) -> str:
+    known = optimizer_arguments()
+    if name not in known:
+        raise refusal(f"there is no optimizer {name!r}{did_you_mean(name, known)}; choices: {join_sorted(known)}")
+    return name
+
+
+@dataclass(config=ConfigDict(extra="allow", strict=True, allow_inf_nan=False), kw_only=True)
+class OptimizerConfig:
+    """An optimizer by its name (Keras's in lower case), with its own arguments beside name and learning rate."""
+
+    name: Annotated[
+        str, AfterValidator(check_optimizer_name), described("a Keras optimizer, in lower case, such as adam")
+    ]
+    learning_rate: Annotated[PositiveFloat, described("step size, any finite number greater than 0")]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("name", "learning_rate")}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = optimizer_arguments()[self.name]
+        check_arguments(f"optimizer {self.name}", self.arguments, known)
+        for key, value in self.arguments.items():
+            null_is_meant = value is None and (known[key] is None or (self.name, key) in NULL_FOR_NONE)
+            if key in OPTIMIZER_RANGES and not null_is_meant:
+                allowed, words = OPTIMIZER_RANGES[key]
+                if isinstance(value, str | bool | list | None) or not allowed(value):
+                    raise refusal(f"optimizer.{key} must be {words}; received {value!r}")
+        if self.name in BETA_1_ABOVE_0 and self.arguments.get("beta_1") == 0:
+            raise refusal(f"optimizer.beta_1 of {self.name} must be greater than 0 and less than 1; received 0")
+        excluded = self.arguments.get("exclude_layers")
+        if not (excluded is None or (isinstance(excluded, list) and all(isinstance(name, str) for name in excluded))):
+            raise refusal(f"optimizer.exclude_layers must be a list of names, or null; received {excluded!r}")
+        clipping = [key for key in CLIPPING_KEYS if self.arguments.get(key) is not None]
+        if len(clipping) > 1:
+            raise refusal(
+                f"optimizer: only one of {join_sorted(CLIPPING_KEYS)} may be set; received {join_sorted(clipping)}"
+            )
+        return self
+
+
+EPOCH_UNIT = "in epochs (fractions allowed)"
+WATCHED_METRIC = "a metric of each epoch, such as val_loss or val_accuracy"
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ConstantSchedule:
+    """The optimizer's learning rate throughout."""
+
+    name: Literal["constant"]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ExponentialSchedule:
+    """learning_rate * decay_rate ** (epochs / decay_epochs)."""
+
+    name: Literal["exponential"]
+    decay_rate: Annotated[float, Field(gt=0, le=1, description="factor per decay_epochs, above 0 up to 1")]
+    decay_epochs: Annotated[PositiveFloat, described(f"length of one decay, {EPOCH_UNIT}, greater than 0")]
+    staircase: Annotated[bool, described("decay in steps, once per decay_epochs, rather than smoothly: true or false")]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class CosineSchedule:
+    """Linear warm-up from 0, then half a cosine down to the final fraction at the last step."""
+
+    name: Literal["cosine"]
+    warmup_epochs: Annotated[float, Field(ge=0, description=f"length of the warm-up, {EPOCH_UNIT}, 0 or more")]
+    final_fraction: Annotated[float, Field(ge=0, le=1, description="last over peak learning rate, from 0 to 1")]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class PiecewiseSchedule:
+    """The learning rate times factors[i] from boundaries[i] on."""
+
+    name: Literal["piecewise"]
+    boundaries: Annotated[
+        list[PositiveFloat], described(f"where the rate changes, rising, {EPOCH_UNIT}, greater than 0")
+    ]
+    factors: Annotated[
+        list[PositiveFloat], described("learning rate from each boundary on, over optimizer.learning_rate")
+    ]
+
+    def __post_init__(self) -> None:
+        if len(self.boundaries) != len(self.factors) or sorted(set(self.boundaries)) != self.boundaries:
+            raise refusal(
+                "schedule.boundaries must rise and schedule.factors have one entry per boundary; received"
+                f" {self.boundaries} and {self.factors}"
+            )
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class OneCycleSchedule:
+    """Cosine up from initial_fraction to the peak, then cosine down to final_fraction (Smith & Topin 2017)."""
+
+    name: Literal["one_cycle"]
+    warmup_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="share of all steps before the peak, between 0 and 1")
+    ]
+    initial_fraction: Annotated[float, Field(ge=0, le=1, description="first over peak learning rate, from 0 to 1")]
+    final_fraction: Annotated[float, Field(ge=0, le=1, description="last over peak learning rate, from 0 to 1")]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ReduceOnPlateauSchedule:
+    """The learning rate times `factor` whenever the metric has not improved for `patience` epochs."""
+
+    name: Literal["reduce_on_plateau"]
+    metric: Annotated[str, described(WATCHED_METRIC)]
+    factor: Annotated[float, Field(gt=0, lt=1, description="what the learning rate is multiplied by, between 0 and 1")]
+    patience: Annotated[Positive, described("epochs without improvement before the rate falls, from 1 on")]
+    min_delta: Annotated[float, Field(ge=0, description="smallest change that counts as improvement, 0 or more")]
+    smallest_fraction: Annotated[float, Field(ge=0, le=1, description="smallest over first learning rate, from 0 to 1")]
+
+
+AnySchedule = (
+    ConstantSchedule
+    | ExponentialSchedule
+    | CosineSchedule
+    | PiecewiseSchedule
+    | OneCycleSchedule
+    | ReduceOnPlateauSchedule
+)
+ScheduleConfig = Annotated[AnySchedule, Field(discriminator="name")]

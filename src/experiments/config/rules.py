@@ -1,0 +1,170 @@
+"""Rules across the fields of a config: combinations that cannot be run."""
+
+from experiments.config.data_schema import ImageData, LinearData
+from experiments.config.facts import (
+    count_training_examples,
+    epoch_metric_names,
+    final_metric_names,
+    network_input_shape,
+)
+from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS
+from experiments.config.model_schema import CnnConfig, NeuronConfig
+from experiments.config.optimizer_schema import CosineSchedule, ReduceOnPlateauSchedule
+from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config
+from experiments.errors import ConfigError, did_you_mean, join_sorted
+
+
+def _check_data(config: Config) -> None:
+    data, examples = config.data, count_training_examples(config)
+    if examples < 1:
+        available = examples + data.validation
+        raise ConfigError(
+            f"data.validation={data.validation} leaves no training image: {data.name} has {available:,} training"
+            f" examples{' (data.limit)' if data.limit else ''}. Allowed: 0 to {available - 1:,}"
+        )
+    if config.training.batch_size > examples:
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size} is larger than the training split: {examples:,} examples"
+            f" ({data.name} less data.validation={data.validation}). Allowed: 1 to {examples:,}"
+        )
+    if isinstance(data, ImageData) and len(data.class_names) != data.classes:
+        raise ConfigError(f"data.class_names has {len(data.class_names)} names for data.classes={data.classes}")
+
+
+def _check_loss(config: Config) -> None:
+    regression = isinstance(config.data, LinearData)
+    allowed = REGRESSION_LOSSES if regression else CLASSIFICATION_LOSSES
+    if config.training.loss not in allowed:
+        what = "numbers" if regression else "classes"
+        raise ConfigError(
+            f"training.loss={config.training.loss} does not fit data={config.data.name}, whose targets are {what}."
+            f" Choose training.loss from: {join_sorted(allowed)}"
+        )
+
+
+def _check_schedule(config: Config) -> None:
+    schedule, epochs = config.schedule, config.training.epochs
+    if isinstance(schedule, CosineSchedule) and schedule.warmup_epochs >= epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves nothing of training.epochs={epochs} for the"
+            f" cosine. Allowed: 0 to less than {epochs}"
+        )
+
+
+def _check_distribution(config: Config) -> None:
+    wanted = config.distribution
+    if wanted.workers is not None and wanted.strategy != "multi_worker":
+        raise ConfigError(
+            f"distribution.workers={wanted.workers} needs distribution=multi_worker. Add it, or leave it out."
+        )
+    if (wanted.devices or 1) > 1 and wanted.strategy in ("one_device", "multi_worker"):
+        raise ConfigError(
+            f"distribution.devices={wanted.devices} does not go with distribution={wanted.strategy}, which has one"
+            " device in each process. Use distribution=mirrored."
+        )
+
+
+def _check_training(config: Config) -> None:
+    training, schedule, optimizer = config.training, config.schedule, config.optimizer
+    watched = {"training.early_stopping.metric": training.early_stopping.metric}
+    if (training.early_stopping.patience, training.early_stopping.goal) == (None, None) and not training.restore_best:
+        watched = {}
+    if isinstance(schedule, ReduceOnPlateauSchedule):
+        watched["schedule.metric"] = schedule.metric
+    known = epoch_metric_names(config)
+    for key, metric in watched.items():
+        if metric not in known:
+            why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
+            raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {join_sorted(known)}")
+    if training.loop == "fit" and config.distribution.strategy in ("mirrored", "multi_worker"):
+        raise ConfigError(
+            f"training.loop=fit with distribution={config.distribution.strategy}: Keras's fit weighs batches that do"
+            " not divide wrongly, repeats dropout masks on every replica and clips before it sums the gradients. Use"
+            " training.loop=compiled, which is exact on any number of devices."
+        )
+    if training.loop == "fit" and optimizer.arguments.get("gradient_accumulation_steps"):
+        raise ConfigError(
+            "optimizer.gradient_accumulation_steps under training.loop=fit fails in Keras. Use training.loop=compiled."
+        )
+    if optimizer.arguments.get("use_ema") and (training.restore_best or training.loop == "fit"):
+        other = "training.restore_best" if training.restore_best else "training.loop=fit"
+        why = (
+            "the average of all steps and the best epoch are two answers to which weights to keep"
+            if training.restore_best
+            else "Keras's fit puts the average in place of the weights after every epoch"
+        )
+        raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
+    if training.initial_momentum is not None:
+        arguments = optimizer.arguments
+        if optimizer.name != "sgd" or not arguments.get("momentum"):
+            raise ConfigError(
+                f"training.initial_momentum={training.initial_momentum:g} needs an optimizer whose momentum it leads"
+                " to. Use optimizer=sgd and optimizer.momentum greater than 0."
+            )
+        for key in ("nesterov", "gradient_accumulation_steps"):
+            if arguments.get(key):
+                raise ConfigError(f"training.initial_momentum and optimizer.{key} do not go together. Set only one.")
+    clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if optimizer.arguments.get(key)]
+    if training.gradient_clipping and clips:
+        raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
+
+
+def _check_objective(config: Config) -> None:
+    metric = config.objective.metric
+    known = [*epoch_metric_names(config), *final_metric_names(config), "train_seconds"]
+    if metric not in ("auto", *known):
+        nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
+        why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""
+        raise ConfigError(
+            f"objective.metric={metric} is not a metric of these runs{why}{did_you_mean(metric, known)}."
+            f" Choices: auto, {join_sorted(known)}"
+        )
+
+
+def _check_expected(config: Config) -> None:
+    if config.expected is not None and config.expected.metric not in final_metric_names(config):
+        raise ConfigError(
+            f"expected.metric={config.expected.metric} is not a metric of a run with data={config.data.name} and"
+            f" data.validation={config.data.validation}. Choices: {join_sorted(final_metric_names(config))}"
+        )
+
+
+def _check_model(config: Config) -> None:
+    model, data = config.model, config.data
+    if isinstance(model, NeuronConfig) and not isinstance(data, LinearData):
+        raise ConfigError(
+            f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
+            " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
+        )
+    if isinstance(model, CnnConfig):
+        if len(data.shape) < 2:
+            raise ConfigError(
+                f"model=cnn needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
+            )
+        shape = network_input_shape(data)
+        size = min(shape[:2])
+        for number, _ in enumerate(model.filters, 1):
+            shrunk = (size if model.padding == "same" else size - model.kernel_size + 1) // model.pool_size
+            if shrunk < 1:
+                raise ConfigError(
+                    f"model.filters={model.filters}: nothing is left of a {'x'.join(map(str, shape[:2]))} image after"
+                    f" convolution {number} (kernel {model.kernel_size}, pooling {model.pool_size}, padding"
+                    f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
+                )
+            size = shrunk
+    if isinstance(model, NeuronConfig) and model.activation in LAYER_WIDE_ACTIVATIONS:
+        raise ConfigError(
+            f"model.activation={model.activation} of one neuron is constant. Choose another, such as tanh"
+        )
+
+
+RULES = (
+    _check_data,
+    _check_loss,
+    _check_model,
+    _check_schedule,
+    _check_training,
+    _check_distribution,
+    _check_objective,
+    _check_expected,
+)

@@ -1,0 +1,246 @@
+"""Datasets by name: found or downloaded, checked, split. NumPy only, so that mistakes are told before TensorFlow loads.
+
+Whatever the files and their packing, the same data has the same digest.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import PROJECT
+from experiments.config.choices import choice_values
+from experiments.config.data_schema import DataConfig, ImageData, ImageFileData, LinearData
+from experiments.data.download import MIRRORS, download_files
+from experiments.data.image_files import (
+    IDX_FILES,
+    DamagedFileError,
+    check_arrays,
+    expected_files,
+    missing_from,
+    read_image_files,
+    verify_checksum,
+)
+from experiments.errors import DataError
+from experiments.profiling import span
+
+DATA_FOLDER = PROJECT / "data"
+KERAS_CACHE = {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}
+
+# Second words of the generators' seeds: each use of randomness here has a stream of its own.
+VALIDATION_STREAM = 101
+LINE_STREAM = 102
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples in order, read-only.
+
+    Attributes:
+        inputs: images as uint8 [examples, height, width], or numbers as float32 [examples, 1].
+        targets: classes as int32 [examples], or numbers as float32 [examples, 1].
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.inputs.setflags(write=False)
+        self.targets.setflags(write=False)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains on, chooses by and is tested on.
+
+    Attributes:
+        name: the dataset's name in the config.
+        train, validation, test: the splits; validation may be empty, test is the whole official test split.
+        class_names: one per class; empty for regression.
+        digest: SHA-256 of the official splits before `limit` and `validation`, 36 hex digits.
+        source: the folder or file that was read, or where else the data came from.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    digest: str
+    source: str
+
+
+@span("data")
+def load_dataset(
+    config: DataConfig,
+    seed: int,
+    *,
+    cache: Path = DATA_FOLDER,
+    mirrors: Mapping[str, Sequence[str]] = MIRRORS,
+) -> Dataset:
+    """Load a dataset, downloading it if it is nowhere on this machine, and hold out the validation examples.
+
+    Args:
+        config: the group `data` of the config.
+        seed: picks the validation examples, and nothing else.
+        cache: folder of downloaded datasets, each in a folder of its name.
+        mirrors: for each name, addresses of folders with the gzip files, the best first.
+
+    Raises:
+        DataError: files are missing, cannot be downloaded, are damaged, or are not what the config says.
+    """
+    if isinstance(config, ImageFileData):
+        train, test, source = _read_image_files(config, cache, mirrors)
+    else:
+        train, test, source = WITHOUT_FILES[config.name](config)
+    class_names = () if isinstance(config, LinearData) else tuple(config.class_names)
+    digest = _splits_digest(train, test)
+    train, validation = _hold_out(train, config.limit, config.validation, seed)
+    return Dataset(config.name, train, validation, test, class_names, digest, source)
+
+
+def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
+    """The folder or npz file that `load` will read, or None if there is none yet or none is needed.
+
+    Raises:
+        DataError: `data.path` is given but does not hold the files.
+    """
+    if not isinstance(config, ImageFileData):
+        return None
+    try:
+        for place in _searched_places(config, cache).values():
+            if place is not None and missing_from(place, config.name) is None:
+                return place
+    except OSError as error:
+        raise DataError(f"data={config.name} cannot be searched for: {error}") from error
+    if config.path is not None:
+        lack = missing_from(Path(config.path).expanduser(), config.name)
+        raise DataError(
+            f"data.path={config.path}: {lack}. Expected {expected_files(config.name)}."
+            " Correct data.path, or leave it out to search the usual places."
+        )
+    return None
+
+
+def _hold_out(train: Split, limit: int | None, validation: int, seed: int) -> tuple[Split, Split]:
+    """The first `limit` examples, less `validation` of them picked by seed; both parts in the order of the file."""
+    inputs, targets = train.inputs[:limit], train.targets[:limit]
+    order = np.random.default_rng([seed, VALIDATION_STREAM]).permutation(len(inputs))
+    held_out, rest = np.sort(order[:validation]), np.sort(order[validation:])
+    return Split(inputs[rest], targets[rest]), Split(inputs[held_out], targets[held_out])
+
+
+def _splits_digest(*splits: Split) -> str:
+    digest = hashlib.sha256()
+    for array in (array for split in splits for array in (split.inputs, split.targets)):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()[:36]
+
+
+def make_linear(config: LinearData) -> tuple[Split, Split, str]:
+    """The same points whatever the experiment's seed, as with data that was measured."""
+    splits = []
+    for stream, examples in enumerate((config.train_examples, config.test_examples)):
+        generator = np.random.default_rng([stream, LINE_STREAM])
+        x = generator.random((examples, 1))
+        y = config.slope * x + config.noise * generator.standard_normal((examples, 1))
+        splits.append(Split(x.astype(np.float32), y.astype(np.float32)))
+    return splits[0], splits[1], "generated"
+
+
+def read_digits(config: ImageData) -> tuple[Split, Split, str]:
+    """The file behind sklearn.datasets.load_digits: read in 10 ms, where importing scikit-learn takes 800."""
+    package = importlib.metadata.distribution("scikit-learn")
+    file = Path(str(package.locate_file("sklearn/datasets/data/digits.csv.gz")))
+    rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 64 pixels row by row, then the class
+    images, labels = np.ascontiguousarray(rows[:, :-1]).reshape(-1, 8, 8), rows[:, -1].copy()
+    train = config.train_examples
+    arrays = dict(zip(IDX_FILES, (images[:train], labels[:train], images[train:], labels[train:]), strict=True))
+    source = f"scikit-learn {package.version}"
+    for part, array in arrays.items():
+        verify_checksum(array, config, part, file)
+    check_arrays(arrays, config, source)
+    return *_to_splits(arrays), source
+
+
+# Datasets that need no files of their own: name -> what makes training split, test split, and the source in words.
+WITHOUT_FILES: dict[str, Callable[[Any], tuple[Split, Split, str]]] = {"linear": make_linear, "digits": read_digits}
+
+
+def _to_splits(arrays: Mapping[str, np.ndarray]) -> tuple[Split, Split]:
+    train = Split(arrays["train-images"], arrays["train-labels"].astype(np.int32))
+    return train, Split(arrays["test-images"], arrays["test-labels"].astype(np.int32))
+
+
+def _read_image_files(
+    config: ImageFileData, cache: Path, mirrors: Mapping[str, Sequence[str]]
+) -> tuple[Split, Split, str]:
+    place = find_dataset(config, cache)
+    if place is None:
+        place = cache / config.name
+        if failures := download_files(config, place, mirrors[config.name]):
+            raise DataError(_not_found_message(config, cache, failures))
+    try:
+        arrays = read_image_files(place, config)
+    except OSError as error:
+        raise DataError(f"{place} cannot be read: {error}") from error
+    except DamagedFileError as error:
+        # Only what lies in the cache itself, and was to be as published, is ours to remove: behind a link, or with
+        # checksums switched off, it is somebody's own; by other checksums a good file may be called damaged.
+        own = cache.parent.resolve() / cache.name / config.name
+        published = choice_values("data", config.name)["checksums"]
+        if config.checksums not in (None, published):
+            way_out = (
+                f"Nothing was removed, as data.checksums are not those of conf/data/{config.name}.yaml. Correct them or"
+                " leave them out, or name the data that they are of: data.path=FOLDER"
+            )
+        elif config.checksums is not None and error.file.resolve().parent == own:
+            error.file.unlink(missing_ok=True)
+            way_out = "It was removed: the next run downloads it again."
+        else:
+            way_out = f"Replace it by a good copy, such as from {mirrors[config.name][0]}"
+            way_out += "; if it is data of your own, set data.checksums=null."
+        raise DataError(f"{error}. {way_out}") from error
+    check_arrays(arrays, config, str(place))
+    return *_to_splits(arrays), str(place)
+
+
+def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | None]:
+    """Where the files may be, in the order of the search, by how the place is chosen; None where it is not."""
+    if config.path is not None:
+        return {"data.path": Path(config.path).expanduser()}
+    data_dir = os.environ.get("EXPERIMENTS_DATA_DIR")
+    keras_home = os.environ.get("KERAS_HOME") or "~/.keras"
+    return {
+        "$EXPERIMENTS_DATA_DIR": Path(data_dir).expanduser() / config.name if data_dir else None,
+        "the project": cache / config.name,
+        "the cache of Keras": Path(keras_home).expanduser() / "datasets" / KERAS_CACHE[config.name],
+    }
+
+
+def _not_found_message(config: ImageFileData, cache: Path, failures: Sequence[str]) -> str:
+    searched = [
+        f"  {choice}: {'not set' if place is None else missing_from(place, config.name)}"
+        for choice, place in _searched_places(config, cache).items()
+    ]
+    return "\n".join(
+        [
+            f"data={config.name} is not on this machine, and the download failed.",
+            "Searched:",
+            *searched,
+            "Download:",
+            *(f"  {failure}" for failure in failures),
+            f"Expected {expected_files(config.name)}.",
+            "To go on, one of:",
+            f"  put the files into {cache / config.name}",
+            "  data.path=FOLDER, the folder that holds them",
+            f"  EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds them in {config.name}/",
+            "  data=digits or data=linear, which need no files",
+        ]
+    )

@@ -1,0 +1,145 @@
+"""MNIST's files from its mirrors: each whole and verified or not at all, whatever breaks off or runs beside it."""
+
+import contextlib
+import fcntl
+import http.client
+import os
+import shutil
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import IO
+
+from experiments.config.data_schema import ImageFileData
+from experiments.data.image_files import IDX_FILES, DamagedFileError, find_idx_files, read_idx
+
+MIRRORS: Mapping[str, Sequence[str]] = {
+    "mnist": (
+        "https://storage.googleapis.com/cvdf-datasets/mnist",
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+    ),
+    "fashion_mnist": (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
+    ),
+}
+MIRROR_TIMEOUT = 10.0  # seconds a mirror may take to answer, and then to send the next bytes
+
+
+def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) -> list[str]:
+    """Bring the missing gzip files into the folder, each whole and verified or not at all.
+
+    Args:
+        config: gives the checksums.
+        folder: made if need be, and locked against other processes.
+        mirrors: addresses of folders with the gzip files, the best first.
+
+    Returns:
+        Nothing if the folder is complete, else why not: `address: reason` of each try that failed.
+    """
+    mirrors, failures = list(mirrors), []
+    try:
+        with _locked_folder(folder):
+            for part, name in IDX_FILES.items():
+                if part in find_idx_files(folder):  # from before, or another process was faster
+                    continue
+                for mirror in tuple(mirrors):
+                    url = f"{mirror}/{name}.gz"
+                    try:
+                        _fetch_file(url, folder / f"{name}.gz", config, part)
+                        break
+                    except (OSError, http.client.HTTPException, DamagedFileError) as error:
+                        failures.append(f"{url}: {_failure_reason(error)}")
+                        mirrors.remove(mirror)  # the other files try the others first
+                        mirrors.append(mirror)
+                else:
+                    return failures
+    except OSError as error:
+        return [str(error)]
+    return []
+
+
+def _fetch_file(url: str, target: Path, config: ImageFileData, part: str) -> None:
+    """Download one file beside its place, going on where an earlier try broke off, verify it and move it there."""
+    partial = target.with_name(f"{target.name}.part")
+    start = partial.stat().st_size if partial.exists() else 0
+    try:
+        response = _open_url(urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {}))
+    except urllib.error.HTTPError as error:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        partial.unlink()
+        return _fetch_file(url, target, config, part)
+    with response:
+        resumed = response.status == http.client.PARTIAL_CONTENT
+        start = start if resumed else 0
+        length = response.headers["Content-Length"]
+        size = start + int(length) if length else None
+        megabytes = f"{size / 1e6:.1f} MB" if size else "size unknown"
+        print(f"Downloading {url} ({megabytes}{', resumed' if resumed else ''}) to {target.parent}", file=sys.stderr)
+        with partial.open("ab" if resumed else "wb") as file:
+            shutil.copyfileobj(response, file)
+            received = file.tell()
+    if size is not None and received != size:
+        raise ConnectionError(f"broke off after {received} of {size} bytes")
+    try:
+        read_idx(partial, config, part)
+    except DamagedFileError:
+        partial.unlink()
+        if resumed:  # its first part may have been of another copy
+            return _fetch_file(url, target, config, part)
+        raise
+    partial.replace(target)
+    return None
+
+
+def _open_url(request: urllib.request.Request) -> http.client.HTTPResponse:
+    """`urlopen` within TIMEOUT in all: its own timeout starts anew for each address of a host, and leaves out DNS."""
+    answer: Future[http.client.HTTPResponse] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(urllib.request.urlopen(request, timeout=MIRROR_TIMEOUT))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer.result(MIRROR_TIMEOUT)
+
+
+def _failure_reason(error: Exception) -> str:
+    if isinstance(error, DamagedFileError):
+        return error.finding
+    if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
+        return f"no answer within {MIRROR_TIMEOUT:g} s"
+    return str(error.reason if type(error) is urllib.error.URLError else error)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if need be, against other processes; leave neither lock nor empty folders behind."""
+    lock = folder / ".lock"
+    with _take_lock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+                folder.parent.rmdir()
+
+
+def _take_lock(lock: Path) -> IO[str]:
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            handle = lock.open("w")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # The process before us removed what it held: only the file that is still in place is the lock.
+            if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
+                return handle
+            handle.close()

@@ -1,0 +1,158 @@
+"""Figures of how training went: the curves over the epochs, and the line that a single neuron found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.formatting import plural
+from experiments.reports.figures.style import (
+    MARGIN,
+    PAGE_WIDTH,
+    PALETTES,
+    Palette,
+    Style,
+    add_axes,
+    add_legend,
+    new_page,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+CURVE_TITLES = {"loss": "Loss", "accuracy": "Accuracy", "mean_absolute_error": "Mean absolute error"}
+
+
+def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
+    """Loss and accuracy over the epochs, and the learning rate where it varies.
+
+    The best epoch, the first with the highest `val_accuracy` (without it, the lowest `val_mean_absolute_error` or
+    `val_loss`), is marked; without validation none is.
+
+    Args:
+        history: One list per metric, one value per epoch: `loss`, and optionally `accuracy` or `mean_absolute_error`,
+            `val_` and each of these names, and `learning_rate`. Other names are ignored. NaN leaves a gap.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    palette = PALETTES[style]
+    metrics = [name for name in CURVE_TITLES if name in history]
+    epochs = len(history["loss"])
+    rates = history.get("learning_rate", ())
+    varies = len(set(rates)) > 1
+    best, result = _best_epoch(history)
+
+    rate_height = 1.8 if varies else 0.0
+    body = 3.85 + rate_height
+    figure = new_page(palette, body, f"Learning curves over {plural(epochs, 'epoch')}", result)
+    left, between = 0.8, 0.95
+    width = (PAGE_WIDTH - left - MARGIN - between * (len(metrics) - 1)) / len(metrics)
+    for position, name in enumerate(metrics):
+        place = (left + position * (width + between), 0.6 + rate_height, width, 2.65)
+        axes = add_axes(figure, palette, *place, title=CURVE_TITLES[name], grid="y")
+        _epoch_axis(axes, epochs)
+        _curve(axes, history[name], "training", color=palette.blue)
+        if f"val_{name}" in history:
+            _curve(axes, history[f"val_{name}"], "validation", color=palette.orange, dashes=(4, 1.5))
+            if best is not None:
+                _mark_best(axes, palette, best, history[f"val_{name}"][best])
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    # One legend above the panels: inside them it would hide points.
+    size = figure.get_size_inches()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    anchor = ((left - 0.1) / size[0], (body + 0.08) / size[1])
+    add_legend(
+        figure, palette, handles=handles, labels=labels, loc="upper left", bbox_to_anchor=anchor, ncols=3, frameon=False
+    )
+    if varies:
+        axes = add_axes(figure, palette, left, 0.6, PAGE_WIDTH - left - MARGIN, 0.95, title="Learning rate", grid="y")
+        _epoch_axis(axes, epochs)
+        _curve(axes, rates, "learning rate", color=palette.green)
+        if min(rates) > 0 and max(rates) / min(rates) > 20:
+            axes.set_yscale("log")
+            axes.minorticks_off()
+        else:
+            axes.set_ylim(0, 1.1 * max(rates))
+        axes.yaxis.set_major_formatter("{x:g}")
+    return figure
+
+
+def regression_fit(
+    x: np.ndarray,
+    y: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    slope: float,
+    weight: float,
+    bias: float,
+    style: Style = "light",
+) -> Figure:
+    """The examples of a regression with one input, and the prediction before and after training.
+
+    Args:
+        x, y: Inputs and targets, [n] or [n, 1].
+        before, after: Predictions at `x`, of the untrained and the trained model, [n] or [n, 1].
+        slope: Of the line y = slope * x from which the targets were drawn, noise aside.
+        weight, bias: What the neuron learned.
+    """
+    palette = PALETTES[style]
+    x, y, before, after = (np.ravel(values) for values in (x, y, before, after))
+    order = np.argsort(x)
+    sign = "−" if bias < 0 else "+"
+    figure = new_page(
+        palette,
+        4.6,
+        f"Single neuron: y = {weight:.4g} x {sign} {abs(bias):.4g} after training",
+        f"{plural(len(x), 'example')} drawn around y = {slope:g} x",
+    )
+    axes = add_axes(figure, palette, 0.9, 0.6, PAGE_WIDTH - 0.9 - MARGIN, 3.9, grid="both")
+    axes.plot(x, y, "o", color=palette.muted, markersize=4, alpha=0.55, markeredgewidth=0, label="examples")
+    axes.plot(x[order], before[order], color=palette.orange, dashes=(4, 1.5), label="prediction before training")
+    axes.plot(x[order], after[order], color=palette.blue, linewidth=2.5, label="prediction after training")
+    ends = np.array([x.min(), x.max()])
+    axes.plot(ends, slope * ends, color=palette.text, dashes=(1, 2), label=f"without noise: y = {slope:g} x")
+    axes.set(xlabel="x", ylabel="y")
+    add_legend(axes, palette)
+    return figure
+
+
+def _best_epoch(history: Mapping[str, Sequence[float]]) -> tuple[int | None, str]:
+    """Index of the best epoch by validation and how good it was; None without a finite validation metric."""
+    for name, sign, shown in (
+        ("val_accuracy", 1, "accuracy {:.2%}"),
+        ("val_mean_absolute_error", -1, "mean absolute error {:.4g}"),
+        ("val_loss", -1, "loss {:.4g}"),
+    ):
+        values = np.asarray(history.get(name, ()), dtype=float)
+        if np.isfinite(values).any():
+            best = int(np.nanargmax(sign * values))
+            return best, f"best epoch {best + 1}: validation {shown.format(values[best])}"
+    return None, f"no validation; training loss {history['loss'][-1]:.4g} in the last epoch"
+
+
+def _epoch_axis(axes: Axes, epochs: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.set_xlim(0.5, epochs + 0.5)  # no room for a tick at 0, which is not an epoch
+
+
+def _curve(axes: Axes, values: Sequence[float], label: str, **options: Any) -> None:
+    # Markers where there are few points: one epoch has no line at all, and two or three need their places shown.
+    marker = "o" if len(values) <= 30 else None
+    axes.plot(range(1, len(values) + 1), values, label=label, marker=marker, markersize=4, linewidth=1.8, **options)
+
+
+def _mark_best(axes: Axes, palette: Palette, best: int, value: float) -> None:
+    axes.axvline(best + 1, color=palette.muted, linewidth=1, dashes=(1, 2))
+    label = f"best epoch: {best + 1}"
+    axes.plot(
+        [best + 1], [value], "o", markersize=10, markerfacecolor="none", markeredgecolor=palette.text, label=label
+    )

@@ -1,0 +1,246 @@
+"""What a run shows when it ends: metrics, figures, tables and predictions, from the model's outputs on the test set."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from experiments.config.data_schema import LinearData
+from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
+from experiments.config.schema import Config
+from experiments.data.datasets import Dataset
+from experiments.profiling import span
+from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
+from experiments.reports.figures.images import flatten_figure, predictions_grid, samples_grid, worst_mistakes
+from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
+from experiments.reports.figures.style import save_figure
+from experiments.reports.figures.training import learning_curves, regression_fit
+from experiments.training.evaluation import Evaluation, refuse_not_finite
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
+
+
+MOST_MISTAKES = 100  # rows of the table of mistakes, the most confident first
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is drawn from.
+
+    Attributes:
+        model: trained.
+        history: metric -> one value per epoch.
+        untrained: outputs for the training inputs before training, [n, 1]; regression only.
+        test: the trained model on the whole official test split.
+    """
+
+    config: Config
+    dataset: Dataset
+    model: "keras.Model"
+    history: Mapping[str, Sequence[float]]
+    untrained: np.ndarray | None
+    test: Evaluation
+
+    @property
+    def unit(self) -> Literal["probability", "output"]:
+        """What the model's outputs for the classes are; only a cross-entropy makes them probabilities."""
+        return "probability" if "crossentropy" in self.config.training.loss else "output"
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each test example, int [n]."""
+        return self.test.outputs.argmax(1)
+
+
+def import_matplotlib_ahead() -> None:
+    """Load Matplotlib, which shares nothing with training, on the core that training leaves free."""
+
+    @span("importing Matplotlib")
+    def load() -> None:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure
+        import matplotlib.ticker  # noqa: F401
+
+    threading.Thread(target=load, daemon=True).start()
+
+
+def final_metrics(results: Results) -> dict[str, float]:
+    """The metrics of the whole run: on the test set, of the best epoch, and what it cost.
+
+    Raises:
+        NotFiniteError: one on the test set is not finite.
+    """
+    metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
+    refuse_not_finite(metrics, "after training")
+    if "test_accuracy" in metrics:
+        wrong = np.count_nonzero(results.predicted != results.dataset.test.targets)
+        metrics["test_error_percent"] = 100 * wrong / len(results.dataset.test.targets)
+    metrics |= best_epoch_metrics(results.history)
+    metrics["train_seconds"] = sum(results.history["epoch_seconds"])
+    if results.untrained is not None and results.config.model.name == "neuron":
+        metrics |= zip(("learned_weight", "learned_bias"), _neuron_line(results.model), strict=True)
+    return metrics
+
+
+def best_epoch_metrics(history: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The best epoch, from 1 on, by the held-out examples, and what it came to there.
+
+    >>> best({"loss": [0.5, 0.4, 0.3], "val_accuracy": [0.75, 0.875, 0.875]})
+    {'best_val_accuracy': 0.875, 'best_epoch': 2}
+    """
+    metrics: dict[str, float] = {}
+    for name, better in (("val_accuracy", np.argmax), ("val_mean_absolute_error", np.argmin)):
+        if history.get(name):
+            epoch = int(better(history[name]))
+            metrics |= {f"best_{name}": history[name][epoch], "best_epoch": epoch + 1}
+    return metrics
+
+
+@span("figures")
+def write_figures(results: Results, folder: Path) -> None:
+    """Draw the figures that `report.figures` asks for, each as a PNG in `folder`."""
+    for name, draw in report_figures(results).items():
+        with span(f"figure {name}"):
+            save_figure(draw(), folder / f"{name}.png")
+
+
+def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
+    """The figures that `report.figures` asks for: names in the order in which they are best read, and what draws each.
+
+    A figure has the same number in every run, because MLflow compares the artifacts of runs by their names.
+    """
+    config, data = results.config, results.dataset
+    if config.report.figures == "none":
+        return {}
+    style = config.report.style
+    test, outputs, names = data.test, results.test.outputs, data.class_names
+    chosen: dict[str, Callable[[], Figure]] = {
+        "01_learning_curves": partial(learning_curves, results.history, style=style)
+    }
+    if isinstance(config.data, LinearData):
+        if results.untrained is not None and config.model.name == "neuron":
+            chosen["02_regression_fit"] = partial(_draw_regression_fit, results, config.data.slope)
+    else:
+        judged = (test.inputs, test.targets, outputs, names)
+        chosen |= {
+            "02_confusion_matrix": partial(confusion_matrix, test.targets, results.predicted, names, style=style),
+            "03_mistakes": partial(worst_mistakes, *judged, style=style, unit=results.unit),
+            "04_classes": partial(per_class_accuracy, test.targets, results.predicted, names, style=style),
+            "05_calibration": partial(calibration, test.targets, outputs, style=style),
+            "06_predictions": partial(predictions_grid, *judged, style=style, unit=results.unit),
+            "07_samples": partial(samples_grid, data.train.inputs, data.train.targets, names, style=style),
+            "08_flatten": partial(flatten_figure, data.train.inputs[0], names[data.train.targets[0]], style=style),
+        }
+        if results.unit != "probability":
+            del chosen["05_calibration"]
+    chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style=style)
+    if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:
+        chosen["10_activation"] = partial(
+            activation_functions, activation, _activation_function(activation), style=style
+        )
+    shape = tuple(config.data.shape)
+    weights = _first_layer_weights(results.model)
+    if len(shape) > 1 and weights is not None and (weights.ndim == 4 or len(weights) == np.prod(shape)):
+        chosen["11_first_layer"] = partial(first_layer_weights, weights, shape, style=style)
+    return chosen if config.report.figures == "full" else {name: chosen[name] for name in chosen if name < "03"}
+
+
+def _draw_regression_fit(results: Results, slope: float) -> "Figure":
+    x, y = results.dataset.train.inputs, results.dataset.train.targets
+    after = results.model(x).numpy()
+    weight, bias = _neuron_line(results.model)
+    style = results.config.report.style
+    assert results.untrained is not None
+    return regression_fit(x, y, results.untrained, after, slope=slope, weight=weight, bias=bias, style=style)
+
+
+def _neuron_line(neuron: "keras.Model") -> tuple[float, float]:
+    """Weight and bias of a single neuron."""
+    weight, bias = (float(np.ravel(value)[0]) for value in neuron.get_weights())
+    return weight, bias
+
+
+def _layer_boxes(model: "keras.Model") -> list[LayerBox]:
+    return [
+        LayerBox(
+            layer.name, type(layer).__name__, tuple(layer.output.shape[1:]), layer.count_params(), _layer_note(layer)
+        )
+        for layer in model.layers
+    ]
+
+
+def _layer_note(layer: "keras.Layer") -> str:
+    """What matters about a layer beside its shape."""
+    if hasattr(layer, "rate"):
+        return f"rate {layer.rate:g}"
+    if getattr(layer, "activation", None) is not None:
+        return str(layer.activation.__name__)
+    return f"× {layer.scale:.4g}" if hasattr(layer, "scale") and isinstance(layer.scale, float) else ""
+
+
+def _activation_function(activation: str) -> Any:
+    import keras
+
+    if activation == SCALED_TANH:
+        return lambda x: 1.7159 * np.tanh(2 / 3 * x)
+    return lambda x: np.asarray(getattr(keras.activations, activation)(x.astype(np.float32)))
+
+
+def _first_layer_weights(model: "keras.Model") -> np.ndarray | None:
+    for layer in model.layers:
+        if layer.weights:
+            kernel = getattr(layer, "kernel", None)
+            return None if kernel is None or len(kernel.shape) not in (2, 4) else kernel.numpy()
+    return None
+
+
+def report_tables(results: Results) -> dict[str, dict[str, list[Any]]]:
+    """Tables by name, as columns: accuracy per class, and the most confident mistakes."""
+    if isinstance(results.config.data, LinearData):
+        return {}
+    labels, predicted, names = results.dataset.test.targets, results.predicted, results.dataset.class_names
+    probability = results.test.outputs.max(1)
+    wrong = np.flatnonzero(labels != predicted)
+    wrong = wrong[np.argsort(-probability[wrong], kind="stable")][:MOST_MISTAKES]
+    mistakes = {
+        "index": wrong.tolist(),
+        "actual": [names[label] for label in labels[wrong]],
+        "predicted": [names[label] for label in predicted[wrong]],
+        results.unit: probability[wrong].astype(float).round(6).tolist(),
+        f"{results.unit}_of_actual": results.test.outputs[wrong, labels[wrong]].astype(float).round(6).tolist(),
+    }
+    return {"per_class": per_class_table(labels, predicted, names), "mistakes": mistakes}
+
+
+def per_class_table(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, list[Any]]:
+    """A table with a row for each class, as columns; `labels` and `predicted` are classes, int [n]."""
+    examples = np.bincount(labels, minlength=len(names))
+    errors = np.bincount(labels[labels != predicted], minlength=len(names))
+    share = errors / np.maximum(examples, 1)
+    return {
+        "class": list(names),
+        "examples": examples.tolist(),
+        "errors": errors.tolist(),
+        "accuracy": (1 - share).round(6).tolist(),
+        "error_percent": (100 * share).round(4).tolist(),
+    }
+
+
+@span("predictions")
+def predictions_csv(results: Results) -> str:
+    """Every test example's prediction as CSV, in the order of the official test set."""
+    import pandas as pd
+
+    targets, outputs = results.dataset.test.targets, results.test.outputs
+    if isinstance(results.config.data, LinearData):
+        columns = {"actual": targets.ravel(), "predicted": outputs.ravel()}
+        return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.7g")
+    names = np.array(results.dataset.class_names)
+    columns = {"actual": names[targets], "predicted": names[results.predicted], results.unit: outputs.max(1)}
+    return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.6f")

@@ -1,0 +1,152 @@
+"""Runs read back from a tracking store as plain records, for comparing them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from experiments.errors import StoreError
+from experiments.tracking.addresses import hide_credentials
+from experiments.tracking.liveness import mark_dead_runs
+from experiments.tracking.store import client_uri, latest_experiment_id, search_pages, store_errors
+
+if TYPE_CHECKING:
+    from experiments.tracking.store import MlflowClient, MlflowRun
+
+
+_IDS_AT_ONCE = 100  # MLflow parses the filter with a library that is slow, and gives up, on long ones
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a store knows of a run, artifacts aside. Times are milliseconds since 1970."""
+
+    run_id: str
+    name: str
+    status: str  # RUNNING, SCHEDULED, FINISHED, FAILED, KILLED
+    start_time: int
+    end_time: int | None
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]  # the last value of each
+    tags: Mapping[str, str]
+
+
+def find_runs(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]:
+    """The runs of these ids, or unique beginnings of ids, in the order given, each once.
+
+    Raises:
+        StoreError: if an id is unknown, or begins the ids of several runs.
+    """
+    wanted = [run_id.strip().lower() for run_id in run_ids]
+    full = [run_id for run_id in wanted if re.fullmatch("[0-9a-f]{32}", run_id)]
+    filters = [
+        f"attributes.run_id IN ({', '.join(map(repr, full[start : start + _IDS_AT_ONCE]))})"
+        for start in range(0, len(full), _IDS_AT_ONCE)
+    ]
+    filters += [f"attributes.run_id LIKE '{i}%'" for i in wanted if re.fullmatch("[0-9a-f]{1,31}", i)]
+    with store_errors(client_uri(client)):
+        experiments = list(_experiment_ids(client))
+        found = {run.run_id: run for filter_ in filters for run in _search_runs(client, experiments, filter_)}
+    chosen: dict[str, RunRecord] = {}
+    for run_id in wanted:
+        matches = [found[run_id]] if run_id in found else [run for i, run in found.items() if i.startswith(run_id)]
+        if len(matches) != 1 or not run_id:
+            raise StoreError(_unknown_run_message(run_id, matches, client))
+        chosen[matches[0].run_id] = matches[0]
+    return list(chosen.values())
+
+
+def _unknown_run_message(run_id: str, matches: list[RunRecord], client: "MlflowClient") -> str:
+    if matches and run_id:
+        choices = ", ".join(f"{run.run_id} ({run.name})" for run in matches[:5])
+        more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
+        return f"The run id {run_id!r} is ambiguous: it begins {choices}{more}. Give more of it."
+    return (
+        f"There is no run {run_id!r} in {hide_credentials(client_uri(client))}. Expected is the id of a run, 32 hex "
+        "digits, or its beginning. See the latest runs: python scripts/compare.py"
+    )
+
+
+def sweep_children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
+    """The runs of the sweep with this id, or unique beginning of an id, newest first.
+
+    Raises:
+        StoreError: if there is no such run, or it has no children.
+    """
+    (parent,) = find_runs(client, [parent_id])
+    found = runs_with_tags(client, {"mlflow.parentRunId": parent.run_id})
+    if not found:
+        raise StoreError(f"Run {parent.run_id} ({parent.name}) is no sweep, or one without runs: it has no children.")
+    return found
+
+
+def runs_with_tags(client: "MlflowClient", tags: Mapping[str, str], experiment: str | None = None) -> list[RunRecord]:
+    """The runs that have all these tags, in all experiments or the one of this name, newest first."""
+    with store_errors(client_uri(client)):
+        if experiment is None:
+            ids = list(_experiment_ids(client))
+        else:
+            found = client.get_experiment_by_name(experiment)
+            ids = [found.experiment_id] if found else []
+        return _search_runs(client, ids, " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
+
+
+def experiment_runs(
+    client: "MlflowClient", name: str | None = None, newest: int | None = None
+) -> tuple[str, list[RunRecord], bool]:
+    """The runs of an experiment, newest first.
+
+    Args:
+        name: None for the experiment with the latest run.
+        newest: at most so many; None for all.
+
+    Returns:
+        The experiment's name, its runs, and whether there are older ones.
+
+    Raises:
+        StoreError: if there is no such experiment.
+    """
+    with store_errors(client_uri(client)):
+        experiment_id = latest_experiment_id(client, name)
+        found = _search_runs(client, [experiment_id], "", newest and newest + 1)
+        title = client.get_experiment(experiment_id).name
+    return title, found[:newest], newest is not None and len(found) > newest
+
+
+def metric_history(client: "MlflowClient", run: RunRecord) -> dict[str, list[tuple[int, float]]]:
+    """Every point of every metric of a run: (epoch, value), the first epoch first."""
+    with store_errors(client_uri(client)):
+        return {
+            key: sorted((point.step, point.value) for point in client.get_metric_history(run.run_id, key))
+            for key in run.metrics
+        }
+
+
+def _search_runs(
+    client: "MlflowClient", experiment_ids: list[str], filter_string: str, limit: int | None = None
+) -> list[RunRecord]:
+    if not experiment_ids:
+        return []
+    runs = search_pages(client.search_runs, limit, experiment_ids=experiment_ids, filter_string=filter_string)
+    records = [_to_record(run) for run in runs]
+    running = {run.info.experiment_id for run in runs if run.info.status == "RUNNING"}
+    dead = set(mark_dead_runs(client, sorted(running))) if running else set()
+    return [replace(run, status="KILLED") if run.run_id in dead else run for run in records]
+
+
+def _to_record(run: "MlflowRun") -> RunRecord:
+    info, data = run.info, run.data
+    return RunRecord(
+        info.run_id,
+        info.run_name or "",
+        info.status,
+        info.start_time or 0,
+        info.end_time,
+        dict(data.params),
+        dict(data.metrics),
+        dict(data.tags),
+    )
+
+
+def _experiment_ids(client: "MlflowClient") -> Iterable[str]:
+    return (experiment.experiment_id for experiment in search_pages(client.search_experiments))

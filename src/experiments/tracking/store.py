@@ -1,0 +1,208 @@
+"""A tracking store: created, connected to and searched."""
+
+import fcntl
+import logging
+import os
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from experiments import PROJECT
+from experiments.errors import StoreError
+from experiments.profiling import span
+from experiments.tracking.addresses import SQLITE, URI_CHOICES, check_tracking_uri, database_file, hide_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+
+MLFLOW_ENVIRONMENT = {  # defaults of this project; what the user has set wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own seven retries stall for four minutes; we have the spool
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its errors reach us as exceptions
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises about the store into a StoreError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"The tracking store {hide_credentials(uri)} cannot be used: {first_line(error)} "
+            f"Correct that, or choose another store with tracking.uri. {URI_CHOICES}"
+        ) from error
+
+
+def connect_store(uri: str) -> "MlflowClient":
+    """A client of the store; creates a SQLite store that does not exist yet, safely against other processes and kills.
+
+    Raises:
+        StoreError: if the store cannot be used, within ten seconds if the server does not answer.
+    """
+    check_tracking_uri(uri)
+    quiet_mlflow()
+    with store_errors(uri), span("connecting to MLflow"):
+        from mlflow import MlflowClient
+
+        if uri.startswith(SQLITE):
+            create_database(uri)
+        elif reason := outage_reason(uri, timeout=4):
+            raise StoreError(
+                f"The tracking server {hide_credentials(uri)} does not answer: {reason}. Start it, correct"
+                f" tracking.uri, "
+                f"or use the local store: tracking.uri={SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
+            )
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def create_database(uri: str) -> None:
+    """Creates a SQLite store that does not exist, in one step: others see nothing or all of it, a kill leaves nothing.
+
+    MLflow alone migrates in place, and processes that start together, or a kill, leave a database that never works.
+    """
+    database = database_file(uri)
+    if database.exists() and database.stat().st_size:
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if database.exists() and database.stat().st_size:
+            return
+        quiet_mlflow()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        temporary = database.with_name(f".{database.name}.tmp")
+        for base in (temporary, database):
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                base.with_name(base.name + suffix).unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "artifacts").as_uri())
+        store.engine.dispose()
+        with closing(sqlite3.connect(temporary)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
+        temporary.rename(database)
+
+
+def quiet_mlflow() -> None:
+    """Sets MLflow's defaults to ours before its import, and hides its chatter."""
+    for key, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry
+    warnings.filterwarnings("ignore", module=r"mlflow(\.|$)")
+
+
+def outage_reason(uri: str, timeout: int) -> str | None:
+    """Why the server does not answer; None if it does, or if the store is a file."""
+    if uri.startswith(SQLITE):
+        return None
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        response = http_request(
+            get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=timeout, raise_on_status=False
+        )
+    except MlflowException as error:
+        cause = error.__cause__ or error.__context__
+        return type(cause).__name__ if cause else first_line(error)
+    return f"HTTP status {response.status_code}" if response.status_code >= 500 else None
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the store did not answer, rather than answered no."""
+    import requests
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "error_code", None) == "TEMPORARILY_UNAVAILABLE":
+            return True
+        if isinstance(cause, requests.RequestException):
+            return cause.response is None or cause.response.status_code >= 500
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def search_pages(search: Callable[..., Any], limit: int | None = None, **arguments: Any) -> list[Any]:
+    """What one of the client's searches finds, at most `limit` of it, whatever it gives at once."""
+    found: list[Any] = []
+    token = None
+    while True:
+        at_once = 1000 if limit is None else min(1000, limit - len(found))
+        page = search(max_results=at_once, page_token=token, **arguments)
+        found += page
+        token = page.token
+        if not token or (limit is not None and len(found) >= limit):
+            return found
+
+
+def latest_experiment_id(client: "MlflowClient", name: str | None = None) -> str:
+    """The id of the experiment `name`, else of the one with the latest run, else of MLflow's Default.
+
+    Raises:
+        StoreError: if there is no experiment of that name.
+    """
+    experiments = {experiment.name: experiment.experiment_id for experiment in search_pages(client.search_experiments)}
+    if name is not None:
+        if name not in experiments:
+            raise StoreError(
+                f"There is no experiment {name!r} in the store. Choices: {', '.join(sorted(experiments))}."
+            )
+        return experiments[name]
+    runs = client.search_runs(list(experiments.values()), order_by=["attributes.start_time DESC"], max_results=1)
+    return runs[0].info.experiment_id if runs else "0"
+
+
+def get_mlflow_run(client: "MlflowClient", uri: str, run_id: str) -> "MlflowRun":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise StoreError(f"There is no run {run_id!r} in {hide_credentials(uri)}.") from None
+
+
+def metric_points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
+    for key in run.data.metrics:
+        yield from client.get_metric_history(run.info.run_id, key)
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return hide_credentials(lines[0][:500]) if lines else type(error).__name__
+
+
+def open_existing_store(uri: str) -> "MlflowClient":
+    """A client of a store that exists: reading makes none.
+
+    Raises:
+        StoreError: if there is no store, or it cannot be used.
+    """
+    check_tracking_uri(uri)
+    if not store_exists(uri):
+        raise StoreError(
+            f"There is no tracking store {uri} yet: the first run makes it (python run.py). "
+            f"Name another: --uri {SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
+        )
+    return connect_store(uri)
+
+
+def store_exists(uri: str) -> bool:
+    """Whether there may be runs: of a SQLite store that no run has made yet, there are none."""
+    return not uri.startswith(SQLITE) or database_file(uri).exists()
+
+
+def client_uri(client: "MlflowClient") -> str:
+    return str(client.tracking_uri)

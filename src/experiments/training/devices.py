@@ -1,0 +1,85 @@
+"""The devices of a run: a tf.distribute strategy from the config."""
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from experiments.config.schema import DistributionConfig
+from experiments.errors import UserError
+from experiments.profiling import span
+from experiments.runtime import start_tensorflow
+from experiments.training.cluster import on_slurm, read_tf_config
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@span("importing TensorFlow and Keras")
+def start_strategy(config: DistributionConfig, threads: int) -> "tf.distribute.Strategy":
+    """Load TensorFlow and make the strategy: before any other use of TensorFlow in this process.
+
+    Args:
+        config: the group `distribution`.
+        threads: within an operation, for each device.
+
+    Raises:
+        UserError: more devices are wanted than there are.
+    """
+    wanted = config.devices or 0
+    start_tensorflow(threads, logical_devices(config))
+    import keras
+    import tensorflow as tf
+
+    keras.backend.clear_session()  # names of layers do not depend on earlier models of this process
+    if config.strategy == "multi_worker":
+        return _multi_worker_strategy(config.timeout_seconds)
+    gpus = tf.config.list_logical_devices("GPU")
+    if config.strategy == "one_device" or (config.strategy == "auto" and len(gpus) < 2 and wanted < 2):
+        return tf.distribute.get_strategy()
+    if config.strategy == "auto" and len(gpus) < max(wanted, 2):
+        raise UserError(
+            f"distribution.devices={wanted}, but this machine has {len(gpus)} GPUs. Use distribution=mirrored"
+            f" distribution.devices={wanted} for logical CPU devices, or leave distribution.devices out."
+        )
+    if gpus:
+        if wanted > len(gpus):
+            raise UserError(f"distribution.devices={wanted}, but this machine has {len(gpus)} GPUs. Use at most those.")
+        return tf.distribute.MirroredStrategy([device.name for device in gpus[: wanted or None]])
+    if not wanted:
+        raise UserError(
+            "distribution=mirrored found no GPU. For N logical devices on this CPU add distribution.devices=N."
+        )
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(wanted)])
+
+
+def logical_devices(config: DistributionConfig) -> int:
+    """How many devices the CPU is to be split into, which TensorFlow takes once per process."""
+    return config.devices or 1 if config.strategy == "mirrored" else 1
+
+
+def _multi_worker_strategy(timeout: float) -> "tf.distribute.Strategy":
+    import tensorflow as tf
+    from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+    from tensorflow.python.eager import context
+
+    resolvers = tf.distribute.cluster_resolver
+    if read_tf_config() is None and on_slurm():
+        # It asks nvidia-smi for the GPUs, and cannot do without any: a CPU's tasks are told that each has one.
+        tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        cpus = {} if shutil.which("nvidia-smi") else {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
+        resolver = resolvers.SlurmClusterResolver(**cpus)
+    else:
+        resolver = resolvers.TFConfigClusterResolver()
+    # By itself TensorFlow gives up a worker that is silent for 10 seconds, and it has no public setting for that. After
+    # half the time the chief says which one it is, before it seems to hang itself.
+    context.context().configure_coordination_service(
+        "standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=resolver.cluster_spec().num_tasks("worker"))],
+        heartbeat_timeout_in_ms=int(500 * timeout),
+    )
+    communication = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=communication.AUTO if tf.config.list_physical_devices("GPU") else communication.RING
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver, communication_options=options)

@@ -1,0 +1,282 @@
+"""From a config to a Keras model: the config's `name` picks a builder, its other keys are the builder's arguments.
+
+Every model takes raw inputs (pixels as they are stored) and scales them itself, so that a logged model needs nothing
+else.
+"""
+
+import dataclasses
+import re
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.config.data_schema import LinearData
+from experiments.config.facts import network_input_shape
+from experiments.config.keras_checks import SCALED_TANH, split_named
+from experiments.config.keras_table import keras_table
+from experiments.config.model_schema import LayersConfig
+from experiments.config.schema import Config
+from experiments.errors import ConfigError
+from experiments.profiling import span
+
+if TYPE_CHECKING:
+    import keras
+
+
+@span("building the network")
+def build_network(config: Config) -> "keras.Sequential":
+    """The network of a config, with its initial weights drawn from `config.seed`.
+
+    Returns:
+        A built Sequential of stock Keras layers: raw inputs [batch, *data.shape] to class probabilities
+        [batch, classes], or to one number [batch, 1] for regression.
+
+    Raises:
+        ConfigError: the layers do not fit each other or the data, or Keras refuses an argument.
+    """
+    import keras
+
+    keras.utils.set_random_seed(config.seed)
+    precision = config.training.mixed_precision
+    keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
+    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights"}  # weights: pretrained.py
+    try:
+        layers = NETWORK_BUILDERS[config.model.name](config, **{key: getattr(config.model, key) for key in keys})
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"model={config.model.name} cannot be built: Keras says: {_keras_reason(error)}") from None
+    model = keras.Sequential([keras.Input(config.data.shape), *_scaling_layers(config)], name=config.model.name)
+    received = tuple(network_input_shape(config.data))
+    parts = [layer if isinstance(layer, list) else [layer] for layer in layers]
+    for number, layer in ((number, layer) for number, part in enumerate(parts) for layer in part):
+        try:
+            model.add(layer)
+            received = model.output_shape[1:]
+        except Exception as error:  # Keras raises whatever its own code stumbles over
+            raise _layer_error(
+                config, number, type(layer).__name__, f"it receives the shape {received}", error
+            ) from None
+    _check_output_shape(model, config)
+    _try_network(model, config)
+    return model
+
+
+def _layer_error(config: Config, number: int, layer: str, context: str, error: Exception) -> ConfigError:
+    where = (
+        f"model.layers[{number}]"
+        if isinstance(config.model, LayersConfig)
+        else f"layer {number} of model={config.model.name}"
+    )
+    return ConfigError(f"{where} ({layer}) does not fit: {context}; Keras says: {_keras_reason(error)}")
+
+
+def _keras_reason(error: Exception) -> str:
+    """The paragraph of Keras's message that says what is wrong, without colours and TensorFlow's node names."""
+    text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\}|Exception encountered when calling \S+\.", "", str(error))
+    return " ".join((text.strip().split("\n\n")[0] or type(error).__name__).split())
+
+
+def _scaling_layers(config: Config) -> list["keras.Layer"]:
+    """Raw pixels to what the network computes with: background around them, then mean and deviation."""
+    import keras
+
+    data = config.data
+    if isinstance(data, LinearData):
+        return []
+    layers = []
+    if data.padding:
+        height, width, *channels = data.shape
+        layers = [
+            keras.layers.Reshape((height, width, *(channels or [1]))),
+            keras.layers.ZeroPadding2D(data.padding),
+            keras.layers.Reshape(network_input_shape(data)),
+        ]
+    scale = 1 / (data.pixel_max * data.standard_deviation)
+    return [*layers, keras.layers.Rescaling(scale, offset=0.0 - data.mean / data.standard_deviation)]
+
+
+def mlp_layers(
+    config: Config,
+    units: list[int],
+    activation: str,
+    dropout: float,
+    input_dropout: float,
+    kernel_initializer: Any,
+    kernel_regularizer: Any,
+    kernel_constraint: Any,
+    batch_normalization: bool,
+    output_activation: str | None,
+) -> list["keras.Layer"]:
+    """Flatten, then Dense - activation - Dropout for each of `units`, then the output layer."""
+    import keras
+
+    kernel = lambda: {  # noqa: E731 - each layer its own objects, as Keras asks
+        "kernel_initializer": build_keras_object("initializers", kernel_initializer),
+        "kernel_regularizer": build_keras_object("regularizers", kernel_regularizer),
+        "kernel_constraint": build_keras_object("constraints", kernel_constraint),
+    }
+    layers = [keras.layers.Flatten(), *_dropout_layers(input_dropout)]
+    for width in units:
+        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
+        layers += _dropout_layers(dropout)
+    return [*layers, *_output_layers(config, output_activation, **kernel())]
+
+
+def cnn_layers(
+    config: Config,
+    filters: list[int],
+    kernel_size: int,
+    pool_size: int,
+    padding: str,
+    units: list[int],
+    activation: str,
+    dropout: float,
+    kernel_initializer: Any,
+    kernel_regularizer: Any,
+    batch_normalization: bool,
+) -> list["keras.Layer"]:
+    """Conv2D - activation - MaxPooling2D for each of `filters`, Flatten, Dropout, dense layers, the output layer."""
+    import keras
+
+    kernel = lambda: {  # noqa: E731
+        "kernel_initializer": build_keras_object("initializers", kernel_initializer),
+        "kernel_regularizer": build_keras_object("regularizers", kernel_regularizer),
+    }
+    shape = network_input_shape(config.data)
+    layers = [keras.layers.Reshape((*shape, 1))] if len(shape) == 2 else []
+    for count in filters:
+        size = {"filters": count, "kernel_size": kernel_size, "padding": padding}
+        layers += _with_activation(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel())
+        layers += [keras.layers.MaxPooling2D(pool_size)] if pool_size > 1 else []
+    layers += [keras.layers.Flatten(), *_dropout_layers(dropout)]
+    for width in units:
+        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
+        layers += _dropout_layers(dropout)
+    return [*layers, *_output_layers(config, None, **kernel())]
+
+
+def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
+    """One dense unit: activation(weight * x + bias)."""
+    import keras
+
+    initializer = build_keras_object("initializers", kernel_initializer)
+    return _with_activation(keras.layers.Dense, activation, False, units=1, kernel_initializer=initializer)
+
+
+def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"]]:
+    """The layers as they are written in the config: for each entry what it stands for, nearly always one layer."""
+    import keras
+
+    built = []
+    for number, value in enumerate(layers):
+        name, arguments = split_named(value, "layer")
+        try:
+            for key, argument in arguments.items():
+                kind = f"{key.rsplit('_', 1)[-1]}s"
+                if kind in ("initializers", "regularizers", "constraints"):
+                    arguments = {**arguments, key: build_keras_object(kind, argument)}
+            # Probabilities of half precision would not add up to 1.
+            precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
+            if arguments.get("activation") == SCALED_TANH:
+                rest = {key: argument for key, argument in arguments.items() if key != "activation"}
+                layer = [] if name == "Activation" else [getattr(keras.layers, name)(**rest, **precision)]
+                built.append([*layer, *_scaled_tanh_layers(**precision)])
+            else:
+                built.append([getattr(keras.layers, name)(**arguments, **precision)])
+        except Exception as error:
+            raise _layer_error(config, number, name, "its arguments are wrong", error) from None
+    return built
+
+
+NETWORK_BUILDERS: dict[str, Any] = {
+    "mlp": mlp_layers,
+    "cnn": cnn_layers,
+    "neuron": neuron_layers,
+    "layers": written_layers,
+}
+
+
+def build_keras_object(kind: str, value: Any) -> Any:
+    """What Keras builds from a name or {name: {argument: value}}; kind is a key of keras_table()."""
+    import keras
+
+    if value is None:
+        return None
+    name, arguments = split_named(value, kind)
+    assert name in keras_table()[kind], f"{name} passed the schema but is not in Keras's table of {kind}"
+    return getattr(getattr(keras, kind), name)(**arguments)
+
+
+def _with_activation(layer: Any, activation: str, batch_normalization: bool, **arguments: Any) -> list["keras.Layer"]:
+    import keras
+
+    if activation != SCALED_TANH and not batch_normalization:
+        return [layer(activation=activation, **arguments)]
+    precision = {key: value for key, value in arguments.items() if key == "dtype"}
+    squash = _scaled_tanh_layers(**precision) if activation == SCALED_TANH else [keras.layers.Activation(activation)]
+    if not batch_normalization:
+        return [layer(**arguments), *squash]
+    return [layer(use_bias=False, **arguments), keras.layers.BatchNormalization(), *squash]
+
+
+def _scaled_tanh_layers(**precision: Any) -> list["keras.Layer"]:
+    """1.7159 tanh(2/3 x), which maps 1 to 1 (LeCun, Bottou, Orr, Müller, "Efficient BackProp", 1998)."""
+    import keras
+
+    return [
+        keras.layers.Rescaling(2 / 3, **precision),
+        keras.layers.Activation("tanh", **precision),
+        keras.layers.Rescaling(1.7159, **precision),
+    ]
+
+
+def _dropout_layers(rate: float) -> list["keras.Layer"]:
+    import keras
+
+    return [keras.layers.Dropout(rate)] if rate else []
+
+
+def _output_layers(config: Config, activation: str | None, **kernel: Any) -> list["keras.Layer"]:
+    import keras
+
+    units, usual = (1, "linear") if isinstance(config.data, LinearData) else (config.data.classes, "softmax")
+    return _with_activation(keras.layers.Dense, activation or usual, False, units=units, dtype="float32", **kernel)
+
+
+def _try_network(model: "keras.Sequential", config: Config) -> None:
+    """Find now what would fail, or mean nothing, in the first step: two inputs from the smallest to the largest."""
+    size = prod(config.data.shape)
+    if isinstance(config.data, LinearData):
+        ramp = np.linspace(0, 1, 2 * size, dtype=np.float32)
+    else:
+        ramp = np.linspace(0, config.data.pixel_max, 2 * size).astype(np.uint8)
+    try:
+        outputs = model(ramp.reshape(2, *config.data.shape)).numpy()
+        for variable in model.trainable_variables:
+            if variable.regularizer is not None:
+                variable.regularizer(variable)
+            if variable.constraint is not None:
+                variable.constraint(variable)
+    except Exception as error:
+        raise ConfigError(f"model={config.model.name} does not run: Keras says: {_keras_reason(error)}") from None
+    sums = outputs.sum(axis=1)
+    if "crossentropy" in config.training.loss and (outputs.min() < 0 or abs(sums - 1).max() > 1e-3):
+        given, softmax = "model.output_activation ends", "Leave it null"
+        if isinstance(config.model, LayersConfig):
+            given = "model.layers end"
+            softmax = f"End with {{Dense: {{units: {outputs.shape[1]}, activation: softmax}}}}"
+        raise ConfigError(
+            f"{given} in values that are no probabilities: for one image they add up to {sums[0]:.3g}, not 1."
+            f" {softmax}, or choose training.loss=mean_squared_error"
+        )
+
+
+def _check_output_shape(model: "keras.Sequential", config: Config) -> None:
+    expected = (None, 1) if isinstance(config.data, LinearData) else (None, config.data.classes)
+    if model.output_shape != expected:
+        raise ConfigError(
+            f"model.layers end in the shape {model.output_shape}, data={config.data.name} needs {expected}. End with"
+            f" {{Dense: {{units: {expected[1]}{', activation: softmax' if expected[1] > 1 else ''}}}}}, after Flatten"
+        )

@@ -1,0 +1,126 @@
+"""From a config to a Keras optimizer, and the learning rate of every step."""
+
+from math import pi
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
+from experiments.config.keras_table import keras_table
+from experiments.config.optimizer_schema import (
+    AnySchedule,
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    OneCycleSchedule,
+    OptimizerConfig,
+    PiecewiseSchedule,
+    ReduceOnPlateauSchedule,
+    optimizer_arguments,
+)
+from experiments.config.schema import Config
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+# Its second moments reach 1e-30 times 1e-30; XLA flushes them to zero and Keras's own division gives 0 / 0.
+NOT_UNDER_XLA = ("adafactor",)
+
+
+def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) -> "keras.optimizers.Optimizer":
+    """The optimizer of this name, with the config's other keys as its arguments.
+
+    Args:
+        gradient_clipping: largest norm of all gradients together, or None.
+    """
+    import keras
+
+    known = optimizer_arguments()[config.name]
+    arguments = {  # 0 for 0.0 is no mistake, but SGD takes no whole number for its momentum
+        key: float(value) if isinstance(known[key], float) and value is not None else value
+        for key, value in config.arguments.items()
+    }
+    builder = EXTRA_OPTIMIZERS.get(config.name) or getattr(
+        keras.optimizers, keras_table()["optimizers"][config.name]["class"]
+    )
+    optimizer = builder(learning_rate=config.learning_rate, **arguments)
+    if gradient_clipping is not None:
+        optimizer.global_clipnorm = gradient_clipping
+    return optimizer
+
+
+def plan_hyperparameters(config: Config, steps_per_epoch: int, epoch: int, plateau_factor: float) -> np.ndarray:
+    """What the optimizer is to use at every step of an epoch, as `follow` takes it.
+
+    Returns:
+        float32 [steps_per_epoch, 1]: the learning rate; with `training.initial_momentum` [steps_per_epoch, 2]: and the
+        momentum over its final value.
+    """
+    training, peak = config.training, config.optimizer.learning_rate * plateau_factor
+    columns = [learning_rates(config.schedule, peak, steps_per_epoch, training.epochs, epoch)]
+    if training.initial_momentum is not None:
+        final = config.optimizer.arguments["momentum"]
+        time = epoch - 1 + np.arange(steps_per_epoch) / steps_per_epoch
+        rise = np.minimum(time / training.momentum_epochs, 1)
+        columns.append((training.initial_momentum + (final - training.initial_momentum) * rise) / final)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def set_hyperparameters(optimizer: "keras.optimizers.Optimizer", planned: "tf.Tensor | np.ndarray") -> None:
+    """Have the optimizer make its next step as `plan` says; in a compiled program, too."""
+    optimizer.learning_rate = planned[0]
+    if len(planned.shape) == 1 and planned.shape[0] == 2:
+        # Keras holds momentum as a constant; the past that it multiplies, scaled, comes to the same.
+        for past in optimizer.momentums:
+            past.assign(past * planned[1])
+
+
+def learning_rates(schedule: AnySchedule, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
+    """The learning rate of every step of an epoch, float32 [steps_per_epoch].
+
+    Args:
+        peak: `optimizer.learning_rate`.
+        epochs: of the whole run.
+        epoch: from 1 on.
+    """
+    step = (epoch - 1) * steps_per_epoch + np.arange(steps_per_epoch)
+    factor = np.asarray(
+        _schedule_factor(schedule, step, step / steps_per_epoch, steps_per_epoch * epochs, steps_per_epoch)
+    )
+    return (peak * np.broadcast_to(factor, steps_per_epoch)).astype(np.float32)
+
+
+def _schedule_factor(
+    schedule: AnySchedule,
+    step: np.ndarray,
+    epoch: np.ndarray,
+    steps: int,
+    steps_per_epoch: int,
+) -> np.ndarray | float:
+    """The learning rate over its peak at each step; `epoch` is the time in epochs."""
+    match schedule:
+        case ConstantSchedule() | ReduceOnPlateauSchedule():  # the plateau's factor depends on the metrics: training.py
+            return 1.0
+        case ExponentialSchedule():
+            decays = epoch / schedule.decay_epochs
+            # 0.3 / 0.1 is a little less than 3, and yet the third decay is done.
+            return schedule.decay_rate ** (np.floor(decays + 1e-9) if schedule.staircase else decays)
+        case PiecewiseSchedule():
+            return np.array([1.0, *schedule.factors])[np.searchsorted(schedule.boundaries, epoch, side="right")]
+        case CosineSchedule():
+            warmup = round(schedule.warmup_epochs * steps_per_epoch)
+            rise = (step + 1) / max(warmup, 1)
+            fall = _half_cosine(1.0, schedule.final_fraction, (step - warmup) / max(steps - 1 - warmup, 1))
+            return np.where(step < warmup, rise, fall)
+        case OneCycleSchedule():
+            top = max(round(schedule.warmup_fraction * steps) - 1, 1)
+            rise = _half_cosine(schedule.initial_fraction, 1.0, step / top)
+            fall = _half_cosine(1.0, schedule.final_fraction, (step - top) / max(steps - 1 - top, 1))
+            return np.where(step < top, rise, fall)
+
+
+def _half_cosine(start: float, end: float, progress: np.ndarray) -> np.ndarray:
+    """Half a cosine from start to end while progress goes from 0 to 1."""
+    return end + (start - end) * (1 + np.cos(pi * np.clip(progress, 0, 1))) / 2

@@ -1,0 +1,129 @@
+"""All randomness of training as a function of (seed, epoch, step), never of call order: any run can be repeated.
+
+TensorFlow and Keras are imported inside functions: the modules above load before they are needed.
+"""
+
+import threading
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+ORDER_STREAM = 1  # the streams drawn from a seed; data.py has its own for the validation split
+
+
+def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    """The order in which an epoch visits the training examples: a permutation, int32 [examples]."""
+    return np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(examples).astype(np.int32)
+
+
+def uniform_bits(
+    counter: "tf.Tensor", rows: "tf.Tensor", columns: int, first_row: "tf.Tensor | int" = 0
+) -> "tf.Tensor":
+    """Uniform random bits as a function of (counter, row, column) alone.
+
+    The same under XLA, without it, and for any slice of the rows (TensorFlow's own stateless generators are not).
+
+    Args:
+        counter: uint32 [k], names the draw: (seed, layer, epoch, step).
+        rows: scalar, number of rows wanted.
+        columns: number of columns.
+        first_row: index of the first row within the whole batch.
+
+    Returns:
+        uint32 [rows, columns].
+    """
+    import tensorflow as tf
+
+    key = tf.constant(0x9E3779B9, tf.uint32)
+    for word in tf.unstack(counter):
+        key = _mix_bits(key + word * tf.constant(0x85EBCA6B, tf.uint32))
+    row = tf.cast(first_row + tf.range(rows), tf.uint32)[:, None]
+    cell = row * tf.constant(columns, tf.uint32) + tf.cast(tf.range(columns), tf.uint32)[None]
+    return _mix_bits(_mix_bits(cell + key) + key)
+
+
+def _mix_bits(h: "tf.Tensor") -> "tf.Tensor":
+    """lowbias32, an integer hash with little bias (C. Wellons, hash-prospector, 2018)."""
+    import tensorflow as tf
+
+    for shift, multiplier in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
+        h = tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, tf.constant(shift, tf.uint32)))
+        h = h * tf.constant(multiplier, tf.uint32)
+    return tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, tf.constant(15, tf.uint32)))
+
+
+class MaskDraw(threading.local):
+    """What the mask of a dropout layer is drawn from; of each thread its own, as each replica is traced in one.
+
+    Attributes:
+        counter: uint32 [4], seed, layer, epoch and step.
+        threshold: uint32, rate * 2**32.
+        scale: 1 / (1 - rate).
+        first_row: of the rows at hand, within the global batch.
+    """
+
+    counter: "tf.Tensor"
+    threshold: "tf.Tensor"
+    scale: "tf.Tensor"
+    first_row: "tf.Tensor | int" = 0
+
+
+def make_repeatable(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
+    """The same model, on the same weights, with dropout layers whose masks are functions of a counter.
+
+    Args:
+        model: of stock layers; it stays as it is, and its weights are those that are trained.
+        synchronized: batch normalization over the batches of all replicas.
+
+    Returns:
+        The model to train, and its dropout layers in order. Before each call in training the loop sets the `draw` of
+        each.
+    """
+    import keras
+
+    dropouts: list[Any] = []
+
+    def replace(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = synchronized
+        if not isinstance(layer, keras.layers.Dropout):  # SpatialDropout1D to 3D are subclasses
+            return layer
+        dropouts.append(_counter_dropout()(layer))
+        return dropouts[-1]
+
+    return keras.models.clone_model(model, clone_function=replace), dropouts
+
+
+def _counter_dropout() -> Any:
+    import keras
+    import tensorflow as tf
+
+    class CounterDropout(keras.layers.Layer):
+        """Dropout whose mask is a function of (counter, row, column) alone."""
+
+        def __init__(self, layer: Any) -> None:
+            super().__init__(name=layer.name)
+            self.supports_masking = True  # as Keras's: a mask reaches the layers behind
+            self.rate, self.draw = layer.rate, MaskDraw()
+            self.drops_whole_channels = type(layer) is not keras.layers.Dropout
+            self.channels_axis = 1 if getattr(layer, "data_format", "") == "channels_first" else -1
+
+        def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+            if not training:
+                return inputs
+            shape = list(inputs.shape)
+            if self.drops_whole_channels:
+                channels, shape = shape[self.channels_axis], [1] * len(shape)
+                shape[self.channels_axis] = channels
+            draw = self.draw
+            bits = uniform_bits(draw.counter, tf.shape(inputs)[0], prod(shape[1:]), draw.first_row)
+            keep = tf.reshape(bits >= draw.threshold, [-1, *shape[1:]])
+            return tf.where(keep, inputs * tf.cast(draw.scale, inputs.dtype), tf.zeros((), inputs.dtype))
+
+    return CounterDropout

@@ -1,0 +1,28 @@
+"""Models that runs logged, loaded again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.errors import StoreError
+
+if TYPE_CHECKING:
+    import keras
+
+
+def load_keras_model(file: Path, run_id: str) -> "keras.Model":
+    """The model in a run's `.keras` file.
+
+    Raises:
+        StoreError: it cannot be loaded.
+    """
+    import keras
+
+    try:
+        return keras.saving.load_model(file, compile=False)
+    except Exception as error:  # Keras raises whatever its own code stumbles over
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
+
+
+def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"

@@ -1,0 +1,257 @@
+"""Training, epoch by epoch: what happens between the steps, whichever loop runs them.
+
+Metrics, early stopping, the best epoch, the plateau rule, checkpoints and signals are here; the steps themselves in
+compiled.py, and in fit.py for Keras's own loop.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from experiments.config.data_schema import LinearData
+from experiments.config.metrics import higher_is_better
+from experiments.config.optimizer_schema import ReduceOnPlateauSchedule
+from experiments.config.schema import Config
+from experiments.data.datasets import Dataset
+from experiments.errors import Terminated
+from experiments.profiling import span
+from experiments.training.augmentation import Augmenter
+from experiments.training.checkpoints import load_checkpoint, save_checkpoint
+from experiments.training.compiled_loop import CompiledLoop
+from experiments.training.evaluation import Evaluator, Metrics, refuse_not_finite
+from experiments.training.fit_loop import FitLoop
+from experiments.training.optimizers import plan_hyperparameters
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+class TrainingObserver(Protocol):
+    """What training tells while it runs."""
+
+    def step(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+
+
+def improvement(metric: str, value: float, other: float) -> float:
+    """By how much a value of the metric is better than another; below 0 if it is worse."""
+    return value - other if higher_is_better(metric) else other - value
+
+
+@dataclass
+class ImprovementWatch:
+    """Waits for a metric to improve: how good it was, when, and how many epochs ago."""
+
+    best: float | None = None
+    epoch: int = 0
+    wait: int = 0
+
+    def improved(self, metric: str, value: float, epoch: int, min_delta: float) -> bool:
+        """Note the value of an epoch; whether it is better than the best so far by more than `min_delta`."""
+        if self.best is None or improvement(metric, value, self.best) > min_delta:
+            self.best, self.epoch, self.wait = value, epoch, 0
+            return True
+        self.wait += 1
+        return False
+
+
+@dataclass
+class TrainingState:
+    """Where training stands; with weights and optimizer all that going on from here needs.
+
+    Attributes:
+        epoch: in progress, from 1 on; one more than the last when all are done.
+        step: steps of it that are done.
+        sums: of loss and metric over the examples of those steps.
+        seconds: spent on those steps.
+        history: metric -> one value per finished epoch.
+        stopping, plateau: what early stopping and the schedule have seen.
+        plateau_factor: learning rate over that of the schedule.
+        stopped: early stopping has ended the training.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    seconds: float = 0.0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    stopping: ImprovementWatch = field(default_factory=ImprovementWatch)
+    plateau: ImprovementWatch = field(default_factory=ImprovementWatch)
+    plateau_factor: float = 1.0
+    stopped: bool = False
+
+
+class Trainer:
+    """The training of one run, in place, from the start or from its checkpoint.
+
+    Args:
+        strategy: the model and optimizer were made in its scope.
+        model: built, of stock layers; its dropout layers are made repeatable for training only.
+        checkpoint: the file to keep the state in, and to go on from if it exists; None keeps none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        strategy: "tf.distribute.Strategy",
+        model: "keras.Model",
+        optimizer: "keras.optimizers.Optimizer",
+        dataset: Dataset,
+        checkpoint: Path | None,
+    ) -> None:
+        self.config, self.model, self.optimizer, self.dataset = config, model, optimizer, dataset
+        self.checkpoint, self.state = checkpoint, TrainingState()
+        self.best_weights: list[np.ndarray] = []
+        training = config.training
+        data = config.data
+        augment = None
+        if not isinstance(data, LinearData) and data.augmentation:
+            augment = Augmenter(data.augmentation, tuple(data.shape))
+        arguments = (model, optimizer, training.loss, dataset.train, training.batch_size, config.seed, augment)
+        self.loop = FitLoop(*arguments) if training.loop == "fit" else CompiledLoop(strategy, *arguments)
+        self.evaluate = Evaluator(model, training.loss)
+        self.examples = len(dataset.train.targets)
+        self.steps = -(-self.examples // training.batch_size)
+        self.saved = time.monotonic()
+        if checkpoint and checkpoint.exists():
+            self._restore(checkpoint)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the whole run that are done."""
+        return (self.state.epoch - 1) * self.steps + self.state.step
+
+    def finished_epochs(self) -> Iterator[tuple[int, Metrics]]:
+        """The epochs that were through before this process began, as `run` would yield them."""
+        for index in range(self.state.epoch - 1):
+            yield index + 1, {name: values[index] for name, values in self.state.history.items()}
+
+    def run(self, progress: TrainingObserver) -> Generator[tuple[int, Metrics], None, None]:
+        """Train, and yield epoch and metrics whenever an epoch is through.
+
+        The metrics are loss and accuracy (or mean_absolute_error) over the epoch's examples as they were trained on,
+        the same with `val_` after the epoch, learning_rate (of the last step), epoch_seconds (without validation) and
+        examples_per_second. Afterwards the model has its final weights: the best epoch's with `training.restore_best`.
+
+        Raises:
+            NotFiniteError: a metric is not finite.
+            KeyboardInterrupt, Terminated: after a checkpoint.
+        """
+        state, epochs = self.state, self.config.training.epochs
+        self.loop.check_agreement(self.steps_done)
+        with DeferredSignals() as signals:
+            while state.epoch <= epochs and not state.stopped:
+                metrics = self._epoch(progress, signals)
+                for name, value in metrics.items():
+                    state.history.setdefault(name, []).append(value)
+                progress.epoch(state.epoch, metrics)
+                self._judge(metrics)
+                state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, [0.0, 0.0], 0.0
+                self._save()
+                yield state.epoch - 1, metrics
+                signals.check()
+        self.optimizer.finalize_variable_values(self.model.trainable_variables)
+        for layer in self.model.layers:
+            # Batch normalization; the logged model is for one device, and any backend.
+            if hasattr(layer, "synchronized"):
+                layer.synchronized = False
+        if self.best_weights:
+            self.model.set_weights(self.best_weights)
+
+    @span("epoch")
+    def _epoch(self, progress: TrainingObserver, signals: "DeferredSignals") -> Metrics:
+        state, epoch, config = self.state, self.state.epoch, self.config
+        plan = plan_hyperparameters(config, self.steps, epoch, state.plateau_factor)
+        began = time.perf_counter() - state.seconds
+
+        def report(step: int, sums: np.ndarray) -> None:
+            progress.step(epoch, step, self._means(sums, min(step * self.config.training.batch_size, self.examples)))
+            if self.loop.resumes_within_an_epoch:
+                state.step, state.sums = step, [float(value) for value in sums]
+                state.seconds = time.perf_counter() - began
+                minutes = self.config.training.checkpoint_minutes
+                if signals.received or (minutes is not None and time.monotonic() - self.saved > 60 * minutes):
+                    self._save()
+            signals.check()
+
+        sums = self.loop.epoch(epoch, plan, state.step, np.array(state.sums, np.float32), report)
+        seconds = time.perf_counter() - began
+        metrics = self._means(sums, self.examples)
+        if len(self.dataset.validation.targets):
+            metrics |= {f"val_{name}": value for name, value in self.evaluate(self.dataset.validation).metrics.items()}
+        refuse_not_finite(metrics, f"in epoch {epoch} of {config.training.epochs}")
+        times = {"epoch_seconds": seconds, "examples_per_second": self.examples / seconds}
+        return metrics | {"learning_rate": float(plan[-1, 0])} | times
+
+    def _means(self, sums: np.ndarray, examples: int) -> Metrics:
+        return {"loss": float(sums[0]) / examples, self.evaluate.quality.name: float(sums[1]) / examples}
+
+    def _judge(self, metrics: Metrics) -> None:
+        """Early stopping, the best weights, and the plateau rule, after an epoch."""
+        state, stopping, schedule = self.state, self.config.training.early_stopping, self.config.schedule
+        if stopping.patience is not None or self.config.training.restore_best:
+            if state.stopping.improved(stopping.metric, metrics[stopping.metric], state.epoch, stopping.min_delta):
+                self.best_weights = self.model.get_weights() if self.config.training.restore_best else []
+            state.stopped = stopping.patience is not None and state.stopping.wait >= stopping.patience
+        if stopping.goal is not None and improvement(stopping.metric, metrics[stopping.metric], stopping.goal) >= 0:
+            state.stopped = True
+        if isinstance(schedule, ReduceOnPlateauSchedule):
+            state.plateau.improved(schedule.metric, metrics[schedule.metric], state.epoch, schedule.min_delta)
+            if state.plateau.wait >= schedule.patience:
+                state.plateau.wait = 0
+                state.plateau_factor = max(state.plateau_factor * schedule.factor, schedule.smallest_fraction)
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        optimizer = [variable.numpy() for variable in self.optimizer.variables]
+        arrays = {"weights": self.model.get_weights(), "optimizer": optimizer, "best": self.best_weights}
+        save_checkpoint(self.checkpoint, asdict(self.state), arrays)
+        self.saved = time.monotonic()
+
+    def _restore(self, checkpoint: Path) -> None:
+        stored, arrays = load_checkpoint(checkpoint)
+        watches: dict[str, Any] = {name: ImprovementWatch(**stored.pop(name)) for name in ("stopping", "plateau")}
+        self.state = TrainingState(**stored, **watches)
+        self.model.set_weights(arrays["weights"])
+        for variable, value in zip(self.optimizer.variables, arrays["optimizer"], strict=True):
+            variable.assign(value)
+        self.best_weights = arrays.get("best", [])
+
+
+class DeferredSignals:
+    """Puts SIGINT and SIGTERM off to the next `check`, so that they never part weights from the state beside them."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "DeferredSignals":
+        if threading.current_thread() is threading.main_thread():  # only there are signals handled
+            self.before = {sent: signal.signal(sent, self._note) for sent in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sent, handler in self.before.items():
+            signal.signal(sent, handler)
+
+    def _note(self, sent: int, _: object) -> None:
+        impatient = self.received is not None
+        self.received = sent
+        if impatient:
+            self.check()
+
+    def check(self) -> None:
+        """Raise what a signal that came in the meantime stands for."""
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received == signal.SIGTERM:
+            raise Terminated

@@ -1,0 +1,76 @@
+"""The committed table of what Keras can build, beside the Keras that is installed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from experiments.config.keras_table import NOT_CONFIGURABLE, REFUSED_LAYERS, describe_keras, keras_table
+
+RANDOM = "its random numbers depend on the order of calls, so a run could not be repeated exactly"
+
+
+def test_the_committed_table_is_that_of_the_installed_keras() -> None:
+    assert json.loads(json.dumps(describe_keras())) == keras_table(), "python -m experiments.config.keras_table"
+
+
+def test_every_default_is_plain_data() -> None:
+    def plain(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return all(plain(item) for item in value)
+        return value is None or isinstance(value, bool | int | float | str)
+
+    objects = {f"{kind}.{name}": entry for kind, entries in describe_keras().items() for name, entry in entries.items()}
+    strange = {
+        f"{name}.{argument}": default
+        for name, entry in objects.items()
+        for argument, default in entry.get("arguments", {}).items()
+        if not plain(default)
+    }
+    assert strange == {}
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        ("Lambda", "it runs code of its own"),
+        ("TorchModuleWrapper", "it runs code of its own"),
+        ("GaussianNoise", RANDOM),
+        ("RandomFlip", RANDOM),
+        ("AlphaDropout", RANDOM),
+        ("Bidirectional", "it wraps other layers"),
+        ("Concatenate", "it takes several inputs"),
+        ("TextVectorization", "it reads text or tables, not images or numbers"),
+        ("InputLayer", "it is not a layer of a network"),
+    ],
+)
+def test_what_is_no_plain_exact_layer_is_refused_with_the_reason(layer: str, reason: str) -> None:
+    assert keras_table()["layers"][layer]["refused"] == reason
+
+
+@pytest.mark.parametrize("layer", ["Dense", "Conv2D", "Flatten", "LSTM", "Dropout", "SpatialDropout2D"])
+def test_layers_that_can_be_repeated_exactly_are_allowed(layer: str) -> None:
+    assert keras_table()["layers"][layer]["refused"] is None
+
+
+def test_every_layer_that_is_refused_by_name_is_one_of_keras() -> None:
+    named = {name for names in REFUSED_LAYERS.values() for name in names.split()}
+    assert named - set(keras_table()["layers"]) == set()
+
+
+def test_an_entry_tells_class_arguments_and_defaults() -> None:
+    optimizer = keras_table()["optimizers"]["sgd"]
+    assert optimizer["class"] == "SGD"
+    assert optimizer["arguments"]["momentum"] == 0.0
+    assert keras_table()["layers"]["Dropout"]["arguments"] == {"rate": "required"}
+    assert keras_table()["regularizers"]["l2"]["arguments"] == {"l2": 0.01}
+
+
+def test_the_pipelines_own_arguments_are_not_configurable() -> None:
+    arguments = {
+        argument
+        for entries in keras_table().values()
+        for entry in entries.values()
+        for argument in entry.get("arguments", {})
+    }
+    assert arguments & NOT_CONFIGURABLE == set()

@@ -1,0 +1,281 @@
+"""Every page is true: its commands compose or exist, and so does what it names: keys, choices, files, links, words.
+
+What stands in backticks is held against the files of conf/ and the sources, word by word. The commands of the README
+are also run (test_readme.py), as are the single runs of docs/walkthrough.md and the code of its notebook
+(test_walkthrough.py); the blocks of docs/extending.md are applied, and its runs made there (test_extending.py).
+"""
+
+import ast
+import fnmatch
+import json
+import pkgutil
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import PROJECT
+from hydra._internal.utils import get_args_parser
+
+from experiments.config.choices import CONFIG_FOLDER, config_groups
+from experiments.config.composition import compose_job, compose_sweep
+from experiments.config.overrides import PRESETS
+from experiments.errors import ConfigError
+
+PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("docs/*.ipynb")])
+CHECKED = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which is about the past
+GROUPS = [group.name for group in config_groups()]
+OF_THE_SYSTEM = ("cd", "eval", "export", "git", "pip", "source")
+OF_OTHERS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
+OF_HYDRA = "hydra/launcher=basic"
+OF_LIBRARIES = ("gc.", "keras.", "lax.")  # dotted names that are neither keys nor ours
+OF_MLFLOW = (["mlflow", "artifacts", "download"],)
+FOLDERS = ("conf/", "docs/", "scripts/", "src/", "tests/", ".ci/")
+FILE = re.compile(r"[\w$.*-]*/[\w$./*-]*|[\w*-]*\.(csv|db|ipynb|json|keras|lock|md|npz|png|py|toml|yaml)")
+PLACEHOLDER = re.compile(r"[A-Z]{2,}[A-Z_]*|\.\.\.|\[.*\]")
+RUN_ID = "a" * 32
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(PROJECT))
+
+
+@cache
+def text_of(page: Path) -> str:
+    """The page in Markdown; of a notebook its text, not its code."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def without_blocks(page: Path) -> str:
+    return re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+
+
+def blocks(page: Path) -> list[str]:
+    """The blocks of commands of a page, less what one of them hands to Python line by line."""
+    found = re.findall(r"```bash\n(.*?)```", text_of(page), re.DOTALL)
+    return [re.sub(r" && python - <<'END'.*\nEND", "", block, flags=re.DOTALL) for block in found]
+
+
+def inline(page: Path) -> list[str]:
+    """What stands in backticks in the text of a page."""
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without_blocks(page))]
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page, from its blocks and from its text."""
+    lines = [line for block in blocks(page) for line in block.replace("\\\n", " ").splitlines()]
+    lines += [code for code in inline(page) if code.startswith(("python ", "make "))]
+    return list(dict.fromkeys(" ".join(line.partition(" #")[0].split()) for line in lines if line.strip("# ")))
+
+
+@cache
+def new_files(page: Path) -> dict[str, str]:
+    """What a page adds to the project: the text of each new file."""
+    return dict(re.findall(r"^A new file, `([^`]+)`:\n\n```\w+\n(.*?)```", text_of(page), re.DOTALL | re.MULTILINE))
+
+
+def keys(tree: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in tree.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{key}.")
+
+
+@cache
+def known_keys() -> set[str]:
+    tree = yaml.safe_load((CONFIG_FOLDER / "config.yaml").read_text())
+    found = set(keys({key: value for key, value in tree.items() if key not in ("defaults", "hydra")}, ""))
+    for group in set(GROUPS) - set(PRESETS):
+        for file in (CONFIG_FOLDER / group).glob("*.yaml"):
+            found |= set(keys(yaml.safe_load(file.read_text()), f"{group.replace('/', '.')}."))
+    for file in CONFIG_FOLDER.glob("experiment/*.yaml"):  # null but where a published config says what it gives
+        found |= set(keys(yaml.safe_load(file.read_text()).get("expected") or {}, "expected."))
+    return found
+
+
+@cache
+def sources() -> str:
+    """The text of conf/ and of the code; not of the tests, which also say what is wrong."""
+    files = [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "scripts").glob("*.py"), *CONFIG_FOLDER.rglob("*.yaml")]
+    text = [file.read_text() for file in [*files, PROJECT / "pyproject.toml", PROJECT / "Makefile"]]
+    return "\n".join([*text, *(file.stem for file in files)])
+
+
+@cache
+def known_words() -> set[str]:
+    return set(re.findall(r"\w+", sources()))
+
+
+def is_ours(name: str) -> bool:
+    """Whether `module.function` is one of the package."""
+    try:
+        pkgutil.resolve_name(f"experiments.{name}")
+    except (AttributeError, ImportError):
+        return False
+    return True
+
+
+def check_setting(key: str, value: str, added: dict[str, str]) -> None:
+    """The key or the choice is one of conf/, or of the files that the page adds."""
+    if key in GROUPS:
+        if re.fullmatch(r"[a-z_0-9]+", value):
+            file = f"conf/{key}/{value}.yaml"
+            assert (PROJECT / file).exists() or file in added, f"there is no choice {key}={value}"
+    else:
+        trees = {Path(file).parent.name: yaml.safe_load(text) for file, text in added.items()}
+        assert key in known_keys() | set(keys(trees, "")), f"there is no key {key}"
+        assert not re.fullmatch(r"[a-z_]+", value) or value in known_words(), f"nothing is called {value}"
+
+
+def check_file(name: str, page: Path) -> None:
+    """The file exists, or the page adds it, or it is one that a run or a command of the page writes or looks for."""
+    pattern = name if (PROJECT / name).exists() else re.sub(r"[A-Z]{3,}", "*", name.rstrip("/"))
+    folders = [PROJECT, page.parent, *(PROJECT / folder for folder in ("src/experiments", "scripts", "tests"))]
+    if name not in new_files(page) and not any(any(folder.glob(pattern)) for folder in folders):
+        assert not name.startswith(FOLDERS), f"there is no {name}"
+        whole = r"\b" * name[0].isalnum() + re.escape(name.rstrip("/")) + r"\b"
+        assert re.search(whole, "\n".join([sources(), *blocks(page)])), f"nothing makes {name}"
+
+
+def check_word(word: str, page: Path) -> None:
+    """What a word in backticks looks like, it is: a setting, a file, a key, or something that the sources name."""
+    key, equals, value = word.partition("=")
+    if word in (*OF_OTHERS, OF_HYDRA):
+        return
+    if word.startswith(OF_LIBRARIES):
+        assert re.search(rf"\b{re.escape(word)}\b", sources()), f"nothing uses {word}"
+    elif equals and re.fullmatch(r"[a-z_/]+(\.[a-z_0-9]+)*", key):
+        check_setting(key, value, new_files(page))
+    elif FILE.fullmatch(word):
+        check_file(word, page)
+    elif re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", word) and not is_ours(word):
+        check_setting(word, "", new_files(page))
+    elif word.startswith("--"):
+        assert f'"{word}"' in sources() or word in get_args_parser().format_usage(), f"there is no option {word}"
+    elif re.fullmatch(r"\d*[A-Za-z_][\w*]*", key):
+        assert fnmatch.filter(known_words(), key), f"nothing is called {key}"
+
+
+def check_run(arguments: list[str]) -> None:
+    """Hydra knows the options; the overrides, with something for each placeholder, make a config that could be run."""
+    given = get_args_parser().parse_args(arguments)
+    if given.help or given.hydra_help or given.shell_completion:
+        return
+    if any(override.startswith("hydra/sweeper=") for override in given.overrides):
+        for override in given.overrides:  # the grammar of their values is held by the tests of a search
+            check_setting(*override.partition("=")[::2], {})
+        return
+    overrides = [o.replace("RUN_ID", RUN_ID).replace("FOLDER", "folder") for o in given.overrides]
+    complete = [o for o in overrides if not PLACEHOLDER.fullmatch(o) and "KEY" not in o and "GROUP" not in o]
+    assert (compose_sweep if given.multirun else compose_job)(complete)
+
+
+def check(line: str) -> None:
+    """The command exists, and what it is given is something that it takes."""
+    words = shlex.split(line)
+    if words[:2] == ["python", "run.py"]:
+        check_run(words[2:])
+    elif words[:2] == ["python", "-c"]:
+        ast.parse(words[2])
+    elif words[0] == "python" and words[1] != "-m":
+        script = PROJECT / words[1]
+        assert script.exists(), words[1]
+        for option in (word for word in words[2:] if word.startswith("--")):
+            assert f'"{option}"' in script.read_text() or option == "--help", f"{words[1]} has no {option}"
+        for word in words[2:]:
+            if word.startswith(FOLDERS):
+                assert (PROJECT / word).exists(), f"there is no {word}"
+            assert not re.fullmatch(r"[a-z_]+", word) or word in known_words(), f"nothing is called {word}"
+    elif words[0] == "python":
+        own = PROJECT / "src" / Path(*words[2].split("."))
+        assert own.with_suffix(".py").exists() or words[2] == "pytest" or words[2:5] in OF_MLFLOW, line
+    elif words[0] == "make":
+        done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=PROJECT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        for word in words[1:]:
+            if word.startswith("ARGS="):
+                check_run(shlex.split(word.removeprefix("ARGS=")))
+    else:
+        assert words[0] in OF_THE_SYSTEM, f"{words[0]} is no command of this project"
+
+
+@pytest.mark.parametrize("page", CHECKED, ids=name_of)
+def test_every_command_of_a_page_is_one_that_could_be_run(page: Path) -> None:
+    for line in commands(page):
+        if line.startswith("python run.py ") and new_files(page):  # composes only once they are there
+            for word in shlex.split(line)[2:]:
+                check_word(word, page)
+        else:
+            check(line)
+
+
+@pytest.mark.parametrize("page", CHECKED, ids=name_of)
+def test_every_word_in_backticks_is_a_key_a_choice_a_file_or_a_word_of_the_sources(page: Path) -> None:
+    for code in inline(page):
+        if not code.endswith(" ..."):  # cut short
+            for word in code.split():
+                check_word(word.strip("'\""), page)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_and_image_of_a_page_exists(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)", text_of(page)):
+        linked = page.parent / target if target else page
+        assert linked.exists(), f"there is no {target}"
+        assert not anchor or anchor in anchors(linked), f"{target} has no #{anchor}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python run.py model.droput=0.3",
+        "python run.py -m hydra/sweeper=optuna hydra.sweeper.n_trails=50",
+        "python scripts/compare.py --nonsense",
+        "python scripts/compare.py --metric epoch_secs",
+        "python scripts/nothing.py",
+        "python scripts/predict.py RUN_ID docs/images/nothing.png",
+        "python -m mlflow artefacts download",
+        "make nothing",
+        "./run.sh",
+    ],
+)
+def test_a_command_that_is_wrong_would_be_found(line: str) -> None:
+    with pytest.raises((AssertionError, ConfigError)):
+        check(line)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "model.droput",
+        "modle.dropout",
+        "hydra.launcher.wrkrs",
+        "resume_anyhow=true",
+        "data=mnits",
+        "test_eror_percent",
+        "02_effect",
+        "lecun1989_*",
+        "--nonsense",
+        "conf/nothing/",
+        "outputs/chekpoints/",
+        "tables/leaderboard.jso",
+        "nothing.py",
+    ],
+)
+def test_a_word_that_is_wrong_would_be_found(word: str) -> None:
+    with pytest.raises(AssertionError, match=r"there is no|nothing"):
+        check_word(word, PROJECT / "README.md")

@@ -1,0 +1,115 @@
+"""The README is enforced: its commands are run, its outputs compared. test_docs.py checks what all pages name."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT, command
+from mnist_files import idx
+from stores import runs
+
+from experiments.config.composition import compose_job
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+RUNS = [line for line in LINES if re.match(r"python run\.py(?! -|.*=RUN_ID|.* distribution=)", line)]
+OTHERS = [line for line in LINES if line and line not in RUNS]
+SWEEPS = [line for line in OTHERS if " -m " in line and "optuna" not in line]
+SHRINK = "data.limit={} data.validation={} training.epochs={} training.threads=1 report.figures=light"
+
+
+def arguments(line: str) -> list[str]:
+    # Unlike a shell, shlex leaves brackets alone, as a shell does when no file matches.
+    return shlex.split(line)[2:]
+
+
+def shrunk(line: str, uri: str, folder: Path) -> list[str]:
+    """The overrides of a command, on little data and in a store of this test's own."""
+    limit = SHRINK.format(400, 100, 2).split()
+    if "debug=overfit" in line:
+        limit = SHRINK.split()[3:]  # one batch it is
+    if "single_neuron" in line:
+        limit = ["training.epochs=2"]
+    if "fashion_mnist" in line:
+        for prefix, count in (("train", 400), ("t10k", 40)):
+            images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
+            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(count, dtype=np.uint8) % 10))
+        limit += [f"data.path={folder}", "data.train_examples=400", "data.test_examples=40", "data.checksums=null"]
+    return [*arguments(line), *limit, f"tracking.uri={uri}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", RUNS)
+def test_a_command_of_the_readme_does_what_it_says(line: str, uri: str, tmp_path: Path, mnist: Path) -> None:
+    overrides = shrunk(line, uri, tmp_path)
+    from experiments.experiment import run_experiment
+
+    config = compose_job(overrides)
+    run_experiment(config, overrides)
+    (run,) = runs(uri)
+    assert run.info.status == "FINISHED"
+
+
+def test_every_other_command_is_one_that_these_tests_know() -> None:
+    known = {
+        "make run": "Makefile",
+        'make run ARGS="model.dropout=0.3"': "Makefile",
+        "make ui": "Makefile",
+        "python run.py resume=RUN_ID": "tests/test_resume.py",
+        "python run.py experiment=walkthrough_batch64 model.weights=RUN_ID": "tests/test_debug.py",
+        "python run.py --help": "tests/test_cli.py",
+        "python run.py --cfg job model=cnn": "tests/test_cli.py",
+        'eval "$(python run.py -sc install=bash)"': "tests/test_cli.py",
+        "python run.py distribution=mirrored distribution.devices=2": "tests/test_distribution.py",
+        "python run.py distribution=multi_worker distribution.workers=2": "tests/test_distribution.py",
+        **dict.fromkeys(SWEEPS, "tests/test_readme.py"),
+        "python run.py -m hydra/sweeper=optuna 'model.dropout=interval(0,0.5)'"
+        " 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))'": "tests/test_optuna_sweeper.py",
+        "python run.py -m hydra/sweeper=optuna search=mlp hydra.sweeper.n_trials=50 hydra.sweeper.pruner=median": (
+            "tests/test_search.py"
+        ),
+        "python scripts/reproduce.py RUN_ID": "tests/test_reproduce.py",
+        "python scripts/reproduce.py RUN_ID --export FILE": "tests/test_bundle.py",
+        "python scripts/reproduce.py walkthrough": "tests/test_published.py",
+        "python scripts/predict.py RUN_ID IMAGE...": "tests/test_predict.py",
+        "python scripts/compare.py": "tests/test_compare.py",
+        "python scripts/compare.py --group-by seed": "tests/test_compare.py",
+        "python scripts/ui.py --sweep RUN_ID": "tests/test_ui.py",
+        "python scripts/evaluate.py RUN_ID": "tests/test_evaluate.py",
+        "python scripts/benchmark.py startup walkthrough": "tests/test_benchmark.py",
+    }
+    assert set(OTHERS) == set(known)
+    for path in known.values():
+        assert (PROJECT / path).exists()
+
+
+@pytest.mark.parametrize(("line", "runs"), list(zip(SWEEPS, (6, 6, 5), strict=True)))
+def test_a_sweep_of_the_readme_is_the_plan_that_it_says(line: str, runs: int, new_uri: str, mnist: Path) -> None:
+    done = command(
+        *arguments(line), *SHRINK.format(200, 50, 1).split(), "sweep.dry_run=true", f"tracking.uri={new_uri}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Sweep of {runs} runs in experiment mnist" in done.stdout
+
+
+def test_outputs_shown_in_the_readme_are_those_of_the_commands() -> None:
+    (session,) = [text for kind, text in BLOCKS if kind == "console"]
+    for part in session.strip().split("$ ")[1:]:
+        line, _, expected = part.partition("\n")
+        assert command(*arguments(line)).stderr.strip() == expected.strip()
+
+
+def test_yaml_shown_in_the_readme_composes(tmp_path: Path) -> None:
+    (text,) = [text for kind, text in BLOCKS if kind == "yaml"]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own.yaml").write_text(text)
+    config = compose_job(["model=own"], config_dir=str(tmp_path))
+    from experiments.runtime import start_tensorflow
+    from experiments.training.networks import build_network
+
+    start_tensorflow(1)
+    assert build_network(config).output_shape == (None, 10)

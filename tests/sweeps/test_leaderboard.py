@@ -1,0 +1,299 @@
+"""What a sweep came to: ranks and verdicts on tiny literals, and what the parent run holds in a real store."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+import yaml
+from stores import artifact, files
+
+from experiments.config.composition import compose_job
+from experiments.config.identity import config_to_dict
+from experiments.sweeps.leaderboard import leaderboard_verdict, rank_children
+from experiments.sweeps.leaderboard_views import (
+    TOP_ROWS,
+    leaderboard_figures,
+    leaderboard_headline,
+    leaderboard_table,
+    print_leaderboard,
+    publish_leaderboard,
+    sweep_commands,
+    sweep_note,
+)
+from experiments.tracking.records import RunRecord, sweep_children
+from experiments.tracking.run import open_run, reopen_ended_run
+from experiments.tracking.store import connect_store, open_existing_store
+from experiments.tracking.ui_pages import sweep_page
+
+
+def a_run(number, params, metrics, status="FINISHED"):
+    return RunRecord(f"{number:032x}", f"run {number}", status, number, number, params, metrics, {})
+
+
+def over_seeds(metric="best_val_accuracy", **values):
+    """Runs with seeds 0, 1, ... for each dropout."""
+    return [
+        a_run(10 * i + seed, {"model.dropout": dropout[1:], "model.name": "mlp", "seed": str(seed)}, {metric: value})
+        for i, (dropout, of_seeds) in enumerate(values.items())
+        for seed, value in enumerate(of_seeds)
+    ]
+
+
+def rank(children, metric="best_val_accuracy", mode="max", varied=()):
+    board = rank_children(children, metric, mode, varied)
+    assert board is not None
+    return board
+
+
+def printed(board):
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=200)
+    console.print(leaderboard_table(board))
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+def test_settings_are_ranked_over_seeds_with_the_interval_of_student_and_the_test_of_welch():
+    table = rank(over_seeds(_1=[1, 2, 3], _2=[3, 4, 5], _3=[0.5])).table
+    assert table["model.dropout"].tolist() == ["2", "1", "3"]
+    assert table.n.tolist() == [3, 3, 1]
+    assert table.best_val_accuracy_mean.tolist() == [4, 2, 0.5]
+    assert table.best_val_accuracy_std.tolist()[:2] == [1, 1]
+    assert table.difference.tolist() == [0, -2, -3.5]
+    # t(0.975, 2) = 4.302653; t = 2 / sqrt(2/3) with 4 degrees of freedom
+    assert table.ci95_low[0] == pytest.approx(4 - 4.302653 / math.sqrt(3))
+    assert table.ci95_high[0] == pytest.approx(4 + 4.302653 / math.sqrt(3))
+    assert table.p_value[1] == pytest.approx(0.0705, abs=1e-4)
+    assert table.loc[2, ["best_val_accuracy_std", "ci95_low", "ci95_high", "p_value"]].isna().all()
+    assert table.run_ids[2] == f"{20:032x}"
+
+
+def test_the_least_is_best_where_the_mode_says_so():
+    board = rank(over_seeds("val_loss", _1=[0.5, 0.6], _2=[0.2, 0.1]), "val_loss", "min")
+    assert board.table["model.dropout"].tolist() == ["2", "1"]
+    assert board.best.metrics == {"val_loss": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"_1": [0.9]}, "one setting only"),
+        ({"_1": [0.9], "_2": [0.8]}, "One seed each: noise unknown"),
+        ({"_1": [0.9], "_2": [0.8, 0.81]}, "The best setting has one seed only: noise unknown"),
+        ({"_1": [0.9, 0.91], "_2": [0.8]}, "The next setting has one seed only: noise unknown"),
+        ({"_1": [0.9, 0.8], "_2": [0.8, 0.9]}, "the same mean: neither is better"),
+        ({"_1": [0.9, 0.9], "_2": [0.8, 0.8]}, "Seeds make no difference"),
+        ({"_1": [0.9, 0.91], "_2": [0.5, 0.51]}, "Better than the next beyond noise: by 0.4 on average"),
+        ({"_1": [0.9, 0.8], "_2": [0.7, 0.9]}, "Not better than the next beyond noise: ahead by 0.05 on average"),
+        ({"_1": [0.9, 0.8], "_2": [0.7, 0.9], "_3": [0.7, 0.89]}, "2 settings are that close to the best."),
+    ],
+)
+def test_whether_the_best_is_better_beyond_noise_is_said_in_words(values, said):
+    assert said in leaderboard_verdict(rank(over_seeds(**values)))
+
+
+def test_seeds_are_asked_for_of_runs_that_have_no_such_parameter_too():
+    foreign = [a_run(i, {"depth": str(i)}, {"best_val_accuracy": i / 4}) for i in (1, 2)]
+    assert leaderboard_verdict(rank(foreign)).endswith("A sweep over seeds would tell: seed=0,1,2,3,4")
+
+
+def test_runs_that_are_not_finished_or_have_no_finite_objective_are_left_out():
+    params = {"model.dropout": "0.1", "seed": "0"}
+    children = [
+        a_run(1, params, {"best_val_accuracy": 0.5}),
+        a_run(2, {**params, "seed": "1"}, {"best_val_accuracy": math.nan}),
+        a_run(3, {**params, "seed": "2"}, {"loss": 1.0}),
+        a_run(4, {**params, "seed": "3"}, {"best_val_accuracy": 0.9}, "KILLED"),
+    ]
+    assert rank(children).table.n.tolist() == [1]
+    assert rank_children(children[1:], "best_val_accuracy", "max") is None
+
+
+def test_what_varies_is_what_the_sweep_says_and_else_what_differs():
+    children = [
+        a_run(i, {"optimizer.name": name, "optimizer.beta_1": beta, "seed": "0"}, {"best_val_accuracy": 0.9})
+        for i, (name, beta) in enumerate([("adam", "0.9"), ("sgd", "none")])
+    ]
+    assert rank(children, varied=["optimizer", "seed"]).varied == ["optimizer.name"]
+    assert rank(children, varied=["experiment"]).varied == ["optimizer.name", "optimizer.beta_1"]
+    assert rank(children).varied == ["optimizer.name", "optimizer.beta_1"]
+    assert rank(over_seeds(_1=[1, 2], _2=[3, 4]), varied=["seed"]).varied == ["model.dropout"]  # seed does not say it
+
+
+def test_the_terminal_shows_the_top_with_short_names_and_the_digits_that_are_sure():
+    header, first, second = printed(rank(over_seeds(**{"_0.1": [0.97, 0.975, 0.98], "_0.25": [0.91]})))
+    assert header == ["dropout", "n", "best_val_accuracy", "95", "%", "CI", "difference", "p"]
+    assert first == ["1", "0.1", "3", "0.9750", "±", "0.0050", "0.963", "to", "0.987", "best"]
+    assert second == ["2", "0.25", "1", "0.91", "unknown", "-0.065"]
+    assert len(printed(rank(over_seeds(**{f"_{i}": [i] for i in range(12)})))) == 1 + TOP_ROWS
+
+
+def test_long_numbers_of_a_search_are_shortened_for_people_only():
+    board = rank(over_seeds(**{"_0.29016619299342533": [0.9], "_0.1": [0.8]}))
+    assert leaderboard_headline(board) == "Best: dropout=0.2902 with best_val_accuracy 0.9 (one seed)"
+    assert board.table["model.dropout"][0] == "0.29016619299342533"
+
+
+def test_which_figures_there_are_depends_on_what_varies():
+    def drawn(**axes):
+        names = list(axes)
+        children = [
+            a_run(i, dict(zip(["a.x", "a.y", "a.z"], map(str, values), strict=False)), {"acc": i})
+            for i, values in enumerate(axes[names[0]])
+        ]
+        return [name[3:] for name in leaderboard_figures(rank(children, "acc"))]
+
+    assert drawn(one=[(1,), (2,)]) == ["leaderboard", "effects"]
+    assert drawn(two=[(1, 1), (1, 2), (2, 1), (2, 2)]) == [
+        "leaderboard", "effects", "heat_map", "parallel_coordinates"
+    ]  # fmt: skip
+    assert drawn(scattered=[(1, 6), (2, 5), (3, 9), (4, 7)]) == ["leaderboard", "effects", "parallel_coordinates"]
+    assert drawn(three=[(1, 1, 1), (2, 2, 2)]) == ["leaderboard", "effects", "parallel_coordinates"]
+    assert drawn(none=[(1,)]) == []
+
+
+def test_the_figures_say_seeds_only_where_there_are_several():
+    def subtitles(runs):
+        return [figure.texts[1].get_text() for figure in leaderboard_figures(rank(runs, "acc")).values()]
+
+    assert subtitles(over_seeds("acc", _1=[1, 2], _2=[3, 4])) == [
+        "2 settings, 4 runs; mean ± standard deviation over seeds",
+        "4 runs; points: runs, line: their mean over seeds",
+    ]
+    grid = [a_run(i, {"a.x": str(i % 2), "a.y": str(i // 2)}, {"acc": i}) for i in range(4)]
+    assert subtitles(over_seeds("acc", _1=[1], _2=[3])) == [
+        "2 settings, 2 runs; one seed each",
+        "2 runs, one for each value",
+    ]
+    assert subtitles(grid)[2] == "4 settings, 4 runs; one seed each"
+
+
+# --- on the parent run ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A sweep over dropout and seeds with one failed run, its parent ended; uri and the parent's id."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    with open_run(uri, "trial", "sweep", {}, {"sweep": "digest"}) as parent:
+        pass
+    for dropout, seed, accuracy in [("0.1", 0, 0.9), ("0.1", 1, 0.91), ("0.3", 0, 0.5), ("0.3", 1, 0.51)]:
+        overrides = ["data=digits", f"model.dropout={dropout}", f"seed={seed}"]
+        config = compose_job(overrides)
+        params = {"model.dropout": dropout, "seed": seed}
+        with open_run(uri, "trial", None, params, {"mlflow.parentRunId": parent.run_id}) as run:
+            run.log_text(yaml.safe_dump(config_to_dict(config)), "config/config.yaml")
+            run.log_text(yaml.safe_dump(overrides), "config/overrides.yaml")
+            run.log_metrics({"best_val_accuracy": accuracy, "test_accuracy": accuracy - 0.1, "loss": 0.3})
+    return uri, parent.run_id
+
+
+def publish(uri, parent_id, run, board, failures=()):
+    commands = sweep_commands(board, uri, parent_id, "python run.py -m seed=0,1")
+    publish_leaderboard(run, board, commands, failures)
+    return commands
+
+
+@pytest.fixture(scope="module")
+def published(store):
+    uri, parent_id = store
+    board = rank(sweep_children(open_existing_store(uri), parent_id), varied=["model.dropout", "seed"])
+    with reopen_ended_run(uri, parent_id) as run:
+        publish(uri, parent_id, run, board, ["dropout=0.9, seed 0: ValueError: a|b\n*c*"])
+    return uri, connect_store(uri).get_run(parent_id)
+
+
+def test_the_parent_holds_the_table_as_table_and_csv_the_figures_and_the_best_config(published):
+    uri, parent = published
+    run_id = parent.info.run_id
+    table = json.loads(artifact(uri, run_id, "tables/leaderboard.json"))
+    assert table["columns"][:3] == ["model.dropout", "n", "best_val_accuracy_mean"]
+    assert [row[0] for row in table["data"]] == ["0.1", "0.3"]
+    rows = list(csv.DictReader(io.StringIO(artifact(uri, run_id, "tables/leaderboard.csv"))))
+    assert [row["n"] for row in rows] == ["2", "2"]
+    assert float(rows[1]["p_value"]) < 0.05
+    assert files(uri, run_id, "figures") == {"figures/01_leaderboard.png", "figures/02_effects.png"}
+    best = yaml.safe_load(artifact(uri, run_id, "config/best.yaml"))
+    assert (best["model"]["dropout"], best["seed"]) == (0.1, 1)
+
+
+def test_the_parents_row_shows_the_best_run_and_its_final_metrics(published):
+    uri, parent = published
+    assert parent.data.metrics == {"best_val_accuracy": 0.91, "test_accuracy": pytest.approx(0.81)}
+    assert connect_store(uri).get_run(parent.data.tags["best_run"]).data.params["seed"] == "1"
+
+
+def test_the_note_begins_with_the_winner_and_whether_it_is_noise_and_has_the_commands(published):
+    uri, parent = published
+    run_id, note = parent.info.run_id, parent.data.tags["mlflow.note.content"]
+    assert note.startswith("**Best: dropout=0.1** with best_val_accuracy 0.905 (95 % CI 0.841 to 0.969, 2 seeds).\n\n")
+    assert "Better than the next beyond noise: by 0.4 on average" in note
+    assert "**1 job did not finish:**\n\n- dropout=0.9, seed 0: ValueError: a\\|b \\*c\\*" in note
+    assert f"python scripts/ui.py --sweep {run_id} --uri {uri}" in note
+    assert f"python scripts/compare.py --sweep {run_id} --group-by seed --metric best_val_accuracy --uri {uri}" in note
+    assert "python run.py data=digits model.dropout=0.1 seed=1\n" in note
+    assert f"![figures/02_effects.png](get-artifact?path=figures/02_effects.png&run_uuid={run_id})" in note
+
+
+def test_the_ui_has_a_view_of_the_sweeps_runs_with_what_varies_first_and_charts(published):
+    uri, parent = published
+    client = connect_store(uri)
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
+    assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_val_accuracy`", False)
+    assert view["selectedColumns"][:3] == ["params.`model.dropout`", "params.`seed`", "metrics.`best_val_accuracy`"]
+    assert [chart["type"] for chart in view["compareRunCharts"]] == ["PARALLEL", "SCATTER"]
+    assert sweep_page(client, parent.info.run_id).endswith(f"viewStateShareKey={parent.info.run_id}")
+
+
+def test_a_parent_entered_again_shows_what_it_came_to_then(store, published):
+    uri, parent_id = store
+    children = [
+        run for run in sweep_children(open_existing_store(uri), parent_id) if run.params["model.dropout"] == "0.3"
+    ]
+    with open_run(uri, "trial", None, {}, {}, parent_id) as run:
+        publish(uri, parent_id, run, rank(children, "test_accuracy"))
+    parent = connect_store(uri).get_run(parent_id)
+    assert parent.data.metrics["test_accuracy"] == pytest.approx(0.41)
+    assert "optimistic" in parent.data.tags["mlflow.note.content"]
+
+
+def test_a_sweep_without_a_finished_run_says_so(store, capsys):
+    uri, _ = store
+    with open_run(uri, "trial", "empty", {}, {}) as run:
+        print_leaderboard(run, None, publish(uri, run.run_id, run, None, ["seed 0: died"]))
+    note = connect_store(uri).get_run(run.run_id).data.tags["mlflow.note.content"]
+    assert note.startswith("**No run of this sweep has finished with its objective.**")
+    assert "- seed 0: died" in note
+    assert "No run of this sweep has finished with its objective." in capsys.readouterr().out
+
+
+def test_the_end_of_a_sweep_prints_the_table_the_verdict_and_what_to_do_next(store, capsys):
+    uri, parent_id = store
+    board = rank(sweep_children(open_existing_store(uri), parent_id), varied=["model.dropout"])
+    with reopen_ended_run(uri, parent_id) as run:
+        print_leaderboard(run, board, {"look": "python scripts/ui.py"})
+    out = capsys.readouterr().out
+    assert out.split("\n")[1].split()[:3] == ["dropout", "n", "best_val_accuracy"]
+    assert "Better than the next beyond noise" in out
+    assert "  python scripts/ui.py  # look" in out
+
+
+def test_a_note_on_many_runs_and_failures_fits_what_mlflow_keeps():
+    board = rank(over_seeds(**{f"_0.{i}": [i / 100, i / 99] for i in range(10, 99)}))
+    note = sweep_note(board, "1", "f" * 32, {"look": "python " * 40}, ["x" * 2000] * 99, ["a", "b", "c", "d"])
+    assert len(note) < 8000
+    assert "**99 jobs did not finish:**" in note
+    assert "- and 89 more" in note
+    assert "The best 10 of 89 settings" in note
+
+
+def test_the_sweep_of_another_program_is_found_by_a_filter(store):
+    client = connect_store(store[0])
+    parent = client.create_run(client.create_experiment("theirs")).info.run_id
+    found = sweep_page(client, parent)
+    assert "viewStateShareKey" not in found
+    assert f"&searchFilter=tags.%60mlflow.parentRunId%60%20%3D%20%27{parent}%27" in found

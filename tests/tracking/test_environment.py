@@ -1,0 +1,124 @@
+"""What is recorded of the code, in real repositories of git."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments.tracking.environment import LARGEST_NEW_FILE, CodeState, installed_packages, read_code_state
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Of somebody who has git show differences in ways of their own."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "a.py").write_bytes(b"x = 1\r\ny = 2\r\n")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    settings = ["color.ui always", "diff.noprefix true", "diff.context 0", "diff.external false", "core.autocrlf false"]
+    configured = (["config", *setting.split()] for setting in settings)
+    for arguments in (["init", "-q"], *configured, ["add", "a.py"], [*identity, "commit", "-qm", "begin"]):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    return folder
+
+
+def test_a_clean_tree_has_a_commit_and_no_diff(repository: Path) -> None:
+    code = read_code_state(repository)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, text=True).stdout.strip()
+    assert code == CodeState(head, b"")
+    assert code.tags == {"git_commit": head, "git_dirty": "false"}
+
+
+def test_the_diff_holds_changes_and_new_files_and_applies_to_the_commit(repository: Path, tmp_path: Path) -> None:
+    (repository / "a.py").write_bytes(b"x = 1\r\ny = 3\r\n")
+    (repository / "new.py").write_text("y = 3\n")
+    (repository / "latin 1.txt").write_bytes("Größe\r\n".encode("latin-1"))
+    (repository / "broken").symlink_to("nowhere")
+    code = read_code_state(repository)
+    assert code.tags["git_dirty"] == "true"
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(repository), str(clone)], check=True)
+    subprocess.run(["git", "apply"], cwd=clone, input=code.diff, check=True)
+    for name in ("a.py", "new.py", "latin 1.txt"):
+        assert (clone / name).read_bytes() == (repository / name).read_bytes()
+    assert (clone / "broken").readlink() == Path("nowhere")
+
+
+def test_new_files_that_are_data_are_named_and_not_kept(repository: Path) -> None:
+    (repository / "data.bin").write_bytes(os.urandom(LARGEST_NEW_FILE + 1))
+    (repository / "folder").symlink_to(repository.parent)
+    not_kept = b"# new, and not kept, as it is too large, one of too many, or no file: "
+    assert read_code_state(repository).diff == not_kept + b"data.bin\n" + not_kept + b"folder\n"
+
+
+def test_a_folder_without_git_has_no_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_code_state(tmp_path).tags == {"git_commit": "", "git_dirty": "false"}
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "head", "why"),
+    [
+        (
+            {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"},  # as for root in a container, on the clone of somebody else
+            None,
+            "fatal: detected dubious ownership in repository at '{0}'. To have them recorded: git config --global --add"
+            " safe.directory {0}",
+        ),
+        (
+            {},
+            "damaged",
+            "fatal: not a git repository (or any of the parent directories): .git. To have them recorded: make"
+            " `git -C {0} diff` work",
+        ),
+        ({"PATH": ""}, None, "git is not installed. To have them recorded: make `git -C {0} diff` work"),
+    ],
+)
+def test_a_repository_that_git_refuses_is_told_once_and_has_no_commit(
+    variables: dict[str, str],
+    head: str | None,
+    why: str,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
+    for name, value in (alone | variables).items():
+        monkeypatch.setenv(name, value)
+    if head:
+        (repository / ".git" / "HEAD").write_text(head)
+    for _ in range(2):
+        assert read_code_state(repository) == CodeState("", b"")
+    told = f"The commit of {repository} and the changes since are not recorded: {why.format(repository)}\n"
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_commit_is_recorded_though_git_cannot_tell_what_has_changed(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = read_code_state(repository).commit
+    (repository / ".git" / "index").write_text("damaged")
+    code = read_code_state(repository)
+    assert code.tags == {"git_commit": commit, "git_dirty": "true"}
+    assert code.diff.startswith(b"# git did not tell what has changed: ")
+    assert capsys.readouterr().err.startswith(
+        f"The changes in {repository} since commit {commit[:8]} are not recorded: "
+    )
+
+
+def test_before_the_first_commit_there_is_none_and_the_diff_holds_everything(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "added.py").write_text("x = 1\n")
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    (tmp_path / "new.py").write_text("y = 2\n")
+    code = read_code_state(tmp_path)
+    assert code.tags == {"git_commit": "", "git_dirty": "true"}
+    assert b"+x = 1\n" in code.diff
+    assert b"+y = 2\n" in code.diff
+
+
+def test_packages_are_listed_as_in_a_lock_file() -> None:
+    lines = installed_packages().splitlines()
+    assert lines == sorted(lines, key=str.lower)
+    assert any(line.startswith("numpy==") for line in lines)

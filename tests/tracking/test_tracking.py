@@ -1,0 +1,499 @@
+"""Runs in MLflow, with real processes, a real server on loopback and real kills."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+from experiments.errors import StoreError, Terminated
+from experiments.tracking import spool
+from experiments.tracking.addresses import check_tracking_uri, database_file, resolve_tracking_uri
+from experiments.tracking.artifacts import download_model, read_artifact_text
+from experiments.tracking.liveness import mark_dead_runs, process_tags
+from experiments.tracking.run import open_run, reopen_ended_run
+from experiments.tracking.spool import SPOOL_FOLDER, Spool, find_abandoned_spools
+from experiments.tracking.store import connect_store, create_database
+
+PROCESS = """
+import signal, sys, time
+from experiments.errors import raise_terminated
+from experiments.tracking.run import open_run
+
+signal.signal(signal.SIGTERM, raise_terminated)
+uri, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+with open_run(uri, "digits", name, {"seed": 0}, {}) as run:
+    run.log_metrics({"loss": 0.5}, epoch=1)
+    run.log_dataset("digits", "d" * 36, "scikit-learn", {"train": 1500})
+    print(run.run_id, flush=True)
+    time.sleep(seconds)
+"""
+
+
+@pytest.fixture(autouse=True)
+def spools(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "SPOOL_FOLDER", tmp_path / "spool")
+    return tmp_path / "spool"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A local store in a folder whose name needs quoting."""
+    uri = resolve_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('a store') / '50%' / 'mlflow.db'}")
+    connect_store(uri)
+    return uri
+
+
+def start(uri, name="run", seconds=0.0):
+    command = [sys.executable, "-c", PROCESS, uri, name, str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stored(run):
+    return connect_store(run.uri).get_run(run.run_id)
+
+
+def artifact(run, path):
+    return Path(connect_store(run.uri).download_artifacts(run.run_id, path)).read_text()
+
+
+def history(run, key):
+    points = connect_store(run.uri).get_metric_history(run.run_id, key)
+    return [(point.step, point.value) for point in points]
+
+
+def test_the_uri_is_the_configs_else_the_environments_else_the_projects_own_store(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_tracking_uri(None) == f"sqlite:///{PROJECT}/mlruns/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert resolve_tracking_uri(None) == "http://tracking:5000"
+    monkeypatch.chdir(tmp_path)
+    assert resolve_tracking_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+
+def test_mlflow_is_not_imported_before_it_is_needed():
+    code = "import sys; from experiments.tracking import addresses as a; a.check_tracking_uri(a.resolve_tracking_uri(None));"
+    subprocess.run([sys.executable, "-c", code + "assert not {'mlflow', 'pandas'} & set(sys.modules)"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("mlruns", "MLflow has given up its file store. Use a SQLite store in it: tracking.uri=sqlite:///"),
+        ("file:///data/mlruns", "Use a SQLite store in it: tracking.uri=sqlite:////data/mlruns/mlflow.db"),
+        ("htp://host:5000", "tracking.uri=htp://host:5000 is not supported. Choices: sqlite:///PATH/mlflow.db, http"),
+        ("postgresql://me:secret@host/mlflow", "tracking.uri=postgresql://host/mlflow is not supported. Choices: "),
+        ("sqlite:///:memory:", "tracking.uri must name a file"),
+        ("sqlite:////proc/mlflow/mlflow.db", "The tracking store sqlite:////proc/mlflow/mlflow.db cannot be"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_refused_with_the_way_out(uri, message):
+    with pytest.raises(StoreError) as refusal:
+        connect_store(resolve_tracking_uri(uri))
+    assert message in str(refusal.value)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mlflow.db").write_text("these are my notes, not a database")
+    with pytest.raises(StoreError, match="is no SQLite database"):
+        check_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert (tmp_path / "mlflow.db").read_text() == "these are my notes, not a database"
+
+
+def test_checking_a_store_keeps_the_locks_that_this_process_has_on_it(store):
+    client = connect_store(store)
+    check_tracking_uri(store)
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); c.close()"
+    )
+    # Without the locks, the other process takes itself for the last one and deletes the write-ahead log.
+    subprocess.run([sys.executable, "-c", code, store.removeprefix("sqlite:///")], check=True)
+    client.set_terminated(client.create_run("0").info.run_id)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_server_that_does_not_answer_at_the_start_is_told_after_one_try_of_a_few_seconds(silent):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        if silent:
+            sock.listen()
+        uri, started = f"http://me:secret@127.0.0.1:{sock.getsockname()[1]}", time.monotonic()
+        with pytest.raises(StoreError) as refusal:
+            connect_store(uri)
+        tries = 0
+        sock.setblocking(False)
+        with suppress(OSError):  # until there are no more
+            while sock.accept():
+                tries += 1
+    assert tries == silent
+    assert time.monotonic() - started < 60
+    message = str(refusal.value)
+    assert f"The tracking server {uri.replace('me:secret@', '')} does not answer" in message
+    assert "tracking.uri=sqlite:///" in message
+
+
+@pytest.mark.slow
+def test_eight_processes_that_start_together_on_no_store_all_log_to_the_right_experiment(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'new store' / 'mlflow.db'}"
+    processes = [start(uri, f"run {i}") for i in range(8)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert errors == [""] * 8
+    client = connect_store(uri)
+    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == [f"run {i}" for i in range(8)]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.metrics["loss"] for run in runs} == {0.5}
+    assert {run.inputs.dataset_inputs[0].dataset.name for run in runs} == {"digits"}
+    assert len(client.search_runs(["0"])) == 0
+    assert list(SPOOL_FOLDER.glob("*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.0, 0.1])
+def test_a_kill_while_the_store_is_created_does_not_spoil_the_next_start(tmp_path, after):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    creator = start(uri)
+    while not (tmp_path / ".mlflow.db.tmp").exists():
+        assert creator.poll() is None
+        time.sleep(0.005)
+    time.sleep(after)
+    creator.kill()
+    creator.communicate()
+    assert not (tmp_path / "mlflow.db").exists()
+    with open_run(uri, "digits", None, {}, {}) as run:
+        pass
+    assert stored(run).info.status == "FINISHED"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {".mlflow.db.lock", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_marked_by_the_next_command_and_a_live_one_is_not_and_sigterm_is_a_kill(store):
+    killed, terminated = start(store, "killed", 60), start(store, "terminated", 60)
+    killed_id, terminated_id = (process.stdout.readline().strip() for process in (killed, terminated))
+    killed.kill()
+    killed.wait()
+    client = connect_store(store)
+    with open_run(store, "digits", "next", {}, {}):
+        pass
+    run = client.get_run(killed_id)
+    assert (run.info.status, client.get_run(terminated_id).info.status) == ("KILLED", "RUNNING")
+    assert run.data.tags["end_reason"] == "the process vanished: killed, or the machine went down"
+    assert run.info.end_time == client.get_metric_history(killed_id, "loss")[0].timestamp
+
+    with (
+        pytest.raises(StoreError, match=f"Run {terminated_id} is still running, in process {terminated.pid} on"),
+        open_run(store, "digits", None, {}, {}, run_id=terminated_id),
+    ):
+        pass
+    terminated.terminate()
+    terminated.wait()
+    run = client.get_run(terminated_id)
+    assert (run.info.status, run.data.tags["end_reason"]) == ("KILLED", "terminated by SIGTERM")
+
+
+def test_a_run_of_before_a_reboot_is_dead_and_one_of_another_host_is_left_alone(store):
+    client = connect_store(store)
+    experiment_id = client.create_experiment("reboot")
+    before = {**process_tags(), "process.boot_id": "another"}
+    rebooted = client.create_run(experiment_id, tags=before)
+    elsewhere = client.create_run(experiment_id, tags={**before, "process.host": "elsewhere"})
+    untagged = client.create_run(experiment_id)
+    assert mark_dead_runs(client, [experiment_id]) == [rebooted.info.run_id]
+    for run in (elsewhere, untagged):
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (None, "FINISHED", None),
+        (SystemExit(0), "FINISHED", None),
+        (SystemExit(3), "FAILED", "exit code 3"),
+        (ValueError("loss is nan\nat step 7"), "FAILED", "loss is nan"),
+        (ZeroDivisionError(), "FAILED", "ZeroDivisionError"),
+        (KeyboardInterrupt(), "KILLED", "interrupted by Ctrl-C"),
+        (Terminated(), "KILLED", "terminated by SIGTERM"),
+    ],
+)
+def test_a_run_ends_with_its_true_status(store, error, status, reason):
+    def body():
+        with open_run(store, "digits", "ending", {}, {}) as run:
+            runs.append(run)
+            if error is not None:
+                raise error
+
+    runs = []
+    if error is None:
+        body()
+    else:
+        with pytest.raises(type(error)) as raised:
+            body()
+        assert raised.value is error
+    ended = stored(runs[0])
+    assert (ended.info.status, ended.data.tags.get("end_reason")) == (status, reason)
+    if status == "FAILED":
+        assert type(error).__name__ in artifact(runs[0], "error/traceback.txt")
+
+
+def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"png")
+    tags = {"fingerprint": "abc"}
+    with open_run(store, "digits", "lr=0.1", {"model.units": [64, 32], "model.dropout": 0.2}, tags) as run:
+        run.log_metrics({"loss": np.float32(0.5), "accuracy": 1}, epoch=1)
+        run.log_metrics({"loss": float("nan")}, epoch=2)
+        run.log_metrics({"test_loss": 0.25})
+        run.log_artifacts(tmp_path, "figures")
+        run.log_text("seed: 0\n", "config/config.yaml")
+        for rows in (1, 2):  # a table logged again is replaced
+            run.log_table({"digit": list(range(rows)), "errors": list(range(rows))}, "tables/errors.json")
+        run.log_dataset("digits", "e" * 36, "/data/digits", {"train": 1500})
+        run.log_dataset("mnist", "f" * 36, "/data/mnist", {"test": 10000}, context="evaluation")
+    found, client = stored(run), connect_store(store)
+    assert found.data.params == {"model.units": "[64, 32]", "model.dropout": "0.2"}
+    assert found.data.metrics.keys() == {"loss", "accuracy", "test_loss"}
+    assert history(run, "loss")[0] == (1, 0.5)
+    assert np.isnan(found.data.metrics["loss"])
+    assert found.data.tags["fingerprint"] == "abc"
+    assert found.data.tags["mlflow.loggedArtifacts"] == '[{"path": "tables/errors.json", "type": "table"}]'
+    assert {file.path for file in client.list_artifacts(run.run_id)} == {"figures", "config", "tables"}
+    assert artifact(run, "config/config.yaml") == "seed: 0\n"
+    assert json.loads(artifact(run, "tables/errors.json")) == {"columns": ["digit", "errors"], "data": [[0, 0], [1, 1]]}
+    datasets = {use.dataset.name: (use.dataset, use.tags[0].value) for use in found.inputs.dataset_inputs}
+    train, context = datasets["digits"]
+    assert (train.digest, context) == ("e" * 36, "training")
+    assert json.loads(train.source) == {"uri": "/data/digits"}
+    assert json.loads(train.profile) == {"train": 1500}
+    assert datasets["mnist"][1] == "evaluation"
+
+
+def test_a_run_that_is_entered_again_gets_no_point_twice_and_loses_its_end(store):
+    with suppress(KeyboardInterrupt), open_run(store, "digits", "first", {"seed": 0}, {}) as run:
+        for epoch in (1, 2, 3):
+            run.log_metrics({"loss": 1 / epoch}, epoch)
+        raise KeyboardInterrupt
+    with open_run(store, "digits", "second", {"seed": 1}, {}, run_id=run.run_id) as again:
+        assert (stored(run).info.status, "end_reason" in stored(run).data.tags) == ("RUNNING", False)
+        for epoch in (3, 4):  # the checkpoint was of epoch 2
+            again.log_metrics({"loss": 1 / epoch}, epoch)
+        again.log_metrics({"test_loss": 0.1})
+        again.log_params({"seed": 1, "epochs": 4})
+    assert (again.run_id, again.name) == (run.run_id, "first")
+    assert history(run, "loss") == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
+    assert stored(run).data.params == {"seed": "0", "epochs": "4"}
+    assert stored(run).info.status == "FINISHED"
+
+
+def test_an_unknown_run_is_refused(store):
+    with (
+        pytest.raises(StoreError, match=r"There is no run 'abc' in sqlite:///.*mlflow\.db"),
+        open_run(store, "digits", None, {}, {}, run_id="abc"),
+    ):
+        pass
+
+
+def test_a_run_to_add_to_is_known_and_what_goes_wrong_beside_the_store_is_not_blamed_on_it(store):
+    with pytest.raises(StoreError, match=r"There is no run 'abc' in"), reopen_ended_run(store, "abc"):
+        pass
+    run_id = connect_store(store).create_run("0").info.run_id
+
+    def add():
+        with reopen_ended_run(store, run_id) as run:
+            run._spool.append({"tags": {}})
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        add()
+    assert [left.run_id for left in find_abandoned_spools(store)] == [run_id]
+    connect_store(store).set_terminated(run_id)
+
+
+def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(store):
+    client = connect_store(store)
+    experiment_id = client.create_experiment("deleted")
+    client.delete_experiment(experiment_id)
+    with (
+        pytest.raises(StoreError, match=f"mlflow experiments restore --experiment-id {experiment_id} - or choose"),
+        open_run(store, "deleted", None, {}, {}),
+    ):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
+def test_the_model_loads_with_mlflow_and_with_plain_keras_where_the_project_is_not(store, tmp_path):
+    import keras
+
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    model = keras.Sequential([keras.layers.Input((28, 28), dtype="uint8"), *layers])
+    images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
+    outputs = model.predict(images, verbose=0)
+    with open_run(store, "digits", "model", {}, {}) as run:
+        run.log_model(model, images, outputs)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        run.log_model(model, images, outputs)  # again, as a run that was cut off behind it does
+        # No other process loads TensorFlow and the model for it, as MLflow by itself has one do.
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
+    code = """
+import sys; sys.modules["experiments"] = None
+import json, os, keras, mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
+folder = mlflow.artifacts.download_artifacts(f"runs:/{sys.argv[2]}/model")
+model = mlflow.pyfunc.load_model(f"runs:/{sys.argv[2]}/model")
+plain = keras.saving.load_model(os.path.join(folder, "data", "model.keras"))
+predictions = [predict.tolist() for predict in (model.predict(images), plain.predict(images, verbose=0))]
+print(json.dumps([*predictions, str(model.metadata.signature.inputs)]))
+"""
+    command = [sys.executable, "-c", code, store, run.run_id]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    by_mlflow, by_keras, signature = json.loads(result.stdout.splitlines()[-1])
+    np.testing.assert_array_equal(np.float32(by_mlflow), outputs)
+    np.testing.assert_array_equal(np.float32(by_keras), outputs)
+    assert "uint8" in signature
+    client = connect_store(store)
+    [logged] = client.search_logged_models([run.experiment_id])
+    assert (logged.name, str(logged.status), logged.source_run_id) == ("model", "READY", run.run_id)
+    assert [output.model_id for output in stored(run).outputs.model_outputs] == [logged.model_id]
+
+    file = download_model(store, run.run_id, tmp_path)
+    (place,) = database_file(store).parent.rglob(f"{logged.model_id}/**/model.keras")
+    place.write_bytes(file.read_bytes() + b"!")
+    with pytest.raises(StoreError, match="is not the one that the run logged: its file was changed since, by its dig"):
+        download_model(store, run.run_id, tmp_path)
+
+
+def test_spools_that_another_process_replays_meanwhile_are_passed_over(spools):
+    for run_id in ("a", "b", "c"):
+        kept = Spool("http://host", run_id)
+        kept.append({"tags": {"run": run_id}})
+        kept.close()
+    found = find_abandoned_spools("http://host")
+    assert next(found).run_id == "a"
+    (spools / "b.jsonl").unlink()
+    assert [left.run_id for left in found] == ["c"]
+
+
+class Server:
+    """`mlflow server` on a loopback port, which can be killed and started again."""
+
+    def __init__(self, folder):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
+        self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
+        self.backend = f"sqlite:///{folder / 'mlflow.db'}"
+        create_database(self.backend)
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.backend, "--workers", "1"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--port", str(self.port)]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+                return
+            except OSError:
+                assert self.process.poll() is None
+                time.sleep(0.1)
+
+    def kill(self):
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
+def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_path, spools, monkeypatch, capfd):
+    import keras
+
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("kept")
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        with open_run(server.uri, "digits", "outage", {"seed": 0}, {}) as run:
+            run.log_metrics({"loss": 1.0}, epoch=1)
+            capfd.readouterr()
+            server.kill()
+            started = time.monotonic()
+            for epoch in (2, 3, 4):
+                run.log_metrics({"loss": 1 / epoch}, epoch)
+            run.log_artifacts(tmp_path / "files", "files")
+            shutil.rmtree(tmp_path / "files")
+            run.log_text("text", "texts/b.txt")
+            run.log_dataset("digits", "d" * 36, "/data", {"train": 1})
+            run.log_model(model, np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32))
+            assert time.monotonic() - started < 30  # MLflow by itself tries again for minutes
+            warning = capfd.readouterr().err
+            assert warning.count("\n") == 1
+            assert f"The tracking store {server.uri} does not answer; the run goes on." in warning
+
+            server.start()
+            monkeypatch.setattr(run, "_next_try", 0.0)  # rather than waiting for five seconds
+            run.log_metrics({"loss": 1 / 5}, epoch=5)
+            assert "answers again and has everything" in capfd.readouterr().err
+            assert list(spools.iterdir()) == []
+            assert history(run, "loss") == [(epoch, 1 / epoch) for epoch in (1, 2, 3, 4, 5)]
+
+            # Down again until after the end. What it then gets, it gets twice, as after a replay that was cut off.
+            server.kill()
+            run.log_metrics({"loss": 1 / 6}, epoch=6)
+            run.log_metrics({"loss": 1 / 7}, epoch=7)
+        assert f"is kept in {spools / run.run_id}.jsonl; the next command that uses" in capfd.readouterr().err
+        with (spools / f"{run.run_id}.jsonl").open("a") as file:
+            file.write('{"metr')  # a write that a kill cut off
+
+        server.start()
+        again = shutil.copy(spools / f"{run.run_id}.jsonl", tmp_path)
+        with open_run(server.uri, "digits", "next", {}, {}):
+            assert list(spools.iterdir()) == []
+        shutil.copy(again, spools)
+        with open_run(server.uri, "digits", "next", {}, {}):
+            pass
+        assert capfd.readouterr().err == ""
+        assert list(spools.iterdir()) == []
+
+        ended = stored(run)
+        assert (ended.info.status, ended.data.params) == ("FINISHED", {"seed": "0"})
+        assert history(run, "loss") == [(epoch, 1 / epoch) for epoch in range(1, 8)]
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+        (tmp_path / "temporary").mkdir()
+        for name, text in (("files/a.txt", "kept"), ("texts/b.txt", "text")):
+            assert read_artifact_text(server.uri, run.run_id, name) == text
+        assert list((tmp_path / "temporary").iterdir()) == []
+        assert [use.dataset.digest for use in ended.inputs.dataset_inputs] == ["d" * 36]
+        assert len(ended.outputs.model_outputs) == 1
+
+        def fail():
+            with open_run(server.uri, "digits", "outage", {}, {}) as run:
+                server.kill()
+                runs.append(run)
+                raise RuntimeError("the real reason")
+
+        runs = []
+        with pytest.raises(RuntimeError, match="the real reason"):
+            fail()
+        [failed] = runs
+        assert f"The rest of run {failed.run_id} (FAILED) is kept in" in capfd.readouterr().err
+        operations = [json.loads(line) for line in (spools / f"{failed.run_id}.jsonl").read_text().splitlines()]
+        assert operations[-1]["status"] == "FAILED"
+    finally:
+        server.kill()

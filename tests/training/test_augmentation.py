@@ -1,0 +1,116 @@
+"""Random changes to images: what each does, on images of one dot, and that they are functions of a counter."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.config.data_schema import AugmentationConfig
+from experiments.runtime import start_tensorflow
+from experiments.training.augmentation import Augmenter
+
+start_tensorflow(1)
+
+import tensorflow as tf  # noqa: E402
+
+NONE = {"shift": 0.0, "rotation": 0.0, "scale": 0.0, "elastic": 0.0, "smoothness": 4.0}
+EVERYTHING = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "elastic": 30.0, "smoothness": 4.0}
+
+
+def augmenter(shape: tuple[int, ...] = (21, 21), **settings: float) -> Augmenter:
+    return Augmenter(AugmentationConfig(**(NONE | settings)), shape)
+
+
+def changed(augment: Any, images: np.ndarray, seed: int = 0, epoch: int = 1, step: int = 0, first: int = 0) -> Any:
+    words = (tf.constant(word, tf.uint32) for word in (seed, epoch, step))
+    return np.asarray(augment(tf.constant(images, tf.float32), *words, tf.constant(first)))
+
+
+def dot(row: int, column: int, images: int = 100) -> np.ndarray:
+    """Images of 21 x 21 with a bright dot; the middle is (10, 10)."""
+    blank = np.zeros((images, 21, 21), np.float32)
+    blank[:, row, column] = 200
+    return blank
+
+
+def centres(images: np.ndarray) -> np.ndarray:
+    """Centre of mass of each image beside the middle, rows and columns [n, 2]."""
+    places = np.arange(21) - 10
+    weights = images / images.sum((1, 2), keepdims=True)
+    return np.stack([(weights.sum(2) * places).sum(1), (weights.sum(1) * places).sum(1)], axis=1)
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 21, 21)).astype(np.float32)
+    np.testing.assert_array_equal(changed(augmenter(), images), images)
+
+
+def test_shifts_move_every_image_on_its_own_up_to_so_many_pixels() -> None:
+    images = changed(augmenter(shift=3.0), dot(10, 10, images=1000))
+    np.testing.assert_allclose(images.sum((1, 2)), 200, rtol=1e-4)
+    moves = centres(images)
+    assert 2.9 < np.abs(moves).max() <= 3
+    assert moves.mean(0) == pytest.approx([0, 0], abs=0.2)
+    assert moves.std(0) == pytest.approx([3 / np.sqrt(3)] * 2, rel=0.1)
+
+
+def test_rotations_turn_about_the_middle_up_to_so_many_degrees_either_way() -> None:
+    y, x = centres(changed(augmenter(rotation=30.0), dot(10, 18, images=1000))).T
+    np.testing.assert_allclose(np.hypot(y, x), 8, atol=0.3)
+    angles = np.degrees(np.arctan2(y, x))
+    assert 28 < angles.max() < 31
+    assert -31 < angles.min() < -28
+
+
+def test_scale_changes_the_size_about_the_middle() -> None:
+    y, x = centres(changed(augmenter(scale=0.25), dot(10, 14, images=1000))).T
+    np.testing.assert_allclose(y, 0, atol=1e-4)
+    assert 2.9 < x.min() < 3.2
+    assert 4.8 < x.max() < 5.1
+
+
+def test_elastic_distortions_move_neighbours_alike_and_far_pixels_apart() -> None:
+    augment = augmenter(elastic=30.0, smoothness=3.0)
+    move = centres(changed(augment, dot(10, 10)))
+    # A mean of uniform numbers (deviation 1 / sqrt(3)) under a Gaussian of deviation 3: 1 / (2 * 3 * sqrt(pi)) of that.
+    assert move.std() == pytest.approx(30 / np.sqrt(3) / (6 * np.sqrt(np.pi)), rel=0.25)
+    beside = centres(changed(augment, dot(10, 12))) - [0, 2]
+    assert np.corrcoef(move[:, 0], beside[:, 0])[0, 1] > 0.7
+    corner = centres(changed(augment, dot(3, 3)))
+    assert abs(np.corrcoef(move[:, 0], corner[:, 0])[0, 1]) < 0.4
+
+
+def test_what_comes_in_from_outside_is_background() -> None:
+    images = changed(augmenter(shift=5.0), np.full((50, 21, 21), 100, np.float32))
+    assert images.min() == 0
+    assert images.max() == pytest.approx(100, rel=1e-5)
+
+
+def test_changes_are_functions_of_seed_epoch_step_and_row_in_the_global_batch() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, 21, 21)).astype(np.float32)
+    augment = augmenter(**EVERYTHING)
+    first = changed(augment, images)
+    np.testing.assert_array_equal(changed(augment, images), first)
+    np.testing.assert_array_equal(changed(augment, images[6:], first=6), first[6:])
+    for other in ({"seed": 1}, {"epoch": 2}, {"step": 1}, {"first": 1}):
+        assert np.abs(changed(augment, images, **other) - first).mean() > 1
+
+
+def test_changes_are_the_same_eager_in_a_graph_and_under_xla() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, 21, 21)).astype(np.float32)
+    augment = augmenter(**EVERYTHING)
+    for xla in (False, True):
+        graph = tf.function(augment, jit_compile=xla)
+        np.testing.assert_allclose(changed(graph, images), changed(augment, images), atol=0.02)
+
+
+def test_runs_with_the_same_changes_share_a_program() -> None:
+    assert len({augmenter(**EVERYTHING), augmenter(**EVERYTHING)}) == 1
+    assert len({augmenter(), augmenter((22, 21)), augmenter(shift=1.0)}) == 3
+
+
+def test_channels_are_changed_alike() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (4, 21, 21)).astype(np.float32)
+    coloured = changed(augmenter((21, 21, 2), **EVERYTHING), np.stack([grey, grey / 2], axis=-1))
+    np.testing.assert_allclose(coloured[..., 0], changed(augmenter(**EVERYTHING), grey), atol=1e-3)
+    np.testing.assert_allclose(coloured[..., 1], coloured[..., 0] / 2, atol=1e-3)

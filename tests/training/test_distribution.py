@@ -1,0 +1,244 @@
+"""Replicas, on logical CPU devices, and workers, as real processes: the same result as one device."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import command, start
+from stores import history, made, runs, weights
+from train_once import train
+
+from experiments.config.composition import compose_job
+from experiments.errors import ConfigError
+from experiments.training.cluster import _free_ports, read_tf_config, supervises_cluster
+
+# Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
+# weights, a constraint, and a last batch of 10 that 4 replicas cannot share evenly.
+HARD = [
+    "data.limit=6410",
+    "data.validation=0",
+    "training.epochs=1",
+    "model.batch_normalization=true",
+    "model.kernel_constraint={max_norm:{max_value:2}}",
+    "optimizer=adamw",
+    "optimizer.use_ema=true",
+    "training.gradient_clipping=0.5",
+]
+WORKERS = ["distribution=multi_worker", "distribution.workers=2", "distribution.timeout_seconds=60"]
+SMALL = ["data.limit=6410", "data.validation=500", "training.epochs=2", "report.figures=none"]
+
+
+def trained(out: Path, *arguments: str) -> dict[str, np.ndarray]:
+    done = command(str(out), *arguments, script="tests/train_once.py")
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as stored:
+        return dict(stored)
+
+
+@pytest.mark.slow
+def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(tmp_path: Path, mnist: Path) -> None:
+    one = train(HARD)
+    for devices in ("2", "4"):
+        replicas = ["distribution=mirrored", f"distribution.devices={devices}"]
+        several = trained(tmp_path / f"{devices}.npz", *HARD, *replicas)
+        for name, value in one.items():
+            np.testing.assert_allclose(several[name], value, rtol=0, atol=5e-6, err_msg=f"{name}, {devices} replicas")
+
+
+@pytest.mark.slow
+def test_batches_smaller_than_the_number_of_replicas_leave_some_empty_and_are_right(tmp_path: Path) -> None:
+    tiny = ["data=digits", "data.limit=80", "data.validation=0", "training.epochs=1", "training.batch_size=3"]
+    one = train(tiny)
+    four = trained(tmp_path / "4.npz", *tiny, "distribution=mirrored", "distribution.devices=4")
+    for name, value in one.items():
+        np.testing.assert_allclose(four[name], value, rtol=0, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_fit_equals_the_compiled_loop_to_rounding() -> None:
+    arguments = ["data=digits", "training.epochs=2", "model.batch_normalization=true", "schedule=one_cycle"]
+    arguments += ["data.augmentation.shift=1", "data.augmentation.elastic=10"]
+    compiled, fit = train(arguments), train([*arguments, "training.loop=fit"])
+    for name, value in compiled.items():
+        np.testing.assert_allclose(fit[name], value, rtol=0, atol=5e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_epochs_of_mnist_on_two_replicas_agree_in_loss_and_accuracy(uri: str, mnist: Path) -> None:
+    light = ["training.epochs=2", "report.figures=none", "tracking.log_model=false"]
+    one = made(uri, *light).data.metrics
+    done = command("distribution=mirrored", "distribution.devices=2", *light, f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    two = runs(uri)[1].data.metrics
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=0.01)
+    assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.002)
+
+
+@pytest.mark.slow
+def test_two_workers_equal_two_replicas_to_the_last_bit(uri: str, mnist: Path) -> None:
+    for distribution in (WORKERS, ["distribution=mirrored", "distribution.devices=2"]):
+        done = command(*SMALL, *distribution, f"tracking.uri={uri}")
+        assert done.returncode == 0, done.stderr
+    workers, replicas = (run.info.run_id for run in runs(uri))
+    assert history(uri, workers) == history(uri, replicas)
+    for ours, theirs in zip(weights(uri, workers), weights(uri, replicas), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a run, the chief first."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in listed.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    # Of a worker that was killed the chief may hear first, from TensorFlow.
+    [(signal.SIGKILL, "was killed by SIGKILL. All workers were ended|is gone"), (signal.SIGSTOP, "is gone or hangs")],
+)
+def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_on(
+    sent: signal.Signals, said: str, uri: str, mnist: Path
+) -> None:
+    epochs = 10 if sent == signal.SIGKILL else 99
+    arguments = [*SMALL[:2], f"training.epochs={epochs}", "report.figures=none", *WORKERS]
+    process = start(*arguments, f"tracking.uri={uri}")
+    assert process.stdout
+    while not (line := process.stdout.readline()).startswith("epoch  2"):
+        assert line or process.poll() is None, process.communicate()
+    workers = children(process.pid)
+    if sent == signal.SIGKILL:
+        os.kill(workers[1], signal.SIGSTOP)
+        time.sleep(13)  # more than TensorFlow by itself waits for a worker, less than distribution.timeout_seconds
+        os.kill(workers[1], signal.SIGCONT)
+    os.kill(workers[1], sent)
+    before = time.monotonic()
+    _, err = process.communicate(timeout=150)
+    assert time.monotonic() - before < 120
+    assert process.returncode == 1, err
+    assert "worker 1" in err
+    assert re.search(said, err)
+    for pid in workers:
+        assert not Path(f"/proc/{pid}").exists()
+    (run,) = runs(uri)
+    assert run.info.status == "FAILED"
+    assert "worker 1" in run.data.tags["end_reason"]
+    if sent == signal.SIGSTOP:
+        return
+    resumed = command(f"resume={run.info.run_id}", f"tracking.uri={uri}")
+    assert resumed.returncode == 0, resumed.stderr
+    replicas = ["distribution=mirrored", "distribution.devices=2"]
+    whole = command(*arguments[: -len(WORKERS)], *replicas, f"tracking.uri={uri}")
+    assert whole.returncode == 0, whole.stderr
+    ours, theirs = (history(uri, run.info.run_id) for run in runs(uri))
+    assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_peer_that_never_comes_up_is_named_and_the_run_failed(uri: str) -> None:
+    ports = _free_ports(2)
+    task = {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": 0}}
+    arguments = ["data=digits", "distribution=multi_worker", "distribution.timeout_seconds=20", f"tracking.uri={uri}"]
+    done = command(*arguments, TF_CONFIG=json.dumps(task))
+    assert done.returncode == 1
+    assert "still waits for its peers" in done.stderr
+    assert re.search(rf"no answer from (worker 0 at \S+, )?worker 1 at 127\.0\.0\.1:{ports[1]}\b", done.stderr)
+    assert [run.info.status for run in runs(uri)] == ["FAILED"]
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_slurm_step_are_the_workers(uri: str) -> None:
+    """Slurm itself is not here: its variables are, as srun sets them for two tasks on this host."""
+    for port in (8888, 8889):  # of TensorFlow's resolver, whoever else may have them
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                pytest.skip(f"port {port} is in use")
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
+    step["SLURM_STEP_TASKS_PER_NODE"] = "2"
+    arguments = ["data=digits", "training.epochs=2", "report.figures=none", "distribution=multi_worker"]
+    tasks = [start(*arguments, f"tracking.uri={uri}", **step, SLURM_PROCID=str(index)) for index in range(2)]
+    for task in tasks:
+        _, err = task.communicate(timeout=150)
+        assert task.returncode == 0, err
+    assert [run.info.status for run in runs(uri)] == ["FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["distribution=central_storage"], "distribution=central_storage is not a choice"),
+        (["distribution=mirrored", "distribution.devices=17"], "distribution.devices=17 is not allowed"),
+        (["training.loop=fit", "distribution=multi_worker"], "Use training.loop=compiled"),
+        (["distribution.workers=2"], "distribution.workers=2 needs distribution=multi_worker"),
+        (["distribution=one_device", "distribution.devices=2"], "Use distribution=mirrored"),
+        (["training.loop=fit", "distribution=mirrored", "distribution.devices=2"], "Use training.loop=compiled"),
+        (
+            ["training.loop=fit", "optimizer.gradient_accumulation_steps=2"],
+            "fails in Keras. Use training.loop=compiled",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose_job(overrides)
+    assert said in str(refused.value)
+
+
+def test_a_tf_config_that_is_not_of_a_worker_is_refused_and_an_empty_one_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = compose_job(["distribution=multi_worker"])
+    peers = ["a:1", "b:1"]
+    task = {"type": "worker", "index": 1}
+    refused = [
+        {},
+        {"cluster": {"worker": peers}},
+        {"cluster": {"worker": peers}, "task": {"type": "worker", "index": 2}},
+        {"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": ["a", "b"]}, "task": task},
+        {"cluster": {"worker": peers, "chief": ["c:1"]}, "task": task},
+        {"cluster": {"worker": peers, "chief": ["c:1"]}, "task": {"type": "chief", "index": 0}},
+    ]
+    for given in ["foo", "[]", *map(json.dumps, refused)]:
+        monkeypatch.setenv("TF_CONFIG", given)
+        with pytest.raises(ConfigError) as error:
+            supervises_cluster(config.distribution)
+        assert str(error.value) == (
+            f"TF_CONFIG={given} is not that of a worker. Expected, on the first of two:"
+            ' {"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}.'
+            " That worker is the chief; a job of another name, such as chief or ps, is not supported."
+        )
+    monkeypatch.setenv("TF_CONFIG", "")
+    with pytest.raises(ConfigError, match="needs to know its workers from one source"):
+        supervises_cluster(config.distribution)
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": peers}, "task": task}))
+    assert supervises_cluster(config.distribution)
+    assert read_tf_config() == (1, peers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["distribution=mirrored"], "found no GPU. For N logical devices on this CPU add distribution.devices=N"),
+        (["distribution=auto", "distribution.devices=2"], "but this machine has 0 GPUs"),
+        (["distribution=multi_worker"], "needs to know its workers from one source. Add distribution.workers=N"),
+    ],
+)
+def test_devices_that_are_not_there_are_said_before_a_run_is_made(
+    overrides: list[str], said: str, new_uri: str, tmp_path: Path
+) -> None:
+    done = command("data=digits", *overrides, f"tracking.uri={new_uri}")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "store").exists()
