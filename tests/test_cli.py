@@ -11,8 +11,9 @@ import pytest
 from conftest import PROJECT, command
 
 from experiments.config.choices import CONFIG_FOLDER
-from experiments.config.composition import compose_job, compose_sweep
+from experiments.config.composition import compose_job
 from experiments.config.overrides import group_names
+from experiments.config.sweep_composition import compose_sweep
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")
 

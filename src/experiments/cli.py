@@ -11,8 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.choices import CONFIG_FOLDER
-from experiments.config.composition import ComposedSweep, compose_job, compose_sweep
+from experiments.config.composition import compose_job
 from experiments.config.schema import Config
+from experiments.config.sweep_composition import ComposedSweep, compose_sweep
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, raise_terminated, run_command
 from experiments.runtime import collect_garbage_rarely

@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 from experiments.config.choices import CONFIG_FOLDER
-from experiments.config.composition import compose_job, compose_sweep
+from experiments.config.composition import compose_job
 from experiments.config.facts import count_training_examples
 from experiments.config.identity import config_to_dict, flatten_config, identity_tags
 from experiments.config.optimizer_schema import optimizer_arguments
 from experiments.config.overrides import PRESETS, group_names
 from experiments.config.schema import Config
+from experiments.config.sweep_composition import compose_sweep
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 

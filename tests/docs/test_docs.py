@@ -23,8 +23,9 @@ from conftest import PROJECT
 from hydra._internal.utils import get_args_parser
 
 from experiments.config.choices import CONFIG_FOLDER, config_groups
-from experiments.config.composition import compose_job, compose_sweep
+from experiments.config.composition import compose_job
 from experiments.config.overrides import PRESETS
+from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("docs/*.ipynb")])

@@ -20,7 +20,8 @@ import pytest
 from conftest import PROJECT
 from stores import files, runs
 
-from experiments.config.composition import compose_job, compose_sweep
+from experiments.config.composition import compose_job
+from experiments.config.sweep_composition import compose_sweep
 
 SCRIPT = runpy.run_path(str(PROJECT / "scripts" / "walkthrough.py"))
 PAGE = PROJECT / "docs" / "walkthrough.md"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from experiments.config.composition import compose_sweep
+from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
 from experiments.sweeps.plan import SweepPlan, plan_sweep
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import command, start
 from stores import artifact, files, history, runs, weights
 
-from experiments.config.composition import compose_sweep
+from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
 from experiments.sweeps.engines.pool import (
     PoolWorker,

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 from conftest import command
 
-from experiments.config.composition import compose_sweep
+from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
 from experiments.sweeps.search import Search, check_search
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import command
 from stores import artifact, runs
 
-from experiments.config.composition import compose_sweep
+from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import UserError
 from experiments.sweeps import sweep
 from experiments.sweeps.plan import plan_sweep

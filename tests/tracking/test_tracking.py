@@ -84,7 +84,8 @@ def test_the_uri_is_the_configs_else_the_environments_else_the_projects_own_stor
 
 
 def test_mlflow_is_not_imported_before_it_is_needed():
-    code = "import sys; from experiments.tracking import addresses as a; a.check_tracking_uri(a.resolve_tracking_uri(None));"
+    code = "import sys; from experiments.tracking import addresses; uri = addresses.resolve_tracking_uri(None); "
+    code += "addresses.check_tracking_uri(uri); "
     subprocess.run([sys.executable, "-c", code + "assert not {'mlflow', 'pandas'} & set(sys.modules)"], check=True)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from experiments.config.composition import ComposedJob, ComposedSweep
+from experiments.config.composition import ComposedJob
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
 from experiments.config.schema import Config
+from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError
 from experiments.formatting import plural

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from experiments.config.composition import ComposedSweep, composing, read_search_space
+from experiments.config.composition import composing, read_search_space
 from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.facts import epoch_metric_names, objective_of
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, described
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import parse_overrides
+from experiments.config.sweep_composition import ComposedSweep
 from experiments.errors import ConfigError, did_you_mean, join_sorted
 from experiments.sweeps.search_space import SearchSpace, compose_corners, parse_search_space
 
