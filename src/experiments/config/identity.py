@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from experiments.config.neutral_values import without_neutral
 from experiments.config.schema import Config
 
 PACKAGE = Path(__file__).resolve().parents[1]  # what the digest of the code covers
@@ -74,7 +75,7 @@ def affects_result(key: str) -> bool:
 
 def fingerprint_of(config: Config, parts: Mapping[str, str]) -> str:
     """SHA-256 (hex) of the config, less what cannot change a result, and of the digests and versions in `parts`."""
-    tree = config_to_dict(config)
+    tree = without_neutral(config_to_dict(config))
     for key in WITHOUT_EFFECT:
         group, _, name = key.partition(".")
         (tree[group] if name else tree).pop(name or group, None)

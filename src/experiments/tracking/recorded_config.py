@@ -1,4 +1,4 @@
-"""The config that a run was started with, read back."""
+"""The config that a run was started with, and what identified its code, packages and data, read back."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from experiments.config.neutral_values import complete
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
@@ -17,46 +18,42 @@ OVERRIDES_ARTIFACT = "config/overrides.yaml"
 
 
 def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
-    """The config that a run was started with, and the overrides that made it.
+    """Return the config that a run was started with, and the overrides that made it.
 
     Raises:
         StoreError: the run has none.
-        ConfigError: it is no longer one that can be run.
+        ConfigError: it is damaged, or this version of the code cannot run it.
     """
     config, overrides = (
         _parse_recorded_yaml(read_artifact_text(uri, run_id, path), path, run_id)
         for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT)
     )
-    for path, fits, form in (
-        (CONFIG_ARTIFACT, isinstance(config, dict), "a mapping"),
-        (
-            OVERRIDES_ARTIFACT,
-            isinstance(overrides, list) and all(isinstance(o, str) for o in overrides),
-            "a list of texts",
-        ),
-    ):
-        if not fits:
-            raise ConfigError(f"The config that run {run_id} recorded cannot be run: {path} is not {form}.")
+    if not isinstance(config, dict):
+        raise ConfigError(f"The recorded config of run {run_id} cannot be used: {CONFIG_ARTIFACT} is not a mapping.")
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+        raise ConfigError(
+            f"The recorded config of run {run_id} cannot be used: {OVERRIDES_ARTIFACT} is not a list of strings."
+        )
     try:
-        return validate_config(config), overrides
+        return validate_config(complete(config)), overrides
     except ConfigError as error:
-        raise ConfigError(f"The config that run {run_id} recorded cannot be run by this code: {error}") from None
+        raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
 
 
 def _parse_recorded_yaml(text: str, path: str, run_id: str) -> Any:
-    """What a YAML file holds, if it is what JSON can hold too: no dates, no objects, nothing that holds itself."""
+    """Parse YAML that JSON can express too: no dates, no objects, no references to itself."""
     try:
         return json.loads(json.dumps(yaml.safe_load(text)))
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"The config that run {run_id} recorded cannot be run: {path}: {reason}") from None
+        raise ConfigError(f"The recorded config of run {run_id} cannot be used: {path}: {reason}") from None
 
 
 IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
 
 
 def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
-    """Which of code, packages and data are no longer what the run recorded; `tags` are those of now."""
+    """List which of code, packages and data differ from the recorded run; `tags` describe the current ones."""
     return [
         f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags[key]})"
         for key, what in IDENTITY_TAGS.items()
