@@ -28,12 +28,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     """
     from matplotlib.ticker import PercentFormatter
 
-<<<<<<< HEAD
-    palette = PALETTES[style]
     metrics = list(dict.fromkeys(metric for name in history if name in EPOCH_METRICS and (metric := find_metric(name))))
-=======
-    metrics = [name for name in CURVE_TITLES if name in history]
->>>>>>> w-reports
     epochs = len(history["loss"])
     rates = history.get("learning_rate", ())
     varies = len(set(rates)) > 1
@@ -45,16 +40,10 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     palette = page.palette
     left, between = 0.8, 0.95
     width = (PAGE_WIDTH - left - MARGIN - between * (len(metrics) - 1)) / len(metrics)
-<<<<<<< HEAD
     for position, metric in enumerate(metrics):
         name = metric.name
-        place = (left + position * (width + between), 0.6 + rate_height, width, 2.65)
-        axes = add_axes(figure, palette, *place, title=metric.title, grid="y")
-=======
-    for position, name in enumerate(metrics):
         place = (left + position * (width + between), 0.6 + rate_height, 2.65, width)
-        axes = page.add_axes(*place, title=CURVE_TITLES[name], grid="y")
->>>>>>> w-reports
+        axes = page.add_axes(*place, title=metric.title, grid="y")
         _epoch_axis(axes, epochs)
         if name in history:
             _curve(axes, history[name], "training", color=palette.blue)
@@ -62,19 +51,11 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
             _curve(axes, history[f"val_{name}"], "validation", color=palette.orange, dashes=(4, 1.5))
             if best is not None:
                 _mark_best(axes, palette, best, history[f"val_{name}"][best])
-<<<<<<< HEAD
         if metric.whole:
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=metric.whole))
-    # One legend above the panels: inside them it would hide points.
-    size = figure.get_size_inches()
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-=======
-        if name == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     # One legend above the panels, as inside them it would hide points.
     size = page.figure.get_size_inches()
     handles, labels = page.figure.axes[0].get_legend_handles_labels()
->>>>>>> w-reports
     anchor = ((left - 0.1) / size[0], (body + 0.08) / size[1])
     options: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": anchor, "ncols": 3, "frameon": False}
     page.add_legend(page.figure, handles=handles, labels=labels, **options)
@@ -132,20 +113,10 @@ def regression_fit(
 
 
 def _best_epoch(history: Mapping[str, Sequence[float]]) -> tuple[int | None, str]:
-<<<<<<< HEAD
-    """Index of the best epoch by validation and how good it was; None without a finite validation metric."""
+    """Return the index of the best epoch by validation, None without a finite validation metric, and a subtitle."""
     validated = [metric for metric in METRICS if "val_" in metric.prefixes]
     for metric in sorted(validated, key=lambda metric: "best_val_" not in metric.prefixes):
         values = np.asarray(history.get(f"val_{metric.name}", ()), dtype=float)
-=======
-    """Return the index of the best epoch by validation, None without a finite validation metric, and a subtitle."""
-    for name, sign, shown in (
-        ("val_accuracy", 1, "accuracy {:.2%}"),
-        ("val_mean_absolute_error", -1, "mean absolute error {:.4g}"),
-        ("val_loss", -1, "loss {:.4g}"),
-    ):
-        values = np.asarray(history.get(name, ()), dtype=float)
->>>>>>> w-reports
         if np.isfinite(values).any():
             best = int((np.nanargmax if metric.direction == "max" else np.nanargmin)(values))
             shown = f"{metric.title.lower()} {metric.shown.format(values[best])}"
