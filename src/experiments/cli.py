@@ -17,8 +17,8 @@ from experiments.config.sweep_composition import (
     ComposedSweep,
     PoolSettings,
     SearchSettings,
+    check_hydra_overrides,
     compose_sweep,
-    refuse_hydra_settings,
 )
 from experiments.errors import ConfigError, raise_terminated, run_command
 from experiments.runtime import collect_garbage_rarely
@@ -52,7 +52,7 @@ def _run_arguments() -> None:
             raise ConfigError(
                 f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files."
             )
-    refuse_hydra_settings(map(_override_key, arguments.overrides))
+    check_hydra_overrides(arguments.overrides)
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
     (_sweep if multirun else _run)(arguments)
 
@@ -64,10 +64,12 @@ def _run(arguments: Namespace) -> None:
     _check_surroundings([config])
     from experiments.experiment import run_experiment
 
-    run_experiment(config, [o for o in arguments.overrides if not is_hydra_key(_override_key(o))])
+    run_experiment(config, [o for o in arguments.overrides if not is_hydra_key(o.lstrip("+~"))])
 
 
 def _sweep(arguments: Namespace) -> None:
+    if arguments.cfg or arguments.info:
+        raise ConfigError("--cfg and --info are about one run. Leave out -m.")
     sweep = compose_sweep(arguments.overrides, arguments.config_dir)
     if isinstance(sweep.sweeper, SearchSettings):
         from experiments.sweeps.search import check_search
@@ -80,10 +82,6 @@ def _sweep(arguments: Namespace) -> None:
     from experiments.sweeps.sweep import run_sweep
 
     run_sweep(sweep, sys.argv[1:])
-
-
-def _override_key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _asks_question(arguments: Namespace) -> bool:

@@ -123,17 +123,24 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         return replace(sweep, jobs=compose_jobs(_expand_sweep(parsed)))
 
 
-def refuse_hydra_settings(keys: Iterable[str]) -> None:
-    """Refuse settings of Hydra's that would have no effect, as Hydra runs no job here.
+def check_hydra_overrides(overrides: Iterable[str]) -> None:
+    """Refuse settings of Hydra's that would have no effect, as it runs no job here, and plug-ins other than ours.
 
-    Args:
-        keys: of the overrides of a command.
+    Raises:
+        ConfigError: names the setting, and what there is.
     """
-    if refused := [key for key in keys if is_hydra_key(key) and not TAKEN.fullmatch(key)]:
-        raise ConfigError(
-            f"{refused[0]} has no effect here and is not supported. Of Hydra's settings there are hydra/launcher,"
-            " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
-        )
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if is_hydra_key(key) and not TAKEN.fullmatch(key):
+            raise ConfigError(
+                f"{key} is not supported: it would have no effect. Of Hydra's settings there are hydra/launcher,"
+                " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
+            )
+        choices = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key, {})
+        if choices and value not in choices:
+            raise ConfigError(
+                f"{key}={value} is not a choice{did_you_mean(value, choices)}. Choices of {key}: {join_sorted(choices)}"
+            )
 
 
 def _expand_sweep(parsed: list[Override]) -> list[list[str]]:
@@ -154,21 +161,14 @@ def _expand_sweep(parsed: list[Override]) -> list[list[str]]:
 
 def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
     """The settings of the launcher and of the sweeper that these overrides of `hydra.*` choose."""
-    refuse_hydra_settings(override.key_or_group for override in parsed)
+    check_hydra_overrides(str(override.input_line) for override in parsed)
     lines = []
     for override in parsed:
-        line, group = str(override.input_line), override.key_or_group
+        line, key = str(override.input_line), override.key_or_group
         if override.is_sweep_override():
-            raise ConfigError(f"{line!r} names several values. Give {group} one value.")
-        if choices := {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(group):
-            if (name := override.value()) not in choices:
-                raise ConfigError(
-                    f"{group}={show_value(name)} is not a choice{did_you_mean(str(name), choices)}."
-                    f" Choices of {group}: {join_sorted(choices)}"
-                )
-        elif not line.startswith(("+", "~")) and group != "hydra.mode":
-            line = f"++{line}"  # or Hydra explains an unknown key, in words of its own
-        lines.append(line)
+            raise ConfigError(f"{line!r} names several values. Give {key} one value.")
+        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith(("+", "~"))
+        lines.append(f"++{line}" if explained_here else line)  # or Hydra explains an unknown key, in words of its own
     try:
         hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra
         # Not resolved, as some of it refers to a job.
