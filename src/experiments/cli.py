@@ -1,26 +1,29 @@
-"""The command line of run.py: check everything first, then let Hydra run the job or the sweep."""
+"""The command line of run.py: compose and check everything once, then run what was checked."""
 
 import signal
 import sys
-from typing import Any
+from argparse import Namespace
+from collections.abc import Sequence
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
 from experiments.config.hydra_internals import hydra_argument_parser
+from experiments.config.overrides import is_hydra_key
 from experiments.config.schema import Config
-from experiments.config.sweep_composition import ComposedSweep, compose_sweep
-from experiments.config.validation import validate_config
+from experiments.config.sweep_composition import (
+    ComposedSweep,
+    PoolSettings,
+    SearchSettings,
+    check_hydra_overrides,
+    compose_sweep,
+)
 from experiments.errors import ConfigError, raise_terminated, run_command
 from experiments.runtime import collect_garbage_rarely
 
-POOL_TARGET = "hydra_plugins.pool_launcher.PoolLauncher"
-ANSWERED_BY_HYDRA = ("help", "hydra_help", "info")  # --version has ended by then
-# Hydra's completion is for the command `python`, and runs whatever script stands there to ask it: let it ask ours only.
+# Hydra's completion is for the command `python`, and runs any script named there to ask it: let it ask ours only.
 COMPLETE_ONLY_OURS = r"""
 hydra_bash_completion_of_ours()
 {
@@ -30,45 +33,69 @@ complete -o nospace -o default -F hydra_bash_completion_of_ours python"""
 
 
 def main() -> None:
-    """Run the command in sys.argv; the exit codes are those of --help."""
+    """Run the command in sys.argv; `--help` lists the exit codes."""
     collect_garbage_rarely()
     signal.signal(signal.SIGTERM, raise_terminated)
-    sys.exit(run_command(_command))
+    sys.exit(run_command(_run_arguments))
 
 
-def _command() -> None:
+def _run_arguments() -> None:
     arguments = hydra_argument_parser().parse_args()
-    sweep = None if arguments.shell_completion else _check_command(arguments)
-    if sweep is None:
-        _hydra_job()
-        if arguments.shell_completion and "install=bash" in arguments.overrides:
+    if arguments.shell_completion:
+        _answer_question()
+        if "install=bash" in arguments.overrides:
             print(COMPLETE_ONLY_OURS)
-    else:
-        _run_sweep(sweep)
-
-
-def _check_command(arguments: Any) -> ComposedSweep | None:
-    """Find out what the command stands for, and whether it can be done: a sweep, or what Hydra's main function does."""
+        return
     for flag in ("config_name", "config_path", "experimental_rerun"):
         if getattr(arguments, flag, None):
             option = f"--{flag.replace('_', '-')}"
             raise ConfigError(
                 f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files."
             )
+    check_hydra_overrides(arguments.overrides)
     multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
-    if multirun:
-        sweep = compose_sweep(arguments.overrides, arguments.config_dir)
-        if sweep.is_search:
-            from experiments.sweeps.search import check_search
+    (_sweep if multirun else _run)(arguments)
 
-            sweep = check_search(sweep)
-        jobs = [job.config for job in sweep.jobs]
-    else:
-        jobs = [compose_job(arguments.overrides, arguments.config_dir)]
-    if arguments.cfg or any(getattr(arguments, question) for question in ANSWERED_BY_HYDRA):
-        return None
+
+def _run(arguments: Namespace) -> None:
+    config = compose_job(arguments.overrides, arguments.config_dir)
+    if _asks_question(arguments):
+        return _answer_question()
+    _check_surroundings([config])
+    from experiments.experiment import run_experiment
+
+    run_experiment(config, [o for o in arguments.overrides if not is_hydra_key(o.lstrip("+~"))])
+
+
+def _sweep(arguments: Namespace) -> None:
+    if arguments.cfg or arguments.info:
+        raise ConfigError("--cfg and --info are about one run. Leave out -m.")
+    sweep = compose_sweep(arguments.overrides, arguments.config_dir)
+    if isinstance(sweep.sweeper, SearchSettings):
+        from experiments.sweeps.search import check_search
+
+        sweep = check_search(sweep)
+    if _asks_question(arguments):
+        return _answer_question()
+    _check_surroundings([job.config for job in sweep.jobs])
+    _check_sweep(sweep)
+    from experiments.sweeps.sweep import run_sweep
+
+    run_sweep(sweep, sys.argv[1:])
+
+
+def _asks_question(arguments: Namespace) -> bool:
+    return bool(arguments.cfg or arguments.help or arguments.hydra_help or arguments.info)  # --version has ended by now
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
+def _answer_question(_: DictConfig) -> None:
+    """Have Hydra answer --help, --hydra-help, --cfg, --info or --shell-completion; it runs no job."""
+
+
+def _check_surroundings(jobs: Sequence[Config]) -> None:
+    """Check what the jobs need outside their configs: folders, stores, data and weights to start from."""
     from experiments.data.datasets import find_dataset
-    from experiments.sweeps.engines.pool import check_pool_settings
     from experiments.tracking.addresses import check_tracking_uri, resolve_tracking_uri
     from experiments.tracking.initial_weights import check_initial_weights
     from experiments.training.checkpoints import check_checkpoint_folder
@@ -78,68 +105,18 @@ def _check_command(arguments: Any) -> ComposedSweep | None:
         check_tracking_uri(resolve_tracking_uri(config.tracking.uri))
         find_dataset(config.data)
         check_initial_weights(config)
-    if not multirun:
-        return None
+
+
+def _check_sweep(sweep: ComposedSweep) -> None:
+    jobs = [job.config for job in sweep.jobs]
     if any(config.resume for config in jobs):
         raise ConfigError(
-            "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the"
-            " sweep, which goes on with all of its runs."
+            "resume=RUN_ID resumes one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
+            " which resumes all of its runs."
         )
     if any(config.distribution.strategy == "multi_worker" for config in jobs):
         raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
-    if sweep.launcher["_target_"] == POOL_TARGET:
-        check_pool_settings(sweep.launcher["workers"], sweep.launcher["timeout_minutes"])
-    else:
-        _check_together(jobs)
-    return sweep
+    if not isinstance(sweep.launcher, PoolSettings):
+        from experiments.sweeps.engines.in_process import check_shared_process
 
-
-def _check_together(jobs: list[Config]) -> None:
-    """What the jobs of a sweep have to share that run one after the other in a process."""
-    shared = {(config.training.threads, config.distribution.strategy, config.distribution.devices) for config in jobs}
-    if len(shared) > 1:
-        raise ConfigError(
-            "The jobs of this sweep differ in training.threads (which `auto` chooses by the network), or in"
-            " distribution, and TensorFlow takes both once per process. Give all the same, such as training.threads=1,"
-            " or use hydra/launcher=pool."
-        )
-    written_out = [config for config in jobs if config.model.name == "layers"]
-    if written_out:  # only Keras can tell whether the layers fit; a single run finds out before it is made
-        from experiments.training.devices import start_strategy
-        from experiments.training.networks import build_network
-
-        start_strategy(written_out[0].distribution, int(written_out[0].training.threads))
-        for config in written_out:
-            build_network(config)
-
-
-def _run_sweep(composed: ComposedSweep) -> None:
-    from experiments.sweeps.plan import plan_sweep
-    from experiments.sweeps.sweep import open_sweep, show_finished_sweep
-
-    plan = plan_sweep(composed)
-    plan.show()
-    if plan.base.sweep.dry_run:
-        return
-    if plan.is_finished:
-        show_finished_sweep(plan, sys.argv[1:])
-        return
-    with open_sweep(plan, sys.argv[1:]):
-        _hydra_job()
-
-
-@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
-def _hydra_job(composed: DictConfig) -> None:
-    from experiments.experiment import run_experiment
-    from experiments.sweeps.jobs import run_task
-
-    context = HydraConfig.get()
-    if context.mode == RunMode.MULTIRUN:  # what Hydra composed may be of files that were edited since
-        return run_task(context.job.num)
-    config = validate_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-
-    def train() -> None:
-        run_experiment(config, list(context.overrides.task))
-
-    if code := run_command(train):  # an exception would be shown by Hydra, with its traceback
-        sys.exit(code)
+        check_shared_process(jobs)

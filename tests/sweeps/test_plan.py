@@ -4,9 +4,12 @@ import re
 
 import pytest
 
-from experiments.config.sweep_composition import compose_sweep
+from experiments.config.identity import identity_tags
+from experiments.config.sweep_composition import SearchSettings, compose_sweep
 from experiments.errors import ConfigError
 from experiments.sweeps.plan import SweepPlan, plan_sweep
+from experiments.sweeps.search import check_search
+from experiments.tracking.run import open_run
 
 
 def planned(*overrides: str) -> SweepPlan:
@@ -26,31 +29,79 @@ def planned(*overrides: str) -> SweepPlan:
         (["+hydra.sweeper.params={seed:'1,2'}"], ["seed 1", "seed 2"]),
     ],
 )
-def test_a_job_is_named_by_what_differs_the_value_first(swept: list[str], names: list[str]) -> None:
+def test_jobs_are_named_by_what_differs_value_first(swept: list[str], names: list[str]) -> None:
     jobs = planned(*swept).jobs
     assert [job.name for job in jobs][: len(names)] == names
     assert [job.config.tracking.run_name for job in jobs] == [job.name for job in jobs]
 
 
-def test_experiments_are_swept_by_glob() -> None:
+def test_a_glob_sweeps_experiments() -> None:
     jobs = plan_sweep(compose_sweep(["experiment=glob(single_*)", "tracking.uri=sqlite:////nowhere/mlflow.db"])).jobs
     assert [job.name for job in jobs] == ["single_neuron"]
 
 
-def test_runs_that_the_test_set_ranks_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warns_when_the_test_set_ranks_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
     planned("data.validation=0", "seed=0,1").show()
-    assert "Warning: test_accuracy ranks these runs, so the best one's is too good" in capsys.readouterr().err
+    assert (
+        "Warning: test_accuracy ranks these runs, so the value of the best one is too good" in capsys.readouterr().err
+    )
 
 
-def test_the_same_jobs_are_the_same_sweep_whatever_is_said_about_reports_and_the_sweep() -> None:
-    one = planned("seed=0,1").digest
-    assert planned("seed=0,1", "report.style=dark", "sweep.retries=2", "hydra.launcher.workers=1").digest == one
-    assert planned("seed=1,0").digest == one
-    assert planned("seed=0,2").digest != one
-    assert planned("seed=0,1", "model.dropout=0.5").digest != one
+def test_the_digest_depends_on_the_jobs_and_not_on_reports_or_how_they_run() -> None:
+    one = planned("seed=0,1").composed.digest
+    assert (
+        planned("seed=0,1", "report.style=dark", "sweep.retries=2", "hydra.launcher.workers=1").composed.digest == one
+    )
+    assert planned("seed=1,0").composed.digest == one
+    assert planned("seed=0,2").composed.digest != one
+    assert planned("seed=0,1", "model.dropout=0.5").composed.digest != one
 
 
-def test_children_have_light_figures_unless_told_otherwise() -> None:
+# As recorded by earlier versions: an unchanged command must find its old parent.
+RECORDED_DIGESTS = {
+    "data=digits seed=0,1": "7523e0404e4063f55a72c39c4c0f8a5d11316069585106959c172d9e13ad0684",
+    "model.dropout=0.1,0.3 seed=0,1": "56ae0e5aa240f35b77694ba4d61d6e290abc49d204ec1f0aeeac8dadfbb1154e",
+    "hydra/sweeper=optuna search=mlp": "95802c6270bd76ccabfd08fcf6b1fe1380acdb502bdf9f5257ce537a4110359c",
+}
+
+
+@pytest.mark.parametrize("command_line", RECORDED_DIGESTS)
+def test_the_digest_of_an_unchanged_command_equals_the_recorded_one(command_line: str) -> None:
+    composed = compose_sweep(command_line.split())
+    if isinstance(composed.sweeper, SearchSettings):
+        composed = check_search(composed)
+    assert composed.digest == RECORDED_DIGESTS[command_line]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, ""),
+        ({"code_digest": "older"}, "1 finished run was made by other code: it stays, and every job runs anew.\n"),
+        ({"versions": "keras==1"}, "1 finished run was made by other package versions: it stays, and every job runs"),
+    ],
+)
+def test_says_why_every_job_of_an_old_sweep_runs_anew(
+    changed: dict[str, str], expected: str, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["data=digits", "seed=0,1", f"tracking.uri={uri}"]
+    composed = compose_sweep(overrides)
+    experiment = composed.jobs[0].config.tracking.experiment
+    with open_run(uri, experiment, "sweep", {}, {"sweep": composed.digest}) as parent:
+        pass
+    tags = {**identity_tags(composed.jobs[0].config, "data"), "mlflow.parentRunId": parent.run_id, **changed}
+    with open_run(uri, experiment, "seed 0", {}, tags):
+        pass
+    plan = plan_sweep(composed)
+    plan.show()
+    assert plan.parent.run_id == parent.run_id  # type: ignore[union-attr]
+    out = capsys.readouterr().out
+    assert expected in out
+    assert ("runs anew" in out) == bool(expected)
+    assert out.endswith("2 to run.\n")
+
+
+def test_children_have_light_figures_unless_the_command_chooses() -> None:
     assert [job.config.report.figures for job in planned("seed=0,1").jobs] == ["light", "light"]
     assert [job.config.report.figures for job in planned("seed=0,1", "report.figures=none").jobs] == ["none", "none"]
 
@@ -61,26 +112,36 @@ def test_jobs_that_are_the_same_experiment_are_run_once(capsys: pytest.CaptureFi
 
 
 def test_the_jobs_of_a_sweep_go_to_one_store() -> None:
-    with pytest.raises(ConfigError, match=r"The jobs of this sweep go to several stores\. Give all the same"):
+    with pytest.raises(ConfigError, match=r"The jobs of this sweep go to several stores\. Give all of them the same"):
         planned("tracking.uri=sqlite:////a/mlflow.db,sqlite:////b/mlflow.db")
 
 
 @pytest.mark.parametrize("override", ["experiment=glob(zzz*)", "seed=range(0)"])
-def test_values_of_which_there_are_none_are_no_sweep(override: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(f"{override!r} stands for no value, so there is nothing to run.")):
+def test_refuses_a_sweep_over_no_values(override: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{override!r} matches no value, so there is nothing to run.")):
         planned(override)
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("hydra.sweeper.max_batch_size=0", r"max_batch_size=0 is not allowed: .* from 1 on, or null"),
-        ("hydra.sweeper.max_batch_size=two", r"max_batch_size=two is not allowed"),
+        ("hydra.sweeper.max_batch_size=2", r"unknown key 'hydra\.sweeper\.max_batch_size'\. It may hold: params"),
+        ("hydra.launcher.wrkers=2", r"unknown key 'hydra\.launcher\.wrkers' \(did you mean 'workers'\?\)"),
+        ("hydra.launcher.workers=0", r"hydra\.launcher\.workers=0 is not allowed: processes, from 1 on, or null"),
+        ("hydra.launcher.workers=two", r"hydra\.launcher\.workers=two is not allowed"),
+        ("hydra.launcher.workers=1,2", r"names several values\. Give hydra\.launcher\.workers one value"),
+        ("hydra.launcher.timeout_minutes=0", r"timeout_minutes=0 is not allowed: minutes, greater than 0, or null"),
+        ("hydra/launcher=joblib", r"hydra/launcher=joblib is not a choice\. Choices of hydra/launcher: basic, pool"),
+        ("hydra/sweeper=ax", r"hydra/sweeper=ax is not a choice\. Choices of hydra/sweeper: optuna, product"),
+        ("hydra.sweep.dir=here", r"hydra\.sweep\.dir is not supported: it would have no effect\. Of Hydra's settings"),
         ("hydra.sweeper.params=5", r"hydra\.sweeper\.params=5 is not allowed: what to sweep over, as \{KEY:'A,B'\}"),
-        ("+hydra.sweeper.parms={}", r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'params'\?\)\. It has: max"),
+        (
+            "+hydra.sweeper.parms={}",
+            r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'params'\?\)\. It may hold: params",
+        ),
     ],
 )
-def test_a_setting_of_the_sweeper_that_cannot_be_is_told_before_a_parent_run_is_made(setting: str, said: str) -> None:
+def test_refuses_settings_of_hydra_before_a_parent_run_is_made(setting: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         planned("seed=0,1", setting)
 

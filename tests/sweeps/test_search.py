@@ -35,7 +35,7 @@ MISTAKES = {
     f"hydra.sweeper.sampler=cmaes {CHOICES} {DROPOUT}": "cmaes needs two or more parameters that are numbers",
     f"hydra.sweeper.sampler=tpee {DROPOUT}": "hydra.sweeper.sampler=tpee is not allowed (did you mean 'tpe'?): tpe",
     f"hydra.sweeper.n_trials=0 {DROPOUT}": "hydra.sweeper.n_trials=0 is not allowed: trials in all, from 1 on",
-    f"hydra.sweeper.n_trails=9 {DROPOUT}": "n_trails",
+    f"hydra.sweeper.n_trails=9 {DROPOUT}": "unknown key 'hydra.sweeper.n_trails' (did you mean 'n_trials'?)",
     f"data.validation=0 {DROPOUT}": "data.validation=0 leaves nothing to rank the trials by but the test set",
     f"objective.metric=val_acuracy {DROPOUT}": "is not a metric of these runs (did you mean 'val_accuracy'?)",
     f"objective.metric=train_seconds hydra.sweeper.pruner=median {DROPOUT}": "pruner=median needs a metric after each",
@@ -44,14 +44,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line(mistake: str) -> None:
-    with pytest.raises(ConfigError) as told:
+def test_reports_a_mistake_in_one_line(mistake: str) -> None:
+    with pytest.raises(ConfigError) as raised:
         checked(*mistake.split())
-    assert MISTAKES[mistake] in str(told.value)
-    assert "\n" not in str(told.value)
+    assert MISTAKES[mistake] in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_mistake_ends_the_command_before_anything_is_loaded_or_written() -> None:
+def test_a_mistake_ends_the_command_before_a_run_is_made() -> None:
     done = command("-m", "hydra/sweeper=optuna", "model.dropout=interval(0,1)")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("The search reaches model.dropout=1.0: ")
@@ -59,13 +59,13 @@ def test_a_mistake_ends_the_command_before_anything_is_loaded_or_written() -> No
 
 
 @pytest.mark.parametrize("arguments", [["search=mlp"], ["-m", "search=mlp"], ["-m", DROPOUT]])
-def test_a_space_without_the_sweeper_is_refused_with_the_way_out(arguments: list[str]) -> None:
+def test_a_space_without_the_sweeper_is_refused_with_the_fix(arguments: list[str]) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert "hydra/sweeper=optuna" in done.stderr
 
 
-def test_the_shipped_space_is_reached_at_every_corner() -> None:
+def test_every_corner_of_the_shipped_space_composes() -> None:
     found = checked("search=mlp", "seed=3", "model.dropout=0.1")
     assert found.fixed == ["seed=3"]
     assert {job.config.optimizer.name for job in found.jobs} == {"adam", "sgd"}
@@ -87,12 +87,12 @@ def test_the_test_set_is_the_objective_only_by_name_and_with_a_warning(new_uri: 
     assert done.stderr.startswith("Warning: test_accuracy ranks these runs")
 
 
-def test_numbers_are_searched_for_the_least_loss() -> None:
+def test_regression_searches_for_the_least_loss() -> None:
     found = checked("experiment=single_neuron", "data.validation=9", RATE)
     assert (found.metric, found.mode) == ("val_loss", "min")
 
 
-def test_a_search_is_known_by_all_but_the_number_of_trials_and_where_it_is_tracked() -> None:
+def test_the_digest_covers_all_but_the_number_of_trials_and_the_tracking() -> None:
     digest = checked(DROPOUT).digest
     assert checked(DROPOUT, "hydra.sweeper.n_trials=99", "tracking.experiment=other").digest == digest
     for other in ("hydra.sweeper.seed=1", "seed=1", RATE, "objective.metric=val_loss"):

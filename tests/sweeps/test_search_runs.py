@@ -7,23 +7,15 @@ from typing import Any
 import pytest
 from conftest import command, start
 from stores import artifact, files, runs
+from sweep_runs import child_runs, parent_run
 
 DIGITS = ["data=digits", "training.epochs=1", "training.threads=1", "report.figures=none", "tracking.log_model=false"]
 SEARCH = ["-m", "hydra/sweeper=optuna", *DIGITS]
 SPACE = ["model.dropout=interval(0,0.5)", "optimizer.learning_rate=tag(log,interval(1e-3,1e-1))"]
 
 
-def parent(uri: str) -> Any:
-    (found,) = [run for run in runs(uri) if "sweep" in run.data.tags]
-    return found
-
-
-def children(uri: str) -> list[Any]:
-    return [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
-
-
 def trials(uri: str) -> list[dict[str, Any]]:
-    table = json.loads(artifact(uri, parent(uri).info.run_id, "tables/trials.json"))
+    table = json.loads(artifact(uri, parent_run(uri).info.run_id, "tables/trials.json"))
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
@@ -37,18 +29,18 @@ def test_a_search_that_was_killed_goes_on_and_ends_like_one_that_was_not(uri: st
     arguments = [*SEARCH, *SPACE, *one_by_one, f"tracking.uri={other}"]
     process = start(*arguments)
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None and len(children(other)) < 2:
+    while time.monotonic() < deadline and process.poll() is None and len(child_runs(other)) < 2:
         time.sleep(0.25)
     process.kill()
     process.communicate()
-    assert parent(other).info.status == "RUNNING"
-    killed = parent(other).info.run_id
-    finished = sum(run.info.status == "FINISHED" for run in children(other))
+    assert parent_run(other).info.status == "RUNNING"
+    killed = parent_run(other).info.run_id
+    finished = sum(run.info.status == "FINISHED" for run in child_runs(other).values())
     assert 1 <= finished <= 3  # the kill comes when it comes: in the second trial or the third, or just after one
 
     again = command(*arguments)
     assert again.returncode == 0, again.stderr
-    assert parent(other).info.run_id == killed
+    assert parent_run(other).info.run_id == killed
     assert [run.info.status for run in runs(other)] == ["FINISHED"] * 4
     assert len(json.loads(artifact(other, killed, "config/plan.json"))) == 3
     before, after = trials(uri), trials(other)
@@ -69,6 +61,6 @@ def test_a_trial_that_fails_does_not_end_the_search_and_the_same_trial_is_run_on
     assert [row["status"] for row in rows] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
     assert rows[0]["run_id"] == rows[1]["run_id"]
     assert rows[0]["best_val_accuracy"] == rows[1]["best_val_accuracy"] > 0.5
-    assert sorted(run.info.status for run in children(uri)) == ["FAILED", "FINISHED"]
-    assert parent(uri).info.status == "FAILED"
-    assert "figures/search_history.png" in files(uri, parent(uri).info.run_id, "figures")
+    assert sorted(run.info.status for run in child_runs(uri).values()) == ["FAILED", "FINISHED"]
+    assert parent_run(uri).info.status == "FAILED"
+    assert "figures/search_history.png" in files(uri, parent_run(uri).info.run_id, "figures")

@@ -93,7 +93,7 @@ def test_a_poor_trial_is_pruned_after_the_first_epochs_by_the_metric_of_each(
     ended = []
     for number in range(20):
         (trial,) = trials.ask(1)
-        entry = trials.entry(trial)
+        entry = trials.pruning_entry(trial)
         assert entry is not None
         watch = pruning_watch(entry, epochs=9)
         good = number < 12
@@ -121,7 +121,7 @@ def test_the_run_of_a_pruned_trial_is_killed_with_the_reason_and_keeps_no_checkp
     best, poor = trials.ask(2)
     best.asked.report(1.0, 1)
     trials.tell(best, None, "FINISHED", 1.0)
-    entry = trials.entry(poor)
+    entry = trials.pruning_entry(poor)
     assert entry is not None
     with pytest.raises(TrialPruned):
         run_experiment(found.jobs[0].config, [], watch=pruning_watch(entry, epochs=2))

@@ -1,4 +1,4 @@
-"""Sweeps: how parent and children end up in MLflow."""
+"""Sweeps as commands: the parent and the children in MLflow, and what is refused."""
 
 import json
 from pathlib import Path
@@ -11,34 +11,33 @@ from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import UserError
 from experiments.sweeps import sweep
 from experiments.sweeps.plan import plan_sweep
-from experiments.sweeps.sweep import _sweep_lock, open_sweep
+from experiments.sweeps.sweep import lock_sweep, run_sweep
 
 SMALL = ["data=digits", "training.epochs=1"]
 
 
 def test_a_sweep_that_is_running_is_refused(new_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sweep, "SWEEP_FOLDER", tmp_path / "sweeps")
-    plan = plan_sweep(compose_sweep([*SMALL, f"tracking.uri={new_uri}", "seed=0,1"]))
+    composed = compose_sweep([*SMALL, f"tracking.uri={new_uri}", "seed=0,1"])
     with (
-        _sweep_lock(plan),
-        pytest.raises(UserError, match=r"This sweep is running already, in process \d+ of this machine"),
-        open_sweep(plan, ["-m"]),
+        lock_sweep(plan_sweep(composed)),
+        pytest.raises(UserError, match=r"This sweep is already running, in process \d+ of this machine"),
     ):
-        pass
+        run_sweep(composed, ["-m"])
     assert not Path(new_uri.removeprefix("sqlite:///")).exists()
 
 
-def test_to_go_on_with_one_run_is_no_sweep(new_uri: str) -> None:
+def test_resume_is_refused_in_a_sweep(new_uri: str) -> None:
     done = command("-m", *SMALL, "seed=0,1", f"++resume={'a' * 32}", f"tracking.uri={new_uri}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "resume=RUN_ID goes on with one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
-        " which goes on with all of its runs.\n"
+        "resume=RUN_ID resumes one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
+        " which resumes all of its runs.\n"
     )
 
 
 @pytest.mark.slow
-def test_a_sweep_under_hydras_basic_launcher_has_a_parent_and_children_and_is_done_once(uri: str) -> None:
+def test_a_finished_sweep_is_shown_again_and_not_run_again(uri: str) -> None:
     line = ["-m", *SMALL, "seed=0,1", "hydra/launcher=basic", "tracking.log_model=false", f"tracking.uri={uri}"]
     done = command(*line)
     assert done.returncode == 0, done.stderr

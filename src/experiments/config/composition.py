@@ -21,7 +21,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import PROJECT
 from experiments.config.choices import CONFIG_FOLDER, choice_files, choices_overview
 from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.facts import count_training_examples
@@ -44,9 +43,6 @@ NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, RecursionE
 
 # In the template of --help, where a dollar sign stands for something.
 OmegaConf.register_new_resolver("choices", lambda: choices_overview().replace("$", "$$"), replace=True)
-
-# In conf/ as ${project:}, so that a sweep writes there and not where it was started.
-OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
 
 def compose_job(overrides: Sequence[str], config_dir: str | None = None) -> Config:

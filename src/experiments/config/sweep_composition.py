@@ -1,14 +1,17 @@
-"""From a command line with -m to the validated configs of a sweep's jobs."""
+"""From a command line with -m to the validated configs of a sweep's jobs, and the settings of what runs them."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 from hydra import compose
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from experiments.config.composition import (
     NOT_COMPOSABLE,
@@ -18,14 +21,52 @@ from experiments.config.composition import (
     explain_composition,
     refuse_space,
 )
-from experiments.config.explanation import show_value
+from experiments.config.explanation import field_descriptions, show_value
+from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, described
 from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
-from experiments.config.overrides import (
-    is_hydra_key,
-    parse_overrides,
-)
+from experiments.config.overrides import is_hydra_key, parse_overrides
 from experiments.errors import ConfigError, did_you_mean, join_sorted
+
+Params = Annotated[dict[str, Any], described("what to sweep over, as {KEY:'A,B'}")]
+
+
+@pydantic_dataclass(config=STRICT_FIELDS, kw_only=True)
+class BasicSettings:
+    """hydra.launcher of hydra/launcher=basic, which has no settings."""
+
+
+@pydantic_dataclass(config=STRICT_FIELDS, kw_only=True)
+class PoolSettings:
+    """hydra.launcher of conf/hydra/launcher/pool.yaml."""
+
+    workers: Annotated[Positive | None, described("processes, from 1 on, or null")]
+    timeout_minutes: Annotated[PositiveFloat | None, described("minutes, greater than 0, or null")]
+
+
+@pydantic_dataclass(config=STRICT_FIELDS, kw_only=True)
+class ProductSettings:
+    """hydra.sweeper of conf/hydra/sweeper/product.yaml."""
+
+    params: Params
+
+
+@pydantic_dataclass(config=STRICT_FIELDS, kw_only=True)
+class SearchSettings:
+    """hydra.sweeper of conf/hydra/sweeper/optuna.yaml."""
+
+    n_trials: Annotated[Positive, described("trials in all, from 1 on")]
+    sampler: Annotated[Literal["tpe", "random", "grid", "cmaes"], described("tpe, random, grid or cmaes")]
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, description="seed of the sampler, from 0 to 4294967295")]
+    startup_trials: Annotated[Count, described("trials before the sampler learns and median prunes, 0 or more")]
+    pruner: Annotated[Literal["none", "median", "hyperband"], described("none, median or hyperband")]
+    warmup_epochs: Annotated[Positive, described("epochs that every trial is given before it may be pruned, from 1 on")]
+    params: Params = field(default_factory=dict)
+
+
+LAUNCHERS = {"basic": BasicSettings, "pool": PoolSettings}
+SWEEPERS = {"optuna": SearchSettings, "product": ProductSettings}
+TAKEN = re.compile(r"hydra[./](launcher|sweeper)(\..+)?|hydra\.mode")
 
 
 @dataclass(frozen=True)
@@ -33,66 +74,73 @@ class ComposedSweep:
     """What a command with -m stands for.
 
     Attributes:
-        jobs: every job, in Hydra's order; of a search see search.py.
-        launcher: Hydra's settings of what runs the jobs, with its class as `_target_`.
-        sweeper: Hydra's settings of what makes the jobs, with its class as `_target_`.
-        overrides: of the command, less those of `hydra.*`.
+        jobs: every job, in Hydra's order; for a search see search.py.
+        launcher: the settings of what runs the jobs.
+        sweeper: the settings of what makes the jobs.
+        overrides: of the command, without `hydra.*`.
         config_dir: a further folder of config files.
     """
 
     jobs: list[ComposedJob]
-    launcher: Mapping[str, Any]
-    sweeper: Mapping[str, Any]
+    launcher: BasicSettings | PoolSettings
+    sweeper: ProductSettings | SearchSettings
     overrides: list[str]
     config_dir: str | None
 
     @property
-    def is_search(self) -> bool:
-        return not self.sweeper["_target_"].endswith(".BasicSweeper")
-
-    @property
     def digest(self) -> str:
-        """What the sweep is known by, SHA-256 (hex): the configs of its jobs, in whatever order."""
+        """SHA-256 (hex) of the jobs' configs in any order, by which the sweep is found again."""
         parts = sorted(fingerprint_of(job.config, {}) for job in self.jobs)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def more(self, jobs: Sequence[Sequence[str]]) -> list[ComposedJob]:
+    def compose_more(self, jobs: Sequence[Sequence[str]]) -> list[ComposedJob]:
         """Compose further jobs of a search, each from all its overrides.
 
         Raises:
-            ConfigError: on the first job that cannot run.
+            ConfigError: for the first job that cannot run.
         """
         with composing(self.config_dir):
             return compose_jobs([list(job) for job in jobs])
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> ComposedSweep:
-    """Compose and validate what a command with -m stands for; of a search, only how it is run.
+    """Compose and validate what a command with -m stands for; for a search, only its settings.
 
     Raises:
-        ConfigError: on the first setting or job that cannot be, with what is wrong and what is allowed.
+        ConfigError: for the first setting or job that is not allowed, with what is wrong and what is allowed.
     """
     with composing(config_dir):
         parsed = parse_overrides(overrides)
-        settings = [o.input_line for o in parsed if is_hydra_key(o.key_or_group) and o.input_line]
-        hydra = _hydra_settings(settings)
-        named = hydra["sweeper"].get("params") or {}
-        if not isinstance(named, dict):
-            raise ConfigError(
-                f"hydra.sweeper.params={show_value(named)} is not allowed: what to sweep over, as {{KEY:'A,B'}}"
-            )
-        params = [f"{key}={value}" for key, value in named.items()]
+        launcher, sweeper = _read_settings([o for o in parsed if is_hydra_key(o.key_or_group)])
         parsed = [
-            *parse_overrides(params),
+            *parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()]),
             *(override for override in parsed if not is_hydra_key(override.key_or_group)),
         ]
-        given = [str(override.input_line) for override in parsed]
-        sweep = ComposedSweep([], hydra["launcher"], hydra["sweeper"], given, config_dir)
-        if sweep.is_search:
+        sweep = ComposedSweep([], launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
+        if isinstance(sweeper, SearchSettings):
             return sweep
-        _check_product(hydra["sweeper"])
         refuse_space(parsed)
         return replace(sweep, jobs=compose_jobs(_expand_sweep(parsed)))
+
+
+def check_hydra_overrides(overrides: Iterable[str]) -> None:
+    """Refuse settings of Hydra's that would have no effect, as it runs no job here, and plug-ins other than ours.
+
+    Raises:
+        ConfigError: names the setting, and what there is.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if is_hydra_key(key) and not TAKEN.fullmatch(key):
+            raise ConfigError(
+                f"{key} is not supported: it would have no effect. Of Hydra's settings there are hydra/launcher,"
+                " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
+            )
+        choices = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key, {})
+        if choices and value not in choices:
+            raise ConfigError(
+                f"{key}={value} is not a choice{did_you_mean(value, choices)}. Choices of {key}: {join_sorted(choices)}"
+            )
 
 
 def _expand_sweep(parsed: list[Override]) -> list[list[str]]:
@@ -104,32 +152,57 @@ def _expand_sweep(parsed: list[Override]) -> list[list[str]]:
             )
         if next(override.sweep_string_iterator(), None) is None:
             raise ConfigError(
-                f"{override.input_line!r} stands for no value, so there is nothing to run. Name the values:"
+                f"{override.input_line!r} matches no value, so there is nothing to run. Name the values:"
                 f" {override.key_or_group}=A,B,C."
             )
     return expand_product(parsed)
 
 
-def _check_product(sweeper: Mapping[str, Any]) -> None:
-    """Refuse what conf/hydra/sweeper/product.yaml does not allow: Hydra does so after the parent run is made."""
-    known = ["max_batch_size", "params"]
-    for key in sweeper:
-        if key not in ("_target_", *known):
-            raise ConfigError(
-                f"unknown key 'hydra.sweeper.{key}'{did_you_mean(key, known)}. It has: {join_sorted(known)}"
-            )
-    size = sweeper["max_batch_size"]
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ConfigError(
-            f"hydra.sweeper.max_batch_size={size} is not allowed: jobs that are handed to the launcher at once, from 1"
-            " on, or null: all"
-        )
-
-
-def _hydra_settings(overrides: list[str]) -> dict[str, Any]:
-    """Hydra's own part of the config, not resolved: some of it refers to a job, which there is not yet."""
+def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
+    """The settings of the launcher and of the sweeper that these overrides of `hydra.*` choose."""
+    check_hydra_overrides(str(override.input_line) for override in parsed)
+    lines = []
+    for override in parsed:
+        line, key = str(override.input_line), override.key_or_group
+        if override.is_sweep_override():
+            raise ConfigError(f"{line!r} names several values. Give {key} one value.")
+        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith(("+", "~"))
+        lines.append(f"++{line}" if explained_here else line)  # or Hydra explains an unknown key, in words of its own
     try:
-        hydra = compose("config", overrides=overrides, return_hydra_config=True).hydra
-        return OmegaConf.to_container(hydra)  # type: ignore[return-value]
+        hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra
+        # Not resolved, as some of it refers to a job.
+        settings: Any = OmegaConf.to_container(hydra)
     except NOT_COMPOSABLE as error:
-        raise ConfigError(explain_composition(overrides, error)) from None
+        raise ConfigError(explain_composition(lines, error)) from None
+    chosen = hydra.runtime.choices
+    return (
+        _validate_settings("hydra.launcher", LAUNCHERS[chosen["hydra/launcher"]], settings["launcher"]),
+        _validate_settings("hydra.sweeper", SWEEPERS[chosen["hydra/sweeper"]], settings["sweeper"]),
+    )
+
+
+def _validate_settings(prefix: str, schema: Any, given: Mapping[str, Any]) -> Any:
+    """Check settings as Hydra composed them.
+
+    Raises:
+        ConfigError: one line for each that is not allowed.
+    """
+    try:
+        given = {key: value for key, value in given.items() if key != "_target_"}  # of Hydra's own `basic`
+        return TypeAdapter(schema).validate_json(json.dumps(given))
+    except ValidationError as error:
+        known = field_descriptions(schema)
+        lines = []
+        for finding in error.errors(include_url=False):
+            key = str(finding["loc"][0])
+            if key not in known:
+                lines.append(
+                    f"unknown key '{prefix}.{key}'{did_you_mean(key, known)}. It may hold: {join_sorted(known)}"
+                )
+            elif finding["type"].startswith("missing"):
+                lines.append(f"{prefix}.{key} is missing: {known[key]}")
+            else:
+                value, choices = show_value(given[key]), finding.get("ctx", {}).get("expected", "")
+                near = did_you_mean(value, choices.replace("'", "").replace(" or ", ", ").split(", "))
+                lines.append(f"{prefix}.{key}={value} is not allowed{near}: {known[key]}")
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None

@@ -1,24 +1,27 @@
-"""What the command of a sweep stands for: its jobs, what each is called and known by, and what came of them before."""
+"""What the command of a sweep stands for: the jobs, their names, fingerprints and earlier outcomes."""
 
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.config.composition import ComposedJob
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
 from experiments.config.schema import Config
-from experiments.config.sweep_composition import ComposedSweep
+from experiments.config.sweep_composition import ComposedSweep, SearchSettings
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError
 from experiments.formatting import plural
 from experiments.reports.summary import run_name
+from experiments.sweeps.outcomes import NO_OUTCOME, JobOutcome, outcomes_by_fingerprint
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.store import open_existing_store, store_exists
 from experiments.training.checkpoints import checkpoint_path
+
+MADE_BY = {"other code": ("code_digest", "code_digest_rule"), "other package versions": ("versions",)}  # by tags
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class SweepJob:
     """One job of a sweep, as it was when the sweep started.
 
     Attributes:
-        number: Hydra's number of the job.
+        number: position in the sweep, from 0 on.
         name: what differs from the other jobs, differing value first; MLflow cuts names near 14 characters.
-        config: names the run `name`.
-        overrides: those of the command line and of the sweep, less those of `hydra.*`.
+        config: with `name` as the run's name.
+        overrides: those of the command line and of the sweep, without those of `hydra.*`.
         fingerprint: of config, code and data.
         data_digest: of the data.
-        trial: for a search: what tells the trial apart.
+        trial: in a search: what identifies the trial.
     """
 
     number: int
@@ -45,53 +48,37 @@ class SweepJob:
 
 
 @dataclass(frozen=True)
-class JobOutcome:
-    """What came of a job; without a run if it failed before there was one.
-
-    Attributes:
-        status: of its run: FINISHED, FAILED, KILLED (also by pruning), RUNNING; NONE if it has none.
-        reason: why it is not finished.
-    """
-
-    run_id: str | None
-    status: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""
-    pruned: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.status == "FINISHED" or self.pruned
-
-
-NO_OUTCOME = JobOutcome(None, "NONE")
-
-
-@dataclass(frozen=True)
 class SweepPlan:
     """What a command stands for, and how much of it is done.
 
     Attributes:
-        digest: what the parent is known by.
-        parent: the run of the sweep that the command goes on with, if there is one.
-        before: what came of each job before, in their order.
+        digest: by which the parent is found again.
+        parent: the run of the sweep that the command enters again, if there is one.
+        before: the earlier outcome of each job.
+        made_by: if all finished runs of the parent were made by something else, such as "other code", what.
+        finished: how many those are.
     """
 
     composed: ComposedSweep
     jobs: list[SweepJob]
-    digest: str
     uri: str
-    parent: RunRecord | None
-    before: list[JobOutcome]
+    parent: RunRecord | None = None
+    before: Sequence[JobOutcome] = ()
+    made_by: str | None = None
+    finished: int = 0
 
     @property
     def base(self) -> Config:
         return self.composed.jobs[0].config
 
     @property
+    def is_search(self) -> bool:
+        return isinstance(self.composed.sweeper, SearchSettings)
+
+    @property
     def is_finished(self) -> bool:
         """Whether every job is done, and the parent says so."""
-        known = self.parent is not None and self.parent.status == "FINISHED" and not self.composed.is_search
+        known = self.parent is not None and self.parent.status == "FINISHED" and not self.is_search
         return known and all(outcome.is_done for outcome in self.before)
 
     def show(self) -> None:
@@ -100,54 +87,82 @@ class SweepPlan:
         metric, _ = objective_of(self.base)
         if metric.startswith("test_"):
             print(
-                f"Warning: {metric} ranks these runs, so the best one's is too good to be expected of other data. Hold"
-                " out examples to choose by: data.validation=N.",
+                f"Warning: {metric} ranks these runs, so the value of the best one is too good to be expected on other"
+                " data. Hold out examples to choose by: data.validation=N.",
                 file=sys.stderr,
             )
-        if self.composed.is_search:
+        if self.is_search:
             print(f"Search in experiment {experiment}, over:\n{self.composed}")
-            return
-        values = varied_overrides(self.composed.jobs)
-        print(f"Sweep of {plural(len(self.jobs), 'run')} in experiment {experiment}{', over:' if values else '.'}")
-        for key, choices in values.items():
-            print(f"  {key}: {', '.join(choices)}")
-        counts = Counter(map(self._how, range(len(self.jobs))))
-        print(f"{', '.join(f'{count} {how}' for how, count in counts.items())}.")
+        else:
+            values = varied_overrides(self.composed.jobs)
+            print(f"Sweep of {plural(len(self.jobs), 'run')} in experiment {experiment}{', over:' if values else '.'}")
+            for key, choices in values.items():
+                print(f"  {key}: {', '.join(choices)}")
+        if self.made_by:
+            verb, pronoun = ("was", "it stays") if self.finished == 1 else ("were", "they stay")
+            runs = plural(self.finished, "finished run")
+            print(f"{runs} {verb} made by {self.made_by}: {pronoun}, and every job runs anew.")
+        if not self.is_search:
+            counts = Counter(self._state(job) for job in self.jobs)
+            print(f"{', '.join(f'{count} {state}' for state, count in counts.items())}.")
 
-    def _how(self, number: int) -> str:
-        before = self.before[number]
-        if first_equal_job(self.jobs, number) != number:
+    def _state(self, job: SweepJob) -> str:
+        before = self.before[job.number]
+        if first_equal_job(self.jobs, job.number) != job.number:
             return "the same as another"
         if before.is_done:
             return "done"
         if before.run_id is None:
             return "to run"
-        return "to go on with" if checkpoint_path(before.run_id).exists() else "to run again"
+        return "to resume" if checkpoint_path(before.run_id).exists() else "to run again"
 
 
 def plan_sweep(composed: ComposedSweep) -> SweepPlan:
     """Find out what a sweep stands for and how much of it is done; nothing is written.
 
     Raises:
-        ConfigError: the jobs are to go to several stores.
+        ConfigError: the jobs would go to several stores.
         DataError: the data of a job cannot be found or read.
         StoreError: the store cannot be used.
     """
     uris = {resolve_tracking_uri(job.config.tracking.uri) for job in composed.jobs}
     if len(uris) > 1:
-        raise ConfigError("The jobs of this sweep go to several stores. Give all the same tracking.uri.")
+        raise ConfigError("The jobs of this sweep go to several stores. Give all of them the same tracking.uri.")
     (uri,) = uris
-    jobs = [] if composed.is_search else plan_jobs(composed.jobs, list(varied_overrides(composed.jobs)), 0)
-    digest = composed.digest
-    parent = None
-    if not composed.jobs[0].config.sweep.rerun and store_exists(uri):
-        parent = find_parent(open_existing_store(uri), composed.jobs[0].config, digest)
-    found = child_outcomes(uri, parent.run_id) if parent else {}
-    return SweepPlan(composed, jobs, digest, uri, parent, [found.get(job.fingerprint, NO_OUTCOME) for job in jobs])
+    plan = SweepPlan(composed, [], uri)
+    if not plan.is_search:
+        plan = replace(plan, jobs=plan_jobs(composed.jobs, list(varied_overrides(composed.jobs))))
+    parent = find_parent(plan)
+    children = runs_with_tags(open_existing_store(uri), {"mlflow.parentRunId": parent.run_id}) if parent else []
+    outcomes = outcomes_by_fingerprint(children)
+    finished = [run for run in children if run.status == "FINISHED"]
+    return replace(
+        plan,
+        parent=parent,
+        before=[outcomes.get(job.fingerprint, NO_OUTCOME) for job in plan.jobs],
+        made_by=_made_by_other(finished, identity_tags(plan.base, "")),
+        finished=len(finished),
+    )
+
+
+def find_parent(plan: SweepPlan) -> RunRecord | None:
+    """Find the run of the sweep that the command enters again."""
+    if plan.base.sweep.rerun or not store_exists(plan.uri):
+        return None
+    tags = {"sweep": plan.composed.digest}
+    found = runs_with_tags(open_existing_store(plan.uri), tags, plan.base.tracking.experiment)
+    return found[0] if found else None
+
+
+def _made_by_other(finished: Sequence[RunRecord], now: Mapping[str, str]) -> str | None:
+    for what, keys in MADE_BY.items():
+        if finished and all(any(run.tags.get(key) != now.get(key) for key in keys) for run in finished):
+            return what
+    return None
 
 
 def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list[str]]:
-    """Which keys the jobs' overrides set differently, each with its values in the order of the jobs."""
+    """Return the keys that the jobs' overrides set differently, each with its values in the order of the jobs."""
     values: dict[str, dict[str, None]] = {}
     for job in jobs:
         for override in job.overrides:
@@ -156,7 +171,16 @@ def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list
     return {key: list(found) for key, found in values.items() if len(found) > 1}
 
 
-def plan_jobs(composed: Sequence[ComposedJob], keys: Sequence[str], first: int) -> list[SweepJob]:
+def plan_jobs(
+    composed: Sequence[ComposedJob], keys: Sequence[str], first: int = 0, trial: Mapping[str, Any] | None = None
+) -> list[SweepJob]:
+    """Name the jobs and compute their fingerprints.
+
+    Args:
+        keys: that the sweep varies.
+        first: number of the first job.
+        trial: in a search: what identifies the trial.
+    """
     digests: dict[str, str] = {}
     found = []
     for number, job in enumerate(composed, first):
@@ -165,18 +189,17 @@ def plan_jobs(composed: Sequence[ComposedJob], keys: Sequence[str], first: int) 
             digests[repr(whole)] = load_dataset(whole, 0).digest
         digest = digests[repr(whole)]
         name = _job_name(job, keys)
-        # The figures of a hundred children are looked at by few; the best one gets them all in the end.
+        # Few look at the figures of a hundred children; the best one gets all of them in the end.
         light = has_light_figures(job.overrides)
         report = replace(job.config.report, figures="light") if light else job.config.report
         config = replace(job.config, report=report, tracking=replace(job.config.tracking, run_name=name))
-        found.append(
-            SweepJob(number, name, config, job.overrides, identity_tags(config, digest)["fingerprint"], digest)
-        )
+        fingerprint = identity_tags(config, digest)["fingerprint"]
+        found.append(SweepJob(number, name, config, job.overrides, fingerprint, digest, trial))
     return found
 
 
 def has_light_figures(overrides: Sequence[str]) -> bool:
-    """Whether the command says nothing about figures."""
+    """Return whether the overrides leave the choice of figures to the sweep."""
     return not any(o.lstrip("+").partition("=")[0] in ("report", "report.figures") for o in overrides)
 
 
@@ -186,30 +209,11 @@ def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
         key, _, value = override.lstrip("+").partition("=")
         if key == "seed" and key in keys:
             parts.append(f"seed {value}")
-        elif key in keys:  # of a group, the choice says it all
+        elif key in keys:  # the choice of a group needs no key beside it
             parts.append(f"{value} {key.rpartition('.')[2]}" if "." in key else value)
     return ", ".join(parts) or run_name(job.config, job.overrides)
 
 
-def find_parent(client: Any, base: Config, digest: str) -> RunRecord | None:
-    found = runs_with_tags(client, {"sweep": digest}, base.tracking.experiment)
-    return found[0] if found else None
-
-
-def child_outcomes(uri: str, parent_id: str, of: str | None = None) -> dict[str, JobOutcome]:
-    """The children of a parent by their fingerprint (or the one that has it); a finished one before another."""
-    tags = {"mlflow.parentRunId": parent_id} | ({"fingerprint": of} if of else {})
-    found: dict[str, JobOutcome] = {}
-    for run in runs_with_tags(open_existing_store(uri), tags):
-        outcome = JobOutcome(
-            run.run_id, run.status, run.metrics, run.tags.get("end_reason", ""), pruned="pruned" in run.tags
-        )
-        key = run.tags.get("fingerprint", "")
-        if key not in found or (outcome.is_done and not found[key].is_done):
-            found[key] = outcome
-    return found
-
-
 def first_equal_job(jobs: Sequence[SweepJob], number: int) -> int:
-    """The first job with the same fingerprint: they are the same experiment, and it is run once."""
+    """Return the first job with the same fingerprint: it is the same experiment, and runs once."""
     return next(job.number for job in jobs if job.fingerprint == jobs[number].fingerprint)

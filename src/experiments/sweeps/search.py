@@ -2,34 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing import Literal
 
 from experiments.config.composition import composing, read_search_space
-from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.facts import epoch_metric_names, objective_of
-from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, described
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import parse_overrides
-from experiments.config.sweep_composition import ComposedSweep
-from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.config.sweep_composition import ComposedSweep, SearchSettings
+from experiments.errors import ConfigError, join_sorted
 from experiments.sweeps.search_space import SearchSpace, compose_corners, parse_search_space
-
-
-@pydantic_dataclass(config=STRICT_FIELDS, kw_only=True)
-class SearchSettings:
-    """hydra.sweeper of conf/hydra/sweeper/optuna.yaml."""
-
-    n_trials: Annotated[Positive, described("trials in all, from 1 on")]
-    sampler: Annotated[Literal["tpe", "random", "grid", "cmaes"], described("tpe, random, grid or cmaes")]
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, description="seed of the sampler, from 0 to 4294967295")]
-    startup_trials: Annotated[Count, described("trials before the sampler learns and median prunes, 0 or more")]
-    pruner: Annotated[Literal["none", "median", "hyperband"], described("none, median or hyperband")]
-    warmup_epochs: Annotated[Positive, described("epochs that every trial is given before it may be pruned, from 1 on")]
 
 
 @dataclass(frozen=True)
@@ -37,64 +19,42 @@ class Search(ComposedSweep):
     """A search, checked. Its `jobs` are corners of the space, in which every choice and bound occurs.
 
     Attributes:
+        sweeper: sampler, pruner and number of trials.
         space: what varies.
         fixed: the overrides that all trials share.
         metric, mode: the objective.
-        reported: the metric after each epoch that pruning goes by.
+        reported: the metric after each epoch by which trials are pruned.
     """
 
+    sweeper: SearchSettings
     space: SearchSpace
     fixed: list[str]
-    settings: SearchSettings
     metric: str
     mode: Literal["max", "min"]
     reported: str
 
     def __str__(self) -> str:
-        trials = f"{self.settings.n_trials} trials by {self.settings.sampler} for the {self.mode} of {self.metric}"
+        trials = f"{self.sweeper.n_trials} trials by {self.sweeper.sampler} for the {self.mode} of {self.metric}"
         return "\n".join([*(f"  {parameter}" for parameter in self.space), trials])
 
     @property
     def digest(self) -> str:
-        """What the search is known by, SHA-256 (hex); with more trials it is still the same search."""
-        known = {**asdict(self.settings), "n_trials": None}
+        """SHA-256 (hex) by which the search is found again; with more trials it is still the same search."""
+        settings = {**asdict(self.sweeper), "n_trials": None}
+        del settings["params"]  # they are part of the space
         space = [asdict(parameter) for parameter in self.space]
-        parts = [fingerprint_of(self.jobs[0].config, {}), space, known, self.metric, self.mode]
+        parts = [fingerprint_of(self.jobs[0].config, {}), space, settings, self.metric, self.mode]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def check_search_settings(given: Mapping[str, Any]) -> SearchSettings:
-    """The sweeper's settings as composed by Hydra.
-
-    Raises:
-        ConfigError: one line for each that is not allowed.
-    """
-    ours = {key: value for key, value in given.items() if key not in ("_target_", "params")}  # those are Hydra's
-    try:
-        return TypeAdapter(SearchSettings).validate_json(json.dumps(ours))
-    except ValidationError as error:
-        known = field_descriptions(SearchSettings)
-        lines = []
-        for finding in error.errors(include_url=False):
-            key = str(finding["loc"][0])
-            if key in known:
-                value, choices = show_value(finding["input"]), finding.get("ctx", {}).get("expected", "")
-                near = did_you_mean(value, choices.replace("'", "").replace(" or ", ", ").split(", "))
-                lines.append(f"hydra.sweeper.{key}={value} is not allowed{near}: {known[key]}")
-            else:
-                lines.append(
-                    f"unknown key 'hydra.sweeper.{key}'{did_you_mean(key, known)}. It has: {join_sorted(known)}"
-                )
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
-
-
 def check_search(composed: ComposedSweep) -> Search:
-    """Check a whole search, before anything heavy is loaded.
+    """Check a search as a whole.
 
     Raises:
         ConfigError: what cannot be searched, why, and what to do.
     """
-    settings = check_search_settings(composed.sweeper)
+    settings = composed.sweeper
+    assert isinstance(settings, SearchSettings)
     with composing(composed.config_dir):
         given = parse_overrides(composed.overrides)
         chosen = [str(override.input_line) for override in given if not override.is_sweep_override()]
@@ -121,19 +81,8 @@ def check_search(composed: ComposedSweep) -> Search:
             f"hydra.sweeper.pruner={settings.pruner} needs a metric after each epoch, and objective.metric={metric} has"
             f" none. Use pruner=none, or an objective from: {join_sorted(known)}"
         )
-    return Search(
-        jobs,
-        composed.launcher,
-        composed.sweeper,
-        composed.overrides,
-        composed.config_dir,
-        space,
-        fixed,
-        settings,
-        metric,
-        mode,
-        reported,
-    )
+    given_by_command = (composed.launcher, settings, composed.overrides, composed.config_dir)
+    return Search(jobs, *given_by_command, space, fixed, metric, mode, reported)
 
 
 def _check_sampler(space: SearchSpace, sampler: str) -> None:

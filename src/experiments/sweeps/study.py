@@ -10,8 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.sweep_composition import SearchSettings
 from experiments.errors import TrialPruned
-from experiments.sweeps.search import Search, SearchSettings
+from experiments.sweeps.search import Search
 from experiments.sweeps.search_space import Parameter, ParameterValue, space_combinations
 from experiments.tracking.run import TrackedRun
 
@@ -65,7 +66,7 @@ class SearchStudy:
     @property
     def left(self) -> int:
         """How many trials are still to be given out."""
-        settings = self.search.settings
+        settings = self.search.sweeper
         whole = settings.n_trials
         if settings.sampler == "grid":
             whole = min(whole, sum(1 for _ in space_combinations(self.search.space)))
@@ -101,16 +102,16 @@ class SearchStudy:
         else:
             self.optuna.tell(trial.asked, state=TrialState.PRUNED if status == "PRUNED" else TrialState.FAIL)
 
-    def entry(self, trial: SearchTrial) -> dict[str, Any] | None:
+    def pruning_entry(self, trial: SearchTrial) -> dict[str, Any] | None:
         """What a job has to know to prune the trial, as plain data; None if it is not to."""
-        if self.search.settings.pruner == "none":
+        if self.search.sweeper.pruner == "none":
             return None
         return {
             "journal": str(self.journal),
             "id": trial.asked._trial_id,
             "metric": self.search.reported,
             "mode": self.search.mode,
-            "settings": asdict(self.search.settings),
+            "settings": asdict(self.search.sweeper),
         }
 
     def _next(self) -> SearchTrial | None:
@@ -118,7 +119,7 @@ class SearchStudy:
 
         if self._cut_off:
             frozen = self._cut_off.pop(0)
-            self.optuna.sampler = _trial_sampler(self.search.settings, frozen.number)
+            self.optuna.sampler = _trial_sampler(self.search.sweeper, frozen.number)
             return self._drawn(Asked(self.optuna, frozen._trial_id))
         trials = self.optuna.get_trials(deepcopy=False)
         waiting = [trial for trial in trials if trial.state.name == "WAITING"]  # killed between the next lines
@@ -127,10 +128,10 @@ class SearchStudy:
             return None
         if not waiting and self._again:
             self.optuna.enqueue_trial(self._again.pop(0))
-        elif not waiting and self.search.settings.sampler == "grid":
+        elif not waiting and self.search.sweeper.sampler == "grid":
             tried = [trial.params for trial in trials]
             self.optuna.enqueue_trial(next(p for p in space_combinations(self.search.space) if p not in tried))
-        self.optuna.sampler = _trial_sampler(self.search.settings, number)
+        self.optuna.sampler = _trial_sampler(self.search.sweeper, number)
         return self._drawn(self.optuna.ask())
 
     def _drawn(self, asked: "optuna.trial.Trial") -> SearchTrial:
@@ -145,7 +146,7 @@ def pruning_watch(entry: Mapping[str, Any], epochs: int) -> Callable[[int, Mappi
     """What a job calls with each epoch and its metrics: the study hears of it, and may end the trial.
 
     Args:
-        entry: from Study.entry, perhaps in another process.
+        entry: from SearchStudy.pruning_entry, perhaps in another process.
         epochs: of the whole training; after the last there is nothing left to prune.
     """
     from optuna.trial import Trial as Asked

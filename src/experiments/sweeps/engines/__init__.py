@@ -1,1 +1,84 @@
-"""TODO."""
+"""Engines run the jobs of a sweep: all follow one protocol, so that the sweep is the same whichever runs it.
+
+An engine knows processes (or, one day, nodes of a cluster). What a job is, which jobs are done, retries, the parent
+run and the search belong to the sweep, which reads outcomes from MLflow.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from signal import Signals
+from typing import Protocol
+
+from experiments.config.schema import Config
+from experiments.config.sweep_composition import BasicSettings, PoolSettings
+from experiments.sweeps.plan import SweepJob
+from experiments.training.devices import logical_devices
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """The end of a job as its engine saw it; its outcome is in its MLflow run.
+
+    Attributes:
+        seconds: that it took.
+        reason: why it failed, or empty.
+        lost_status: FAILED or KILLED if its process ended without closing the job's run, else None.
+    """
+
+    job: SweepJob
+    seconds: float
+    reason: str = ""
+    lost_status: str | None = None
+
+
+class Engine(Protocol):
+    """Runs jobs of a sweep, each once; a job that fails is reported and raises nothing."""
+
+    def start(self, folder: Path) -> None:
+        """Prepare to run the jobs that are frozen in this folder."""
+
+    def max_parallel(self, config: Config) -> int:
+        """Return how many jobs with this config can run at once."""
+
+    def give(self, job: SweepJob, draw: str | None = None) -> None:
+        """Start a job; the sweep gives no more than there is room for.
+
+        Args:
+            draw: id of the job's finished run: draw its full report instead of running the job.
+        """
+
+    def wait(self) -> JobEnd:
+        """Wait until one of the jobs given has ended.
+
+        Raises:
+            KeyboardInterrupt, Terminated: a signal came while waiting.
+        """
+
+    def interrupt(self, sent: Signals) -> None:
+        """Let all running jobs checkpoint and close their runs, for a limited time."""
+
+    def close(self) -> list[JobEnd]:
+        """Leave no process behind; return the jobs that had to be killed."""
+
+
+def create_engine(settings: BasicSettings | PoolSettings) -> Engine:
+    """Return the engine for a launcher's settings."""
+    if isinstance(settings, PoolSettings):
+        from experiments.sweeps.engines.pool import PoolEngine
+
+        return PoolEngine(settings)
+    from experiments.sweeps.engines.in_process import InProcessEngine
+
+    return InProcessEngine()
+
+
+def has_room(engine: Engine, running: Iterable[Config], config: Config) -> bool:
+    """Return whether a job with this config fits beside the running ones; each takes its share of the engine."""
+    return sum(Fraction(1, engine.max_parallel(each)) for each in (*running, config)) <= 1
+
+
+def process_kind(config: Config) -> tuple[int, str, int]:
+    """Return threads, strategy and devices of a config, which TensorFlow takes once per process."""
+    return int(config.training.threads), config.distribution.strategy, logical_devices(config.distribution)

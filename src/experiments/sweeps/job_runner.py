@@ -1,0 +1,124 @@
+"""Runs the jobs of a sweep with an engine: which are still to do, retries, when to stop, and a line on each."""
+
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+
+from experiments.config.facts import objective_of
+from experiments.errors import Terminated
+from experiments.formatting import format_duration
+from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
+from experiments.sweeps.jobs import freeze_job
+from experiments.sweeps.outcomes import NO_OUTCOME, JobOutcome, end_lost_job, job_outcome, sweep_outcomes
+from experiments.sweeps.plan import SweepJob, first_equal_job
+from experiments.tracking.addresses import resolve_tracking_uri
+
+
+class JobRunner:
+    """The jobs of a sweep that is running.
+
+    Attributes:
+        folder: holds the frozen jobs, and is named after the parent run.
+        jobs: by their number.
+        expected: in a search: how many jobs there will be.
+        is_stopped: a job failed, and `sweep.on_error=stop` says that no further one starts.
+        seconds: that each job took, of those that ran.
+    """
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine, self.folder, self.parent_id = engine, folder, folder.name
+        self.jobs: list[SweepJob] = []
+        self.expected = 0
+        self.is_stopped = False
+        self.seconds: list[float] = []
+        self._reasons: dict[int, str] = {}  # of jobs that failed without a run
+        self._ended: set[int] = set()  # jobs that are done, or were tried
+        self._most_at_once = 1
+        engine.start(folder)
+
+    def add(self, jobs: Sequence[SweepJob]) -> None:
+        """Freeze further jobs of the sweep; their numbers follow those of the jobs before."""
+        self.jobs += jobs
+        for job in jobs:
+            freeze_job(self.folder, job)
+
+    def outcomes(self) -> list[JobOutcome]:
+        """Return the outcome of every job."""
+        if not self.jobs:
+            return []
+        found = sweep_outcomes(resolve_tracking_uri(self.jobs[0].config.tracking.uri), self.parent_id)
+        outcomes = [found.get(job.fingerprint, NO_OUTCOME) for job in self.jobs]
+        return [o if o.reason else replace(o, reason=self._reasons.get(n, "")) for n, o in enumerate(outcomes)]
+
+    def run(self, jobs: Sequence[SweepJob]) -> None:
+        """Run those of these jobs that are not done; of several that are the same experiment, the first.
+
+        Raises:
+            KeyboardInterrupt, Terminated: after the running jobs have checkpointed; a second Ctrl-C ends them at once.
+        """
+        outcomes = self.outcomes()
+        self._ended |= {number for number, outcome in enumerate(outcomes) if outcome.is_done}
+        to_do = [j for j in jobs if not outcomes[j.number].is_done and first_equal_job(self.jobs, j.number) == j.number]
+        kinds = list(dict.fromkeys(process_kind(job.config) for job in to_do))
+        pending = deque(sorted(to_do, key=lambda job: kinds.index(process_kind(job.config))))  # processes are kept
+        retries = {job.number: job.config.sweep.retries for job in jobs}
+        running: dict[int, SweepJob] = {}
+        try:
+            while pending or running:
+                while pending and has_room(self.engine, (j.config for j in running.values()), pending[0].config):
+                    running[pending[0].number] = pending[0]
+                    self.engine.give(pending.popleft())
+                self._most_at_once = max(self._most_at_once, len(running))
+                end = self.engine.wait()
+                del running[end.job.number]
+                outcome = self._read_outcome(end)
+                if not outcome.is_done and retries[end.job.number]:
+                    retries[end.job.number] -= 1
+                    print(f"{end.job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)
+                    pending.appendleft(end.job)
+                    continue
+                self._report(end, outcome)
+                if not outcome.is_done and end.job.config.sweep.on_error == "stop":
+                    self.is_stopped = True
+                    pending.clear()
+        except (KeyboardInterrupt, Terminated) as interruption:
+            self.engine.interrupt(SIGINT if isinstance(interruption, KeyboardInterrupt) else SIGTERM)
+            raise
+
+    def draw(self, job: SweepJob, run_id: str) -> None:
+        """Draw the full report of a job's finished run."""
+        self.engine.give(job, run_id)
+        if reason := self.engine.wait().reason:  # the sweep has done its work
+            print(f"The figures of the best run {run_id} could not be drawn: {reason}", file=sys.stderr)
+
+    def close(self) -> None:
+        """End the engine, and the runs of jobs that it had to kill."""
+        for end in self.engine.close():
+            self._read_outcome(end)
+
+    def _read_outcome(self, end: JobEnd) -> JobOutcome:
+        if end.lost_status:
+            return end_lost_job(end.job, self.parent_id, end.lost_status, end.reason)
+        return job_outcome(end.job, self.parent_id, end.reason)
+
+    def _report(self, end: JobEnd, outcome: JobOutcome) -> None:
+        """Print a line on a job that has ended, with the time that the whole sweep still takes."""
+        if not outcome.run_id:
+            self._reasons[end.job.number] = outcome.reason
+        self._ended.add(end.job.number)
+        self.seconds.append(end.seconds)
+        total = max(len(self.jobs), self.expected)
+        metric, _ = objective_of(end.job.config)
+        if outcome.is_done and metric in outcome.metrics:
+            result = f"{metric} {outcome.metrics[metric]:.4f}"
+        else:
+            result = "pruned" if outcome.pruned else outcome.status if outcome.run_id else "no run"
+        left = (total - len(self._ended)) / self._most_at_once * sum(self.seconds) / len(self.seconds)
+        rest = f"  about {format_duration(left)} left" if left > 0 else ""
+        position = f"[{len(self._ended):{len(str(total))}}/{total}]"
+        print(f"{position} {end.job.name}  {result}  {end.seconds:.1f} s{rest}", flush=True)
+        if not outcome.is_done:
+            print(f"  {end.job.name}: {outcome.reason}", file=sys.stderr, flush=True)
