@@ -131,6 +131,7 @@ def _run_sweep(composed: ComposedSweep) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
 def _hydra_job(composed: DictConfig) -> None:
     from experiments.experiment import run_experiment
+    from experiments.reproduction.resume import find_resumed_run
     from experiments.sweeps.jobs import run_task
 
     context = HydraConfig.get()
@@ -139,7 +140,12 @@ def _hydra_job(composed: DictConfig) -> None:
     config = validate_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
 
     def train() -> None:
-        run_experiment(config, list(context.overrides.task))
+        overrides = list(context.overrides.task)
+        if config.resume:
+            resumed = find_resumed_run(config, overrides)
+            run_experiment(resumed.config, resumed.overrides, run_id=resumed.run.run_id)
+        else:
+            run_experiment(config, overrides)
 
     if code := run_command(train):  # an exception would be shown by Hydra, with its traceback
         sys.exit(code)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.runtime import start_tensorflow
-from experiments.training.randomness import epoch_order, make_repeatable, uniform_bits
+from experiments.training.randomness import epoch_order, uniform_bits, with_counter_dropout
 
 start_tensorflow(1)
 
@@ -125,7 +125,7 @@ def set_masks(dropouts: list[Any], epoch: int = 1, step: int = 0) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
 def test_dropout_drops_its_rate_and_scales_the_rest(rate: float) -> None:
-    model, dropouts = make_repeatable(network(keras.layers.Dropout(rate)))
+    model, dropouts = with_counter_dropout(network(keras.layers.Dropout(rate)))
     set_masks(dropouts)
     values = model(np.ones((1000, 100), np.float32), training=True).numpy()
     dropped = values == 0
@@ -134,13 +134,13 @@ def test_dropout_drops_its_rate_and_scales_the_rest(rate: float) -> None:
 
 
 def test_dropout_does_nothing_outside_of_training() -> None:
-    model, dropouts = make_repeatable(network(keras.layers.Dropout(0.5)))
+    model, dropouts = with_counter_dropout(network(keras.layers.Dropout(0.5)))
     set_masks(dropouts)
     assert (model(np.ones((10, 100), np.float32), training=False).numpy() == 1).all()
 
 
 def test_masks_change_with_layer_epoch_and_step_and_come_back() -> None:
-    model, dropouts = make_repeatable(network(keras.layers.Dropout(0.5)))
+    model, dropouts = with_counter_dropout(network(keras.layers.Dropout(0.5)))
 
     def mask(epoch: int, step: int) -> np.ndarray:
         set_masks(dropouts, epoch, step)
@@ -151,7 +151,7 @@ def test_masks_change_with_layer_epoch_and_step_and_come_back() -> None:
     assert (first != mask(2, 0)).any()
     assert (first == mask(1, 0)).all()
 
-    twice, both = make_repeatable(network(keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)))
+    twice, both = with_counter_dropout(network(keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)))
     set_masks(both)
     once = (first != 0).mean()
     assert (twice(np.ones((10, 100), np.float32), training=True).numpy() != 0).mean() == pytest.approx(
@@ -160,7 +160,7 @@ def test_masks_change_with_layer_epoch_and_step_and_come_back() -> None:
 
 
 def test_the_rows_of_a_replica_have_the_masks_of_the_global_batch() -> None:
-    model, (layer,) = make_repeatable(network(keras.layers.Dropout(0.5)))
+    model, (layer,) = with_counter_dropout(network(keras.layers.Dropout(0.5)))
     set_masks([layer])
     whole = model(np.ones((10, 100), np.float32), training=True).numpy()
     layer.draw.first_row = tf.constant(6)
@@ -172,7 +172,7 @@ def test_the_rows_of_a_replica_have_the_masks_of_the_global_batch() -> None:
     [("SpatialDropout1D", (5, 40)), ("SpatialDropout2D", (4, 4, 40)), ("SpatialDropout3D", (2, 2, 2, 40))],
 )
 def test_spatial_dropout_drops_whole_channels(name: str, shape: tuple[int, ...]) -> None:
-    model, dropouts = make_repeatable(network(getattr(keras.layers, name)(0.5), shape=shape))
+    model, dropouts = with_counter_dropout(network(getattr(keras.layers, name)(0.5), shape=shape))
     set_masks(dropouts)
     values = model(np.ones((50, *shape), np.float32), training=True).numpy().reshape(50, -1, 40)
     assert (values == values[:, :1]).all()
@@ -181,7 +181,7 @@ def test_spatial_dropout_drops_whole_channels(name: str, shape: tuple[int, ...])
 
 def test_spatial_dropout_knows_channels_first() -> None:
     layer = keras.layers.SpatialDropout2D(0.5, data_format="channels_first")
-    model, dropouts = make_repeatable(network(layer, shape=(40, 4, 4)))
+    model, dropouts = with_counter_dropout(network(layer, shape=(40, 4, 4)))
     set_masks(dropouts)
     values = model(np.ones((50, 40, 4, 4), np.float32), training=True).numpy().reshape(50, 40, -1)
     assert (values == values[..., :1]).all()
@@ -189,7 +189,7 @@ def test_spatial_dropout_knows_channels_first() -> None:
 
 
 def test_a_rate_near_1_drops_almost_everything_and_stays_finite() -> None:
-    model, dropouts = make_repeatable(network(keras.layers.Dropout(1 - 1e-9)))
+    model, dropouts = with_counter_dropout(network(keras.layers.Dropout(1 - 1e-9)))
     set_masks(dropouts)
     assert (model(np.ones((10, 100), np.float32), training=True).numpy() == 0).all()
 
@@ -200,7 +200,7 @@ def test_a_rate_near_1_drops_almost_everything_and_stays_finite() -> None:
 def test_the_repeatable_model_shares_its_weights_and_leaves_the_model_as_it_is() -> None:
     model = network(keras.layers.Dense(4), keras.layers.Dropout(0.5), keras.layers.Dense(2))
     stock = [type(layer) for layer in model.layers]
-    trained, dropouts = make_repeatable(model)
+    trained, dropouts = with_counter_dropout(model)
     assert [a is b for a, b in zip(model.trainable_variables, trained.trainable_variables, strict=True)] == [True] * 4
     assert [layer.name for layer in trained.layers] == [layer.name for layer in model.layers]
     assert [type(layer) for layer in model.layers] == stock
@@ -211,8 +211,8 @@ def test_the_repeatable_model_shares_its_weights_and_leaves_the_model_as_it_is()
 
 def test_the_model_can_be_made_repeatable_again() -> None:
     model = network(keras.layers.Dense(4), keras.layers.Dropout(0.5))
-    first, _ = make_repeatable(model)
-    second, dropouts = make_repeatable(model)
+    first, _ = with_counter_dropout(model)
+    second, dropouts = with_counter_dropout(model)
     set_masks(dropouts)
     assert second(np.ones((2, 100), np.float32), training=True).shape == (2, 4)
     assert first.trainable_variables[0] is second.trainable_variables[0]
@@ -220,7 +220,7 @@ def test_the_model_can_be_made_repeatable_again() -> None:
 
 def test_outside_of_training_both_models_are_equal() -> None:
     model = network(keras.layers.Dense(4), keras.layers.Dropout(0.5), keras.layers.BatchNormalization())
-    trained, _ = make_repeatable(model)
+    trained, _ = with_counter_dropout(model)
     inputs = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32)
     np.testing.assert_array_equal(model(inputs), trained(inputs))
 
@@ -228,7 +228,7 @@ def test_outside_of_training_both_models_are_equal() -> None:
 def test_a_mask_passes_through_dropout_to_the_layers_behind() -> None:
     layers = keras.layers
     model = network(layers.Masking(), layers.Dropout(0.0), layers.LSTM(3), shape=(5, 2))
-    trained, dropouts = make_repeatable(model)
+    trained, dropouts = with_counter_dropout(model)
     set_masks(dropouts)
     inputs = np.ones((4, 5, 2), np.float32)
     inputs[:, 3:] = 0  # masked
@@ -237,7 +237,7 @@ def test_a_mask_passes_through_dropout_to_the_layers_behind() -> None:
 
 def test_the_stock_model_can_be_saved_and_loaded_after_it_was_made_repeatable(tmp_path: Any) -> None:
     model = network(keras.layers.Dense(4), keras.layers.SpatialDropout1D(0.5), shape=(3, 5))
-    make_repeatable(model)
+    with_counter_dropout(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert [type(layer).__name__ for layer in loaded.layers] == ["Dense", "SpatialDropout1D"]

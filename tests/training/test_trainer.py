@@ -13,6 +13,7 @@ from experiments.errors import TrainingError
 from experiments.training import compiled_loop, evaluation
 from experiments.training.devices import start_strategy
 from experiments.training.evaluation import Evaluator
+from experiments.training.network_cache import compile_network
 from experiments.training.networks import build_network
 from experiments.training.optimizers import build_optimizer, learning_rates
 from experiments.training.randomness import epoch_order
@@ -62,11 +63,9 @@ class Steps:
 def train(config: Config, data: Dataset, progress: Any = None) -> tuple[Any, list[Metrics]]:
     """The model after training, and the metrics of each epoch. (The only place that knows how training is called.)"""
     strategy = start_strategy(config.distribution, threads=1)
-    with strategy.scope():
-        model = build_network(config)
-        optimizer = build_optimizer(config.optimizer, config.training.gradient_clipping)
-    trainer = Trainer(config, strategy, model, optimizer, data, None)
-    return model, [metrics for _, metrics in trainer.run(progress or Steps())]
+    network = compile_network(config, strategy)
+    trainer = Trainer(config, network, data, None)
+    return network.model, [metrics for _, metrics in trainer.run(progress or Steps())]
 
 
 def by_hand(config: Config, data: Dataset) -> tuple[Any, list[Metrics]]:

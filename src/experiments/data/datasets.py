@@ -104,6 +104,23 @@ def load_dataset(
     return Dataset(config.name, train, validation, test, class_names, digest, source)
 
 
+_loaded_datasets: dict[str, Dataset] = {}  # the last two: the jobs of a worker mostly share theirs
+
+
+def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
+    """Load a dataset, or return the one that an earlier run of this process has loaded.
+
+    Raises:
+        DataError: as load_dataset.
+    """
+    key = repr((config, seed))
+    dataset = _loaded_datasets.pop(key) if key in _loaded_datasets else load_dataset(config, seed)
+    _loaded_datasets[key] = dataset
+    if len(_loaded_datasets) > 2:
+        del _loaded_datasets[next(iter(_loaded_datasets))]
+    return dataset
+
+
 def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
     """The folder or npz file that `load` will read, or None if there is none yet or none is needed.
 

@@ -23,7 +23,6 @@ from experiments.config.facts import objective_of
 from experiments.config.identity import config_to_dict
 from experiments.errors import TrainingError, UserError
 from experiments.formatting import format_duration, plural
-from experiments.reports.summary import SWEEP_VARIABLE
 from experiments.sweeps.leaderboard import Leaderboard, rank_children
 from experiments.sweeps.leaderboard_views import print_leaderboard, publish_leaderboard, share_view, sweep_commands
 from experiments.sweeps.plan import (
@@ -44,6 +43,7 @@ from experiments.tracking.records import runs_with_tags
 from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
 from experiments.tracking.store import connect_store, open_existing_store, store_exists
 
+SWEEP_VARIABLE = "EXPERIMENTS_SWEEP"  # in the environment of a sweep's jobs: the folder of its frozen plan
 SWEEP_FOLDER = PROJECT / "outputs" / "sweeps"
 LONGEST_SWEPT_PARAM = 500  # characters of a swept parameter's values on the parent
 
