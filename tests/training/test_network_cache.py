@@ -49,7 +49,7 @@ def test_run_reuses_the_program_of_an_earlier_run_and_equals_a_run_alone(kind: l
 
 
 @pytest.mark.usefixtures("tensorflow")
-def test_networks_of_other_kinds_are_kept_beside_each_other_and_the_one_used_least_recently_is_dropped() -> None:
+def test_networks_of_several_kinds_are_kept_and_the_least_recently_used_is_dropped() -> None:
     def prepared(*overrides: str) -> CompiledNetwork:
         config = compose_job([*BASE, *FIRST, *overrides])
         return prepare_network(config, start_strategy(config.distribution, 1))
