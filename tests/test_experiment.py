@@ -1,4 +1,4 @@
-"""Whole runs, as real processes on shrunk real data: what MLflow holds afterwards, and how runs end."""
+"""Whole runs, as real processes on a part of the real data: what they record in MLflow, and how they end."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> tuple[str
 
 
 @pytest.mark.slow
-def test_a_run_logs_its_config_as_params(finished: tuple[str, Any, str]) -> None:
+def test_run_logs_its_config_as_params(finished: tuple[str, Any, str]) -> None:
     _, run, _ = finished
     params = run.data.params
     expected = {
@@ -59,7 +59,7 @@ def test_a_run_logs_its_config_as_params(finished: tuple[str, Any, str]) -> None
 
 
 @pytest.mark.slow
-def test_a_run_logs_every_metric_of_every_epoch_and_at_the_end(finished: tuple[str, Any, str]) -> None:
+def test_run_logs_metrics_of_every_epoch_and_final_metrics(finished: tuple[str, Any, str]) -> None:
     uri, run, printed = finished
     assert set(run.data.metrics) == {*PER_EPOCH, *FINAL}
     client = connect_store(uri)
@@ -72,7 +72,7 @@ def test_a_run_logs_every_metric_of_every_epoch_and_at_the_end(finished: tuple[s
 
 
 @pytest.mark.slow
-def test_a_run_tags_code_and_data_and_keeps_what_repeating_it_needs(finished: tuple[str, Any, str]) -> None:
+def test_run_records_code_data_config_and_environment(finished: tuple[str, Any, str]) -> None:
     uri, run, _ = finished
     run_id, tags = run.info.run_id, run.data.tags
     assert len(tags["fingerprint"]) == 64
@@ -89,7 +89,7 @@ def test_a_run_tags_code_and_data_and_keeps_what_repeating_it_needs(finished: tu
 
 
 @pytest.mark.slow
-def test_the_model_gives_the_logged_predictions_in_a_process_without_this_project(
+def test_logged_model_predicts_without_this_project(
     finished: tuple[str, Any, str], mnist: Path, tmp_path: Path
 ) -> None:
     uri, run, _ = finished
@@ -121,14 +121,14 @@ np.save({str(tmp_path / "predicted.npy")!r}, np.asarray(probabilities).argmax(1)
 
 
 @pytest.mark.slow
-def test_the_default_network_reaches_the_published_accuracy_on_the_real_mnist(mnist: Path, uri: str) -> None:
+def test_default_network_reaches_the_published_accuracy_on_mnist(mnist: Path, uri: str) -> None:
     run = made(uri, "report.figures=none")
     assert run.data.metrics["test_accuracy"] >= 0.975
     assert run.data.metrics["test_accuracy"] < 0.99  # not trained on the test images
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_what_was_logged(uri: str) -> None:
+def test_loss_that_is_not_finite_fails_the_run_and_keeps_its_log(uri: str) -> None:
     # The loss stays finite in the first epoch and explodes with the learning rate that follows it.
     rates = ["schedule=piecewise", "schedule.boundaries=[1]", "schedule.factors=[1e30]"]
     done = command("data=digits", "training.epochs=3", *rates, f"tracking.uri={uri}")
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_what_was_logged(uri: 
 
 
 @pytest.mark.slow
-def test_a_test_loss_that_is_not_finite_fails_the_run_too(uri: str) -> None:
+def test_test_loss_that_is_not_finite_fails_the_run(uri: str) -> None:
     # The one step of the run: its loss is that of the weights before it, and no validation is of those after it.
     one_step = ["data.validation=0", "training.batch_size=1437", "training.epochs=1"]
     with pytest.raises(NotFiniteError) as caught:
@@ -156,7 +156,7 @@ def test_a_test_loss_that_is_not_finite_fails_the_run_too(uri: str) -> None:
 
 
 @pytest.mark.slow
-def test_runs_that_start_at_once_on_a_store_that_does_not_exist_all_succeed_in_their_experiment(new_uri: str) -> None:
+def test_concurrent_runs_on_a_new_store_all_succeed(new_uri: str) -> None:
     arguments = ["data=digits", "training.epochs=1", "report.figures=none", "tracking.experiment=several"]
     processes = [start(*arguments, f"seed={seed}", f"tracking.uri={new_uri}") for seed in range(2)]
     for process in processes:
@@ -169,7 +169,7 @@ def test_runs_that_start_at_once_on_a_store_that_does_not_exist_all_succeed_in_t
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_fashion_mnist_is_read_from_files_in_its_format(uri: str, tmp_path: Path) -> None:
+def test_fashion_mnist_is_read_from_idx_files(uri: str, tmp_path: Path) -> None:
     folder, random = tmp_path / "fashion", np.random.default_rng(0)
     folder.mkdir()
     for prefix, count in (("train", 300), ("t10k", 60)):
@@ -185,7 +185,7 @@ def test_fashion_mnist_is_read_from_files_in_its_format(uri: str, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_without_data_and_network_the_message_says_where_it_looked_and_how_to_go_on(tmp_path: Path) -> None:
+def test_run_without_data_and_network_lists_the_places_and_the_options(tmp_path: Path) -> None:
     nowhere = {"EXPERIMENTS_DATA_DIR": str(tmp_path), "KERAS_HOME": str(tmp_path)}
     proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     before = time.perf_counter()
@@ -212,7 +212,7 @@ def test_every_shipped_choice_trains(group: str, uri: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_single_neuron_learns_the_line(uri: str) -> None:
+def test_single_neuron_learns_the_line(uri: str) -> None:
     run = made(uri, "experiment=single_neuron")
     assert run.data.metrics["learned_weight"] == pytest.approx(0.61, abs=0.03)
     assert "test_mean_absolute_error" in run.data.metrics
@@ -220,7 +220,7 @@ def test_the_single_neuron_learns_the_line(uri: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_password_in_the_tracking_uri_is_nowhere_in_the_run(uri: str) -> None:
+def test_password_in_the_tracking_uri_is_never_recorded_or_printed(uri: str) -> None:
     with_password = "http://bob:s3cret@127.0.0.1:9"
     done = command("data=digits", f"tracking.uri={with_password}")
     assert done.returncode == 2

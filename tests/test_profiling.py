@@ -1,4 +1,4 @@
-"""Spans of wall time: how they nest, and what the table and the trace make of them."""
+"""Spans of wall time: nesting, the table and the trace."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ def profile() -> None:
     begin_profile()  # the first of a process also counts the process's start
 
 
-def test_spans_nest_and_their_own_seconds_add_up_to_the_whole() -> None:
+def test_spans_nest_and_their_own_seconds_add_up() -> None:
     before = time.perf_counter()
     begin_profile()
     began = time.perf_counter()
@@ -34,7 +34,7 @@ def test_spans_nest_and_their_own_seconds_add_up_to_the_whole() -> None:
     assert sum(columns["own_seconds"]) <= after - before + 1e-3
 
 
-def test_a_decorated_function_is_a_span_at_every_call_even_if_it_fails() -> None:
+def test_decorated_function_is_a_span_for_every_call_even_if_it_fails() -> None:
     @span("data")
     def load(fails: bool) -> int:
         if fails:
@@ -47,7 +47,7 @@ def test_a_decorated_function_is_a_span_at_every_call_even_if_it_fails() -> None
     assert profile_table()["times"] == [2, 1]
 
 
-def test_the_trace_has_what_a_browser_needs_and_each_thread_its_own_row() -> None:
+def test_trace_has_the_fields_of_chrome_events_and_a_row_per_thread() -> None:
     def work() -> None:
         with span("importing"):
             pass
@@ -64,7 +64,7 @@ def test_the_trace_has_what_a_browser_needs_and_each_thread_its_own_row() -> Non
     assert "training / importing" not in profile_table()["phase"]
 
 
-def test_a_new_profile_forgets_the_last_one() -> None:
+def test_new_profile_forgets_the_last_one() -> None:
     with span("old"):
         pass
     begin_profile()

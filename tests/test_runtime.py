@@ -1,4 +1,4 @@
-"""The process of a command: what it loads, and that it is as quick to end as to start."""
+"""The process of a command: what it loads, and how quickly it ends."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ print("frozen:", gc.get_freeze_count() > 100_000)
 """
 
 
-def test_tensorflow_loads_without_what_keras_can_do_without_and_the_end_looks_through_nothing() -> None:
+def test_tensorflow_loads_without_optional_packages_and_the_process_ends_without_garbage_collection() -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == ["[]", "1 sklearn matplotlib", "frozen: False", "frozen: True"], done.stderr
     assert done.stderr == ""

@@ -11,10 +11,9 @@ import numpy as np
 from experiments.config.composition import compose_job
 from experiments.data.datasets import load_dataset
 from experiments.runtime import collect_garbage_rarely
-from experiments.training.cluster import SignsOfLife
+from experiments.training.cluster import ClusterMember
 from experiments.training.devices import start_strategy
-from experiments.training.networks import build_network
-from experiments.training.optimizers import build_optimizer
+from experiments.training.network_cache import compile_network
 from experiments.training.trainer import Trainer
 
 
@@ -23,13 +22,10 @@ def train(overrides: Sequence[str]) -> dict[str, np.ndarray]:
     config = compose_job(overrides)
     dataset = load_dataset(config.data, config.seed)
     strategy = start_strategy(config.distribution, int(config.training.threads))
-    with strategy.scope():
-        model = build_network(config)
-        optimizer = build_optimizer(config.optimizer, config.training.gradient_clipping)
-    trainer = Trainer(config, strategy, model, optimizer, dataset, None)
-    losses = [metrics["loss"] for _, metrics in trainer.run(SignsOfLife())]
-    synchronized = [int(getattr(layer, "synchronized", False)) for layer in model.layers]
-    weights = {f"weights {number}": value for number, value in enumerate(model.get_weights())}
+    network = compile_network(config, strategy)
+    losses = [metrics["loss"] for _, metrics in Trainer(config, network, dataset, None).run(ClusterMember())]
+    synchronized = [int(getattr(layer, "synchronized", False)) for layer in network.model.layers]
+    weights = {f"weights {number}": value for number, value in enumerate(network.model.get_weights())}
     return {**weights, "losses": np.array(losses), "synchronized": np.array(synchronized)}
 
 

@@ -64,7 +64,14 @@ def _run(arguments: Namespace) -> None:
     _check_surroundings([config])
     from experiments.experiment import run_experiment
 
-    run_experiment(config, [o for o in arguments.overrides if not is_hydra_key(o.lstrip("+~"))])
+    overrides = [o for o in arguments.overrides if not is_hydra_key(o.lstrip("+~"))]
+    run_id = None
+    if config.resume:
+        from experiments.reproduction.resume import find_resumed_run
+
+        resumed = find_resumed_run(config, overrides)
+        config, overrides, run_id = resumed.config, resumed.overrides, resumed.run.run_id
+    run_experiment(config, overrides, run_id=run_id)
 
 
 def _sweep(arguments: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Datasets from tiny files, from a local server, bundled and generated, and the real MNIST where it is at hand."""
+"""Datasets from tiny files, from a local server, bundled and generated, and the real MNIST if available."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def as_set(split: Split) -> set[bytes]:
 
 
 @pytest.mark.parametrize("packing", ["gzip", "plain", "dotted", "npz"])
-def test_every_packing_gives_the_same_arrays_and_the_same_digest(tmp_path: Path, packing: str) -> None:
+def test_every_file_format_gives_the_same_arrays_and_digest(tmp_path: Path, packing: str) -> None:
     dataset = load_from(write(tmp_path / "own", packing))
     np.testing.assert_array_equal(dataset.train.inputs, ARRAYS["train-images"])
     np.testing.assert_array_equal(dataset.train.targets, ARRAYS["train-labels"])
@@ -71,13 +71,13 @@ def test_every_packing_gives_the_same_arrays_and_the_same_digest(tmp_path: Path,
     assert len(dataset.digest) == 36
 
 
-def test_the_path_may_be_an_npz_file_of_any_name(tmp_path: Path) -> None:
+def test_path_can_be_an_npz_file_of_any_name(tmp_path: Path) -> None:
     write(tmp_path, "npz")
     file = (tmp_path / "mnist.npz").rename(tmp_path / "scans.npz")
     assert load_from(file).source == str(file)
 
 
-def test_the_digest_changes_with_one_pixel_and_not_with_limit_validation_or_seed(tmp_path: Path) -> None:
+def test_digest_depends_on_every_pixel_but_not_on_limit_validation_or_seed(tmp_path: Path) -> None:
     folder = write(tmp_path / "a")
     digest = load_from(folder).digest
     assert load_dataset(tiny(path=str(folder), limit=8, validation=3), seed=9).digest == digest
@@ -86,7 +86,7 @@ def test_the_digest_changes_with_one_pixel_and_not_with_limit_validation_or_seed
     assert load_from(write(tmp_path / "b", test_images=pixels), checksums=None).digest != digest
 
 
-def test_the_arrays_are_read_only(tmp_path: Path) -> None:
+def test_arrays_are_read_only(tmp_path: Path) -> None:
     dataset = load_from(write(tmp_path), validation=3)
     for split in (dataset.train, dataset.validation, dataset.test):
         assert not split.inputs.flags.writeable
@@ -116,18 +116,18 @@ def test_fashion_mnist_is_found_in_the_cache_of_keras(tmp_path: Path, cache: Pat
     assert find_dataset(tiny("fashion_mnist"), cache) == place
 
 
-def test_an_incomplete_folder_is_passed_over(tmp_path: Path, cache: Path) -> None:
+def test_search_skips_an_incomplete_folder(tmp_path: Path, cache: Path) -> None:
     (write(cache / "mnist") / "t10k-labels-idx1-ubyte.gz").unlink()
     keras = write(tmp_path / "keras" / "datasets", "npz") / "mnist.npz"
     assert find_dataset(tiny(), cache) == keras
 
 
-def test_bundled_and_generated_data_need_no_place() -> None:
+def test_bundled_and_generated_data_need_no_files() -> None:
     assert find_dataset(shipped("digits")) is None
     assert find_dataset(shipped("linear")) is None
 
 
-def test_a_given_path_without_the_files_is_refused_though_they_are_elsewhere(tmp_path: Path, cache: Path) -> None:
+def test_refuses_a_path_without_the_files_even_if_they_are_elsewhere(tmp_path: Path, cache: Path) -> None:
     write(cache / "mnist")
     folder = tmp_path / "given"
     for call in (find_dataset, lambda config, cache: load_dataset(config, 0, cache=cache)):
@@ -141,17 +141,17 @@ def test_a_given_path_without_the_files_is_refused_though_they_are_elsewhere(tmp
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_file_of_the_user_is_refused_with_the_way_out_and_left_alone(tmp_path: Path) -> None:
+def test_refuses_a_damaged_file_of_the_user_with_advice_and_keeps_it(tmp_path: Path) -> None:
     file = damage(write(tmp_path), "train-images", lambda content: content[:50])
     assert refusal(lambda: load_from(tmp_path, checksums=PUBLISHED)) == (
-        f"{file} is damaged: expected a whole gzip file, found 50 bytes (Compressed file ended before the"
-        " end-of-stream marker was reached). Replace it by a good copy, such as from"
-        " https://storage.googleapis.com/cvdf-datasets/mnist; if it is data of your own, set data.checksums=null."
+        f"{file} is damaged: expected a complete gzip file, found 50 bytes (Compressed file ended before the"
+        " end-of-stream marker was reached). Replace it with a good copy, such as from"
+        " https://storage.googleapis.com/cvdf-datasets/mnist; for data of your own, set data.checksums=null."
     )
     assert file.exists()
 
 
-def test_a_damaged_file_in_the_cache_is_removed_and_downloaded_by_the_next_run(cache: Path, mirror: Mirror) -> None:
+def test_damaged_file_in_the_cache_is_removed_and_downloaded_again(cache: Path, mirror: Mirror) -> None:
     file = damage(write(cache / "mnist"), "train-images", lambda content: content[:50])
     message = refusal(lambda: load_dataset(tiny(checksums=PUBLISHED), 0, cache=cache))
     assert message.startswith(f"{file} is damaged: ")
@@ -162,7 +162,7 @@ def test_a_damaged_file_in_the_cache_is_removed_and_downloaded_by_the_next_run(c
     assert mirror.requests == [(file.name, None)]
 
 
-def test_a_folder_of_the_user_linked_into_the_cache_is_left_alone(tmp_path: Path, cache: Path) -> None:
+def test_keeps_files_of_the_user_linked_into_the_cache(tmp_path: Path, cache: Path) -> None:
     file = damage(write(tmp_path / "own"), "train-images", lambda content: content[:50])
     cache.mkdir(parents=True)
     (cache / "mnist").symlink_to(tmp_path / "own")
@@ -170,24 +170,24 @@ def test_a_folder_of_the_user_linked_into_the_cache_is_left_alone(tmp_path: Path
     assert file.exists()
 
 
-def test_a_file_that_only_other_checksums_call_damaged_is_left_alone(cache: Path) -> None:
+def test_keeps_a_file_that_differs_only_from_custom_checksums(cache: Path) -> None:
     file = write(cache / "mnist") / "train-images-idx3-ubyte.gz"
     checksums = PUBLISHED | {"train-images": "sha256:typo"}
     assert refusal(lambda: load_dataset(tiny(checksums=checksums), 0, cache=cache)) == (
         f"{file} is damaged: train-images: expected sha256:typo, found {CHECKSUMS['train-images']}. Nothing was"
-        " removed, as data.checksums are not those of conf/data/mnist.yaml. Correct them or leave them out, or name the"
-        " data that they are of: data.path=FOLDER"
+        " removed, because data.checksums differ from conf/data/mnist.yaml. Correct or remove them, or name the folder"
+        " of the data they belong to: data.path=FOLDER"
     )
     assert len(list((cache / "mnist").iterdir())) == 4
 
 
-def test_own_files_in_the_cache_with_checksums_switched_off_are_left_alone(cache: Path) -> None:
+def test_keeps_files_in_the_cache_when_checksums_are_off(cache: Path) -> None:
     file = damage(write(cache / "mnist"), "train-images", lambda content: content[:50])
     refusal(lambda: load_dataset(tiny(checksums=None), 0, cache=cache))
     assert file.exists()
 
 
-def test_a_mistake_in_the_config_removes_nothing_from_the_cache(cache: Path) -> None:
+def test_config_error_removes_nothing_from_the_cache(cache: Path) -> None:
     write(cache / "mnist")
     refusal(lambda: load_dataset(tiny(shape=[12, 12]), 0, cache=cache))
     assert len(list((cache / "mnist").iterdir())) == 4
@@ -196,7 +196,7 @@ def test_a_mistake_in_the_config_removes_nothing_from_the_cache(cache: Path) -> 
 # --- download --------------------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_that_is_nowhere_is_downloaded_into_the_cache_once(cache: Path, mirror: Mirror) -> None:
+def test_missing_dataset_is_downloaded_into_the_cache_once(cache: Path, mirror: Mirror) -> None:
     dataset = load_downloading(cache, mirror)
     np.testing.assert_array_equal(dataset.train.inputs, ARRAYS["train-images"])
     assert dataset.source == str(cache / "mnist")
@@ -204,7 +204,7 @@ def test_a_dataset_that_is_nowhere_is_downloaded_into_the_cache_once(cache: Path
     assert len(mirror.requests) == 4
 
 
-def test_with_no_data_and_no_network_one_message_says_where_it_looked_and_how_to_go_on(
+def test_without_data_and_network_one_message_lists_the_places_and_the_options(
     tmp_path: Path, cache: Path, mirror: Mirror
 ) -> None:
     mirror.files = {}
@@ -223,16 +223,16 @@ Download:
   {closed}/train-images-idx3-ubyte.gz: [Errno 111] Connection refused
 Expected train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte \
 (each plain or .gz), or mnist.npz with x_train, y_train, x_test, y_test.
-To go on, one of:
+Do one of the following:
   put the files into {cache / "mnist"}
-  data.path=FOLDER, the folder that holds them
-  EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds them in mnist/
-  data=digits or data=linear, which need no files"""
+  set data.path=FOLDER to the folder that contains them
+  set EXPERIMENTS_DATA_DIR=FOLDER to the folder that contains them in mnist/
+  use data=digits or data=linear, which need no files"""
     )
     assert not cache.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_told(cache: Path, mirror: Mirror) -> None:
+def test_reports_a_cache_that_is_not_writable(cache: Path, mirror: Mirror) -> None:
     cache.parent.mkdir()
     cache.write_text("a file where the folder should be")
     assert f"[Errno 20] Not a directory: '{cache / 'mnist'}'" in refusal(lambda: load_downloading(cache, mirror))
@@ -241,7 +241,7 @@ def test_a_cache_that_cannot_be_written_is_told(cache: Path, mirror: Mirror) -> 
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
-def test_validation_is_taken_from_training_and_test_is_left_alone(tmp_path: Path) -> None:
+def test_validation_comes_from_training_and_the_test_split_is_untouched(tmp_path: Path) -> None:
     folder = write(tmp_path)
     whole, dataset = load_from(folder), load_from(folder, validation=5)
     assert [len(split.inputs) for split in (dataset.train, dataset.validation, dataset.test)] == [7, 5, 5]
@@ -255,7 +255,7 @@ def test_validation_is_taken_from_training_and_test_is_left_alone(tmp_path: Path
     np.testing.assert_array_equal(dataset.validation.targets, dataset.validation.inputs[:, 0, 0] // 12 % 3)
 
 
-def test_limit_takes_the_first_training_examples_before_validation_is_taken(tmp_path: Path) -> None:
+def test_limit_applies_before_validation_is_held_out(tmp_path: Path) -> None:
     folder = write(tmp_path)
     dataset = load_from(folder, limit=8, validation=3)
     assert [len(split.inputs) for split in (dataset.train, dataset.validation, dataset.test)] == [5, 3, 5]
@@ -263,7 +263,7 @@ def test_limit_takes_the_first_training_examples_before_validation_is_taken(tmp_
     assert as_set(dataset.train) | as_set(dataset.validation) == first
 
 
-def test_the_split_follows_the_seed_and_seed_0_is_one_like_any_other() -> None:
+def test_validation_split_follows_the_seed_including_seed_0() -> None:
     held_out = {seed: load_dataset(shipped("digits"), seed).validation.inputs for seed in (0, 1, 2**32 - 1)}
     for seed, inputs in held_out.items():
         np.testing.assert_array_equal(load_dataset(shipped("digits"), seed).validation.inputs, inputs)
@@ -274,7 +274,7 @@ def test_the_split_follows_the_seed_and_seed_0_is_one_like_any_other() -> None:
 # --- bundled and generated data --------------------------------------------------------------------------------------
 
 
-def test_digits_are_those_of_scikit_learn_in_its_order() -> None:
+def test_digits_equal_those_of_scikit_learn_in_order() -> None:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -287,14 +287,14 @@ def test_digits_are_those_of_scikit_learn_in_its_order() -> None:
     assert dataset.source.startswith("scikit-learn 1.")
 
 
-def test_digits_check_the_facts_of_their_config() -> None:
+def test_digits_are_checked_against_their_config() -> None:
     assert refusal(lambda: load_dataset(shipped("digits", train_examples=1436, checksums=None), 0)) == (
         f"data=digits, test split in {load_dataset(shipped('digits'), 0).source}: expected images (360, 8, 8)"
         " (data.test_examples and data.shape), found (361, 8, 8)"
     )
 
 
-def test_the_line_has_the_slope_and_noise_of_its_config() -> None:
+def test_line_has_the_slope_and_noise_of_its_config() -> None:
     dataset = load_dataset(shipped("linear"), seed=0)
     for split in (dataset.train, dataset.test):
         assert (split.inputs.dtype, split.inputs.shape) == (np.float32, (1000, 1))
@@ -309,14 +309,14 @@ def test_the_line_has_the_slope_and_noise_of_its_config() -> None:
     assert dataset.class_names == ()
 
 
-def test_the_line_is_the_same_for_every_seed_and_its_validation_is_not() -> None:
+def test_line_does_not_depend_on_the_seed_but_its_validation_does() -> None:
     first, second = (load_dataset(shipped("linear", validation=100), seed) for seed in (0, 1))
     assert first.digest == second.digest
     assert len(first.train.inputs) == 900
     assert not np.array_equal(first.validation.inputs, second.validation.inputs)
 
 
-def test_reading_data_loads_no_heavy_package() -> None:
+def test_reading_data_imports_no_heavy_package() -> None:
     code = (
         "import sys; from pydantic import TypeAdapter; from experiments.config.data_schema import ImageData;"
         "from experiments.data.datasets import load_dataset;"
@@ -331,7 +331,7 @@ def test_reading_data_loads_no_heavy_package() -> None:
 
 
 @real_mnist
-def test_mnist_is_the_published_one_split_without_leaks() -> None:
+def test_mnist_is_as_published_and_split_without_leaks() -> None:
     dataset = load_dataset(shipped("mnist", path=f"{REAL}/mnist"), seed=0)
     assert dataset.train.inputs.shape == (55_000, 28, 28)
     assert dataset.validation.inputs.shape == (5_000, 28, 28)
@@ -344,7 +344,7 @@ def test_mnist_is_the_published_one_split_without_leaks() -> None:
 
 
 @real_mnist
-def test_mnist_as_the_npz_of_keras_is_the_same_dataset(tmp_path: Path) -> None:
+def test_mnist_from_the_npz_of_keras_is_the_same_dataset(tmp_path: Path) -> None:
     whole = load_dataset(shipped("mnist", path=f"{REAL}/mnist", validation=0), seed=0)
     np.savez(
         tmp_path / "mnist.npz",

@@ -1,4 +1,4 @@
-"""A real HTTP server that misbehaves, and what the download makes of it."""
+"""Downloads from a real HTTP server that misbehaves."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def held(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_each_file_is_fetched_once_and_told(
+def test_each_file_is_downloaded_once_and_announced(
     folder: Path, mirrors: list[Mirror], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fetch(folder, *mirrors) == []
@@ -54,7 +54,7 @@ def test_each_file_is_fetched_once_and_told(
     assert capsys.readouterr().err == ""
 
 
-def test_a_download_that_breaks_off_goes_on_at_the_next_mirror(folder: Path, mirrors: list[Mirror]) -> None:
+def test_interrupted_download_continues_at_the_next_mirror(folder: Path, mirrors: list[Mirror]) -> None:
     mirrors[0].break_after = 20
     assert fetch(folder, *mirrors) == []
     assert mirrors[0].requests == [(FIRST, None)]
@@ -62,12 +62,12 @@ def test_a_download_that_breaks_off_goes_on_at_the_next_mirror(folder: Path, mir
     assert held(folder) == ALL
 
 
-def test_what_broke_off_is_never_taken_for_whole_and_is_resumed(
+def test_partial_file_is_never_used_and_is_resumed(
     folder: Path, mirrors: list[Mirror], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirrors[0].break_after = 20
     size = len(zipped("train-images"))
-    assert fetch(folder, mirrors[0]) == [f"{mirrors[0].url}/{FIRST}: broke off after 20 of {size} bytes"]
+    assert fetch(folder, mirrors[0]) == [f"{mirrors[0].url}/{FIRST}: connection lost after 20 of {size} bytes"]
     assert held(folder) == [f"{FIRST}.part"]
     mirrors[0].break_after = None
     capsys.readouterr()
@@ -77,7 +77,7 @@ def test_what_broke_off_is_never_taken_for_whole_and_is_resumed(
     assert held(folder) == ALL
 
 
-def test_without_range_support_the_download_starts_again(folder: Path, mirrors: list[Mirror]) -> None:
+def test_download_restarts_when_the_server_does_not_support_ranges(folder: Path, mirrors: list[Mirror]) -> None:
     mirrors[0].break_after, mirrors[0].ranges = 20, False
     assert len(fetch(folder, mirrors[0])) == 1
     mirrors[0].break_after = None
@@ -86,7 +86,7 @@ def test_without_range_support_the_download_starts_again(folder: Path, mirrors: 
 
 
 @pytest.mark.parametrize("rest", [b"of another copy", zipped("train-images"), bytes(10_000)])
-def test_a_part_that_cannot_be_completed_is_dropped(folder: Path, mirrors: list[Mirror], rest: bytes) -> None:
+def test_partial_file_that_cannot_be_completed_is_discarded(folder: Path, mirrors: list[Mirror], rest: bytes) -> None:
     folder.mkdir(parents=True)
     (folder / f"{FIRST}.part").write_bytes(rest)
     assert fetch(folder, mirrors[0]) == []
@@ -97,7 +97,7 @@ def test_a_part_that_cannot_be_completed_is_dropped(folder: Path, mirrors: list[
 @pytest.mark.parametrize(
     "content", [b"<html>Please log in</html>", zipped("test-images"), zipped("train-images")[:-9]], ids=repr
 )
-def test_another_content_than_published_is_refused_and_the_next_mirror_asked(
+def test_wrong_content_is_rejected_and_the_next_mirror_tried(
     folder: Path, mirrors: list[Mirror], content: bytes
 ) -> None:
     mirrors[0].files[FIRST] = content
@@ -120,7 +120,7 @@ def test_only_missing_files_are_downloaded(folder: Path, mirrors: list[Mirror]) 
     assert mirrors[0].requests == [("t10k-labels-idx1-ubyte.gz", None)]
 
 
-def test_mirrors_that_do_not_have_the_file_or_do_not_listen_are_told(folder: Path, mirrors: list[Mirror]) -> None:
+def test_reports_mirrors_without_the_file_or_out_of_reach(folder: Path, mirrors: list[Mirror]) -> None:
     mirrors[0].files = {}
     closed = "http://127.0.0.1:1"
     assert download_files(tiny(), folder, [mirrors[0].url, closed]) == [
@@ -130,7 +130,7 @@ def test_mirrors_that_do_not_have_the_file_or_do_not_listen_are_told(folder: Pat
     assert not folder.parent.exists()
 
 
-def test_a_mirror_that_does_not_answer_is_given_up(
+def test_gives_up_a_mirror_that_does_not_answer(
     folder: Path, mirrors: list[Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "MIRROR_TIMEOUT", 0.5)
@@ -144,7 +144,7 @@ def test_a_mirror_that_does_not_answer_is_given_up(
     assert failures == [f"{url}/{FIRST}: no answer within 0.5 s"]
 
 
-def test_a_folder_that_cannot_be_made_is_told(folder: Path, mirrors: list[Mirror]) -> None:
+def test_reports_a_folder_that_cannot_be_created(folder: Path, mirrors: list[Mirror]) -> None:
     folder.parent.parent.mkdir()
     folder.parent.write_text("a file where the folder should be")
     assert fetch(folder, mirrors[0]) == [f"[Errno 20] Not a directory: '{folder}'"]
@@ -169,7 +169,7 @@ def start_download(folder: Path, mirror: Mirror) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_that_start_at_once_download_each_file_once(folder: Path, mirrors: list[Mirror]) -> None:
+def test_concurrent_processes_download_each_file_once(folder: Path, mirrors: list[Mirror]) -> None:
     processes = [start_download(folder, mirrors[0]) for _ in range(3)]
     assert [process.communicate(timeout=30)[0] for process in processes] == ["[]\n"] * 3
     assert [process.returncode for process in processes] == [0, 0, 0]
@@ -177,7 +177,7 @@ def test_processes_that_start_at_once_download_each_file_once(folder: Path, mirr
     assert held(folder) == ALL
 
 
-def test_what_a_killed_download_left_is_not_taken_for_whole(folder: Path, mirrors: list[Mirror]) -> None:
+def test_leftovers_of_a_killed_download_are_not_used(folder: Path, mirrors: list[Mirror]) -> None:
     mirrors[0].stall_after = 20
     process = start_download(folder, mirrors[0])
     part = folder / f"{FIRST}.part"

@@ -1,4 +1,4 @@
-"""Tiny files in MNIST's format, whole and damaged."""
+"""Tiny files in MNIST's formats, complete and damaged."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ def read(place: Path, **changes: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("packing", ["gzip", "plain", "dotted", "npz"])
-def test_a_whole_folder_of_any_packing_lacks_nothing(tmp_path: Path, packing: str) -> None:
+def test_complete_folder_of_any_format_lacks_nothing(tmp_path: Path, packing: str) -> None:
     assert missing_from(write(tmp_path, packing), "mnist") is None
 
 
@@ -31,21 +31,21 @@ def test_a_whole_folder_of_any_packing_lacks_nothing(tmp_path: Path, packing: st
     ("make", "finding"),
     [
         (lambda folder: None, "does not exist"),
-        (lambda folder: folder.mkdir(), "holds no such files"),
+        (lambda folder: folder.mkdir(), "contains none of the files"),
         (lambda folder: folder.write_text("text"), "is neither a folder nor an npz file"),
         (
             lambda folder: (write(folder) / "train-labels-idx1-ubyte.gz").unlink(),
-            "does not hold train-labels-idx1-ubyte",
+            "does not contain train-labels-idx1-ubyte",
         ),
     ],
 )
-def test_what_a_place_lacks_is_told(tmp_path: Path, make: Callable[[Path], object], finding: str) -> None:
+def test_describes_what_a_folder_lacks(tmp_path: Path, make: Callable[[Path], object], finding: str) -> None:
     folder = tmp_path / "given"
     make(folder)
     assert missing_from(folder, "mnist") == f"{folder} {finding}"
 
 
-def test_the_gzip_file_as_published_is_preferred(tmp_path: Path) -> None:
+def test_gzip_file_as_published_is_preferred(tmp_path: Path) -> None:
     write(tmp_path, "plain")
     write(tmp_path, "dotted")
     assert find_idx_files(tmp_path) == {part: tmp_path / name for part, name in IDX_FILES.items()}
@@ -57,7 +57,7 @@ def test_the_gzip_file_as_published_is_preferred(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", ["gzip", "plain", "dotted", "npz"])
-def test_every_packing_gives_the_same_arrays(tmp_path: Path, packing: str) -> None:
+def test_every_format_gives_the_same_arrays(tmp_path: Path, packing: str) -> None:
     arrays = read(write(tmp_path, packing))
     assert list(arrays) == list(ARRAYS)
     for part, array in arrays.items():
@@ -66,25 +66,25 @@ def test_every_packing_gives_the_same_arrays(tmp_path: Path, packing: str) -> No
         assert array.flags.c_contiguous
 
 
-def test_the_place_may_be_an_npz_file_of_any_name(tmp_path: Path) -> None:
+def test_npz_file_can_have_any_name(tmp_path: Path) -> None:
     write(tmp_path, "npz")
     file = (tmp_path / "mnist.npz").rename(tmp_path / "scans.npz")
     assert missing_from(file, "mnist") is None
     np.testing.assert_array_equal(read(file)["test-images"], ARRAYS["test-images"])
 
 
-def test_a_truncated_gzip_is_refused_and_names_the_file(tmp_path: Path) -> None:
+def test_truncated_gzip_is_refused_by_name(tmp_path: Path) -> None:
     file = damage(write(tmp_path), "train-images", lambda content: content[:50])
     assert refusal(lambda: read(tmp_path)) == (
-        f"{file} is damaged: expected a whole gzip file, found 50 bytes"
+        f"{file} is damaged: expected a complete gzip file, found 50 bytes"
         " (Compressed file ended before the end-of-stream marker was reached)"
     )
 
 
 @pytest.mark.parametrize("checksums", [CHECKSUMS, None])
-def test_a_flipped_bit_within_a_gzip_is_refused(tmp_path: Path, checksums: dict[str, str] | None) -> None:
+def test_flipped_bit_in_a_gzip_is_refused(tmp_path: Path, checksums: dict[str, str] | None) -> None:
     file = damage(write(tmp_path), "train-images", lambda content: content[:40] + b"\xff\xff" + content[42:])
-    assert f"{file} is damaged: expected a whole gzip file" in refusal(lambda: read(tmp_path, checksums=checksums))
+    assert f"{file} is damaged: expected a complete gzip file" in refusal(lambda: read(tmp_path, checksums=checksums))
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_a_flipped_bit_within_a_gzip_is_refused(tmp_path: Path, checksums: dict[
         (b"\x00\x00\x08", "00 00 08"),
     ],
 )
-def test_a_file_that_is_not_idx_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
+def test_file_that_is_not_idx_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
     file = damage(write(tmp_path), "test-labels", lambda _: content)
     assert refusal(lambda: read(tmp_path, checksums=None)) == (
         f"{file} is damaged: expected the magic number of an IDX file of bytes, 00 00 08 0n, found {found}"
     )
 
 
-def test_a_plain_file_cut_short_is_refused(tmp_path: Path) -> None:
+def test_truncated_plain_file_is_refused(tmp_path: Path) -> None:
     file = damage(write(tmp_path, "plain"), "test-images", lambda content: content[:-1], suffix="")
     assert refusal(lambda: read(tmp_path)) == (
         f"{file} is damaged: expected 76 bytes for the shape (5, 4, 3) in its header, found 75"
@@ -129,26 +129,26 @@ def test_pickled_objects_in_an_npz_are_refused_and_never_loaded(tmp_path: Path) 
     assert not (tmp_path / "mark").exists()
 
 
-def test_an_npz_that_is_a_pickle_is_refused_and_never_loaded(tmp_path: Path) -> None:
+def test_npz_that_is_a_pickle_is_refused_and_never_loaded(tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(pickle.dumps(Exploit(tmp_path / "mark")))
     assert "mnist.npz is damaged: expected an npz file" in refusal(lambda: read(tmp_path))
     assert not (tmp_path / "mark").exists()
 
 
-def test_an_npz_without_one_of_the_arrays_is_refused(tmp_path: Path) -> None:
+def test_npz_without_one_of_the_arrays_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "mnist.npz", x_train=ARRAYS["train-images"], y_train=ARRAYS["train-labels"])
     assert "expected the arrays x_train, y_train, x_test, y_test; x_test is not a file in the archive" in refusal(
         lambda: read(tmp_path)
     )
 
 
-def test_an_npz_of_another_type_is_refused(tmp_path: Path) -> None:
+def test_npz_of_another_dtype_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "npz", train_images=ARRAYS["train-images"] / np.float32(255))
     assert "mnist.npz is damaged: x_train: expected uint8, found float32" in refusal(lambda: read(tmp_path))
 
 
 @pytest.mark.parametrize("length", [0, 10, 200, 600, 900])
-def test_a_truncated_npz_is_refused(tmp_path: Path, length: int) -> None:
+def test_truncated_npz_is_refused(tmp_path: Path, length: int) -> None:
     file = write(tmp_path, "npz") / "mnist.npz"
     file.write_bytes(file.read_bytes()[:length])
     message = refusal(lambda: read(tmp_path))
@@ -159,7 +159,7 @@ def test_a_truncated_npz_is_refused(tmp_path: Path, length: int) -> None:
 
 
 @pytest.mark.parametrize("packing", ["gzip", "plain", "npz"])
-def test_other_content_than_published_is_refused(tmp_path: Path, packing: str) -> None:
+def test_content_other_than_published_is_refused(tmp_path: Path, packing: str) -> None:
     images = ARRAYS["train-images"][::-1].copy()
     write(tmp_path, packing, train_images=images)
     name = IDX_FILES["train-images"]
@@ -170,7 +170,7 @@ def test_other_content_than_published_is_refused(tmp_path: Path, packing: str) -
     np.testing.assert_array_equal(read(tmp_path, checksums=None)["train-images"], images)
 
 
-def test_the_published_md5_is_that_of_the_gzip_file(tmp_path: Path) -> None:
+def test_published_md5_is_that_of_the_gzip_file(tmp_path: Path) -> None:
     checksums = {part: f"md5-gzip:{hashlib.md5(zipped(part)).hexdigest()}" for part in IDX_FILES}
     config = tiny("fashion_mnist", checksums=checksums)
     read_image_files(write(tmp_path), config)
@@ -181,19 +181,19 @@ def test_the_published_md5_is_that_of_the_gzip_file(tmp_path: Path) -> None:
     )
 
 
-def test_the_md5_of_a_gzip_file_says_nothing_about_other_packings(tmp_path: Path) -> None:
+def test_md5_of_the_gzip_file_is_ignored_for_other_formats(tmp_path: Path) -> None:
     config = tiny(checksums=dict.fromkeys(IDX_FILES, "md5-gzip:0"))
     for packing in ("plain", "npz"):
         assert list(read_image_files(write(tmp_path / packing, packing), config)) == list(IDX_FILES)
 
 
-def test_an_unknown_kind_of_checksum_is_refused(tmp_path: Path) -> None:
+def test_unknown_kind_of_checksum_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, checksums=CHECKSUMS | {"test-images": "crc32:0"})
     assert str(caught.value) == (
-        "data.checksums: test-images must be sha256:... or md5-gzip:..., received 'crc32:0';"
-        " data.checksums=null accepts any content"
+        "data.checksums: test-images must be sha256:... or md5-gzip:..., received 'crc32:0'."
+        " Set data.checksums=null to accept any content."
     )
 
 
@@ -223,7 +223,7 @@ def test_an_unknown_kind_of_checksum_is_refused(tmp_path: Path) -> None:
         ({}, {"pixel_max": 200}, "test split in here: expected pixels up to data.pixel_max=200, found 209"),
     ],
 )
-def test_files_that_are_not_what_the_config_says_are_refused(
+def test_files_that_do_not_match_the_config_are_refused(
     tmp_path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], finding: str
 ) -> None:
     config = tiny(checksums=None, **facts)

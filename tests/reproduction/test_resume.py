@@ -79,7 +79,7 @@ def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(uri: str) ->
     assert process.returncode == 130, err
     assert "Traceback" not in err
     run_id = runs(uri)[0].info.run_id
-    assert f"Go on with it, from its last checkpoint: python run.py resume={run_id}" in err
+    assert f"Resume it from its last checkpoint: python run.py resume={run_id}" in err
     assert runs(uri)[0].info.status == "KILLED"
     assert command(f"resume={run_id}", f"tracking.uri={uri}").returncode == 0
     assert command(*arguments, f"tracking.uri={uri}").returncode == 0
@@ -108,7 +108,7 @@ def test_what_cannot_be_resumed_is_said_and_nothing_is_made(uri: str) -> None:
     connect_store(uri).set_tag(run_id, "code_digest", "0" * 36)
     changed = command(f"resume={run_id}", f"tracking.uri={uri}")
     assert changed.returncode == 2
-    assert "cannot go on as it began, for these differ: the project's code (code_digest was" in changed.stderr
+    assert "cannot be resumed, because these changed: the project's code (code_digest was" in changed.stderr
     assert "resume_anyway=true" in changed.stderr
     assert len(runs(uri)) == 2
 

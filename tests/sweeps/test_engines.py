@@ -1,4 +1,4 @@
-"""What every engine does alike: good jobs, failing jobs, retries, stopping, interruption; each run as a real command."""
+"""What every engine does alike: good jobs, failing jobs, retries, stopping, interruption; all as real commands."""
 
 import csv
 import io

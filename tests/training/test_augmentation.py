@@ -1,4 +1,4 @@
-"""Random changes to images: what each does, on images of one dot, and that they are functions of a counter."""
+"""Random changes to images: the effect of each on images of one dot, and their dependence on a counter."""
 
 from typing import Any
 
@@ -40,12 +40,12 @@ def centres(images: np.ndarray) -> np.ndarray:
     return np.stack([(weights.sum(2) * places).sum(1), (weights.sum(1) * places).sum(1)], axis=1)
 
 
-def test_nothing_asked_for_changes_nothing() -> None:
+def test_no_augmentation_changes_nothing() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 21, 21)).astype(np.float32)
     np.testing.assert_array_equal(changed(augmenter(), images), images)
 
 
-def test_shifts_move_every_image_on_its_own_up_to_so_many_pixels() -> None:
+def test_shift_moves_each_image_independently_up_to_the_limit() -> None:
     images = changed(augmenter(shift=3.0), dot(10, 10, images=1000))
     np.testing.assert_allclose(images.sum((1, 2)), 200, rtol=1e-4)
     moves = centres(images)
@@ -54,7 +54,7 @@ def test_shifts_move_every_image_on_its_own_up_to_so_many_pixels() -> None:
     assert moves.std(0) == pytest.approx([3 / np.sqrt(3)] * 2, rel=0.1)
 
 
-def test_rotations_turn_about_the_middle_up_to_so_many_degrees_either_way() -> None:
+def test_rotation_turns_about_the_middle_up_to_the_limit_either_way() -> None:
     y, x = centres(changed(augmenter(rotation=30.0), dot(10, 18, images=1000))).T
     np.testing.assert_allclose(np.hypot(y, x), 8, atol=0.3)
     angles = np.degrees(np.arctan2(y, x))
@@ -62,14 +62,14 @@ def test_rotations_turn_about_the_middle_up_to_so_many_degrees_either_way() -> N
     assert -31 < angles.min() < -28
 
 
-def test_scale_changes_the_size_about_the_middle() -> None:
+def test_scale_resizes_about_the_middle() -> None:
     y, x = centres(changed(augmenter(scale=0.25), dot(10, 14, images=1000))).T
     np.testing.assert_allclose(y, 0, atol=1e-4)
     assert 2.9 < x.min() < 3.2
     assert 4.8 < x.max() < 5.1
 
 
-def test_elastic_distortions_move_neighbours_alike_and_far_pixels_apart() -> None:
+def test_elastic_distortion_moves_neighbours_alike_and_distant_pixels_differently() -> None:
     augment = augmenter(elastic=30.0, smoothness=3.0)
     move = centres(changed(augment, dot(10, 10)))
     # A mean of uniform numbers (deviation 1 / sqrt(3)) under a Gaussian of deviation 3: 1 / (2 * 3 * sqrt(pi)) of that.
@@ -80,13 +80,13 @@ def test_elastic_distortions_move_neighbours_alike_and_far_pixels_apart() -> Non
     assert abs(np.corrcoef(move[:, 0], corner[:, 0])[0, 1]) < 0.4
 
 
-def test_what_comes_in_from_outside_is_background() -> None:
+def test_pixels_from_outside_the_image_are_background() -> None:
     images = changed(augmenter(shift=5.0), np.full((50, 21, 21), 100, np.float32))
     assert images.min() == 0
     assert images.max() == pytest.approx(100, rel=1e-5)
 
 
-def test_changes_are_functions_of_seed_epoch_step_and_row_in_the_global_batch() -> None:
+def test_augmentation_is_a_function_of_seed_epoch_step_and_row() -> None:
     images = np.random.default_rng(0).integers(0, 256, (10, 21, 21)).astype(np.float32)
     augment = augmenter(**EVERYTHING)
     first = changed(augment, images)
@@ -96,7 +96,7 @@ def test_changes_are_functions_of_seed_epoch_step_and_row_in_the_global_batch() 
         assert np.abs(changed(augment, images, **other) - first).mean() > 1
 
 
-def test_changes_are_the_same_eager_in_a_graph_and_under_xla() -> None:
+def test_augmentation_is_the_same_eagerly_in_a_graph_and_under_xla() -> None:
     images = np.random.default_rng(0).integers(0, 256, (10, 21, 21)).astype(np.float32)
     augment = augmenter(**EVERYTHING)
     for xla in (False, True):
@@ -104,12 +104,12 @@ def test_changes_are_the_same_eager_in_a_graph_and_under_xla() -> None:
         np.testing.assert_allclose(changed(graph, images), changed(augment, images), atol=0.02)
 
 
-def test_runs_with_the_same_changes_share_a_program() -> None:
+def test_equal_augmenters_can_share_a_program() -> None:
     assert len({augmenter(**EVERYTHING), augmenter(**EVERYTHING)}) == 1
     assert len({augmenter(), augmenter((22, 21)), augmenter(shift=1.0)}) == 3
 
 
-def test_channels_are_changed_alike() -> None:
+def test_all_channels_are_changed_alike() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (4, 21, 21)).astype(np.float32)
     coloured = changed(augmenter((21, 21, 2), **EVERYTHING), np.stack([grey, grey / 2], axis=-1))
     np.testing.assert_allclose(coloured[..., 0], changed(augmenter(**EVERYTHING), grey), atol=1e-3)

@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were, and a kill while one is written leaves the one before."""
+"""Checkpoints are restored exactly, and a kill during a save leaves the earlier one."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 from experiments.training.checkpoints import load_checkpoint, save_checkpoint
 
 
-def test_state_and_arrays_come_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_state_and_arrays_are_restored_bit_for_bit(tmp_path: Path) -> None:
     state = {"epoch": 3, "sums": [0.1 + 0.2, 1e-300], "history": {"loss": [float(np.float32(1 / 3))]}, "best": None}
     arrays = {"weights": [np.float32([[1, 2]]), np.array(7, np.int64)], "optimizer": [], "best": [np.zeros(0)]}
     save_checkpoint(tmp_path / "run.npz", state, arrays)
@@ -27,7 +27,7 @@ def test_more_than_ten_arrays_keep_their_order(tmp_path: Path) -> None:
     assert [int(a) for a in load_checkpoint(tmp_path / "run.npz")[1]["weights"]] == list(range(12))
 
 
-def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_kill_during_a_save_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "run.npz"
     script = f"""
 import itertools, pathlib, numpy as np

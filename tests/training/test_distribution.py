@@ -1,4 +1,4 @@
-"""Replicas, on logical CPU devices, and workers, as real processes: the same result as one device."""
+"""Replicas on logical CPU devices, and workers as real processes, give the result of one device."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(
 
 
 @pytest.mark.slow
-def test_batches_smaller_than_the_number_of_replicas_leave_some_empty_and_are_right(tmp_path: Path) -> None:
+def test_batches_smaller_than_the_number_of_replicas_train_correctly(tmp_path: Path) -> None:
     tiny = ["data=digits", "data.limit=80", "data.validation=0", "training.epochs=1", "training.batch_size=3"]
     one = train(tiny)
     four = trained(tmp_path / "4.npz", *tiny, "distribution=mirrored", "distribution.devices=4")
@@ -71,7 +71,7 @@ def test_fit_equals_the_compiled_loop_to_rounding() -> None:
 
 
 @pytest.mark.slow
-def test_two_epochs_of_mnist_on_two_replicas_agree_in_loss_and_accuracy(uri: str, mnist: Path) -> None:
+def test_two_replicas_agree_with_one_device_in_loss_and_accuracy_on_mnist(uri: str, mnist: Path) -> None:
     light = ["training.epochs=2", "report.figures=none", "tracking.log_model=false"]
     one = made(uri, *light).data.metrics
     done = command("distribution=mirrored", "distribution.devices=2", *light, f"tracking.uri={uri}")
@@ -82,7 +82,7 @@ def test_two_epochs_of_mnist_on_two_replicas_agree_in_loss_and_accuracy(uri: str
 
 
 @pytest.mark.slow
-def test_two_workers_equal_two_replicas_to_the_last_bit(uri: str, mnist: Path) -> None:
+def test_two_workers_equal_two_replicas_bit_for_bit(uri: str, mnist: Path) -> None:
     for distribution in (WORKERS, ["distribution=mirrored", "distribution.devices=2"]):
         done = command(*SMALL, *distribution, f"tracking.uri={uri}")
         assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def children(pid: int) -> list[int]:
     # Of a worker that was killed the chief may hear first, from TensorFlow.
     [(signal.SIGKILL, "was killed by SIGKILL. All workers were ended|is gone"), (signal.SIGSTOP, "is gone or hangs")],
 )
-def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_on(
+def test_run_fails_when_a_worker_dies_or_hangs_and_can_be_resumed(
     sent: signal.Signals, said: str, uri: str, mnist: Path
 ) -> None:
     epochs = 10 if sent == signal.SIGKILL else 99
@@ -142,19 +142,19 @@ def test_a_worker_that_dies_or_hangs_ends_the_run_as_failed_and_the_run_can_go_o
 
 
 @pytest.mark.slow
-def test_a_peer_that_never_comes_up_is_named_and_the_run_failed(uri: str) -> None:
+def test_run_fails_and_names_a_peer_that_never_starts(uri: str) -> None:
     ports = _free_ports(2)
     task = {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": 0}}
     arguments = ["data=digits", "distribution=multi_worker", "distribution.timeout_seconds=20", f"tracking.uri={uri}"]
     done = command(*arguments, TF_CONFIG=json.dumps(task))
     assert done.returncode == 1
-    assert "still waits for its peers" in done.stderr
+    assert "is still waiting for its peers" in done.stderr
     assert re.search(rf"no answer from (worker 0 at \S+, )?worker 1 at 127\.0\.0\.1:{ports[1]}\b", done.stderr)
     assert [run.info.status for run in runs(uri)] == ["FAILED"]
 
 
 @pytest.mark.slow
-def test_the_tasks_of_a_slurm_step_are_the_workers(uri: str) -> None:
+def test_tasks_of_a_slurm_step_are_the_workers(uri: str) -> None:
     """Slurm itself is not here: its variables are, as srun sets them for two tasks on this host."""
     for port in (8888, 8889):  # of TensorFlow's resolver, whoever else may have them
         with socket.socket() as free:
@@ -188,13 +188,13 @@ def test_the_tasks_of_a_slurm_step_are_the_workers(uri: str) -> None:
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(overrides: list[str], said: str) -> None:
+def test_settings_that_cannot_work_are_refused_with_the_reason(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         compose_job(overrides)
     assert said in str(refused.value)
 
 
-def test_a_tf_config_that_is_not_of_a_worker_is_refused_and_an_empty_one_is_none(
+def test_refuses_a_tf_config_that_is_not_of_a_worker_and_ignores_an_empty_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = compose_job(["distribution=multi_worker"])
@@ -214,12 +214,12 @@ def test_a_tf_config_that_is_not_of_a_worker_is_refused_and_an_empty_one_is_none
         with pytest.raises(ConfigError) as error:
             supervises_cluster(config.distribution)
         assert str(error.value) == (
-            f"TF_CONFIG={given} is not that of a worker. Expected, on the first of two:"
+            f"TF_CONFIG={given} does not describe a worker. Expected, on the first of two:"
             ' {"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}.'
-            " That worker is the chief; a job of another name, such as chief or ps, is not supported."
+            " That worker is the chief; jobs of other names, such as chief or ps, are not supported."
         )
     monkeypatch.setenv("TF_CONFIG", "")
-    with pytest.raises(ConfigError, match="needs to know its workers from one source"):
+    with pytest.raises(ConfigError, match="needs exactly one definition of its workers"):
         supervises_cluster(config.distribution)
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": peers}, "task": task}))
     assert supervises_cluster(config.distribution)
@@ -232,10 +232,10 @@ def test_a_tf_config_that_is_not_of_a_worker_is_refused_and_an_empty_one_is_none
     [
         (["distribution=mirrored"], "found no GPU. For N logical devices on this CPU add distribution.devices=N"),
         (["distribution=auto", "distribution.devices=2"], "but this machine has 0 GPUs"),
-        (["distribution=multi_worker"], "needs to know its workers from one source. Add distribution.workers=N"),
+        (["distribution=multi_worker"], "needs exactly one definition of its workers. Add distribution.workers=N"),
     ],
 )
-def test_devices_that_are_not_there_are_said_before_a_run_is_made(
+def test_missing_devices_are_reported_before_a_run_is_made(
     overrides: list[str], said: str, new_uri: str, tmp_path: Path
 ) -> None:
     done = command("data=digits", *overrides, f"tracking.uri={new_uri}")

@@ -1,4 +1,4 @@
-"""From config to network: the layers that come out, what they compute, and what is refused."""
+"""From config to network: the resulting layers, what they compute, and what is refused."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def images(model: keras.Sequential, count: int = 4) -> np.ndarray:
 # --- mlp ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_default_network_is_that_of_the_walkthrough() -> None:
+def test_default_network_is_that_of_the_walkthrough() -> None:
     model = build(data="mnist")
     assert kinds(model) == ["Rescaling", "Flatten", "Dense", "Dropout", "Dense"]
     assert model.input_shape == (None, 28, 28)
@@ -58,7 +58,7 @@ def test_the_default_network_is_that_of_the_walkthrough() -> None:
     assert of_kind(model, "Dropout")[0].rate == 0.2
 
 
-def test_raw_pixels_are_scaled_inside() -> None:
+def test_network_scales_raw_pixels_itself() -> None:
     model = build("model.units=[]")
     pixels = images(model)
     kernel, bias = model.get_weights()
@@ -71,14 +71,14 @@ def up_to(model: keras.Sequential, kind: str) -> keras.Model:
     return keras.Model(model.inputs[0], of_kind(model, kind)[0].output)
 
 
-def test_pixels_are_normalized_by_the_mean_and_deviation_of_the_data() -> None:
+def test_pixels_are_normalized_by_mean_and_deviation() -> None:
     model = build("data.mean=0.25", "data.standard_deviation=0.5")
     pixels = np.array([0, 8, 16] * 21 + [4], np.uint8).reshape(1, 8, 8)
     normalized = np.array([-0.5, 0.5, 1.5] * 21 + [0]).reshape(1, 8, 8)
     np.testing.assert_allclose(up_to(model, "Rescaling")(pixels), normalized, atol=1e-6)
 
 
-def test_padding_puts_background_around_the_images_before_they_are_normalized() -> None:
+def test_padding_adds_background_before_normalization() -> None:
     model = build("data.padding=2", "data.mean=0.5", "model=cnn", "model.filters=[1]")
     padded = up_to(model, "Rescaling")(images(model)).numpy()
     assert padded.shape == (4, 12, 12)
@@ -97,7 +97,7 @@ def test_padding_puts_background_around_the_images_before_they_are_normalized() 
     ],
     ids=["mlp", "layers"],
 )  # fmt: skip
-def test_scaled_tanh_is_that_of_lecun_in_layers_that_plain_keras_loads(overrides: tuple[str, ...]) -> None:
+def test_scaled_tanh_is_built_of_layers_that_plain_keras_loads(overrides: tuple[str, ...]) -> None:
     model = build(*overrides, "training.loss=mean_squared_error")
     pixels = images(model)
     values = pixels.reshape(4, -1) / 16
@@ -108,11 +108,11 @@ def test_scaled_tanh_is_that_of_lecun_in_layers_that_plain_keras_loads(overrides
     assert set(kinds(model)) == {"Rescaling", "Flatten", "Dense", "Activation"}
 
 
-def test_the_output_layer_takes_another_activation_where_the_loss_asks_for_no_probabilities() -> None:
+def test_output_activation_can_change_when_the_loss_needs_no_probabilities() -> None:
     model = build("model.output_activation=sigmoid", "training.loss=mean_squared_error")
     assert model.layers[-1].activation.__name__ == "sigmoid"
     assert refusal("model.output_activation=sigmoid").startswith(
-        "model.output_activation ends in values that are no probabilities: for one image they add up to"
+        "model.output_activation ends in values that are not probabilities: for one image they add up to"
     )
 
 
@@ -123,7 +123,7 @@ def test_outputs_are_probabilities() -> None:
     np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_no_units_is_a_linear_model() -> None:
+def test_empty_units_give_a_linear_model() -> None:
     model = build("model.units=[]")
     assert kinds(model) == ["Rescaling", "Flatten", "Dense"]
     assert model.count_params() == 64 * 10 + 10
@@ -137,11 +137,11 @@ def test_units_activation_and_dropout_apply_to_each_hidden_layer() -> None:
     assert [layer.activation.__name__ for layer in of_kind(model, "Dense")] == ["tanh", "tanh", "softmax"]
 
 
-def test_without_dropout_there_is_no_dropout_layer() -> None:
+def test_dropout_of_0_adds_no_layer() -> None:
     assert kinds(build("model.dropout=0")) == ["Rescaling", "Flatten", "Dense", "Dense"]
 
 
-def test_batch_normalization_stands_between_a_layer_without_bias_and_its_activation() -> None:
+def test_batch_normalization_follows_a_layer_without_bias_and_precedes_its_activation() -> None:
     model = build("model.batch_normalization=true", "model.activation=gelu")
     assert kinds(model) == ["Rescaling", "Flatten", "Dense", "BatchNormalization", "Activation", "Dropout", "Dense"]
     hidden, output = of_kind(model, "Dense")
@@ -200,7 +200,7 @@ def test_every_regularizer_and_constraint_builds_a_hidden_layer(kind: str) -> No
 
 
 @pytest.mark.parametrize(("data", "flat"), [("digits", 2 * 2 * 64), ("mnist", 7 * 7 * 64)])
-def test_the_convolutional_network_fits_the_images(data: str, flat: int) -> None:
+def test_convolutional_network_fits_the_images(data: str, flat: int) -> None:
     model = build("model=cnn", data=data)
     block = ["Conv2D", "MaxPooling2D"]
     assert kinds(model) == ["Rescaling", "Reshape", *block, *block, "Flatten", "Dropout", "Dense"]
@@ -208,7 +208,7 @@ def test_the_convolutional_network_fits_the_images(data: str, flat: int) -> None
     assert model.output_shape == (None, 10)
 
 
-def test_the_options_of_the_convolutional_network() -> None:
+def test_options_of_the_convolutional_network_take_effect() -> None:
     model = build(
         "model=cnn",
         "model.filters=[4,6]",
@@ -228,14 +228,14 @@ def test_the_options_of_the_convolutional_network() -> None:
     assert {layer.activation.__name__ for layer in of_kind(model, "Activation")} == {"elu"}
 
 
-def test_a_neuron_is_one_weight_and_one_bias() -> None:
+def test_neuron_has_one_weight_and_one_bias() -> None:
     model = build("model=neuron", "training.loss=mean_squared_error", data="linear")
     assert kinds(model) == ["Dense"]
     model.set_weights([np.array([[2.0]]), np.array([0.5])])
     np.testing.assert_allclose(model(np.array([[0.25]], np.float32)), [[np.tanh(1.0)]], rtol=1e-6)
 
 
-def test_an_mlp_on_numbers_ends_in_one_linear_unit() -> None:
+def test_mlp_for_regression_ends_in_one_linear_unit() -> None:
     model = build("training.loss=mean_squared_error", "model.units=[3]", data="linear")
     assert kinds(model) == ["Flatten", "Dense", "Dropout", "Dense"]
     assert model.layers[-1].activation.__name__ == "linear"
@@ -245,21 +245,21 @@ def test_an_mlp_on_numbers_ends_in_one_linear_unit() -> None:
 # --- seeds --------------------------------------------------------------------------------------------------------
 
 
-def test_the_initial_weights_are_those_of_the_seed() -> None:
+def test_initial_weights_follow_the_seed() -> None:
     first, again, other = build("seed=3"), build("seed=3"), build("seed=4")
     for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (first.get_weights()[0] != other.get_weights()[0]).any()
 
 
-def test_what_was_built_before_has_no_influence() -> None:
+def test_earlier_networks_do_not_affect_later_ones() -> None:
     first = build("seed=3")
     build("model=cnn", "seed=9")
     np.testing.assert_array_equal(first.get_weights()[0], build("seed=3").get_weights()[0])
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
-def test_the_ends_of_the_seeds_build(seed: int) -> None:
+def test_smallest_and_largest_seed_build_a_network(seed: int) -> None:
     assert np.isfinite(build(f"seed={seed}").get_weights()[0]).all()
 
 
@@ -272,12 +272,12 @@ def written(layers: str, end: str = SOFTMAX) -> tuple[str, str]:
     return "model=layers", f"model.layers=[{','.join(part for part in (layers, end) if part)}]"
 
 
-def test_written_out_layers_are_the_same_network() -> None:
+def test_listed_layers_build_the_same_network() -> None:
     for a, b in zip(build("model=layers").get_weights(), build().get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_layers_take_objects_with_arguments() -> None:
+def test_layers_accept_objects_with_arguments() -> None:
     model = build(
         *written(
             "Flatten,{Dense:{units:4,kernel_initializer:{random_normal:{stddev:0.5}},bias_regularizer:{l2:{l2:0.5}},"
@@ -384,7 +384,7 @@ LAYERS: dict[str, dict[str, str]] = {
 CASES = [(before, name, arguments) for before, layers in LAYERS.items() for name, arguments in layers.items()]
 
 
-def test_every_allowed_layer_is_tried_here() -> None:
+def test_every_allowed_layer_is_tested() -> None:
     allowed = {getattr(keras.layers, name) for name, layer in keras_table()["layers"].items() if not layer["refused"]}
     assert {getattr(keras.layers, name) for _, name, _ in CASES} == allowed
 
@@ -444,7 +444,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "logits": (
         written("", "Flatten,{Dense:{units:10}}"),
-        "model.layers end in values that are no probabilities: for one image they add up to",
+        "model.layers end in values that are not probabilities: for one image they add up to",
     ),
     "sigmoids": (
         written("", "Flatten,{Dense:{units:10,activation:sigmoid}}"),
@@ -470,7 +470,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_does_not_fit_is_told_with_the_layer_and_keras_reason(mistake: str) -> None:
+def test_layer_that_does_not_fit_is_named_with_the_reason_from_keras(mistake: str) -> None:
     overrides, message = MISTAKES[mistake]
     found = refusal(*overrides)
     assert message in found
@@ -478,11 +478,11 @@ def test_what_does_not_fit_is_told_with_the_layer_and_keras_reason(mistake: str)
     assert "Exception encountered" not in found
 
 
-def test_a_softmax_layer_ends_in_probabilities_too() -> None:
+def test_softmax_layer_is_accepted_as_output() -> None:
     assert build(*written("", "Flatten,{Dense:{units:10}},Softmax")).output_shape == (None, 10)
 
 
-def test_names_of_layers_do_not_depend_on_earlier_models_of_the_process() -> None:
+def test_layer_names_do_not_depend_on_earlier_models_of_the_process() -> None:
     config = compose_job(["data=digits"])
 
     def names() -> list[str]:

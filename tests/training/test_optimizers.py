@@ -1,4 +1,4 @@
-"""The learning rate of every step on runs of a few steps, and every optimizer file beside Keras's own defaults."""
+"""The learning rate of every step, and the optimizer files compared with Keras's defaults."""
 
 import inspect
 from math import cos, pi, sqrt
@@ -46,50 +46,50 @@ def assert_rates(rates: np.ndarray, expected: list[list[float]]) -> None:
 # --- schedules ----------------------------------------------------------------------------------------------------
 
 
-def test_constant_is_the_optimizers_rate_throughout() -> None:
+def test_constant_schedule_keeps_the_learning_rate() -> None:
     assert_rates(all_rates(ConstantSchedule(name="constant"), 0.1, 2, 3), [[0.1, 0.1], [0.1, 0.1], [0.1, 0.1]])
 
 
-def test_exponential_decays_at_every_step() -> None:
+def test_exponential_schedule_decays_at_every_step() -> None:
     schedule = ExponentialSchedule(name="exponential", decay_rate=0.25, decay_epochs=1.0, staircase=False)
     assert_rates(all_rates(schedule, 8.0, 2, 2), [[8.0, 4.0], [2.0, 1.0]])
 
 
-def test_exponential_with_staircase_decays_once_per_decay_epochs() -> None:
+def test_exponential_staircase_decays_once_per_decay_epochs() -> None:
     schedule = ExponentialSchedule(name="exponential", decay_rate=0.5, decay_epochs=1.5, staircase=True)
     assert_rates(all_rates(schedule, 8.0, 2, 4), [[8.0, 8.0], [8.0, 4.0], [4.0, 4.0], [2.0, 2.0]])
 
 
-def test_a_staircase_of_fractions_of_an_epoch_misses_no_step() -> None:
+def test_staircase_with_fractional_decay_epochs_misses_no_decay() -> None:
     schedule = ExponentialSchedule(name="exponential", decay_rate=0.5, decay_epochs=0.1, staircase=True)
     assert_rates(all_rates(schedule, 1.0, 10, 1), [[0.5**step for step in range(10)]])
 
 
-def test_piecewise_changes_at_the_boundaries() -> None:
+def test_piecewise_schedule_changes_at_the_boundaries() -> None:
     schedule = PiecewiseSchedule(name="piecewise", boundaries=[1.0, 2.5], factors=[0.5, 2.0])
     assert_rates(all_rates(schedule, 0.1, 2, 4), [[0.1, 0.1], [0.05, 0.05], [0.05, 0.2], [0.2, 0.2]])
 
 
-def test_cosine_without_warm_up_falls_from_the_peak_to_its_final_fraction() -> None:
+def test_cosine_without_warmup_falls_from_the_peak_to_its_final_fraction() -> None:
     schedule = CosineSchedule(name="cosine", warmup_epochs=0.0, final_fraction=0.5)
     expected = [2.0, 1 + (1 + cos(pi / 3)) / 2, 1 + (1 + cos(2 * pi / 3)) / 2, 1.0]
     assert_rates(all_rates(schedule, 2.0, 2, 2), [expected[:2], expected[2:]])
 
 
-def test_cosine_rises_in_a_line_to_the_peak_and_ends_at_its_final_fraction() -> None:
+def test_cosine_rises_linearly_to_the_peak_and_ends_at_its_final_fraction() -> None:
     schedule = CosineSchedule(name="cosine", warmup_epochs=1.0, final_fraction=0.0)
     assert_rates(all_rates(schedule, 4.0, 4, 2), [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 1.0, 0.0]])
 
 
 @pytest.mark.parametrize("warmup_epochs", [0.0, 0.3, 0.5, 1.3, 2.2])
-def test_a_warm_up_of_fractions_of_an_epoch_reaches_the_peak_and_does_not_pass_it(warmup_epochs: float) -> None:
+def test_fractional_warmup_reaches_the_peak_exactly(warmup_epochs: float) -> None:
     schedule = CosineSchedule(name="cosine", warmup_epochs=warmup_epochs, final_fraction=0.25)
     rates = all_rates(schedule, 4.0, 5, 3)
     assert rates.max() == 4.0
     assert rates[-1, -1] == 1.0
 
 
-def test_one_cycle_starts_peaks_and_ends_where_it_says() -> None:
+def test_one_cycle_starts_peaks_and_ends_as_configured() -> None:
     schedule = OneCycleSchedule(name="one_cycle", warmup_fraction=0.5, initial_fraction=0.5, final_fraction=0.0)
     assert_rates(
         all_rates(schedule, 4.0, 3, 2), [[2.0, 3.0, 4.0], [2 * (1 + cos(pi / 3)), 2 * (1 + cos(2 * pi / 3)), 0.0]]
@@ -104,7 +104,7 @@ def test_one_cycle_follows_half_cosines() -> None:
 
 
 @pytest.mark.parametrize("warmup_fraction", [0.05, 0.3, 0.33, 0.9])
-def test_one_cycle_reaches_its_peak_at_a_step_whatever_its_place(warmup_fraction: float) -> None:
+def test_one_cycle_reaches_its_peak_exactly_at_a_step(warmup_fraction: float) -> None:
     schedule = OneCycleSchedule(
         name="one_cycle", warmup_fraction=warmup_fraction, initial_fraction=0.25, final_fraction=0.125
     )
@@ -123,19 +123,19 @@ def test_one_cycle_reaches_its_peak_at_a_step_whatever_its_place(warmup_fraction
     ],
     ids=lambda schedule: schedule.name,
 )
-def test_a_run_of_one_step_is_made_at_the_peak(schedule: Any) -> None:
+def test_run_of_one_step_uses_the_peak(schedule: Any) -> None:
     assert_rates(all_rates(schedule, 0.1, 1, 1), [[0.1]])
 
 
 # --- optimizers ---------------------------------------------------------------------------------------------------
 
 
-def test_every_optimizer_of_keras_and_of_our_own_has_a_file() -> None:
+def test_every_optimizer_has_a_config_file() -> None:
     assert sorted([*keras_table()["optimizers"], *EXTRA_OPTIMIZERS]) == FILES
 
 
 @pytest.mark.usefixtures("tensorflow")
-def test_signsgd_moves_every_weight_by_the_learning_rate_against_the_sign_of_its_gradient() -> None:
+def test_signsgd_moves_each_weight_by_the_learning_rate_against_its_gradient() -> None:
     import keras
 
     optimizer = build_optimizer(OptimizerConfig(**shipped("signsgd") | {"learning_rate": 0.25}), 2.0)
@@ -147,7 +147,7 @@ def test_signsgd_moves_every_weight_by_the_learning_rate_against_the_sign_of_its
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - set(EXTRA_OPTIMIZERS)))
-def test_the_file_gives_every_argument_of_keras_and_its_default(name: str) -> None:
+def test_config_file_lists_every_argument_of_keras_with_its_default(name: str) -> None:
     import keras
 
     parameters = inspect.signature(getattr(keras.optimizers, keras_table()["optimizers"][name]["class"])).parameters
@@ -159,7 +159,7 @@ def test_the_file_gives_every_argument_of_keras_and_its_default(name: str) -> No
 
 @pytest.mark.usefixtures("tensorflow")
 @pytest.mark.parametrize("name", sorted(set(FILES) - set(EXTRA_OPTIMIZERS)))
-def test_the_optimizer_is_keras_own_class_with_the_arguments_of_the_file(name: str) -> None:
+def test_optimizer_is_built_by_keras_with_the_arguments_of_the_file(name: str) -> None:
     import keras
 
     values = shipped(name)
@@ -184,7 +184,7 @@ def test_changed_arguments_reach_keras() -> None:
 
 
 @pytest.mark.usefixtures("tensorflow")
-def test_a_whole_number_is_taken_where_keras_wants_a_fraction() -> None:
+def test_integer_is_accepted_where_keras_needs_a_float() -> None:
     assert build_optimizer(OptimizerConfig(**shipped("sgd") | {"momentum": 0}), None).momentum == 0.0
 
 
@@ -203,7 +203,7 @@ def test_a_whole_number_is_taken_where_keras_wants_a_fraction() -> None:
         ),
     ],
 )
-def test_what_keras_would_refuse_late_is_refused_with_the_config(
+def test_arguments_that_keras_would_reject_later_are_refused_in_the_config(
     name: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValidationError) as caught:

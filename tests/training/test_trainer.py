@@ -1,4 +1,4 @@
-"""Training beside a plain loop of Keras: the same steps, the same numbers, and the same again."""
+"""Training compared with a plain Keras loop, and with itself: the same steps and the same numbers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +13,7 @@ from experiments.errors import TrainingError
 from experiments.training import compiled_loop, evaluation
 from experiments.training.devices import start_strategy
 from experiments.training.evaluation import Evaluator
+from experiments.training.network_cache import compile_network
 from experiments.training.networks import build_network
 from experiments.training.optimizers import build_optimizer, learning_rates
 from experiments.training.randomness import epoch_order
@@ -62,11 +63,9 @@ class Steps:
 def train(config: Config, data: Dataset, progress: Any = None) -> tuple[Any, list[Metrics]]:
     """The model after training, and the metrics of each epoch. (The only place that knows how training is called.)"""
     strategy = start_strategy(config.distribution, threads=1)
-    with strategy.scope():
-        model = build_network(config)
-        optimizer = build_optimizer(config.optimizer, config.training.gradient_clipping)
-    trainer = Trainer(config, strategy, model, optimizer, data, None)
-    return model, [metrics for _, metrics in trainer.run(progress or Steps())]
+    network = compile_network(config, strategy)
+    trainer = Trainer(config, network, data, None)
+    return network.model, [metrics for _, metrics in trainer.run(progress or Steps())]
 
 
 def by_hand(config: Config, data: Dataset) -> tuple[Any, list[Metrics]]:
@@ -132,7 +131,7 @@ def compare(*overrides: str, atol: float = 1e-5, rel: float = 1e-6) -> None:
             assert metrics["accuracy"] == pytest.approx(by_hand_metrics["accuracy"], abs=1e-9)
 
 
-def test_training_takes_the_steps_of_plain_keras_the_smaller_last_batch_included() -> None:
+def test_training_equals_plain_keras_including_the_smaller_last_batch() -> None:
     compare("model.dropout=0")
 
 
@@ -147,16 +146,16 @@ def test_training_takes_the_steps_of_plain_keras_the_smaller_last_batch_included
         " optimizer.learning_rate=0.1 optimizer.use_ema=true optimizer.ema_overwrite_frequency=3",
     ],
 )
-def test_options_of_model_and_optimizer_do_what_they_do_in_plain_keras(overrides: str) -> None:
+def test_model_and_optimizer_options_act_as_in_plain_keras(overrides: str) -> None:
     compare("model.dropout=0", "training.epochs=1", *overrides.split(), rel=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["adafactor", "schedulefreeadamw"])  # one without XLA, one with weights of its own
-def test_optimizers_do_what_they_do_in_plain_keras(name: str) -> None:
+def test_optimizers_act_as_in_plain_keras(name: str) -> None:
     compare(f"optimizer={name}", "model.dropout=0", "training.epochs=1", rel=1e-4, atol=1e-4)
 
 
-def test_a_convolution_and_written_out_layers_train_as_in_plain_keras() -> None:
+def test_convolutional_network_trains_as_in_plain_keras() -> None:
     compare("model=cnn", "model.filters=[3]", "model.dropout=0", "data=digits", *SMALL[2:], rel=1e-5, atol=2e-5)
 
 
@@ -170,7 +169,7 @@ def with_data(*overrides: str, **sizes: int) -> tuple[Config, Dataset]:
     return config, dataset(config, **sizes)
 
 
-def test_the_learning_rates_of_the_schedule_are_used_step_by_step() -> None:
+def test_each_step_uses_the_learning_rate_of_the_schedule() -> None:
     config = job(
         *LINEAR,
         "optimizer=sgd",
@@ -195,7 +194,7 @@ def test_the_learning_rates_of_the_schedule_are_used_step_by_step() -> None:
 
 
 @pytest.mark.parametrize("loop", ["compiled", "fit"])
-def test_the_momentum_rises_evenly_to_that_of_the_optimizer(loop: str) -> None:
+def test_momentum_rises_linearly_to_that_of_the_optimizer(loop: str) -> None:
     config = job(
         *LINEAR,
         "optimizer=sgd",
@@ -222,7 +221,7 @@ def test_the_momentum_rises_evenly_to_that_of_the_optimizer(loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", ["compiled", "fit"])
-def test_a_loss_that_is_not_sparse_takes_the_classes_as_one_hot_targets(loop: str) -> None:
+def test_losses_that_are_not_sparse_get_one_hot_targets(loop: str) -> None:
     sparse, data = with_data(f"training.loop={loop}")
     hot = job("training.loss=categorical_crossentropy", f"training.loop={loop}")
     assert_close(train(sparse, data)[0], train(hot, data)[0])
@@ -253,7 +252,7 @@ PICTURES = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [LINES, PICTURES], ids=["lines", "pictures"])
-def test_layers_of_every_kind_are_compiled_and_trained(layers: str) -> None:
+def test_layers_of_every_kind_compile_and_train(layers: str) -> None:
     written = f"model.layers=[{layers}, Flatten, {{Dense: {{units: 10, activation: softmax}}}}]"
     config, data = with_data("data=digits", "model=layers", written, *SMALL[2:], "training.epochs=1", validation=0)
     start_strategy(config.distribution, threads=1)
@@ -264,7 +263,7 @@ def test_layers_of_every_kind_are_compiled_and_trained(layers: str) -> None:
     assert sum(changed) > 0.8 * len(changed)
 
 
-def test_a_model_learns() -> None:
+def test_training_improves_the_model() -> None:
     _, history = train(*with_data("training.epochs=30", "optimizer.learning_rate=0.02", "model.units=[32]"))
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[-1]["accuracy"] > 0.8
@@ -273,7 +272,7 @@ def test_a_model_learns() -> None:
 # --- the same again -----------------------------------------------------------------------------------------------
 
 
-def test_two_runs_are_bitwise_equal_and_another_seed_is_not() -> None:
+def test_equal_runs_are_bitwise_equal_and_another_seed_differs() -> None:
     config, data = with_data("model.dropout=0.5")
     first = train(config, data)
     assert_equal(train(config, data), first)
@@ -285,7 +284,7 @@ def test_two_runs_of_a_convolutional_network_are_bitwise_equal() -> None:
     assert_equal(train(config, data), train(config, data))
 
 
-def test_results_do_not_depend_on_where_the_ranges_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_ranges_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     config, data = with_data("model.dropout=0.5", "training.batch_size=2", "training.epochs=1")
     whole, cut = Steps(), Steps()
     monkeypatch.setattr(compiled_loop, "SECONDS_BETWEEN_REPORTS", 1e9)
@@ -295,7 +294,7 @@ def test_results_do_not_depend_on_where_the_ranges_are_cut(monkeypatch: pytest.M
     assert cut.steps != whole.steps
 
 
-def test_dropout_makes_training_noisier_and_leaves_evaluation_alone() -> None:
+def test_dropout_affects_training_but_not_evaluation() -> None:
     config, data = with_data("model.dropout=0.9", "optimizer.learning_rate=1e-9", "training.epochs=1")
     model, (metrics,) = train(config, data)
     untouched = Evaluator(model, config.training.loss)(data.train).metrics["loss"]
@@ -308,14 +307,14 @@ def test_dropout_makes_training_noisier_and_leaves_evaluation_alone() -> None:
 # --- metrics and progress -----------------------------------------------------------------------------------------
 
 
-def test_an_epoch_has_its_metrics_and_without_validation_none_of_those() -> None:
+def test_epoch_has_validation_metrics_only_with_validation_examples() -> None:
     always = {"loss", "accuracy", "learning_rate", *TIMES}
     assert set(train(*with_data("training.epochs=1"))[1][0]) == always | {"val_loss", "val_accuracy"}
     regression = train(*with_data(*LINEAR, "training.epochs=1", validation=0))[1][0]
     assert set(regression) == {"loss", "mean_absolute_error", "learning_rate", *TIMES}
 
 
-def test_progress_is_told_every_range_and_every_epoch() -> None:
+def test_progress_is_reported_for_every_range_and_epoch() -> None:
     progress = Steps()
     _, history = train(*with_data(), progress=progress)
     assert progress.epochs == list(enumerate(history, start=1))
@@ -326,7 +325,7 @@ def test_progress_is_told_every_range_and_every_epoch() -> None:
 
 
 @pytest.mark.parametrize(("examples", "batch_size"), [(8, 8), (9, 8)])
-def test_examples_of_any_number_are_trained_on(examples: int, batch_size: int) -> None:
+def test_any_number_of_examples_can_be_trained_on(examples: int, batch_size: int) -> None:
     config, data = with_data(
         f"training.batch_size={batch_size}", "training.epochs=1", "model.dropout=0", examples=examples
     )
@@ -336,7 +335,7 @@ def test_examples_of_any_number_are_trained_on(examples: int, batch_size: int) -
     assert metrics["loss"] == pytest.approx(expected_metrics["loss"], rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_ends_training_and_names_epoch_and_causes() -> None:
+def test_loss_that_is_not_finite_ends_training_with_epoch_and_likely_causes() -> None:
     config, data = with_data(*LINEAR, "optimizer=sgd", "optimizer.learning_rate=1e30", "training.epochs=3")
     with pytest.raises(TrainingError) as caught:
         train(config, data)
@@ -361,7 +360,7 @@ def batches_of_four(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ["model.kernel_regularizer={l2:{l2:0.1}}", "model.batch_normalization=true", "model.dropout=0.5"],
 )
 @pytest.mark.usefixtures("batches_of_four")
-def test_evaluation_is_that_of_keras(overrides: str, examples: int) -> None:
+def test_evaluation_equals_that_of_keras(overrides: str, examples: int) -> None:
     config = job(overrides)
     start_strategy(config.distribution, threads=1)
     model, data = build_network(config), split(config, examples)
@@ -373,7 +372,7 @@ def test_evaluation_is_that_of_keras(overrides: str, examples: int) -> None:
 
 
 @pytest.mark.usefixtures("batches_of_four")
-def test_evaluation_of_numbers_is_that_of_keras() -> None:
+def test_evaluation_of_regression_equals_that_of_keras() -> None:
     config = job(*LINEAR, "training.loss=huber")
     start_strategy(config.distribution, threads=1)
     model, data = build_network(config), split(config, 11)
@@ -383,7 +382,7 @@ def test_evaluation_of_numbers_is_that_of_keras() -> None:
 
 
 @pytest.mark.usefixtures("batches_of_four")
-def test_evaluation_counts_penalties_on_outputs_as_keras_does() -> None:
+def test_evaluation_includes_penalties_on_outputs_as_in_keras() -> None:
     layers = "[Flatten,{Dense:{units:4,activity_regularizer:{l2:{l2:1.0}}}},{Dense:{units:10,activation:softmax}}]"
     config = job("data=digits", "model=layers", f"model.layers={layers}")
     start_strategy(config.distribution, threads=1)
@@ -405,7 +404,7 @@ SPOILED = (
 
 
 @LOOPS
-def test_training_stops_when_the_watched_metric_has_not_improved_for_patience_epochs(loop: str) -> None:
+def test_early_stopping_waits_patience_epochs_for_an_improvement(loop: str) -> None:
     config = job(*SPOILED, f"training.loop={loop}", "training.early_stopping.patience=3")
     _, history = train(config, dataset(config))
     losses = [metrics["val_loss"] for metrics in history]
@@ -414,7 +413,7 @@ def test_training_stops_when_the_watched_metric_has_not_improved_for_patience_ep
 
 
 @LOOPS
-def test_the_best_epoch_is_restored(loop: str) -> None:
+def test_best_epoch_is_restored(loop: str) -> None:
     config = job(*SPOILED, f"training.loop={loop}", "training.restore_best=true")
     data = dataset(config)
     model, history = train(config, data)
@@ -424,7 +423,7 @@ def test_the_best_epoch_is_restored(loop: str) -> None:
 
 
 @LOOPS
-def test_the_learning_rate_falls_on_a_plateau_and_not_below_the_smallest(loop: str) -> None:
+def test_learning_rate_falls_on_a_plateau_down_to_the_smallest_fraction(loop: str) -> None:
     plateau = ["schedule=reduce_on_plateau", "schedule.patience=2", "schedule.factor=0.5", "schedule.min_delta=100"]
     config = job(*plateau, "schedule.smallest_fraction=0.3", f"training.loop={loop}", "training.epochs=8")
     _, history = train(config, dataset(config))

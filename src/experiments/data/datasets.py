@@ -1,6 +1,6 @@
-"""Datasets by name: found or downloaded, checked, split. NumPy only, so that mistakes are told before TensorFlow loads.
+"""Datasets by name: found or downloaded, checked, split. NumPy only, so that errors appear before TensorFlow loads.
 
-Whatever the files and their packing, the same data has the same digest.
+The same data has the same digest, whatever files it comes from.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from experiments.profiling import span
 DATA_FOLDER = PROJECT / "data"
 KERAS_CACHE = {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}
 
-# Second words of the generators' seeds: each use of randomness here has a stream of its own.
+# Second words of the generators' seeds, one for each use of randomness.
 VALIDATION_STREAM = 101
 LINE_STREAM = 102
 
@@ -56,14 +56,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run trains on, chooses by and is tested on.
+    """The data that a run trains, validates and tests on.
 
     Attributes:
         name: the dataset's name in the config.
-        train, validation, test: the splits; validation may be empty, test is the whole official test split.
+        train, validation, test: the splits; validation may be empty, test is always the whole official test split.
         class_names: one per class; empty for regression.
         digest: SHA-256 of the official splits before `limit` and `validation`, 36 hex digits.
-        source: the folder or file that was read, or where else the data came from.
+        source: the folder or file that was read, or another origin in words.
     """
 
     name: str
@@ -83,16 +83,15 @@ def load_dataset(
     cache: Path = DATA_FOLDER,
     mirrors: Mapping[str, Sequence[str]] = MIRRORS,
 ) -> Dataset:
-    """Load a dataset, downloading it if it is nowhere on this machine, and hold out the validation examples.
+    """Load a dataset, downloading it if not found, and hold out the validation examples.
 
     Args:
-        config: the group `data` of the config.
         seed: picks the validation examples, and nothing else.
         cache: folder of downloaded datasets, each in a folder of its name.
-        mirrors: for each name, addresses of folders with the gzip files, the best first.
+        mirrors: for each name, URLs of folders with the gzip files, the best first.
 
     Raises:
-        DataError: files are missing, cannot be downloaded, are damaged, or are not what the config says.
+        DataError: files are missing, cannot be downloaded, are damaged, or do not match the config.
     """
     if isinstance(config, ImageFileData):
         train, test, source = _read_image_files(config, cache, mirrors)
@@ -104,11 +103,28 @@ def load_dataset(
     return Dataset(config.name, train, validation, test, class_names, digest, source)
 
 
-def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
-    """The folder or npz file that `load` will read, or None if there is none yet or none is needed.
+_loaded_datasets: dict[str, Dataset] = {}  # the last two: the jobs of a worker mostly share theirs
+
+
+def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
+    """Load a dataset, or return the one that an earlier run of this process has loaded.
 
     Raises:
-        DataError: `data.path` is given but does not hold the files.
+        DataError: as load_dataset.
+    """
+    key = repr((config, seed))
+    dataset = _loaded_datasets.pop(key) if key in _loaded_datasets else load_dataset(config, seed)
+    _loaded_datasets[key] = dataset
+    if len(_loaded_datasets) > 2:
+        del _loaded_datasets[next(iter(_loaded_datasets))]
+    return dataset
+
+
+def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
+    """Return the folder or npz file that `load_dataset` will read, None if there is none yet or none is needed.
+
+    Raises:
+        DataError: `data.path` is set but the files are not there.
     """
     if not isinstance(config, ImageFileData):
         return None
@@ -117,7 +133,7 @@ def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
             if place is not None and missing_from(place, config.name) is None:
                 return place
     except OSError as error:
-        raise DataError(f"data={config.name} cannot be searched for: {error}") from error
+        raise DataError(f"Searching for data={config.name} failed: {error}") from error
     if config.path is not None:
         lack = missing_from(Path(config.path).expanduser(), config.name)
         raise DataError(
@@ -128,7 +144,7 @@ def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
 
 
 def _hold_out(train: Split, limit: int | None, validation: int, seed: int) -> tuple[Split, Split]:
-    """The first `limit` examples, less `validation` of them picked by seed; both parts in the order of the file."""
+    """Split the first `limit` examples into training and validation, picked by seed, both in the order of the file."""
     inputs, targets = train.inputs[:limit], train.targets[:limit]
     order = np.random.default_rng([seed, VALIDATION_STREAM]).permutation(len(inputs))
     held_out, rest = np.sort(order[:validation]), np.sort(order[validation:])
@@ -144,7 +160,7 @@ def _splits_digest(*splits: Split) -> str:
 
 
 def make_linear(config: LinearData) -> tuple[Split, Split, str]:
-    """The same points whatever the experiment's seed, as with data that was measured."""
+    """Generate points around a line; they do not depend on the seed, as measured data would not."""
     splits = []
     for stream, examples in enumerate((config.train_examples, config.test_examples)):
         generator = np.random.default_rng([stream, LINE_STREAM])
@@ -155,7 +171,7 @@ def make_linear(config: LinearData) -> tuple[Split, Split, str]:
 
 
 def read_digits(config: ImageData) -> tuple[Split, Split, str]:
-    """The file behind sklearn.datasets.load_digits: read in 10 ms, where importing scikit-learn takes 800."""
+    """Read the file behind sklearn.datasets.load_digits, in 10 ms; importing scikit-learn takes 800."""
     package = importlib.metadata.distribution("scikit-learn")
     file = Path(str(package.locate_file("sklearn/datasets/data/digits.csv.gz")))
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 64 pixels row by row, then the class
@@ -169,7 +185,7 @@ def read_digits(config: ImageData) -> tuple[Split, Split, str]:
     return *_to_splits(arrays), source
 
 
-# Datasets that need no files of their own: name -> what makes training split, test split, and the source in words.
+# Datasets without files of their own: name -> function that returns training split, test split and source.
 WITHOUT_FILES: dict[str, Callable[[Any], tuple[Split, Split, str]]] = {"linear": make_linear, "digits": read_digits}
 
 
@@ -191,28 +207,28 @@ def _read_image_files(
     except OSError as error:
         raise DataError(f"{place} cannot be read: {error}") from error
     except DamagedFileError as error:
-        # Only what lies in the cache itself, and was to be as published, is ours to remove: behind a link, or with
-        # checksums switched off, it is somebody's own; by other checksums a good file may be called damaged.
+        # Remove only files in the cache itself that should be as published. Behind a link, or without checksums, they
+        # belong to the user; with other checksums, a good file may be reported as damaged.
         own = cache.parent.resolve() / cache.name / config.name
         published = choice_values("data", config.name)["checksums"]
         if config.checksums not in (None, published):
             way_out = (
-                f"Nothing was removed, as data.checksums are not those of conf/data/{config.name}.yaml. Correct them or"
-                " leave them out, or name the data that they are of: data.path=FOLDER"
+                f"Nothing was removed, because data.checksums differ from conf/data/{config.name}.yaml. Correct or"
+                " remove them, or name the folder of the data they belong to: data.path=FOLDER"
             )
         elif config.checksums is not None and error.file.resolve().parent == own:
             error.file.unlink(missing_ok=True)
             way_out = "It was removed: the next run downloads it again."
         else:
-            way_out = f"Replace it by a good copy, such as from {mirrors[config.name][0]}"
-            way_out += "; if it is data of your own, set data.checksums=null."
+            way_out = f"Replace it with a good copy, such as from {mirrors[config.name][0]}"
+            way_out += "; for data of your own, set data.checksums=null."
         raise DataError(f"{error}. {way_out}") from error
     check_arrays(arrays, config, str(place))
     return *_to_splits(arrays), str(place)
 
 
 def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | None]:
-    """Where the files may be, in the order of the search, by how the place is chosen; None where it is not."""
+    """Return the places to search, in order, by how each is chosen; None where it is not."""
     if config.path is not None:
         return {"data.path": Path(config.path).expanduser()}
     data_dir = os.environ.get("EXPERIMENTS_DATA_DIR")
@@ -237,10 +253,10 @@ def _not_found_message(config: ImageFileData, cache: Path, failures: Sequence[st
             "Download:",
             *(f"  {failure}" for failure in failures),
             f"Expected {expected_files(config.name)}.",
-            "To go on, one of:",
+            "Do one of the following:",
             f"  put the files into {cache / config.name}",
-            "  data.path=FOLDER, the folder that holds them",
-            f"  EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds them in {config.name}/",
-            "  data=digits or data=linear, which need no files",
+            "  set data.path=FOLDER to the folder that contains them",
+            f"  set EXPERIMENTS_DATA_DIR=FOLDER to the folder that contains them in {config.name}/",
+            "  use data=digits or data=linear, which need no files",
         ]
     )

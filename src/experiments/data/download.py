@@ -1,4 +1,4 @@
-"""MNIST's files from its mirrors: each whole and verified or not at all, whatever breaks off or runs beside it."""
+"""Download of datasets from mirrors: each file whole and verified or not at all, also with several processes."""
 
 import contextlib
 import fcntl
@@ -27,25 +27,25 @@ MIRRORS: Mapping[str, Sequence[str]] = {
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
     ),
 }
-MIRROR_TIMEOUT = 10.0  # seconds a mirror may take to answer, and then to send the next bytes
+MIRROR_TIMEOUT = 10.0  # seconds to wait for an answer, and then for the next bytes
 
 
 def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) -> list[str]:
-    """Bring the missing gzip files into the folder, each whole and verified or not at all.
+    """Download the gzip files that a folder lacks, each whole and verified or not at all.
 
     Args:
-        config: gives the checksums.
-        folder: made if need be, and locked against other processes.
-        mirrors: addresses of folders with the gzip files, the best first.
+        config: has the checksums.
+        folder: created if needed, and locked against other processes.
+        mirrors: URLs of folders with the gzip files, the best first.
 
     Returns:
-        Nothing if the folder is complete, else why not: `address: reason` of each try that failed.
+        An empty list if the folder is now complete, else `URL: reason` for each attempt that failed.
     """
     mirrors, failures = list(mirrors), []
     try:
         with _locked_folder(folder):
             for part, name in IDX_FILES.items():
-                if part in find_idx_files(folder):  # from before, or another process was faster
+                if part in find_idx_files(folder):  # from earlier, or from another process
                     continue
                 for mirror in tuple(mirrors):
                     url = f"{mirror}/{name}.gz"
@@ -54,7 +54,7 @@ def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) 
                         break
                     except (OSError, http.client.HTTPException, DamagedFileError) as error:
                         failures.append(f"{url}: {_failure_reason(error)}")
-                        mirrors.remove(mirror)  # the other files try the others first
+                        mirrors.remove(mirror)  # try it last for the other files
                         mirrors.append(mirror)
                 else:
                     return failures
@@ -64,7 +64,7 @@ def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) 
 
 
 def _fetch_file(url: str, target: Path, config: ImageFileData, part: str) -> None:
-    """Download one file beside its place, going on where an earlier try broke off, verify it and move it there."""
+    """Download one file beside its target, resuming an earlier attempt, verify it, and move it into place."""
     partial = target.with_name(f"{target.name}.part")
     start = partial.stat().st_size if partial.exists() else 0
     try:
@@ -85,12 +85,12 @@ def _fetch_file(url: str, target: Path, config: ImageFileData, part: str) -> Non
             shutil.copyfileobj(response, file)
             received = file.tell()
     if size is not None and received != size:
-        raise ConnectionError(f"broke off after {received} of {size} bytes")
+        raise ConnectionError(f"connection lost after {received} of {size} bytes")
     try:
         read_idx(partial, config, part)
     except DamagedFileError:
         partial.unlink()
-        if resumed:  # its first part may have been of another copy
+        if resumed:  # its first part may come from another copy
             return _fetch_file(url, target, config, part)
         raise
     partial.replace(target)
@@ -98,7 +98,7 @@ def _fetch_file(url: str, target: Path, config: ImageFileData, part: str) -> Non
 
 
 def _open_url(request: urllib.request.Request) -> http.client.HTTPResponse:
-    """`urlopen` within TIMEOUT in all: its own timeout starts anew for each address of a host, and leaves out DNS."""
+    """Open a URL within MIRROR_TIMEOUT: urlopen's own timeout restarts for each address of a host, and excludes DNS."""
     answer: Future[http.client.HTTPResponse] = Future()
 
     def ask() -> None:
@@ -121,7 +121,7 @@ def _failure_reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    """Hold `folder`, made if need be, against other processes; leave neither lock nor empty folders behind."""
+    """Lock a folder, created if needed, against other processes; leave neither lock nor empty folders behind."""
     lock = folder / ".lock"
     with _take_lock(lock):
         try:
@@ -139,7 +139,7 @@ def _take_lock(lock: Path) -> IO[str]:
         with contextlib.suppress(FileNotFoundError):
             handle = lock.open("w")
             fcntl.flock(handle, fcntl.LOCK_EX)
-            # The process before us removed what it held: only the file that is still in place is the lock.
+            # The last process removes its lock file: the lock counts only if its file is still in place.
             if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
                 return handle
             handle.close()

@@ -1,6 +1,6 @@
-"""Images in MNIST's file format, read and checked: four IDX files (plain or gzip) or one npz with the arrays of Keras.
+"""Images in MNIST's file formats, read and checked: four IDX files (plain or gzip), or one npz file as in Keras.
 
-Whatever the packing, the arrays are the same. Files are data: nothing in them is ever unpickled.
+The arrays are the same for both. Files are data: nothing in them is ever unpickled.
 """
 
 import gzip
@@ -29,7 +29,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 class DamagedFileError(DataError):
-    """A file whose content cannot be what was published: another copy of it is the way out."""
+    """A file whose content cannot be as published: the user needs another copy."""
 
     def __init__(self, file: Path, finding: str) -> None:
         super().__init__(f"{file} is damaged: {finding}")
@@ -37,25 +37,25 @@ class DamagedFileError(DataError):
 
 
 def missing_from(place: Path, name: str) -> str | None:
-    """What `place`, a folder or an npz file, lacks to be the dataset of this name, or None if it is whole."""
+    """Describe what a folder or npz file lacks to be the dataset of this name; None if it is complete."""
     if _npz_file(place, name).is_file():
         return None
     if not place.is_dir():
         return f"{place} is neither a folder nor an npz file" if place.exists() else f"{place} does not exist"
     found = find_idx_files(place)
     if not found:
-        return f"{place} holds no such files"
+        return f"{place} contains none of the files"
     missing = [file for part, file in IDX_FILES.items() if part not in found]
-    return f"{place} does not hold {', '.join(missing)}" if missing else None
+    return f"{place} does not contain {', '.join(missing)}" if missing else None
 
 
 def expected_files(name: str) -> str:
-    """The files of the dataset of this name, in words."""
+    """Describe the files of the dataset of this name."""
     return f"{', '.join(IDX_FILES.values())} (each plain or .gz), or {name}.npz with {', '.join(NPZ_KEYS.values())}"
 
 
 def find_idx_files(folder: Path) -> dict[str, Path]:
-    """The IDX files in a folder, by part; the gzip file, where there is one, as that is what was published."""
+    """Return the IDX files in a folder, by part; the gzip file is preferred, as it is what was published."""
     found = {}
     for part, name in IDX_FILES.items():
         dotted = name.replace("-idx", ".idx")
@@ -71,14 +71,14 @@ def _npz_file(place: Path, name: str) -> Path:
 
 
 def read_image_files(place: Path, config: ImageData) -> dict[str, np.ndarray]:
-    """Read the dataset in `place`, a folder or an npz file, and compare each part with its checksum.
+    """Read the dataset in a folder or npz file, and verify the checksum of each part.
 
     Returns:
-        The arrays by part (the keys of FILES): images as uint8 [examples, height, width], labels as uint8 [examples],
-        if the files hold what they should; `check_facts` tells.
+        The arrays by part (the keys of IDX_FILES), uint8: images [examples, height, width] and labels [examples], if
+        the files are as expected, which check_arrays checks.
 
     Raises:
-        DamagedError: a file is not of its format, or its checksum is another.
+        DamagedFileError: a file does not have its format or checksum.
         OSError: a file cannot be read.
     """
     files = find_idx_files(place)
@@ -88,17 +88,17 @@ def read_image_files(place: Path, config: ImageData) -> dict[str, np.ndarray]:
 
 
 def read_idx(file: Path, config: ImageData, part: str) -> np.ndarray:
-    """One IDX file, plain or gzip, as uint8 of the shape that its header gives.
+    """Read one IDX file, plain or gzip, as uint8 of the shape in its header.
 
     Raises:
-        DamagedError: the file is not whole, or its checksum is not that of `part`.
+        DamagedFileError: the file is not complete, or does not have the checksum of `part`.
     """
     raw = content = file.read_bytes()
     if raw.startswith(GZIP_MAGIC):
         try:
             content = gzip.decompress(raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DamagedFileError(file, f"expected a whole gzip file, found {len(raw)} bytes ({error})") from error
+            raise DamagedFileError(file, f"expected a complete gzip file, found {len(raw)} bytes ({error})") from error
     if content[:3] != IDX_UINT8 or len(content) < 4 + 4 * int.from_bytes(content[3:4]):
         found = content[:4].hex(" ") or "an empty file"
         raise DamagedFileError(file, f"expected the magic number of an IDX file of bytes, 00 00 08 0n, found {found}")
@@ -132,18 +132,18 @@ def _read_npz(file: Path, config: ImageData) -> dict[str, np.ndarray]:
 
 
 def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path, raw: bytes = b"") -> None:
-    """Compare with the published checksum: of the IDX file, however it was packed, or of the gzip file itself.
+    """Verify the published checksum, either of the IDX file, whatever its packing, or of the gzip file itself.
 
     Args:
         array: the part's content, uint8 and contiguous.
-        config: gives the checksums; None switches the comparison off.
-        part: a key of FILES.
+        config: has the checksums; None accepts any content.
+        part: a key of IDX_FILES.
         file: where the array came from, for the message.
         raw: the file's own bytes, if it was an IDX file.
 
     Raises:
-        DamagedError: the checksum is another.
-        ConfigError: the config gives a checksum of an unknown kind.
+        DamagedFileError: the checksum differs.
+        ConfigError: the config has a checksum of an unknown kind.
     """
     if config.checksums is None:
         return
@@ -154,12 +154,12 @@ def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path,
         checksum.update(array.data)
     elif kind == "md5-gzip":
         if not raw.startswith(GZIP_MAGIC):
-            return  # not packed as published, so there is nothing to compare
+            return  # not packed as published: nothing to compare
         checksum = hashlib.md5(raw, usedforsecurity=False)
     else:
         raise ConfigError(
-            f"data.checksums: {part} must be sha256:... or md5-gzip:..., received {expected!r};"
-            " data.checksums=null accepts any content"
+            f"data.checksums: {part} must be sha256:... or md5-gzip:..., received {expected!r}."
+            " Set data.checksums=null to accept any content."
         )
     found = f"{kind}:{checksum.hexdigest()}"
     if found != expected:
@@ -167,10 +167,13 @@ def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path,
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], config: ImageData, source: str) -> None:
-    """The counts, shape and classes that the config states are what the rest of the program relies on.
+    """Check that arrays, by part, have the counts, shape, classes and range that the config states.
+
+    Args:
+        source: where they came from, for the message.
 
     Raises:
-        DataError: the arrays, by part, are not what the config says; `source` tells where they came from.
+        DataError: they do not.
     """
     for split, examples in (("train", config.train_examples), ("test", config.test_examples)):
         images, labels = arrays[f"{split}-images"], arrays[f"{split}-labels"]

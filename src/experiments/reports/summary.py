@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import shlex
 import sys
@@ -47,8 +46,6 @@ SINGLE_NEURON: dict[str, dict[str, object]] = {
     "schedule": {"name": "constant"},
     "training": {"epochs": 50, "batch_size": 32, "loss": "mean_squared_error"},
 }
-
-SWEEP_VARIABLE = "EXPERIMENTS_SWEEP"  # in the environment of a sweep's jobs: the folder of its frozen plan
 
 
 def run_name(config: Config, overrides: Sequence[str]) -> str:
@@ -284,9 +281,8 @@ def _print_profile(console: "Console") -> None:
 
 
 @contextmanager
-def print_resume_hint(config: Config, run_id: str) -> Iterator[None]:
-    """Print, when a run is cut off, the command that goes on with it; not where that would only fail again, or where a
-    sweep does."""
+def print_resume_hint(config: Config, run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
+    """Print how to resume a run that is cut off, except where it would fail again, and in jobs of a sweep."""
     try:
         yield
     except NotFiniteError:
@@ -295,9 +291,8 @@ def print_resume_hint(config: Config, run_id: str) -> Iterator[None]:
         checkpoint_path(run_id).unlink(missing_ok=True)
         raise
     except BaseException:
-        if SWEEP_VARIABLE in os.environ:  # the sweep's own command goes on with all its jobs
-            raise
-        known = checkpoint_path(run_id).exists()
-        since = "from its last checkpoint" if known else "from the start, as there is no checkpoint yet"
-        print(f"\nGo on with it, {since}: {next_commands(config, [], run_id)['resume']}", file=sys.stderr)
+        if "mlflow.parentRunId" not in tags:  # the command of a sweep resumes all its jobs
+            known = checkpoint_path(run_id).exists()
+            since = "from its last checkpoint" if known else "from the start, as it has no checkpoint yet"
+            print(f"\nResume it {since}: {next_commands(config, [], run_id)['resume']}", file=sys.stderr)
         raise

@@ -21,6 +21,7 @@ from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, join_sorted
 from experiments.experiment import run_experiment
+from experiments.reproduction.resume import find_resumed_run
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.store import connect_store
@@ -91,7 +92,11 @@ class PublishedConfig:
                 print(f"{self.name}, seed {config.seed}: {f'going on with run {cut_off}' if cut_off else 'a new run'}.")
                 # What a run was started with is recorded, and need not have been this command.
                 anew = [o for o in overrides if not affects_result(o.lstrip("+").partition("=")[0])]
-                run_experiment(replace(config, resume=cut_off), anew if cut_off else overrides)
+                if cut_off:
+                    resumed = find_resumed_run(replace(config, resume=cut_off), anew)
+                    run_experiment(resumed.config, resumed.overrides, run_id=cut_off)
+                else:
+                    run_experiment(config, overrides)
         return self.finished()
 
 

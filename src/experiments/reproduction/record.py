@@ -21,7 +21,6 @@ from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, StoreError
-from experiments.experiment import RECORD_DIGESTS, run_params
 from experiments.reports.report import best_epoch_metrics
 from experiments.reproduction.logged_model import LoggedModel, read_logged_model
 from experiments.tracking.addresses import resolve_tracking_uri
@@ -29,6 +28,7 @@ from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_te
 from experiments.tracking.environment import installed_packages, read_code_state
 from experiments.tracking.recorded_config import IDENTITY_TAGS, identity_changes, read_recorded_config
 from experiments.tracking.records import RunRecord, find_runs, metric_history, runs_with_tags
+from experiments.tracking.start_record import RECORD_DIGESTS, run_params
 from experiments.tracking.store import open_existing_store
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Going on with a run that was cut off: its recorded config, and whether code and data are still the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
@@ -9,7 +9,7 @@ from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
 from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.recorded_config import identity_changes, read_recorded_config
+from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import RunRecord, find_runs
 from experiments.tracking.store import open_existing_store
 
@@ -27,20 +27,6 @@ class ResumedRun:
     run: RunRecord
     config: Config
     overrides: list[str]
-
-    def check(self, tags: Mapping[str, str]) -> None:
-        """Compare the identity of code, packages and data then with that of now.
-
-        Raises:
-            ConfigError: they differ, and `resume_anyway` is not set.
-        """
-        changed = identity_changes(self.run, tags)
-        if changed and not self.config.resume_anyway:
-            commit = self.run.tags.get("git_commit") or "not recorded"
-            raise ConfigError(
-                f"Run {self.run.run_id} cannot go on as it began, for these differ: {'; '.join(changed)}. Bring them"
-                f" back (its commit was {commit}), or add resume_anyway=true."
-            )
 
 
 def find_resumed_run(config: Config, overrides: Sequence[str]) -> ResumedRun:

@@ -7,15 +7,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from experiments.config.schema import Config
-from experiments.errors import ConfigError, StoreError
+from experiments.errors import StoreError
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import download_model, model_location
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
-from experiments.training.saved_models import _show_shapes, load_keras_model
+from experiments.training.saved_models import load_keras_model
 
 if TYPE_CHECKING:
-    import keras
+    import numpy as np
 
 
 def check_initial_weights(config: Config) -> None:
@@ -31,28 +31,18 @@ def check_initial_weights(config: Config) -> None:
             model_location(uri, run.run_id)
 
 
-def load_initial_weights(config: Config, model: "keras.Model") -> None:
-    """Give the model the weights of the run that `model.weights` names, if it names one.
+def load_initial_weights(config: Config) -> "list[np.ndarray] | None":
+    """Return the weights of the run that `model.weights` names, None if it names none.
 
     Raises:
-        ConfigError: that run's network has weights of other shapes.
         StoreError: they cannot be read.
     """
     if config.model.weights is None:
-        return
+        return None
     uri = resolve_tracking_uri(config.tracking.uri)
     with TemporaryDirectory() as folder, _name_the_key():
         file = download_model(uri, config.model.weights, Path(folder))
-        weights = load_keras_model(file, config.model.weights).get_weights()
-    theirs, ours = [value.shape for value in weights], [tuple(value.shape) for value in model.weights]
-    if theirs != ours:
-        raise ConfigError(
-            f"model.weights={config.model.weights} does not fit: its weights have the shapes"
-            f" {_show_shapes(theirs)}, those of"
-            f" this network {_show_shapes(ours)}. Give data and model as that run had them: python scripts/compare.py"
-            f" {config.model.weights}"
-        )
-    model.set_weights(weights)
+        return load_keras_model(file, config.model.weights).get_weights()
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.tracking.artifacts import read_artifact_text
-from experiments.tracking.records import RunRecord
+from experiments.tracking.records import RunRecord, find_runs
+from experiments.tracking.store import open_existing_store
 
 CONFIG_ARTIFACT = "config/config.yaml"
 OVERRIDES_ARTIFACT = "config/overrides.yaml"
@@ -53,9 +54,32 @@ IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed
 
 
 def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
-    """List which of code, packages and data differ from the recorded run; `tags` describe the current ones."""
-    return [
-        f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags[key]})"
+    """Return which of code, packages and data differ from the recorded run; `tags` describe the current ones."""
+    changes = {
+        key: f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags[key]})"
         for key, what in IDENTITY_TAGS.items()
         if run.tags.get(key) != tags[key]
-    ]
+    }
+    if run.tags.get("code_digest_rule") != tags["code_digest_rule"]:
+        changes["code_digest"] = f"{IDENTITY_TAGS['code_digest']} (recorded by an earlier rule: it cannot be compared)"
+    return [changes[key] for key in IDENTITY_TAGS if key in changes]
+
+
+def check_identity(uri: str, run_id: str, tags: Mapping[str, str], resume_anyway: bool) -> None:
+    """Check that a run can be continued: code, packages and data are still those that it recorded.
+
+    Args:
+        tags: the identity tags of now.
+
+    Raises:
+        ConfigError: they differ, and `resume_anyway` is not set.
+        StoreError: there is no such run.
+    """
+    (run,) = find_runs(open_existing_store(uri), [run_id])
+    changed = identity_changes(run, tags)
+    if changed and not resume_anyway:
+        commit = run.tags.get("git_commit") or "not recorded"
+        raise ConfigError(
+            f"Run {run_id} cannot be resumed, because these changed: {'; '.join(changed)}. Restore them"
+            f" (its commit was {commit}), or add resume_anyway=true."
+        )

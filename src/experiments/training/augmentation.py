@@ -1,4 +1,4 @@
-"""Random changes to training images: a function of (seed, epoch, step, row), as all randomness of training is."""
+"""Random changes to training images, as a function of (seed, epoch, step, row)."""
 
 from dataclasses import dataclass
 from math import pi
@@ -6,27 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.config.data_schema import AugmentationConfig
+from experiments.config.data_schema import AugmentationConfig, DataConfig, LinearData
 from experiments.training.randomness import uniform_bits
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
-AUGMENTATION_STREAM = 0xFFFFFFFF  # in the place of the layer that a dropout mask is drawn for
+AUGMENTATION_STREAM = 0xFFFFFFFF  # where the counter of a dropout mask has the number of the layer
 
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Turns, resizes, shifts and bends images, each in its own way; what comes in from outside is background (0).
+    """Rotates, scales, shifts and distorts each image at random; pixels from outside the image are background (0).
 
     Elastic distortions follow Simard, Steinkraus and Platt, "Best practices for convolutional neural networks", 2003:
     every pixel is moved by a random field, uniform in [-1, 1] before it is smoothed by a Gaussian.
 
-    Equal ones change images alike, so that runs share a program that has one of them in it.
-
     Attributes:
-        config: how much.
+        config: largest changes.
         shape: of an image, height and width (and channels).
     """
 
@@ -36,7 +34,7 @@ class Augmenter:
     def __call__(
         self, images: "tf.Tensor", seed: "tf.Tensor", epoch: "tf.Tensor", step: "tf.Tensor", first_row: "tf.Tensor"
     ) -> "tf.Tensor":
-        """Changed images.
+        """Return the changed images.
 
         Args:
             images: float32 [rows, height, width] or [rows, height, width, channels].
@@ -64,7 +62,7 @@ class Augmenter:
         return tf.reshape(result, tf.shape(images))
 
     def _places(self, drawn: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
-        """Where in its image every pixel is taken from: row and column, each float32 [rows, height * width]."""
+        """Return where each pixel is taken from: row and column, each float32 [rows, height * width]."""
         import tensorflow as tf
 
         config, (height, width, *_) = self.config, self.shape
@@ -83,8 +81,15 @@ class Augmenter:
         return y, x
 
 
+def build_augmenter(config: DataConfig) -> Augmenter | None:
+    """Return the augmenter of a dataset's config, None if nothing is to be changed."""
+    if isinstance(config, LinearData) or not config.augmentation:
+        return None
+    return Augmenter(config.augmentation, tuple(config.shape))
+
+
 def _gaussian_matrix(length: int, deviation: float) -> np.ndarray:
-    """The matrix that smooths a vector by a Gaussian, float32 [length, length]; outside of it are zeros."""
+    """Return the matrix that smooths a vector, padded with zeros, by a Gaussian: float32 [length, length]."""
     places = np.arange(-length, length + 1)
     kernel = np.exp(-((places / deviation) ** 2) / 2)
     distance = np.arange(length)[:, None] - np.arange(length)[None]

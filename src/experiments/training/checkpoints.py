@@ -1,4 +1,4 @@
-"""One checkpoint per run, written whole or not at all, so that a run goes on from it as if it had never stopped."""
+"""One checkpoint per run, written whole or not at all, so that a resumed run equals one that never stopped."""
 
 import json
 import os
@@ -16,30 +16,30 @@ CHECKPOINT_FOLDER = PROJECT / "outputs" / "checkpoints"
 
 
 def checkpoint_path(run_id: str) -> Path:
-    """Where the checkpoint of a run lies while the run is not finished."""
+    """Return the path of a run's checkpoint, which exists until the run is finished."""
     return CHECKPOINT_FOLDER / f"{run_id}.npz"
 
 
 def check_checkpoint_folder() -> None:
-    """Find out before a run is made whether its checkpoints can be written.
+    """Check, before a run is made, that its checkpoints can be written.
 
     Raises:
-        UserError: names the folder that is not writable.
+        UserError: the folder is not writable.
     """
     folder = next(parent for parent in (CHECKPOINT_FOLDER, *CHECKPOINT_FOLDER.parents) if parent.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(
-            f"Checkpoints are kept in {CHECKPOINT_FOLDER}, and {folder} cannot be written. Allow it, or copy"
-            f" the project."
+            f"Checkpoints are written to {CHECKPOINT_FOLDER}, but {folder} is not writable. Make it writable, or copy"
+            " the project."
         )
 
 
 @span("checkpoint")
 def save_checkpoint(path: Path, state: Mapping[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
-    """Replace the checkpoint at `path`; a kill at any moment leaves the earlier one or this one.
+    """Replace the checkpoint at `path`; a kill at any moment leaves either the earlier one or this one.
 
     Args:
-        state: what JSON holds: numbers, texts, lists and mappings of them (floats keep all their digits).
+        state: JSON data: numbers, strings, lists and mappings of them (floats keep all their digits).
         arrays: name -> arrays in order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], arrays: Mapping[str, l
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
-    """The state and the arrays as they were saved."""
+    """Return the state and the arrays as they were saved."""
     groups: dict[str, dict[int, np.ndarray]] = {}
     with np.load(path, allow_pickle=False) as stored:
         state = json.loads(stored["state"].tobytes())

@@ -1,8 +1,8 @@
-"""The processes of a multi-worker run: this one starts and watches workers, and ends them all when one fails.
+"""The processes of a multi-worker run: a supervisor starts and watches the workers, and ends all when one fails.
 
-TensorFlow waits in silence, and for ever, for a peer that does not come up or hangs. So no process that the user starts
-loads it: each starts its worker (all of them, for `distribution.workers`) as a child, and the children tell through
-files in a folder that they are alive, that they are ready, and how far they are.
+TensorFlow waits silently, and for ever, for a peer that does not start or hangs. So the process that the user starts
+does not load it: it starts its worker (all of them, for `distribution.workers`) as a child process, and the workers
+report through files in a folder that they are alive, which phase they are in, and that they make progress.
 """
 
 import contextlib
@@ -24,56 +24,56 @@ from typing import NoReturn
 from experiments.config.schema import DistributionConfig
 from experiments.errors import ConfigError, Terminated, TrainingError
 
-CLUSTER_FOLDER_VARIABLE = "EXPERIMENTS_CLUSTER"  # in a worker's environment: where it tells how it is
+CLUSTER_FOLDER_VARIABLE = "EXPERIMENTS_CLUSTER"  # set for a worker: the folder that it reports through
 STARTING = "starting"
 TRAINING = "training"
 REPORTING = "reporting"
 
 
 def supervises_cluster(config: DistributionConfig) -> bool:
-    """Whether this process has to start the workers, rather than to be one.
+    """Return whether this process has to start the workers of a cluster.
 
     Raises:
-        ConfigError: nothing says what the cluster is, or two things do, or TF_CONFIG does not say it.
+        ConfigError: the workers are not defined, or by more than one source, or TF_CONFIG is invalid.
     """
     if config.strategy != "multi_worker" or CLUSTER_FOLDER_VARIABLE in os.environ:
         return False
     if sum((config.workers is not None, read_tf_config() is not None, on_slurm())) != 1:
         raise ConfigError(
-            "distribution=multi_worker needs to know its workers from one source. Add distribution.workers=N to start N"
-            " on this machine, or set TF_CONFIG on each, or start it by srun in a Slurm allocation; not two of them."
+            "distribution=multi_worker needs exactly one definition of its workers. Add distribution.workers=N to start"
+            " N on this machine, or set TF_CONFIG on each, or start it with srun in a Slurm allocation."
         )
     return True
 
 
 def read_tf_config() -> tuple[int, list[str]] | None:
-    """This process's number among the workers, and the addresses of all, as TF_CONFIG says; None where it is not set.
+    """Return the index of this worker and the addresses of all, from TF_CONFIG; None if it is not set.
 
     Raises:
-        ConfigError: it is not that of a worker in a cluster of workers only.
+        ConfigError: it does not describe a worker in a cluster of workers only.
     """
     given = os.environ.get("TF_CONFIG")
     if not given:
         return None
     try:
-        said = json.loads(given)
-        ((job, addresses),) = said["cluster"].items()
-        kind, index = said["task"]["type"], int(said["task"]["index"])
+        parsed = json.loads(given)
+        ((job, addresses),) = parsed["cluster"].items()
+        kind, index = parsed["task"]["type"], int(parsed["task"]["index"])
         fits = job == kind == "worker" and isinstance(addresses, list) and 0 <= index < len(addresses)
         fits = fits and all(re.fullmatch(r"\S+:\d+", address) for address in addresses)
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:
         raise ConfigError(
-            f"TF_CONFIG={given} is not that of a worker. Expected, on the first of two:"
+            f"TF_CONFIG={given} does not describe a worker. Expected, on the first of two:"
             ' {"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}.'
-            " That worker is the chief; a job of another name, such as chief or ps, is not supported."
+            " That worker is the chief; jobs of other names, such as chief or ps, are not supported."
         )
     return index, addresses
 
 
 def on_slurm() -> bool:
-    """Whether Slurm started this process as one of several tasks."""
+    """Return whether Slurm started this process as one of several tasks."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
@@ -91,23 +91,21 @@ class ClusterWorker:
         return f"worker {self.index} (process {self.process.pid})"
 
     def failure(self, timeout: float) -> str | None:
-        """What is wrong with it, or None."""
+        """Return what is wrong with it, None if nothing is."""
         code = self.process.poll()
         if code is not None and code < 0:
             return f"{self.name} was killed by {signal.Signals(-code).name}"
         if code:
             return f"{self.name} ended with exit code {code}{self._last_words()}"
         if code is None:
-            phase = self._read("phase") or STARTING
+            phase, limit = self._read("phase") or STARTING, f"distribution.timeout_seconds={timeout:g}"
             alive, moved = self._seconds_since("alive"), self._seconds_since("progress")
             if phase == STARTING and (waited := time.monotonic() - self.started) > timeout:
-                return f"{self.name} still waits for its peers after {waited:.0f} s{_unreachable_peers()}"
+                return f"{self.name} is still waiting for its peers after {waited:.0f} s{_unreachable_peers()}"
             if phase != STARTING and alive > timeout:
-                return (
-                    f"{self.name} hangs: no sign of life for {alive:.0f} s (distribution.timeout_seconds={timeout:g})"
-                )
+                return f"{self.name} hangs: no sign of life for {alive:.0f} s ({limit})"
             if phase == TRAINING and moved > timeout:
-                return f"no step of {self.name} has ended for {moved:.0f} s (distribution.timeout_seconds={timeout:g})"
+                return f"{self.name} has not finished a step for {moved:.0f} s ({limit})"
         return None
 
     def _last_words(self) -> str:
@@ -125,13 +123,13 @@ class ClusterWorker:
 
 
 def supervise_cluster(config: DistributionConfig, fail: Callable[[str, str | None], NoReturn]) -> str | None:
-    """Start the workers, wait for their end, and end all when one fails, hangs or does not come up.
+    """Start the workers and wait for them; end all when one fails, hangs or does not start.
 
     Args:
-        fail: records a failure; is given the reason and the id of the run, None if it was not made yet. Raises.
+        fail: records a failure and raises; takes the reason and the id of the run, None if there is none yet.
 
     Returns:
-        The id of the chief's run, None in a process that has not the chief.
+        The id of the chief's run, None if the chief is not a child of this process.
     """
     with tempfile.TemporaryDirectory(prefix="experiments-") as folder:
         workers = [_start_worker(index, task, Path(folder)) for index, task in _cluster_tasks(config.workers)]
@@ -139,7 +137,7 @@ def supervise_cluster(config: DistributionConfig, fail: Callable[[str, str | Non
         try:
             reason = _watch_workers(workers, config.timeout_seconds)
         except (KeyboardInterrupt, Terminated) as interruption:
-            # The chief checkpoints, and says how to go on; the others have nothing to lose.
+            # The chief saves a checkpoint and prints how to resume; the others have nothing to save.
             for worker in workers if chief is None else [chief]:
                 worker.process.send_signal(
                     signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
@@ -157,17 +155,17 @@ def supervise_cluster(config: DistributionConfig, fail: Callable[[str, str | Non
     if chief is None:
         raise TrainingError(f"{reason}. This worker has ended.")
     code = chief.process.returncode
-    if code == 0:  # its run is finished, whatever ended another worker after its last step
+    if code == 0:  # its run is finished, whatever happened to another worker after its last step
         return run_id
-    if code is not None and code > 0:  # the chief itself failed, and has said and recorded why
+    if code is not None and code > 0:  # the chief has already printed and recorded why it failed
         sys.exit(code)
     fail(f"{reason}. All workers were ended", run_id)
 
 
 def _watch_workers(workers: list[ClusterWorker], timeout: float) -> str | None:
-    """Wait until all workers ended well, or the first is in trouble; what the trouble is, else None."""
+    """Wait until all workers have succeeded, or one fails; return the reason of the failure, else None."""
     while True:
-        # A worker that hangs makes all others wait: its own silence says more than that they do not move.
+        # One worker that hangs makes all others wait: report the one that hangs.
         failures = [failure for worker in workers if (failure := worker.failure(timeout))]
         if failures:
             return min(failures, key=lambda failure: ("killed" not in failure, "hangs" not in failure))
@@ -177,7 +175,7 @@ def _watch_workers(workers: list[ClusterWorker], timeout: float) -> str | None:
 
 
 def _cluster_tasks(workers: int | None) -> Iterator[tuple[int, str | None]]:
-    """Index and TF_CONFIG of each worker to start here; no TF_CONFIG where the environment says it all."""
+    """Yield index and TF_CONFIG of each worker to start here; None where the environment defines the cluster."""
     if given := read_tf_config():
         yield given[0], None
     elif on_slurm():
@@ -199,7 +197,7 @@ def _free_ports(count: int) -> list[int]:
 def _start_worker(index: int, task: str | None, folder: Path) -> ClusterWorker:
     environment = {**os.environ, CLUSTER_FOLDER_VARIABLE: str(folder), **({"TF_CONFIG": task} if task else {})}
     with (folder / f"log-{index}").open("w") as log:
-        output = None if index == 0 else log  # the chief speaks for all
+        output = None if index == 0 else log  # only the chief prints
         process = subprocess.Popen(
             [sys.executable, *sys.argv], env=environment, stdout=output, stderr=output, start_new_session=True
         )
@@ -207,7 +205,7 @@ def _start_worker(index: int, task: str | None, folder: Path) -> ClusterWorker:
 
 
 def _unreachable_peers() -> str:
-    """Which workers of the cluster do not answer at all."""
+    """Describe which workers of the cluster do not answer at all."""
     _, addresses = read_tf_config() or (0, [])
     silent = []
     for peer, address in enumerate(addresses):
@@ -219,38 +217,55 @@ def _unreachable_peers() -> str:
     return f"; no answer from {', '.join(silent)}" if silent else ""
 
 
-class SignsOfLife:
-    """A worker's signs of life to the process that started it; nothing in a run of one process."""
+class ClusterMember:
+    """The part that this process plays in a run: it leads (also alone), follows the chief, or has supervised workers.
 
-    def __init__(self) -> None:
+    A worker reports its signs of life to its supervisor; in a run of one process there is nobody to report to.
+
+    Attributes:
+        follows: it trains as the chief does, but prints and records nothing.
+        supervised: it has run its workers to their end, and `run_id` is the run of the chief, if that was one of them.
+    """
+
+    def __init__(self, supervised: bool = False, run_id: str = "") -> None:
         folder = os.environ.get(CLUSTER_FOLDER_VARIABLE)
+        self.supervised, self.run_id = supervised, run_id
         self.folder = Path(folder) if folder else None
         self.index = next(_cluster_tasks(None))[0] if folder else 0
+        self.follows = self.index > 0
         self.parent = os.getppid()
-        if self.folder:
-            threading.Thread(target=self._live, daemon=True).start()
 
-    def _live(self) -> None:
+    def live(self) -> None:
+        """Give signs of life until the supervisor is gone, and then end this process."""
         while self.folder and self.folder.exists() and os.getppid() == self.parent:
             self._write("alive", "")
             time.sleep(0.5)
-        os._exit(1)  # the process that watches over all workers is gone
+        os._exit(1)
 
-    def phase(self, name: str) -> None:
-        self.progress()
-        self._write("phase", name)
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Report that training runs, and then that it is over: only while it runs must steps be finished."""
+        self._enter_phase(TRAINING)
+        yield
+        self._enter_phase(REPORTING)
 
     def progress(self) -> None:
+        """Report that a step is finished."""
         self._write("progress", "")
 
     def step(self, *_: object) -> None:
         self.progress()
 
-    epoch = step  # all that training tells of itself is that it moves
+    epoch = step
 
-    def run(self, run_id: str) -> None:
+    def report_run(self, run_id: str) -> None:
+        """Report the id of the chief's run."""
         if self.folder:
             (self.folder / "run").write_text(run_id)
+
+    def _enter_phase(self, name: str) -> None:
+        self.progress()
+        self._write("phase", name)
 
     def _write(self, what: str, text: str) -> None:
         if self.folder:
@@ -261,8 +276,30 @@ class SignsOfLife:
 
 
 @contextlib.contextmanager
+def join_cluster(config: DistributionConfig, fail: Callable[[str, str | None], NoReturn]) -> Iterator[ClusterMember]:
+    """Find out what this process has to do in a run: everything, a worker's part, or to supervise workers.
+
+    Supervision is already over when the body starts.
+
+    Args:
+        fail: as in supervise_cluster.
+
+    Raises:
+        ConfigError: as supervises_cluster.
+        TrainingError: a supervised worker failed.
+    """
+    if supervises_cluster(config):
+        yield ClusterMember(supervised=True, run_id=supervise_cluster(config, fail) or "")
+        return
+    member = ClusterMember()
+    if member.folder:
+        threading.Thread(target=member.live, daemon=True).start()
+    yield member
+
+
+@contextlib.contextmanager
 def name_failed_worker() -> Iterator[None]:
-    """Say which worker is gone when TensorFlow ends a step for the lack of a peer."""
+    """Raise a TrainingError that names the missing worker when TensorFlow cannot finish a step without it."""
     import tensorflow as tf
 
     try:
@@ -273,5 +310,5 @@ def name_failed_worker() -> Iterator[None]:
         gone = sorted(set(re.findall(r"/task:(\d+)", str(e))))
         who = " or ".join(f"worker {index}" for index in gone) or "a worker"
         raise TrainingError(
-            f"{who} of the cluster is gone or hangs: a step could not end without it ({type(e).__name__})"
+            f"{who} of the cluster is gone or hangs: a step could not be finished without it ({type(e).__name__})"
         ) from e

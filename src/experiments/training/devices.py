@@ -1,4 +1,4 @@
-"""The devices of a run: a tf.distribute strategy from the config."""
+"""The devices of a run, as a tf.distribute strategy."""
 
 import os
 import shutil
@@ -16,21 +16,20 @@ if TYPE_CHECKING:
 
 @span("importing TensorFlow and Keras")
 def start_strategy(config: DistributionConfig, threads: int) -> "tf.distribute.Strategy":
-    """Load TensorFlow and make the strategy: before any other use of TensorFlow in this process.
+    """Load TensorFlow and make the strategy of a run, before any other use of TensorFlow in this process.
 
     Args:
-        config: the group `distribution`.
         threads: within an operation, for each device.
 
     Raises:
-        UserError: more devices are wanted than there are.
+        UserError: there are fewer devices than requested.
     """
     wanted = config.devices or 0
     start_tensorflow(threads, logical_devices(config))
     import keras
     import tensorflow as tf
 
-    keras.backend.clear_session()  # names of layers do not depend on earlier models of this process
+    keras.backend.clear_session()  # layer names must not depend on earlier models of this process
     if config.strategy == "multi_worker":
         return _multi_worker_strategy(config.timeout_seconds)
     gpus = tf.config.list_logical_devices("GPU")
@@ -53,7 +52,7 @@ def start_strategy(config: DistributionConfig, threads: int) -> "tf.distribute.S
 
 
 def logical_devices(config: DistributionConfig) -> int:
-    """How many devices the CPU is to be split into, which TensorFlow takes once per process."""
+    """Return the number of logical devices that the CPU is split into, which is fixed once TensorFlow has started."""
     return config.devices or 1 if config.strategy == "mirrored" else 1
 
 
@@ -64,14 +63,14 @@ def _multi_worker_strategy(timeout: float) -> "tf.distribute.Strategy":
 
     resolvers = tf.distribute.cluster_resolver
     if read_tf_config() is None and on_slurm():
-        # It asks nvidia-smi for the GPUs, and cannot do without any: a CPU's tasks are told that each has one.
+        # It asks nvidia-smi for the GPUs, and fails without any: without GPUs, say that each task has one.
         tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
         cpus = {} if shutil.which("nvidia-smi") else {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
         resolver = resolvers.SlurmClusterResolver(**cpus)
     else:
         resolver = resolvers.TFConfigClusterResolver()
-    # By itself TensorFlow gives up a worker that is silent for 10 seconds, and it has no public setting for that. After
-    # half the time the chief says which one it is, before it seems to hang itself.
+    # By default TensorFlow gives up a worker after 10 silent seconds, and there is no public setting for that. Half the
+    # timeout lets the chief name that worker before its supervisor takes the chief itself for hanging.
     context.context().configure_coordination_service(
         "standalone",
         service_leader="/job:worker/replica:0/task:0",

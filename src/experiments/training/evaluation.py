@@ -1,8 +1,7 @@
-"""What a model makes of a split: its outputs, the loss, and the metric that goes with the loss."""
+"""Evaluation of a model on a split: its outputs, the loss, and the metric that goes with the loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-EVALUATION_BATCH = 500  # examples; bounds the memory of a forward pass, has no influence on the result
+EVALUATION_BATCH = 500  # examples; limits memory, does not affect the result
 
 Metrics = dict[str, float]
 ExampleLosses = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
@@ -50,7 +49,10 @@ class AbsoluteError:
 
 
 def refuse_not_finite(metrics: Metrics, when: str) -> None:
-    """Find out whether training has diverged; `when` the metrics were taken, in words.
+    """Check that training has not diverged.
+
+    Args:
+        when: the metrics were taken, in words.
 
     Raises:
         NotFiniteError: a metric is NaN or infinite.
@@ -65,11 +67,11 @@ def refuse_not_finite(metrics: Metrics, when: str) -> None:
 
 
 def per_example_functions(loss: str, outputs: int) -> tuple[ExampleLosses, QualityMetric]:
-    """The loss of each example [batch] by its name in Keras, and the metric that goes with it.
+    """Return the loss of each example [batch], by its name in Keras, and the metric that goes with it.
 
     Args:
-        outputs: values that the model gives for an example: 1 is a number, several are classes. Targets are classes
-            all the same; a loss that is not sparse compares the values with 1 for the class and 0 for the others.
+        outputs: number of values per example: 1 for regression, else one per class. Targets are always class numbers;
+            for a loss that is not sparse they are one-hot encoded.
     """
     import keras
     import tensorflow as tf
@@ -111,7 +113,10 @@ class Evaluation:
 
 
 class Evaluator:
-    """Runs a model forward over a whole split, every example once. The loss includes penalties, as Keras's does."""
+    """Evaluates a model on whole splits, every example once. The loss includes penalties, as in Keras.
+
+    Its forward pass is traced once for all splits.
+    """
 
     def __init__(self, model: "keras.Model", loss: str) -> None:
         self.losses, self.quality = per_example_functions(loss, model.output_shape[-1])
@@ -134,9 +139,8 @@ class Evaluator:
         return Evaluation(outputs.numpy(), metrics)
 
 
-@lru_cache(maxsize=4)  # traced once for all splits, and for all runs of a network that networks.build gave again
 def _forward_pass(model: "keras.Model") -> Any:
-    """A function from a batch of inputs to outputs and the penalties on weights and values (of this batch)."""
+    """Return a function from a batch of inputs to outputs and the penalties on weights and values of this batch."""
     import tensorflow as tf
 
     def forward(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,55 +1,43 @@
-"""Keras's own `fit` under the contract of the compiled loop: the same order, masks, learning rates and metrics."""
+"""Keras's own `fit`, with the order, masks, learning rates and metrics of the compiled loop."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.data.datasets import Split
-from experiments.training.augmentation import Augmenter
 from experiments.training.evaluation import per_example_functions
+from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import set_hyperparameters
-from experiments.training.randomness import epoch_order, make_repeatable
-
-if TYPE_CHECKING:
-    import keras
+from experiments.training.randomness import epoch_order, with_counter_dropout
 
 
 class FitLoop:
-    """Trains a model by `keras.Model.fit`, an epoch a call, on one device. It can be resumed at epochs only.
+    """Trains a network by `keras.Model.fit`, one epoch per call, on one device. It can be resumed only between epochs.
 
     Args: as CompiledLoop.
     """
 
     resumes_within_an_epoch = False
 
-    def __init__(
-        self,
-        model: "keras.Model",
-        optimizer: "keras.optimizers.Optimizer",
-        loss: str,
-        training: Split,
-        batch_size: int,
-        seed: int,
-        augment: Augmenter | None,
-    ) -> None:
+    def __init__(self, network: CompiledNetwork, training: Split, seed: int) -> None:
         import tensorflow as tf
 
-        self.augment = tf.function(augment, reduce_retracing=True) if augment else None
-
-        self.model, self.dropouts = make_repeatable(model)
-        self.optimizer, self.training, self.batch_size, self.seed = optimizer, training, batch_size, seed
-        losses, quality = per_example_functions(loss, model.output_shape[-1])
+        self.augment = tf.function(network.augmenter, reduce_retracing=True) if network.augmenter else None
+        self.model, self.dropouts = with_counter_dropout(network.model)
+        self.optimizer, self.batch_size = network.optimizer, network.batch_size
+        self.training, self.seed = training, seed
+        losses, quality = per_example_functions(network.loss, network.model.output_shape[-1])
         self.metric = quality.name
         for layer in self.dropouts:
             layer.draw.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
             layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
             layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
-        self.model.compile(optimizer=optimizer, loss=losses, metrics=[self.metric])
-        optimizer.build(model.trainable_variables)
+        self.model.compile(optimizer=self.optimizer, loss=losses, metrics=[self.metric])
+        self.optimizer.build(network.model.trainable_variables)
 
     def check_agreement(self, steps_done: int) -> None:
-        """One process has nobody to agree with."""
+        """Do nothing: there is only one process."""
 
     def epoch(
         self,
@@ -59,7 +47,7 @@ class FitLoop:
         sums: np.ndarray,
         report: Callable[[int, np.ndarray], None],
     ) -> np.ndarray:
-        """Run the steps of an epoch; arguments and result as CompiledLoop.epoch (`start` is 0, `sums` are zeros)."""
+        """Run an epoch; arguments and result as in CompiledLoop.epoch (`start` is 0, `sums` are zeros)."""
         import keras
 
         examples = len(self.training.targets)
@@ -67,7 +55,7 @@ class FitLoop:
         loop = self
 
         class Steps(keras.callbacks.Callback):
-            """Sets what depends on the step before it, and reports after it."""
+            """Sets the hyperparameters and masks before each step, and reports after it."""
 
             def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
                 set_hyperparameters(loop.optimizer, hyperparameters[step])
@@ -91,7 +79,7 @@ class FitLoop:
         return self._sums({name: values[-1] for name, values in history.items()}, examples)
 
     def _inputs(self, order: np.ndarray, epoch: int) -> np.ndarray:
-        """The inputs of an epoch in their order, float32, changed batch by batch as the compiled loop changes them."""
+        """Return the inputs of an epoch in order, float32, augmented batch by batch as in the compiled loop."""
         import tensorflow as tf
 
         inputs = self.training.inputs[order].astype(np.float32)

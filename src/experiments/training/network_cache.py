@@ -1,66 +1,118 @@
-"""The network of a run and its optimizer; further runs of this process whose program is the same get the same objects.
+"""The networks of this process with all that is compiled of them: runs of the same kind of network share one.
 
-To trace and compile a program takes longer than to train some networks, and Keras's objects are bound to theirs.
+Tracing and compiling a program takes longer than training a small network, and Keras binds both to its objects.
 """
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.schema import Config
-from experiments.tracking.initial_weights import load_initial_weights
-from experiments.training.networks import build_network
+from experiments.training.augmentation import Augmenter, build_augmenter
+from experiments.training.evaluation import Evaluator
+from experiments.training.networks import build_network, set_initial_weights
 from experiments.training.optimizers import build_optimizer
+from experiments.training.training_program import TrainingProgram
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
-
-    Network = tuple[keras.Model, keras.optimizers.Optimizer]
 
 
 KEPT_NETWORKS = 4
 PROGRAM_INPUTS = ("rate", "learning_rate")  # of layers and optimizers: inputs of the program, not constants in it
 
-_kept_networks: "dict[str, Network]" = {}
+_kept_networks: "dict[str, CompiledNetwork]" = {}
 
 
-def prepare_network(config: Config, strategy: "tf.distribute.Strategy") -> "Network":
-    """The model and the optimizer of a config, as new, in the scope of the strategy.
+@dataclass
+class CompiledNetwork:
+    """A model, its optimizer, and what is compiled of them, each on first use.
+
+    Attributes:
+        strategy: model and optimizer were made in its scope.
+        model: of stock layers, with the weights that are trained.
+        loss: name of a loss in `keras.losses`.
+        batch_size: of the global batch.
+        augmenter: changes the images of a batch, or None.
+    """
+
+    strategy: "tf.distribute.Strategy"
+    model: "keras.Model"
+    optimizer: "keras.optimizers.Optimizer"
+    loss: str
+    batch_size: int
+    augmenter: Augmenter | None
+
+    @cached_property
+    def program(self) -> TrainingProgram:
+        return TrainingProgram(self.strategy, self.model, self.optimizer, self.loss, self.batch_size, self.augmenter)
+
+    @cached_property
+    def evaluate(self) -> Evaluator:
+        return Evaluator(self.model, self.loss)
+
+    def copy_state(self, other: "CompiledNetwork") -> None:
+        """Take the weights, the optimizer's state and the dropout rates of another network of the same kind."""
+        for ours, theirs in ((self.model, other.model), (self.optimizer, other.optimizer)):
+            for variable, value in zip(ours.variables, theirs.variables, strict=True):
+                variable.assign(value)
+        for layer, new in zip(self.model.layers, other.model.layers, strict=True):
+            if hasattr(new, "rate"):
+                layer.rate = new.rate
+
+
+def prepare_network(
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+) -> CompiledNetwork:
+    """Return the network of a config in its initial state, with the programs of an earlier one of the same kind.
+
+    The KEPT_NETWORKS kinds used last are kept. A kind is all that is a constant in a program: layers, optimizer, loss,
+    batch size and augmentation, but neither weights nor PROGRAM_INPUTS. Networks on several replicas, and those of
+    Keras's own loop, are not kept.
+
+    Args, Raises: as compile_network.
+    """
+    network = compile_network(config, strategy, initial_weights)
+    if strategy.num_replicas_in_sync > 1 or config.training.loop == "fit":
+        return network
+    objects = [_constants_of(kind.get_config()) for kind in (network.model, network.optimizer)]
+    optimizer = [config.optimizer.name, config.optimizer.arguments]
+    key = json.dumps([id(strategy), *objects, *optimizer, network.loss, network.batch_size, repr(network.augmenter)])
+    if kept := _kept_networks.pop(key, None):
+        kept.copy_state(network)
+    _kept_networks[key] = kept or network
+    if len(_kept_networks) > KEPT_NETWORKS:
+        del _kept_networks[next(iter(_kept_networks))]
+    return _kept_networks[key]
+
+
+def compile_network(
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+) -> CompiledNetwork:
+    """Build the network and the optimizer of a config in the scope of a strategy; programs are compiled on first use.
+
+    Args:
+        initial_weights: of the variables of the model, or None for those drawn by seed.
 
     Raises:
-        ConfigError: as models.build and pretrained.load.
-        StoreError: as pretrained.load.
+        ConfigError: the network cannot be built, or the weights do not fit.
     """
+    training = config.training
     with strategy.scope():
         model = build_network(config)
-        load_initial_weights(config, model)
-        optimizer = build_optimizer(config.optimizer, config.training.gradient_clipping)
+        if initial_weights is not None:
+            set_initial_weights(model, initial_weights, f"model.weights={config.model.weights}")
+        optimizer = build_optimizer(config.optimizer, training.gradient_clipping)
         optimizer.build(model.trainable_variables)
-    if strategy.num_replicas_in_sync > 1 or config.training.loop == "fit":
-        return model, optimizer
-    constants = [_constants_of(kind.get_config()) for kind in (model, optimizer)]
-    key = json.dumps([*constants, config.optimizer.name, config.optimizer.arguments])
-    if key not in _kept_networks:
-        if len(_kept_networks) == KEPT_NETWORKS:
-            del _kept_networks[next(iter(_kept_networks))]
-        _kept_networks[key] = model, optimizer
-        return model, optimizer
-    earlier = _kept_networks[key]
-    _renew_network(earlier, (model, optimizer))
-    return earlier
+    return CompiledNetwork(strategy, model, optimizer, training.loss, training.batch_size, build_augmenter(config.data))
 
 
-def _constants_of(config: object) -> object:
-    """The config of a Keras object without what is an input of the program."""
+def _constants_of(config: Any) -> Any:
+    """Return the config of a Keras object without the inputs of the program."""
     if isinstance(config, dict):
         return {key: _constants_of(value) for key, value in config.items() if key not in PROGRAM_INPUTS}
     return [_constants_of(value) for value in config] if isinstance(config, list | tuple) else repr(config)
-
-
-def _renew_network(earlier: "Network", new: "Network") -> None:
-    for before, now in zip(earlier, new, strict=True):
-        for variable, value in zip(before.variables, now.variables, strict=True):
-            variable.assign(value)
-    for layer, now in zip(earlier[0].layers, new[0].layers, strict=True):
-        if hasattr(now, "rate"):
-            layer.rate = now.rate

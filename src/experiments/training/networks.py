@@ -1,11 +1,11 @@
 """From a config to a Keras model: the config's `name` picks a builder, its other keys are the builder's arguments.
 
-Every model takes raw inputs (pixels as they are stored) and scales them itself, so that a logged model needs nothing
-else.
+Every model takes raw inputs (pixels as stored) and scales them itself, so that a logged model is complete.
 """
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @span("building the network")
 def build_network(config: Config) -> "keras.Sequential":
-    """The network of a config, with its initial weights drawn from `config.seed`.
+    """Build the network of a config, with its initial weights drawn from `config.seed`.
 
     Returns:
         A built Sequential of stock Keras layers: raw inputs [batch, *data.shape] to class probabilities
         [batch, classes], or to one number [batch, 1] for regression.
 
     Raises:
-        ConfigError: the layers do not fit each other or the data, or Keras refuses an argument.
+        ConfigError: the layers do not fit each other or the data, or Keras rejects an argument.
     """
     import keras
 
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
-    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights"}  # weights: pretrained.py
+    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights"}
     try:
         layers = NETWORK_BUILDERS[config.model.name](config, **{key: getattr(config.model, key) for key in keys})
     except ConfigError:
@@ -54,13 +54,36 @@ def build_network(config: Config) -> "keras.Sequential":
         try:
             model.add(layer)
             received = model.output_shape[1:]
-        except Exception as error:  # Keras raises whatever its own code stumbles over
+        except Exception as error:  # Keras raises exceptions of many types
             raise _layer_error(
                 config, number, type(layer).__name__, f"it receives the shape {received}", error
             ) from None
     _check_output_shape(model, config)
     _try_network(model, config)
     return model
+
+
+def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key: str) -> None:
+    """Give a model the weights of an earlier run.
+
+    Args:
+        key: the setting that asked for them, for the message.
+
+    Raises:
+        ConfigError: their shapes are not those of the model.
+    """
+    given, expected = ([tuple(value.shape) for value in values] for values in (weights, model.weights))
+    if given != expected:
+        raise ConfigError(
+            f"{key} does not fit: its weights have the shapes {_show_shapes(given)}, but this network needs"
+            f" {_show_shapes(expected)}. Use the data and model settings of that run: python scripts/compare.py"
+            f" {key.partition('=')[2]}"
+        )
+    model.set_weights(weights)
+
+
+def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"
 
 
 def _layer_error(config: Config, number: int, layer: str, context: str, error: Exception) -> ConfigError:
@@ -73,13 +96,13 @@ def _layer_error(config: Config, number: int, layer: str, context: str, error: E
 
 
 def _keras_reason(error: Exception) -> str:
-    """The paragraph of Keras's message that says what is wrong, without colours and TensorFlow's node names."""
+    """Return the first paragraph of Keras's message, without colours and TensorFlow's node names."""
     text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\}|Exception encountered when calling \S+\.", "", str(error))
     return " ".join((text.strip().split("\n\n")[0] or type(error).__name__).split())
 
 
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
-    """Raw pixels to what the network computes with: background around them, then mean and deviation."""
+    """Return the layers that pad raw pixels with background, then scale them by mean and deviation."""
     import keras
 
     data = config.data
@@ -109,10 +132,10 @@ def mlp_layers(
     batch_normalization: bool,
     output_activation: str | None,
 ) -> list["keras.Layer"]:
-    """Flatten, then Dense - activation - Dropout for each of `units`, then the output layer."""
+    """Build Flatten, then Dense - activation - Dropout for each of `units`, then the output layer."""
     import keras
 
-    kernel = lambda: {  # noqa: E731 - each layer its own objects, as Keras asks
+    kernel = lambda: {  # noqa: E731 - Keras requires objects of its own for each layer
         "kernel_initializer": build_keras_object("initializers", kernel_initializer),
         "kernel_regularizer": build_keras_object("regularizers", kernel_regularizer),
         "kernel_constraint": build_keras_object("constraints", kernel_constraint),
@@ -137,7 +160,7 @@ def cnn_layers(
     kernel_regularizer: Any,
     batch_normalization: bool,
 ) -> list["keras.Layer"]:
-    """Conv2D - activation - MaxPooling2D for each of `filters`, Flatten, Dropout, dense layers, the output layer."""
+    """Build Conv2D - activation - MaxPooling2D for each of `filters`, then Flatten, Dropout and dense layers."""
     import keras
 
     kernel = lambda: {  # noqa: E731
@@ -158,7 +181,7 @@ def cnn_layers(
 
 
 def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
-    """One dense unit: activation(weight * x + bias)."""
+    """Build one dense unit: activation(weight * x + bias)."""
     import keras
 
     initializer = build_keras_object("initializers", kernel_initializer)
@@ -166,7 +189,7 @@ def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> l
 
 
 def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"]]:
-    """The layers as they are written in the config: for each entry what it stands for, nearly always one layer."""
+    """Build the layers listed in the config: for each entry one layer, except for scaled_tanh, which takes several."""
     import keras
 
     built = []
@@ -177,7 +200,7 @@ def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"
                 kind = f"{key.rsplit('_', 1)[-1]}s"
                 if kind in ("initializers", "regularizers", "constraints"):
                     arguments = {**arguments, key: build_keras_object(kind, argument)}
-            # Probabilities of half precision would not add up to 1.
+            # Half-precision probabilities would not add up to 1.
             precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
             if arguments.get("activation") == SCALED_TANH:
                 rest = {key: argument for key, argument in arguments.items() if key != "activation"}
@@ -222,7 +245,7 @@ def _with_activation(layer: Any, activation: str, batch_normalization: bool, **a
 
 
 def _scaled_tanh_layers(**precision: Any) -> list["keras.Layer"]:
-    """1.7159 tanh(2/3 x), which maps 1 to 1 (LeCun, Bottou, Orr, Müller, "Efficient BackProp", 1998)."""
+    """Build 1.7159 tanh(2/3 x), which maps 1 to 1 (LeCun, Bottou, Orr, Müller, "Efficient BackProp", 1998)."""
     import keras
 
     return [
@@ -246,7 +269,7 @@ def _output_layers(config: Config, activation: str | None, **kernel: Any) -> lis
 
 
 def _try_network(model: "keras.Sequential", config: Config) -> None:
-    """Find now what would fail, or mean nothing, in the first step: two inputs from the smallest to the largest."""
+    """Check on two inputs, from the smallest to the largest, that the first step will work and the loss makes sense."""
     size = prod(config.data.shape)
     if isinstance(config.data, LinearData):
         ramp = np.linspace(0, 1, 2 * size, dtype=np.float32)
@@ -268,7 +291,7 @@ def _try_network(model: "keras.Sequential", config: Config) -> None:
             given = "model.layers end"
             softmax = f"End with {{Dense: {{units: {outputs.shape[1]}, activation: softmax}}}}"
         raise ConfigError(
-            f"{given} in values that are no probabilities: for one image they add up to {sums[0]:.3g}, not 1."
+            f"{given} in values that are not probabilities: for one image they add up to {sums[0]:.3g}, not 1."
             f" {softmax}, or choose training.loss=mean_squared_error"
         )
 

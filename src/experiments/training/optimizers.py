@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-# Its second moments reach 1e-30 times 1e-30; XLA flushes them to zero and Keras's own division gives 0 / 0.
+# Its second moments can be 1e-30 * 1e-30; XLA flushes them to zero, and Keras then divides 0 by 0.
 NOT_UNDER_XLA = ("adafactor",)
 
 
 def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) -> "keras.optimizers.Optimizer":
-    """The optimizer of this name, with the config's other keys as its arguments.
+    """Build the optimizer of a config: its other keys are the arguments.
 
     Args:
         gradient_clipping: largest norm of all gradients together, or None.
@@ -38,7 +38,7 @@ def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) ->
     import keras
 
     known = optimizer_arguments()[config.name]
-    arguments = {  # 0 for 0.0 is no mistake, but SGD takes no whole number for its momentum
+    arguments = {  # 0 for 0.0 is accepted here, but SGD does not take an int for its momentum
         key: float(value) if isinstance(known[key], float) and value is not None else value
         for key, value in config.arguments.items()
     }
@@ -52,11 +52,11 @@ def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) ->
 
 
 def plan_hyperparameters(config: Config, steps_per_epoch: int, epoch: int, plateau_factor: float) -> np.ndarray:
-    """What the optimizer is to use at every step of an epoch, as `follow` takes it.
+    """Return the hyperparameters of every step of an epoch, for set_hyperparameters.
 
     Returns:
-        float32 [steps_per_epoch, 1]: the learning rate; with `training.initial_momentum` [steps_per_epoch, 2]: and the
-        momentum over its final value.
+        float32 [steps_per_epoch, 1], the learning rate; with `training.initial_momentum` float32 [steps_per_epoch, 2],
+        where the second is the momentum as a fraction of its final value.
     """
     training, peak = config.training, config.optimizer.learning_rate * plateau_factor
     columns = [learning_rates(config.schedule, peak, steps_per_epoch, training.epochs, epoch)]
@@ -69,16 +69,16 @@ def plan_hyperparameters(config: Config, steps_per_epoch: int, epoch: int, plate
 
 
 def set_hyperparameters(optimizer: "keras.optimizers.Optimizer", planned: "tf.Tensor | np.ndarray") -> None:
-    """Have the optimizer make its next step as `plan` says; in a compiled program, too."""
+    """Set the planned hyperparameters for the optimizer's next step, also in a compiled program."""
     optimizer.learning_rate = planned[0]
     if len(planned.shape) == 1 and planned.shape[0] == 2:
-        # Keras holds momentum as a constant; the past that it multiplies, scaled, comes to the same.
+        # Keras's momentum is a constant; scaling the velocities that it multiplies has the same effect.
         for past in optimizer.momentums:
             past.assign(past * planned[1])
 
 
 def learning_rates(schedule: AnySchedule, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
-    """The learning rate of every step of an epoch, float32 [steps_per_epoch].
+    """Return the learning rate of every step of an epoch, float32 [steps_per_epoch].
 
     Args:
         peak: `optimizer.learning_rate`.
@@ -99,13 +99,13 @@ def _schedule_factor(
     steps: int,
     steps_per_epoch: int,
 ) -> np.ndarray | float:
-    """The learning rate over its peak at each step; `epoch` is the time in epochs."""
+    """Return the learning rate as a fraction of its peak at each step; `epoch` is the time in epochs."""
     match schedule:
-        case ConstantSchedule() | ReduceOnPlateauSchedule():  # the plateau's factor depends on the metrics: training.py
+        case ConstantSchedule() | ReduceOnPlateauSchedule():  # the trainer applies the plateau's factor
             return 1.0
         case ExponentialSchedule():
             decays = epoch / schedule.decay_epochs
-            # 0.3 / 0.1 is a little less than 3, and yet the third decay is done.
+            # 0.3 / 0.1 is slightly less than 3, but the third decay is due.
             return schedule.decay_rate ** (np.floor(decays + 1e-9) if schedule.staircase else decays)
         case PiecewiseSchedule():
             return np.array([1.0, *schedule.factors])[np.searchsorted(schedule.boundaries, epoch, side="right")]
@@ -122,5 +122,5 @@ def _schedule_factor(
 
 
 def _half_cosine(start: float, end: float, progress: np.ndarray) -> np.ndarray:
-    """Half a cosine from start to end while progress goes from 0 to 1."""
+    """Return the value on half a cosine from start to end, for progress from 0 to 1."""
     return end + (start - end) * (1 + np.cos(pi * np.clip(progress, 0, 1))) / 2

@@ -1,7 +1,4 @@
-"""All randomness of training as a function of (seed, epoch, step), never of call order: any run can be repeated.
-
-TensorFlow and Keras are imported inside functions: the modules above load before they are needed.
-"""
+"""All randomness of training, as a function of (seed, epoch, step) and never of call order."""
 
 import threading
 from math import prod
@@ -14,24 +11,24 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-ORDER_STREAM = 1  # the streams drawn from a seed; data.py has its own for the validation split
+ORDER_STREAM = 1  # second word of the generator's seed; data/datasets.py has its own
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The order in which an epoch visits the training examples: a permutation, int32 [examples]."""
+    """Return the order of the training examples in an epoch: a permutation, int32 [examples]."""
     return np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(examples).astype(np.int32)
 
 
 def uniform_bits(
     counter: "tf.Tensor", rows: "tf.Tensor", columns: int, first_row: "tf.Tensor | int" = 0
 ) -> "tf.Tensor":
-    """Uniform random bits as a function of (counter, row, column) alone.
+    """Return uniform random bits as a function of (counter, row, column) alone.
 
-    The same under XLA, without it, and for any slice of the rows (TensorFlow's own stateless generators are not).
+    They are the same with and without XLA, and for any slice of the rows, unlike TensorFlow's stateless generators.
 
     Args:
-        counter: uint32 [k], names the draw: (seed, layer, epoch, step).
-        rows: scalar, number of rows wanted.
+        counter: uint32 [k], identifies the draw: (seed, layer, epoch, step).
+        rows: scalar, number of rows.
         columns: number of columns.
         first_row: index of the first row within the whole batch.
 
@@ -49,7 +46,7 @@ def uniform_bits(
 
 
 def _mix_bits(h: "tf.Tensor") -> "tf.Tensor":
-    """lowbias32, an integer hash with little bias (C. Wellons, hash-prospector, 2018)."""
+    """Return lowbias32 of each word, an integer hash with little bias (C. Wellons, hash-prospector, 2018)."""
     import tensorflow as tf
 
     for shift, multiplier in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
@@ -59,13 +56,13 @@ def _mix_bits(h: "tf.Tensor") -> "tf.Tensor":
 
 
 class MaskDraw(threading.local):
-    """What the mask of a dropout layer is drawn from; of each thread its own, as each replica is traced in one.
+    """What a dropout mask is drawn from; per thread, as each replica is traced in its own thread.
 
     Attributes:
         counter: uint32 [4], seed, layer, epoch and step.
         threshold: uint32, rate * 2**32.
         scale: 1 / (1 - rate).
-        first_row: of the rows at hand, within the global batch.
+        first_row: index of the first row within the global batch.
     """
 
     counter: "tf.Tensor"
@@ -74,16 +71,15 @@ class MaskDraw(threading.local):
     first_row: "tf.Tensor | int" = 0
 
 
-def make_repeatable(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
-    """The same model, on the same weights, with dropout layers whose masks are functions of a counter.
+def with_counter_dropout(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
+    """Return a twin of the model, sharing its weights, with dropout masks that are a function of a counter.
 
     Args:
-        model: of stock layers; it stays as it is, and its weights are those that are trained.
-        synchronized: batch normalization over the batches of all replicas.
+        model: of stock layers.
+        synchronized: batch normalization uses the batches of all replicas.
 
     Returns:
-        The model to train, and its dropout layers in order. Before each call in training the loop sets the `draw` of
-        each.
+        The model to train, and its dropout layers in order. The loop sets the `draw` of each before each training call.
     """
     import keras
 
@@ -105,11 +101,11 @@ def _counter_dropout() -> Any:
     import tensorflow as tf
 
     class CounterDropout(keras.layers.Layer):
-        """Dropout whose mask is a function of (counter, row, column) alone."""
+        """Dropout with a mask that is a function of (counter, row, column) alone."""
 
         def __init__(self, layer: Any) -> None:
             super().__init__(name=layer.name)
-            self.supports_masking = True  # as Keras's: a mask reaches the layers behind
+            self.supports_masking = True  # as in Keras: the layers after it receive the mask
             self.rate, self.draw = layer.rate, MaskDraw()
             self.drops_whole_channels = type(layer) is not keras.layers.Dropout
             self.channels_axis = 1 if getattr(layer, "data_format", "") == "channels_first" else -1

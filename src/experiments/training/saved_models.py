@@ -1,4 +1,4 @@
-"""Models that runs logged, loaded again."""
+"""Logged models, loaded again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load_keras_model(file: Path, run_id: str) -> "keras.Model":
-    """The model in a run's `.keras` file.
+    """Load the model from a run's `.keras` file.
 
     Raises:
         StoreError: it cannot be loaded.
@@ -19,10 +19,6 @@ def load_keras_model(file: Path, run_id: str) -> "keras.Model":
 
     try:
         return keras.saving.load_model(file, compile=False)
-    except Exception as error:  # Keras raises whatever its own code stumbles over
+    except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
-
-
-def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"

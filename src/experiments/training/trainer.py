@@ -1,7 +1,6 @@
-"""Training, epoch by epoch: what happens between the steps, whichever loop runs them.
+"""Training, epoch by epoch: metrics, early stopping, the best epoch, the plateau rule, checkpoints and signals.
 
-Metrics, early stopping, the best epoch, the plateau rule, checkpoints and signals are here; the steps themselves in
-compiled.py, and in fit.py for Keras's own loop.
+The steps are in compiled_loop.py, and in fit_loop.py for Keras's own loop.
 """
 
 import signal
@@ -10,31 +9,26 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.config.data_schema import LinearData
 from experiments.config.metrics import higher_is_better
 from experiments.config.optimizer_schema import ReduceOnPlateauSchedule
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.errors import Terminated
 from experiments.profiling import span
-from experiments.training.augmentation import Augmenter
 from experiments.training.checkpoints import load_checkpoint, save_checkpoint
 from experiments.training.compiled_loop import CompiledLoop
-from experiments.training.evaluation import Evaluator, Metrics, refuse_not_finite, split_metrics
+from experiments.training.evaluation import Metrics, refuse_not_finite, split_metrics
 from experiments.training.fit_loop import FitLoop
+from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import plan_hyperparameters
-
-if TYPE_CHECKING:
-    import keras
-    import tensorflow as tf
 
 
 class TrainingObserver(Protocol):
-    """What training tells while it runs."""
+    """What is told of each step and epoch while training runs."""
 
     def step(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -42,20 +36,20 @@ class TrainingObserver(Protocol):
 
 
 def improvement(metric: str, value: float, other: float) -> float:
-    """By how much a value of the metric is better than another; below 0 if it is worse."""
+    """Return by how much a value of the metric is better than another; below 0 if it is worse."""
     return value - other if higher_is_better(metric) else other - value
 
 
 @dataclass
 class ImprovementWatch:
-    """Waits for a metric to improve: how good it was, when, and how many epochs ago."""
+    """The best value of a metric so far, its epoch, and how many epochs ago that was."""
 
     best: float | None = None
     epoch: int = 0
     wait: int = 0
 
     def improved(self, metric: str, value: float, epoch: int, min_delta: float) -> bool:
-        """Note the value of an epoch; whether it is better than the best so far by more than `min_delta`."""
+        """Record the value of an epoch, and return whether it beats the best so far by more than `min_delta`."""
         if self.best is None or improvement(metric, value, self.best) > min_delta:
             self.best, self.epoch, self.wait = value, epoch, 0
             return True
@@ -65,16 +59,16 @@ class ImprovementWatch:
 
 @dataclass
 class TrainingState:
-    """Where training stands; with weights and optimizer all that going on from here needs.
+    """The progress of training; with weights and optimizer, all that is needed to continue.
 
     Attributes:
         epoch: in progress, from 1 on; one more than the last when all are done.
-        step: steps of it that are done.
+        step: number of its steps that are done.
         sums: of loss and metric over the examples of those steps.
         seconds: spent on those steps.
         history: metric -> one value per finished epoch.
         stopping, plateau: what early stopping and the schedule have seen.
-        plateau_factor: learning rate over that of the schedule.
+        plateau_factor: what the schedule's learning rate is multiplied by.
         stopped: early stopping has ended the training.
     """
 
@@ -90,52 +84,36 @@ class TrainingState:
 
 
 class Trainer:
-    """The training of one run, in place, from the start or from its checkpoint.
+    """Trains a network in place, from the start or from a checkpoint.
 
     Args:
-        strategy: the model and optimizer were made in its scope.
-        model: built, of stock layers; its dropout layers are made repeatable for training only.
-        checkpoint: the file to keep the state in, and to go on from if it exists; None keeps none.
+        checkpoint: the file to keep the state in, and to continue from if it exists; None keeps none.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        strategy: "tf.distribute.Strategy",
-        model: "keras.Model",
-        optimizer: "keras.optimizers.Optimizer",
-        dataset: Dataset,
-        checkpoint: Path | None,
-    ) -> None:
-        self.config, self.model, self.optimizer, self.dataset = config, model, optimizer, dataset
-        self.checkpoint, self.state = checkpoint, TrainingState()
-        self.best_weights: list[np.ndarray] = []
-        training = config.training
-        data = config.data
-        augment = None
-        if not isinstance(data, LinearData) and data.augmentation:
-            augment = Augmenter(data.augmentation, tuple(data.shape))
-        arguments = (model, optimizer, training.loss, dataset.train, training.batch_size, config.seed, augment)
-        self.loop = FitLoop(*arguments) if training.loop == "fit" else CompiledLoop(strategy, *arguments)
-        self.evaluate = Evaluator(model, training.loss)
+    def __init__(self, config: Config, network: CompiledNetwork, dataset: Dataset, checkpoint: Path | None) -> None:
+        self.config, self.dataset, self.checkpoint = config, dataset, checkpoint
+        self.model, self.optimizer, self.evaluate = network.model, network.optimizer, network.evaluate
+        self.state, self.best_weights = TrainingState(), list[np.ndarray]()
+        loop = FitLoop if config.training.loop == "fit" else CompiledLoop
+        self.loop: FitLoop | CompiledLoop = loop(network, dataset.train, config.seed)
         self.examples = len(dataset.train.targets)
-        self.steps = -(-self.examples // training.batch_size)
+        self.steps = -(-self.examples // network.batch_size)
         self.saved = time.monotonic()
         if checkpoint and checkpoint.exists():
             self._restore(checkpoint)
 
     @property
     def steps_done(self) -> int:
-        """Steps of the whole run that are done."""
+        """The number of steps of the whole run that are done."""
         return (self.state.epoch - 1) * self.steps + self.state.step
 
     def finished_epochs(self) -> Iterator[tuple[int, Metrics]]:
-        """The epochs that were through before this process began, as `run` would yield them."""
+        """Yield the epochs that were finished before this process began, as `run` would."""
         for index in range(self.state.epoch - 1):
             yield index + 1, {name: values[index] for name, values in self.state.history.items()}
 
     def run(self, progress: TrainingObserver) -> Generator[tuple[int, Metrics], None, None]:
-        """Train, and yield epoch and metrics whenever an epoch is through.
+        """Train, and yield the number and metrics of each epoch when it is finished.
 
         The metrics are loss and accuracy (or mean_absolute_error) over the epoch's examples as they were trained on,
         the same with `val_` after the epoch, learning_rate (of the last step), epoch_seconds (without validation) and
@@ -160,8 +138,7 @@ class Trainer:
                 signals.check()
         self.optimizer.finalize_variable_values(self.model.trainable_variables)
         for layer in self.model.layers:
-            # Batch normalization; the logged model is for one device, and any backend.
-            if hasattr(layer, "synchronized"):
+            if hasattr(layer, "synchronized"):  # the logged model is for one device, and any backend
                 layer.synchronized = False
         if self.best_weights:
             self.model.set_weights(self.best_weights)
@@ -197,7 +174,7 @@ class Trainer:
         return {"loss": float(sums[0]) / examples, self.evaluate.quality.name: float(sums[1]) / examples}
 
     def _judge(self, metrics: Metrics) -> None:
-        """Early stopping, the best weights, and the plateau rule, after an epoch."""
+        """Apply early stopping, keep the best weights, and apply the plateau rule, after an epoch."""
         state, stopping, schedule = self.state, self.config.training.early_stopping, self.config.schedule
         if stopping.patience is not None or self.config.training.restore_best:
             if state.stopping.improved(stopping.metric, metrics[stopping.metric], state.epoch, stopping.min_delta):
@@ -230,14 +207,14 @@ class Trainer:
 
 
 class DeferredSignals:
-    """Puts SIGINT and SIGTERM off to the next `check`, so that they never part weights from the state beside them."""
+    """Holds SIGINT and SIGTERM back until the next `check`, so that weights and state are always of the same step."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "DeferredSignals":
-        if threading.current_thread() is threading.main_thread():  # only there are signals handled
+        if threading.current_thread() is threading.main_thread():  # Python handles signals there only
             self.before = {sent: signal.signal(sent, self._note) for sent in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -252,7 +229,7 @@ class DeferredSignals:
             self.check()
 
     def check(self) -> None:
-        """Raise what a signal that came in the meantime stands for."""
+        """Raise the exception of a signal received in the meantime."""
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         if self.received == signal.SIGTERM:

@@ -1,0 +1,64 @@
+"""Digest of the code that can change a result, by its syntax: comments, docstrings and layout do not count.
+
+Only the standard library is used, and the digest is the same on Python 3.11 to 3.13, whose own dumps of a syntax tree
+differ.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+CODE_DIGEST_RULE = "syntax-1"  # recorded beside each digest: digests of different rules cannot be compared
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+COMPUTING_CODE = ("config", "data", "training", "runtime.py", "experiment.py")  # what can change a result
+# Fields that not every version of Python has, or that say nothing new.
+IGNORED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores", "type_params"})
+WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@cache  # a process keeps the code that it has loaded when a file is edited
+def code_digest(package: Path = PACKAGE_FOLDER) -> str:
+    """Return the digest of the computing code in a copy of this package: SHA-256, 36 hex digits."""
+    digest = hashlib.sha256()
+    for part in COMPUTING_CODE:
+        place = package / part
+        sources = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        for source in (path for path in sources if path.is_file()):  # an editor's lock file is a broken link
+            tokens = [source.relative_to(package).as_posix()]
+            _append_tokens(ast.parse(source.read_bytes()), tokens)
+            digest.update(" ".join(tokens).encode())
+    return digest.hexdigest()[:36]
+
+
+def _append_tokens(node: ast.AST, tokens: list[str]) -> None:
+    """Append the class of a node, then each field that is not empty: its name and its nodes or value."""
+    tokens.append(type(node).__name__)
+    for name in node._fields:
+        value = None if name in IGNORED_FIELDS else getattr(node, name, None)
+        if name == "body" and isinstance(node, WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+            value = node.body[1:]
+        elif isinstance(node, ast.JoinedStr):  # versions cut the text of an f-string differently
+            value = _join_texts(node.values)
+        if value is None or value == []:
+            continue
+        tokens.append(name)
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, ast.AST):
+                _append_tokens(item, tokens)
+            else:  # a name, or the value of a constant
+                tokens.append(ascii(item))
+        tokens.append(";")
+
+
+def _join_texts(parts: list[ast.expr]) -> list[ast.expr]:
+    """Join adjacent texts of an f-string, and drop empty ones."""
+    joined: list[ast.expr] = []
+    for part in parts:
+        text = part.value if isinstance(part, ast.Constant) else None
+        last = joined[-1] if joined else None
+        if isinstance(text, str) and isinstance(last, ast.Constant) and isinstance(last.value, str):
+            joined[-1] = ast.Constant(last.value + text)
+        elif text != "":
+            joined.append(part)
+    return joined
