@@ -17,7 +17,7 @@ from stores import artifact, files, history, made, runs
 from experiments.config.composition import compose_job
 from experiments.errors import NotFiniteError, StoreError
 from experiments.experiment import run_experiment
-from experiments.reproduction.record import find_record
+from experiments.reproduction.original_run import find_original_run
 from experiments.tracking.store import connect_store
 
 DIGITS = ["data=digits", "training.epochs=2"]
@@ -151,7 +151,7 @@ def test_test_loss_that_is_not_finite_fails_the_run(uri: str) -> None:
     (run,) = runs(uri)
     assert run.info.status == "FAILED"
     with pytest.raises(StoreError, match="To go on with it would only fail again: test_loss became nan"):
-        find_record(run.info.run_id, uri)
+        find_original_run(run.info.run_id, uri)
     assert set(history(uri, run.info.run_id)) == {"loss", "accuracy", "learning_rate"}
 
 

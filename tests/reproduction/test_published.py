@@ -1,4 +1,4 @@
-"""Published configs: run over seeds, gone on with, and compared with what is expected of them."""
+"""Published configs: run over seeds, resumed, and compared with their expected results."""
 
 import fcntl
 import re
@@ -21,6 +21,7 @@ from experiments.reproduction.published import (
     find_published,
     judge_published,
     published_expectations,
+    show_mean,
     show_metric,
     version_changes,
 )
@@ -28,9 +29,9 @@ from experiments.reproduction.published_table import TABLE_BEGIN, TABLE_END, wri
 from experiments.tracking.records import RunRecord
 
 SCRIPT = "scripts/reproduce.py"
-# The network on the bundled digits: a run in a second, for what is about the seeds and not about their values.
+# A run on the bundled digits takes a second, for tests whose values do not matter.
 DIGITS = ["data=digits", "training.epochs=2", "report.figures=none", "tracking.log_model=false"]
-SEVERAL = ["walkthrough", "lecun1998_linear"]  # whose shrunk versions take seconds together
+SHORTEST = ["walkthrough", "lecun1998_linear"]  # their shrunk versions take seconds
 
 
 def finished(*values: float) -> list[RunRecord]:
@@ -42,7 +43,7 @@ def walkthrough(*overrides: str, quick: bool = False) -> PublishedConfig:
     return find_published("walkthrough", given, quick=quick)
 
 
-# --- what is expected ---------------------------------------------------------------------------------------------
+# --- expected results --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,29 +52,35 @@ def walkthrough(*overrides: str, quick: bool = False) -> PublishedConfig:
         ([2.0, 2.5], True, False),
         ([2.6], False, False),
         ([1.9], True, True),
-        ([1.0, 1.25], False, True),  # better than published, and not what it was: something has changed
+        ([1.0, 1.25], False, True),  # better than published, but not the recorded result
     ],
 )
-def test_ours_is_compared_both_ways_and_the_published_number_one_way(
-    values: list[float], reproduced: bool, reached: bool
-) -> None:
+def test_only_the_published_number_may_be_surpassed(values: list[float], reproduced: bool, reached: bool) -> None:
     outcome = judge_published(walkthrough(), finished(*values))
     assert outcome is not None
     assert (outcome.reproduced, outcome.reached, outcome.values) == (reproduced, reached, values)
 
 
-def test_what_came_out_is_told_with_the_numbers_of_both(capsys: pytest.CaptureFixture[str]) -> None:
-    show = runpy.run_path(SCRIPT)["show_outcome"]
+def test_prints_published_recorded_and_new_results(capsys: pytest.CaptureFixture[str]) -> None:
+    print_outcome = runpy.run_path(SCRIPT)["print_outcome"]
     config = walkthrough("expected.seeds=[7]")
     for value, end in (
-        (2.0, "is not reached.\nOurs now differs from ours then by 0.000 %; allowed is 0.500 %.\nReproduced.\n"),
-        (1.0, "is reached.\nOurs now differs from ours then by 1.000 %; allowed is 0.500 %.\nNot reproduced.\n"),
+        (
+            2.0,
+            "is not reached.\n"
+            "The mean differs from the recorded one by 0.000 %; the tolerance is 0.500 %.\nReproduced.\n",
+        ),
+        (
+            1.0,
+            "is reached.\n"
+            "The mean differs from the recorded one by 1.000 %; the tolerance is 0.500 %.\nNot reproduced.\n",
+        ),
     ):
         outcome = judge_published(config, finished(value))
-        show(config, outcome)
+        print_outcome(config, outcome)
         out = capsys.readouterr().out
         assert out.endswith(f"The published number {end}")
-        assert re.search(r"ours then +2\.000 % +0\.075 % +5 *\n", out)  # the seeds of the file
+        assert re.search(r"recorded +2\.000 % +0\.075 % +5 *\n", out)  # the number of seeds in the file
 
 
 def test_a_higher_accuracy_is_better() -> None:
@@ -85,7 +92,7 @@ def test_a_higher_accuracy_is_better() -> None:
         assert outcome.reached is reached
 
 
-def test_the_tolerance_is_that_of_a_difference_of_means_over_as_many_seeds() -> None:
+def test_the_tolerance_depends_on_the_number_of_seeds() -> None:
     def allowed(*overrides: str) -> float | None:
         given = ["expected.mean=2", "expected.standard_deviation=0.5", *overrides]
         return find_published("walkthrough", given).tolerance
@@ -97,25 +104,25 @@ def test_the_tolerance_is_that_of_a_difference_of_means_over_as_many_seeds() -> 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "why"),
+    ("overrides", "reason"),
     [
         (["model.dropout=0.3"], "The overrides make it another experiment"),
         (["data=digits"], "The overrides make it another experiment"),
-        (["expected.metric=test_accuracy"], "What is expected is test_error_percent, not test_accuracy"),
+        (["expected.metric=test_accuracy"], "The expected results are for test_error_percent, not test_accuracy"),
         (["tracking.log_model=false", "report.figures=none", "data.path=/x", "training.threads=1"], None),
     ],
 )
-def test_what_changes_the_experiment_leaves_nothing_to_compare_with(overrides: list[str], why: str | None) -> None:
+def test_another_experiment_has_no_expected_results(overrides: list[str], reason: str | None) -> None:
     run = replace(finished(2)[0], metrics={"test_error_percent": 2.0, "test_accuracy": 0.98})
     for quick in (False, True):
         config = walkthrough("expected.quick.mean=2", *overrides, quick=quick)
-        assert config.another == why
+        assert config.not_comparable == reason
         outcome = judge_published(config, [run])
         assert outcome is not None
-        assert (outcome.reproduced, outcome.reached) == ((None, None) if why else (True, None if quick else False))
+        assert (outcome.reproduced, outcome.reached) == ((None, None) if reason else (True, None if quick else False))
 
 
-def test_what_was_not_measured_or_published_is_not_judged() -> None:
+def test_missing_expected_results_are_not_judged() -> None:
     unknown = walkthrough(
         "expected.mean=null",
         "expected.standard_deviation=null",
@@ -127,7 +134,7 @@ def test_what_was_not_measured_or_published_is_not_judged() -> None:
     assert judge_published(unknown, []) is None
 
 
-def test_the_shrunk_version_has_one_seed_and_its_own_value_and_was_published_by_nobody() -> None:
+def test_the_shrunk_version_has_one_seed_and_its_own_recorded_result() -> None:
     config = walkthrough("expected.seeds=[7,8]", "expected.quick.mean=9", quick=True)
     assert [c.seed for c in config.configs] == [7]
     assert (config.configs[0].data.limit, config.configs[0].training.epochs, config.mean) == (6000, 2, 9)
@@ -136,7 +143,7 @@ def test_the_shrunk_version_has_one_seed_and_its_own_value_and_was_published_by_
     assert (outcome.reproduced, outcome.reached) == (True, None)
 
 
-def test_other_versions_are_named() -> None:
+def test_names_packages_of_other_versions() -> None:
     config = walkthrough("expected.versions.keras='2.0'", "+expected.versions.nothing='1'")
     changes = version_changes(config.expected)
     assert changes[0].startswith("keras was 2.0, is 3.")
@@ -146,14 +153,18 @@ def test_other_versions_are_named() -> None:
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("walkthrough", "seed=3", "walkthrough runs as it is for each of its seeds. Choose them with expected.seeds"),
-        ("walkthrough", "expected=null", "walkthrough is no published config: expected is null. Choices: "),
+        (
+            "walkthrough",
+            "seed=3",
+            "walkthrough runs unchanged with each of its seeds. Choose seeds with expected.seeds",
+        ),
+        ("walkthrough", "expected=null", "walkthrough is not a published config: expected is null. Choices: "),
         ("walkthrough", "model.dropout=2", "model.dropout=2 is not allowed"),
-        ("walkthrough", "distribution=multi_worker", "distribution=multi_worker starts processes for one run each."),
-        ("single_neuron", "training.epochs=1", "single_neuron is no published config: expected is null. Choices: "),
+        ("walkthrough", "distribution=multi_worker", "distribution=multi_worker cannot run several seeds."),
+        ("single_neuron", "training.epochs=1", "single_neuron is not a published config: expected is null. Choices: "),
     ],
 )
-def test_what_cannot_be_tried_is_refused(name: str, override: str, message: str) -> None:
+def test_invalid_overrides_of_a_published_config_are_refused(name: str, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         find_published(name, [override])
 
@@ -166,22 +177,22 @@ def reproduce(uri: str, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_seeds_are_run_once_and_their_mean_is_told(uri: str, tmp_path: Path) -> None:
+def test_each_seed_runs_once_and_the_mean_is_reported(uri: str, tmp_path: Path) -> None:
     two = ["expected.seeds=[0,1]", "expected.mean=50", "expected.tolerance=50", "expected.published=99"]
     measured = reproduce(uri, *two)
-    assert measured.returncode == 2, measured.stderr  # digits are not what the config expects something of
+    assert measured.returncode == 2, measured.stderr  # the config has no expected results for digits
     errors = [run.data.metrics["test_error_percent"] for run in runs(uri)]
     assert len(errors) == 2
     mean = f"{sum(errors) / 2:.3f} %"
     assert mean in measured.stdout
     assert measured.stdout.endswith("The overrides make it another experiment, so there is nothing to compare with.\n")
     assert "reached" not in measured.stdout
-    assert "seed 1: a new run." in measured.stderr
+    assert "seed 1: starting a new run." in measured.stderr
 
     again = reproduce(uri, *two)
     assert (again.returncode, len(runs(uri))) == (2, 2)
-    assert [line.partition(", in run")[0] for line in again.stderr.splitlines()] == [
-        f"walkthrough, seed {seed}: done before" for seed in (0, 1)
+    assert [line.partition(" in run")[0] for line in again.stderr.splitlines()] == [
+        f"walkthrough, seed {seed}: already done" for seed in (0, 1)
     ]
 
     document = tmp_path / "published.md"
@@ -198,16 +209,16 @@ def test_the_seeds_are_run_once_and_their_mean_is_told(uri: str, tmp_path: Path)
         text,
     )
     assert "| `another` | `test_error_percent` | - | - | 1.920 % ± 0.075 % | 5 | - | - | - | - |\n" in text
-    assert re.search(r"Ours now: .*, Python 3\.\d+\.\d+, tensorflow [\d.]+, keras [\d.]+, numpy [\d.]+\.\n", text)
+    assert re.search(r"Rerun on .*, Python 3\.\d+\.\d+, tensorflow [\d.]+, keras [\d.]+, numpy [\d.]+\.\n", text)
 
 
 @pytest.mark.slow
-def test_a_seed_that_was_cut_off_is_gone_on_with(uri: str) -> None:
+def test_an_interrupted_seed_is_resumed(uri: str) -> None:
     many = ["training.epochs=200", "expected.seeds=[5]"]
-    # By another command that comes to the same config.
+    # By another command that makes the same config.
     process = start(*DIGITS, "data.validation=0", "training.epochs=200", "seed=5", f"tracking.uri={uri}")
     assert process.stdout is not None
-    # However late this process reads on, that one waits for it: a pipe this small does not take the lines to the end.
+    # A pipe this small cannot take all lines, so the run cannot end before this process has read them.
     fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
     for line in process.stdout:
         if line.startswith("epoch   3/"):
@@ -218,21 +229,21 @@ def test_a_seed_that_was_cut_off_is_gone_on_with(uri: str) -> None:
     assert done.returncode == 2, done.stderr
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"
-    assert f"walkthrough, seed 5: going on with run {run.info.run_id}.\n" in done.stderr
+    assert f"walkthrough, seed 5: resuming run {run.info.run_id}.\n" in done.stderr
     assert "epoch   1/" not in done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SEVERAL)
-def test_a_shrunk_version_gives_what_is_expected_of_it(name: str, uri: str, mnist: Path, tensorflow: None) -> None:
+@pytest.mark.parametrize("name", SHORTEST)
+def test_a_shrunk_version_reproduces_its_recorded_result(name: str, uri: str, mnist: Path, tensorflow: None) -> None:
     overrides = ["training.threads=1", "report.figures=none", "tracking.log_model=false"]
     config = find_published(name, overrides, uri, quick=True)
-    outcome = judge_published(config, config.run())
+    outcome = judge_published(config, config.run_all())
     assert outcome is not None
     assert outcome.reproduced, outcome
 
 
-def test_one_that_cannot_be_tried_does_not_end_the_rest(tmp_path: Path, uri: str) -> None:
+def test_all_goes_on_after_a_config_that_cannot_be_tried(tmp_path: Path, uri: str) -> None:
     done = command("--all", "--quick", f"data.path={tmp_path}/gone", "--uri", uri, script=SCRIPT)
     quick = [name for name, said in published_expectations().items() if said["quick"]]
     assert (done.returncode, done.stderr.count("/gone does not exist")) == (2, len(quick))
@@ -243,7 +254,7 @@ def test_one_that_cannot_be_tried_does_not_end_the_rest(tmp_path: Path, uri: str
     ]
 
 
-def test_files_that_are_no_published_configs_or_not_yet_whole_stop_nothing(tmp_path: Path) -> None:
+def test_all_goes_on_after_unreadable_and_incomplete_files(tmp_path: Path) -> None:
     for folder in ("src", "conf", "scripts"):
         shutil.copytree(PROJECT / folder, tmp_path / folder)
     experiments = tmp_path / "conf" / "experiment"
@@ -274,48 +285,45 @@ def test_files_that_are_no_published_configs_or_not_yet_whole_stop_nothing(tmp_p
     [
         ([], "give one of RUN_ID, FILE, NAME and --all"),
         (["walkthrough", "--all"], "give one of RUN_ID, FILE, NAME and --all"),
-        (["abc", "--quick"], "a recorded run is repeated as it was"),
-        (["abc", "seed=1"], "a recorded run is repeated as it was"),
-        (["walkthrough", "--export", "x"], "--export goes with RUN_ID"),
-        (["walkthrough", "--table", "x"], "--table goes with --all, without --quick"),
+        (["abc", "--quick"], "of a recorded run only data.path can be changed"),
+        (["abc", "seed=1"], "of a recorded run only data.path can be changed"),
+        (["walkthrough", "--export", "x"], "--export needs RUN_ID"),
+        (["walkthrough", "--table", "x"], "--table needs --all, without --quick"),
         (
             ["--all", "training.epochs=1", "--table", "docs/published.md"],
-            "The overrides make it another experiment, which has no place in the table. Leave out --table, or",
+            "The overrides make it another experiment, which has no place in the table. Leave out --table or",
         ),
-        (["x" * 300], "is no file, no id of a run, and no published config. Published configs: best_cpu, "),
+        (["x" * 300], "is not a file, the id of a run or a published config. Published configs: best_cpu, "),
         (
             ["walktrough"],
-            "'walktrough' is no file, no id of a run, and no published config (did you mean 'walkthrough'?)",
+            "'walktrough' is not a file, the id of a run or a published config (did you mean 'walkthrough'?)",
         ),
         (
             ["--all", "--table", "README.md"],
-            "README.md has no place for the table: the lines <!-- reproduce.py --table",
+            "README.md has no place for the table. Add the lines <!-- reproduce.py --table",
         ),
     ],
 )
-def test_a_mistake_in_the_command_is_told(arguments: list[str], message: str) -> None:
+def test_a_mistake_in_the_command_is_reported(arguments: list[str], message: str) -> None:
     done = command(*arguments, script=SCRIPT)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
 
-def test_the_table_in_the_docs_says_what_the_configs_say() -> None:
+def test_the_table_in_the_docs_agrees_with_the_configs() -> None:
     text = (PROJECT / "docs" / "published.md").read_text()
     table = text[text.index(TABLE_BEGIN) : text.index(TABLE_END)].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if line.startswith("| `")]
     expected = []
     for name, said in published_expectations().items():
         metric, mean = said["metric"], said["mean"]
-        then = show_metric(metric, mean)
-        if said["standard_deviation"] is not None:
-            then += f" ± {show_metric(metric, said['standard_deviation'])}"
         seeds = "-" if mean is None else str(len(said["seeds"]))
         expected.append(
             [
                 f"`{name}`",
                 f"`{metric}`",
                 show_metric(metric, said["published"], AS_PUBLISHED),
-                then,
+                show_mean(metric, mean, said["standard_deviation"]),
                 seeds,
             ]
         )

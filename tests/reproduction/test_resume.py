@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment and go on: afterwards they are what an uninterrupted run is, to the last bit."""
+"""Runs that are killed at any moment and resumed end equal to uninterrupted ones, to the last bit."""
 
 import random
 import signal
@@ -14,8 +14,8 @@ from experiments.config.composition import compose_job
 from experiments.reproduction.resume import find_resumed_run
 from experiments.tracking.store import connect_store
 
-# With dropout, changed images, batch normalization, a plateau, the best epoch, an uneven last batch, and checkpoints
-# between steps.
+# With dropout, augmentation, batch normalization, a plateau schedule, the best epoch restored, an uneven last batch,
+# and checkpoints between steps.
 EVERYTHING = [
     "training.epochs=5",
     "training.checkpoint_minutes=0",
@@ -31,7 +31,7 @@ EVERYTHING = [
 
 
 def killed_after(seconds: float, *arguments: str, line: str = "epoch") -> None:
-    """Start a command, wait for its first line that begins so, and some seconds more, and SIGKILL it."""
+    """Start a command, wait for the first line that begins with `line` and `seconds` more, and send SIGKILL."""
     process = start(*arguments)
     assert process.stdout
     while not (printed := process.stdout.readline()).startswith(line):
@@ -42,7 +42,7 @@ def killed_after(seconds: float, *arguments: str, line: str = "epoch") -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_equal_to_the_last_bit_to_one_that_was_not(uri: str, mnist: Path) -> None:
+def test_a_run_killed_at_random_moments_ends_equal_to_an_uninterrupted_one(uri: str, mnist: Path) -> None:
     seed = random.randrange(1000)
     print(f"random.Random({seed})")  # shown when this fails
     moments = random.Random(seed)
@@ -52,7 +52,7 @@ def test_a_run_killed_at_random_moments_ends_equal_to_the_last_bit_to_one_that_w
     assert [run.info.status for run in runs(uri)] == ["KILLED", "FINISHED"]  # the next command marks it
     run_id, whole = (run.info.run_id for run in runs(uri))
     for _ in range(2):
-        # The progress bar of a resumed run says nothing before an epoch is through, so the kill may come at any time.
+        # A resumed run prints nothing before its first epoch ends, so the kill comes after a random time.
         process = start(f"resume={run_id}", f"tracking.uri={uri}")
         time.sleep(moments.uniform(4, 7))
         process.kill()
@@ -61,12 +61,12 @@ def test_a_run_killed_at_random_moments_ends_equal_to_the_last_bit_to_one_that_w
     assert done.returncode == 0, done.stderr
     assert [run.info.status for run in runs(uri)] == ["FINISHED"] * 2
     assert history(uri, run_id) == history(uri, whole)
-    for ours, theirs in zip(weights(uri, run_id), weights(uri, whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for resumed, uninterrupted in zip(weights(uri, run_id), weights(uri, whole), strict=True):
+        np.testing.assert_array_equal(resumed, uninterrupted)
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(uri: str) -> None:
+def test_an_interrupted_run_prints_the_command_that_resumes_it(uri: str) -> None:
     arguments = ["data=digits", "training.loop=fit", "report.figures=none", "training.epochs=10"]
     process = start(*arguments, f"tracking.uri={uri}")
     assert process.stdout
@@ -88,7 +88,7 @@ def test_an_interrupted_run_prints_the_command_that_goes_on_with_it(uri: str) ->
 
 
 @pytest.mark.slow
-def test_what_cannot_be_resumed_is_said_and_nothing_is_made(uri: str) -> None:
+def test_a_run_that_cannot_be_resumed_is_refused(uri: str) -> None:
     small = ["data=digits", "training.epochs=1", "report.figures=none", "tracking.log_model=false"]
     assert command(*small, f"tracking.uri={uri}").returncode == 0
     run_id = runs(uri)[0].info.run_id
@@ -114,7 +114,7 @@ def test_what_cannot_be_resumed_is_said_and_nothing_is_made(uri: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_change_the_result_may_be_given_anew(uri: str, tmp_path: Path, mnist: Path) -> None:
+def test_keys_that_cannot_affect_the_result_can_be_changed(uri: str, tmp_path: Path, mnist: Path) -> None:
     small = ["data.limit=100", "data.validation=0", "training.epochs=1", "report.figures=none"]
     run_id = made(uri, *small, "tracking.log_model=false").info.run_id
     connect_store(uri).set_terminated(run_id, "KILLED")
@@ -127,7 +127,7 @@ def test_what_cannot_change_the_result_may_be_given_anew(uri: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_sigterm_checkpoints_and_ends_with_143(uri: str) -> None:
+def test_sigterm_writes_a_checkpoint_and_exits_with_143(uri: str) -> None:
     process = start("data=digits", "training.epochs=100000", f"tracking.uri={uri}")
     assert process.stdout
     while not process.stdout.readline().startswith("epoch"):

@@ -1,7 +1,7 @@
-"""A recorded run as one file of JSON, which somebody with a clone but without the store can run again.
+"""A recorded run as one JSON file, which can be run again with a clone of the project but without the store.
 
-A bundle is data, whoever made it: the schema of configs says what it may describe, and the store, the data's folder and
-the run to go on with are those of whoever runs it, not the bundle's. Its diff and lock file are there to be read.
+The contents of a bundle are untrusted: the schema of configs limits what it can describe, and it does not choose the
+store, the folder of the data or a run to resume. Its diff and lock file are for reading only.
 """
 
 import json
@@ -14,9 +14,10 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 
 from experiments.config.identity import config_to_dict
+from experiments.config.neutral_values import complete
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
-from experiments.reproduction.record import PLACE_KEYS, Record, find_record
+from experiments.reproduction.original_run import OriginalRun, find_original_run
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_text
 from experiments.tracking.recorded_config import IDENTITY_TAGS
@@ -24,15 +25,16 @@ from experiments.tracking.records import RunRecord
 
 BUNDLE_FORMAT = "keras-hydra-experiments run 1"
 LARGEST_BUNDLE = 64 * 2**20  # bytes
-BUNDLED_TAGS = (*IDENTITY_TAGS, "fingerprint", "git_commit", "git_dirty")  # no names of users and machines
+BUNDLED_TAGS = (*IDENTITY_TAGS, "fingerprint", "git_commit", "git_dirty")  # no names of users or machines
+PLACE_KEYS = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
 
 class BundleError(UserError):
-    """A file that is no bundle, or describes what no run can be."""
+    """A file that is not a bundle, or does not describe a run."""
 
 
 def _check_printable(value: Any) -> Any:
-    """Refuse control characters, which could write over what a terminal shows, wherever they are."""
+    """Refuse control characters at any depth: they could overwrite what a terminal shows."""
     if isinstance(value, str) and not value.isprintable():
         raise ValueError(f"{value!r} is not printable")
     within = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
@@ -56,12 +58,13 @@ MetricPoint = tuple[int, float]
 
 @dataclass(config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), kw_only=True)
 class Bundle:
-    """What the file holds.
+    """The contents of the file.
 
     Attributes:
-        points: (epoch, value) of each metric that is not a time; metrics are the last values.
-        config: resolved; without store, folder of the data, and run to resume.
-        packages: installed then, name==version each.
+        metrics: the last value of each metric that is not a time.
+        points: (epoch, value) of each of these metrics.
+        config: resolved, without the store, the folder of the data and the run to resume.
+        packages: the packages that were installed, as `name==version`.
     """
 
     format: Literal[BUNDLE_FORMAT]  # type: ignore[valid-type]
@@ -84,17 +87,18 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
 
     Raises:
         StoreError: there is no such run, it is not finished, or parts of its record are missing.
-        BundleError: the run needs the weights of another, the file exists or cannot be written, or would be too large.
+        BundleError: the run needs the weights of another one, its record was changed, or the file exists, cannot be
+            written or would be too large.
     """
-    recorded = find_record(run_id, uri)
-    run, store = recorded.run, resolve_tracking_uri(uri)
-    if start := recorded.config.model.weights:
+    original = find_original_run(run_id, uri)
+    run, store = original.run, resolve_tracking_uri(uri)
+    if start := original.config.model.weights:
         raise BundleError(
-            f"Run {run.run_id} cannot be put into a bundle: it starts from the weights of run {start} (model.weights),"
-            f" which a bundle does not hold. Export that run instead: python scripts/reproduce.py {start} --export FILE"
+            f"Run {run.run_id} cannot be exported: it starts from the weights of run {start} (model.weights), which a"
+            f" bundle does not contain. Export that run instead: python scripts/reproduce.py {start} --export FILE"
         )
-    if changed := recorded.contradictions():
-        raise BundleError(f"Run {run.run_id} cannot be put into a bundle: its record was changed: {changed[0]}.")
+    if changes := original.record_changes():
+        raise BundleError(f"Run {run.run_id} cannot be exported: its record was changed: {changes[0]}.")
     lock = read_artifact_text(store, run.run_id, "environment/requirements.lock")
     diff = read_artifact_bytes(store, run.run_id, "environment/uncommitted.diff")
     parts = {
@@ -103,17 +107,17 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
         "name": run.name,
         "params": {key: "None" if key == "data.path" else value for key, value in run.params.items()},
         "tags": {key: run.tags[key] for key in BUNDLED_TAGS if key in run.tags},
-        "metrics": {key: run.metrics[key] for key in recorded.points},
-        "points": recorded.points,
-        "config": _without_places(config_to_dict(recorded.config)),
-        "overrides": [o for o in recorded.overrides if not o.lstrip("+~").startswith(PLACE_KEYS)],
-        "packages": sorted(recorded.packages, key=str.lower),
-        "hardware": recorded.hardware,
+        "metrics": {key: run.metrics[key] for key in original.points},
+        "points": original.points,
+        "config": _without_places(config_to_dict(original.config)),
+        "overrides": [o for o in original.overrides if not o.lstrip("+~").startswith(PLACE_KEYS)],
+        "packages": sorted(original.packages, key=str.lower),
+        "hardware": original.hardware,
         "lock": lock,
-        "uncommitted_diff": diff.decode(errors="backslashreplace"),  # JSON is text; a file may be in any encoding
+        "uncommitted_diff": diff.decode(errors="backslashreplace"),  # JSON needs text; files may have any encoding
     }
     content = json.dumps(parts, indent=1).encode()
-    _parse_bundle(content, f"Run {run.run_id} cannot be put into a bundle")
+    _parse_bundle(content, f"Run {run.run_id} cannot be exported")
     try:
         with file.open("xb") as opened:
             opened.write(content)
@@ -121,44 +125,44 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
         raise BundleError(f"The bundle {file} cannot be written: {error.strerror}. Choose another file.") from None
 
 
-def read_bundle(file: Path, uri: str | None) -> Record:
-    """The run in a bundle, to be run again in the store `uri`, with data from where it lies here.
+def read_bundle(file: Path, uri: str | None) -> OriginalRun:
+    """Read the run in a bundle, to be repeated in the store `uri` with the data on this machine.
 
     Raises:
-        BundleError: it is no bundle, or too large.
-        ConfigError: its config cannot be run.
+        BundleError: the file is not a bundle, or too large.
+        ConfigError: this version of the code cannot run its config.
     """
     try:
         with file.open("rb") as opened:
             content = opened.read(LARGEST_BUNDLE + 1)
     except OSError as error:
         raise BundleError(f"The bundle {file} cannot be read: {error.strerror}.") from None
-    bundle = _parse_bundle(content, f"{file} is no bundle of a run")
+    bundle = _parse_bundle(content, f"{file} is not a bundle of a run")
     try:
-        config = validate_config(_without_places(bundle.config))
+        config = validate_config(complete(_without_places(bundle.config)))
     except ConfigError as error:
-        raise ConfigError(f"The config in {file} cannot be run by this code: {error}") from None
+        raise ConfigError(f"This version of the code cannot run the config in {file}: {error}") from None
     run = RunRecord(bundle.run_id, bundle.name, "FINISHED", 0, None, bundle.params, bundle.metrics, bundle.tags)
     packages = frozenset(bundle.packages)
-    return Record(uri, run, config, bundle.overrides, bundle.points, packages, bundle.hardware)
+    return OriginalRun(uri, run, config, bundle.overrides, bundle.points, packages, bundle.hardware)
 
 
-def _parse_bundle(content: bytes, otherwise: str) -> Bundle:
+def _parse_bundle(content: bytes, error_start: str) -> Bundle:
     if len(content) > LARGEST_BUNDLE:
-        raise BundleError(f"{otherwise}: it is larger than {LARGEST_BUNDLE:,} bytes.")
+        raise BundleError(f"{error_start}: it is larger than {LARGEST_BUNDLE:,} bytes.")
     try:
         bundle = TypeAdapter(Bundle).validate_json(content)
     except ValidationError as error:
         finding = error.errors(include_url=False)[0]
         where = ".".join(map(str, finding["loc"])) or "the file"
-        raise BundleError(f"{otherwise}: {ascii(where)[1:-1]}: {finding['msg']}.") from None
-    if alone := sorted(bundle.points.keys() ^ bundle.metrics.keys()):
-        raise BundleError(f"{otherwise}: {ascii(alone[0])[1:-1]} is in only one of points and metrics.")
+        raise BundleError(f"{error_start}: {ascii(where)[1:-1]}: {finding['msg']}.") from None
+    if unpaired := sorted(bundle.points.keys() ^ bundle.metrics.keys()):
+        raise BundleError(f"{error_start}: {ascii(unpaired[0])[1:-1]} is only in one of points and metrics.")
     return bundle
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without where it was run; groups that are no mappings are left for the schema to refuse."""
+    """Return the config without where it was run; groups that are not mappings are left for validation to refuse."""
     tree = dict(config) | {"resume": None, "resume_anyway": False}
     for group, key in (("tracking", "uri"), ("data", "path")):
         if isinstance(tree.get(group), dict) and key in tree[group]:

@@ -1,4 +1,4 @@
-"""The file of a logged model, read without Keras, as somebody may have put anything into it."""
+"""The file of a logged model, read without Keras because its contents are untrusted."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from experiments.errors import StoreError
 from experiments.tracking.artifacts import download_model_unchecked
 from experiments.tracking.records import RunRecord
 
-# What reading a `.keras` file raises into which somebody has put anything.
+# What reading a `.keras` file raises, whatever was put into it.
 DAMAGED_FILE_ERRORS = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError),
     *(MemoryError, OverflowError, TypeError, ValueError),
@@ -26,40 +26,44 @@ DAMAGED_FILE_ERRORS = (
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A logged model: SHA-256 (hex) of its file, Keras's description of the network in it, and its weights by their
-    place; None and none if it cannot be read."""
+    """A logged model.
+
+    Attributes:
+        digest: SHA-256 (hex) of its file; empty if the file is missing.
+        network: Keras's description of the network; None if it cannot be read.
+        weights: by their path in the file; empty if they cannot be read.
+    """
 
     digest: str
     network: Any
     weights: Mapping[str, np.ndarray]
 
     def equals(self, other: "LoggedModel") -> bool:
-        """Whether it is the same network, and all weights are equal to the last bit. (The files are not: they hold
-        names and the time.)"""
+        """Return whether network and weights are equal to the last bit. (The files differ in names and times.)"""
         return (
             self.network == other.network
             and self.weights.keys() == other.weights.keys()
-            and all(np.array_equal(weights, other.weights[place]) for place, weights in self.weights.items())
+            and all(np.array_equal(weights, other.weights[path]) for path, weights in self.weights.items())
         )
 
     def fits(self, other: "LoggedModel") -> bool:
-        """Whether the weights have the same shapes; where they lie in the file may differ between versions."""
-        theirs, ours = (sorted(weights.shape for weights in model.weights.values()) for model in (self, other))
-        return ours == theirs
+        """Return whether the weights have the same shapes; their paths may differ between versions of Keras."""
+        own, others = (sorted(weights.shape for weights in model.weights.values()) for model in (self, other))
+        return own == others
 
 
 def read_logged_model(uri: str, run: RunRecord, logged: bool) -> LoggedModel | None:
-    """The run's model; one without digest and weights if it is gone, although the run has logged one."""
+    """Read the run's model; without digest and weights if the run logged one, by `logged` or its tags, that is gone."""
     with TemporaryDirectory() as folder:
         try:
             content = download_model_unchecked(uri, run.run_id, Path(folder)).read_bytes()
         except StoreError:
             return LoggedModel("", None, {}) if logged or "model_digest" in run.tags else None
-    return LoggedModel(hashlib.sha256(content).hexdigest(), _network_description(content), _stored_weights(content))
+    return LoggedModel(hashlib.sha256(content).hexdigest(), _network_description(content), stored_weights(content))
 
 
 def _network_description(content: bytes) -> Any:
-    """Keras's description of the network in a `.keras` file, without what no two builds share: names and addresses."""
+    """Return Keras's description of the network in a `.keras` file, without names and ids, which differ per build."""
     try:
         return _without_names(json.loads(zipfile.ZipFile(io.BytesIO(content)).read("config.json")))
     except DAMAGED_FILE_ERRORS:
@@ -72,24 +76,24 @@ def _without_names(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     is_layer = "trainable" in tree or "batch_shape" in tree
-    own = {"shared_object_id", *(["name"] if is_layer else [])}
-    return {key: _without_names(value) for key, value in tree.items() if key not in own}
+    left_out = ("shared_object_id", "name") if is_layer else ("shared_object_id",)
+    return {key: _without_names(value) for key, value in tree.items() if key not in left_out}
 
 
-def _stored_weights(content: bytes) -> dict[str, np.ndarray]:
-    """The weights in a `.keras` file."""
+def stored_weights(content: bytes) -> dict[str, np.ndarray]:
+    """Return the weights in a `.keras` file by their paths; none if the file is damaged."""
     import h5py
 
     weights: dict[str, np.ndarray] = {}
 
-    def note(place: str, item: object) -> None:
+    def add(path: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
-            weights[place] = item[()]
+            weights[path] = item[()]
 
     try:
         stored = zipfile.ZipFile(io.BytesIO(content)).read("model.weights.h5")
         with h5py.File(io.BytesIO(stored), "r") as file:
-            file.visititems(note)
+            file.visititems(add)
     except DAMAGED_FILE_ERRORS:
         return {}
     return weights

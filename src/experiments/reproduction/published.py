@@ -1,4 +1,4 @@
-"""Published results: configs that say what they are expected to give, run over their seeds and compared with that."""
+"""Run published configs over their seeds, and compare the results with those that the configs state."""
 
 import re
 import sys
@@ -26,8 +26,8 @@ from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.store import connect_store
 
-CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
-AS_PUBLISHED = ".4g"  # no digits that the source does not give
+CUT_OFF = ("KILLED", "RUNNING")  # entering a run that another process is still running is refused
+AS_PUBLISHED = ".4g"  # no more digits than the source gives
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class PublishedConfig:
 
     Attributes:
         name: its file in conf/experiment/.
-        quick: it is the shrunk version, which nobody published.
+        quick: whether it is the shrunk version, of which there is no published result.
+        expected: the results that the file states, with overrides.
         configs: one for each seed.
-        overrides: what makes each of them.
-        mean, tolerance: ours then; None: not measured.
-        seeds_then: how many gave the mean.
-        another: why what the file expects is nothing to compare with; None if it is.
+        overrides: the overrides that make each config.
+        mean, tolerance: the recorded mean and the allowed difference from it; None if it was not measured.
+        recorded_seeds: the number of seeds behind the recorded mean.
+        not_comparable: why the results cannot be compared with those in the file; None if they can.
     """
 
     name: str
@@ -51,18 +52,18 @@ class PublishedConfig:
     overrides: list[list[str]]
     mean: float | None
     tolerance: float | None
-    seeds_then: int
-    another: str | None = None
+    recorded_seeds: int
+    not_comparable: str | None = None
 
     @property
     def uri(self) -> str:
         return resolve_tracking_uri(self.configs[0].tracking.uri)
 
-    def recorded(self) -> list[list[RunRecord]]:
-        """For each seed its runs in the store, the newest first: same config, code, packages and data.
+    def runs_by_seed(self) -> list[list[RunRecord]]:
+        """Find for each seed its runs with the same config, code, packages and data, newest first.
 
         Raises:
-            DataError: the data cannot be had.
+            DataError: the data cannot be loaded.
             StoreError: the store cannot be used.
         """
         digest = load_dataset(self.configs[0].data, self.configs[0].seed).digest
@@ -72,43 +73,44 @@ class PublishedConfig:
             for config in self.configs
         ]
 
-    def finished(self) -> list[RunRecord]:
-        """One finished run for each seed that has one."""
-        return [run for found in self.recorded() if (run := _first_finished(found))]
+    def finished_runs(self) -> list[RunRecord]:
+        """Find one finished run for each seed that has one."""
+        return [run for found in self.runs_by_seed() if (run := _first_finished(found))]
 
-    def run(self) -> list[RunRecord]:
-        """Run every seed that has no finished run, going on with those that were cut off; all that is said to stderr.
+    def run_all(self) -> list[RunRecord]:
+        """Run every seed that has no finished run, and resume those that were cut off; print to stderr.
 
         Raises:
             UserError: data, devices or store cannot be used.
             TrainingError: a run failed.
         """
         with redirect_stdout(sys.stderr):
-            for found, config, overrides in zip(self.recorded(), self.configs, self.overrides, strict=True):
+            for found, config, overrides in zip(self.runs_by_seed(), self.configs, self.overrides, strict=True):
                 if done := _first_finished(found):
-                    print(f"{self.name}, seed {config.seed}: done before, in run {done.run_id}.")
+                    print(f"{self.name}, seed {config.seed}: already done in run {done.run_id}.")
                     continue
                 cut_off = next((run.run_id for run in found if run.status in CUT_OFF), None)
-                print(f"{self.name}, seed {config.seed}: {f'going on with run {cut_off}' if cut_off else 'a new run'}.")
-                # What a run was started with is recorded, and need not have been this command.
+                action = f"resuming run {cut_off}" if cut_off else "starting a new run"
+                print(f"{self.name}, seed {config.seed}: {action}.")
+                # The recorded overrides may differ from these, as another command can make the same config.
                 anew = [o for o in overrides if not affects_result(o.lstrip("+").partition("=")[0])]
                 if cut_off:
                     resumed = find_resumed_run(replace(config, resume=cut_off), anew)
                     run_experiment(resumed.config, resumed.overrides, run_id=cut_off)
                 else:
                     run_experiment(config, overrides)
-        return self.finished()
+        return self.finished_runs()
 
 
 @dataclass(frozen=True)
 class PublishedOutcome:
-    """What finished runs of a published config came to.
+    """The results of finished runs of a published config.
 
     Attributes:
         values: the metric of each run.
-        mean, standard_deviation: of them; the latter, n - 1 in the denominator, is None for one run.
-        reproduced: whether the mean is within the tolerance of ours then; None if it was not measured then.
-        reached: whether the mean is as good as the published number, or better; None if there is none.
+        mean, standard_deviation: of the values; the latter, with n - 1 in the denominator, is None for one run.
+        reproduced: whether the mean is within the tolerance of the recorded one; None if there is none.
+        reached: whether the mean is at least as good as the published number; None if there is none.
     """
 
     values: list[float]
@@ -119,9 +121,9 @@ class PublishedOutcome:
 
 
 def published_expectations() -> dict[str, dict[str, Any]]:
-    """The published configs: name -> what it says that is expected, as it stands in the file, right or wrong.
+    """Return what each published config states under `expected`, by name, as it stands in the file, right or wrong.
 
-    A file that cannot be read states {}: it may be one of them, and is refused in words when it is run.
+    A file that cannot be read gives {}: it may be a published config, and running it reports what is wrong.
     """
     found = {}
     for file in choice_files("experiment"):
@@ -137,68 +139,69 @@ def published_expectations() -> dict[str, dict[str, Any]]:
 def find_published(
     name: str, overrides: Sequence[str] = (), uri: str | None = None, quick: bool = False
 ) -> PublishedConfig:
-    """The published config of this name, with its seeds.
+    """Find the published config of this name, with its seeds.
 
     Args:
-        overrides: further changes; `expected.seeds=[0]` for other seeds. With those that can change a result it is
-            another experiment, of which nothing is expected.
+        name: its file in conf/experiment/.
+        overrides: further changes; `expected.seeds=[0]` for other seeds. Overrides that can affect the result make it
+            another experiment, which has no expected results.
         uri: of the tracking store; None for the one that the config names.
-        quick: its shrunk version instead.
+        quick: whether to take the shrunk version.
 
     Raises:
-        ConfigError: nothing is expected of it, it has no shrunk version, or an override is not allowed.
+        ConfigError: it states no expected results, has no shrunk version, or an override is not allowed.
     """
     config = compose_job([f"experiment={name}", *overrides])
     file = compose_job([f"experiment={name}"]) if overrides else config
     expected, stands = config.expected, file.expected
     if expected is None or stands is None:
         raise ConfigError(
-            f"{name} is no published config: expected is null. Choices: {join_sorted(published_expectations())}"
+            f"{name} is not a published config: expected is null. Choices: {join_sorted(published_expectations())}"
         )
     if any(re.match(r"[+~]*(seed|experiment|resume)(=|$)", override) for override in overrides):
-        raise ConfigError(f"{name} runs as it is for each of its seeds. Choose them with expected.seeds=[0,1]")
+        raise ConfigError(f"{name} runs unchanged with each of its seeds. Choose seeds with expected.seeds=[0,1]")
     if config.distribution.strategy == "multi_worker":
-        raise ConfigError("distribution=multi_worker starts processes for one run each. Use distribution=mirrored.")
-    whole, seeds, seeds_then = [f"experiment={name}", *overrides], expected.seeds, len(stands.seeds)
+        raise ConfigError("distribution=multi_worker cannot run several seeds. Use distribution=mirrored.")
+    whole, seeds, recorded_seeds = [f"experiment={name}", *overrides], expected.seeds, len(stands.seeds)
     mean, tolerance = expected.mean, _stated_tolerance(expected, stands)
     if quick:
         if expected.quick is None or stands.quick is None:
             raise ConfigError(f"{name} has no shrunk version: expected.quick is null. Run it without --quick.")
-        whole, seeds, seeds_then = [f"experiment={name}", *expected.quick.overrides, *overrides], seeds[:1], 1
+        whole, seeds, recorded_seeds = [f"experiment={name}", *expected.quick.overrides, *overrides], seeds[:1], 1
         mean, tolerance = expected.quick.mean, expected.quick.tolerance
         config = compose_job(whole)
         file = compose_job([f"experiment={name}", *stands.quick.overrides])
-    another = None
+    not_comparable = None
     if fingerprint_of(config, {}) != fingerprint_of(file, {}):
-        another = "The overrides make it another experiment"
+        not_comparable = "The overrides make it another experiment"
     elif expected.metric != stands.metric:
-        another = f"What is expected is {stands.metric}, not {expected.metric}"
-    if another:
+        not_comparable = f"The expected results are for {stands.metric}, not {expected.metric}"
+    if not_comparable:
         nothing: dict[str, Any] = dict.fromkeys(("published", "mean", "standard_deviation", "tolerance", "versions"))
         expected, mean, tolerance = replace(expected, **nothing), None, None
     config = replace(config, tracking=replace(config.tracking, uri=uri or config.tracking.uri))
     configs = [replace(config, seed=seed) for seed in seeds]
     each = [[*whole, f"seed={seed}"] for seed in seeds]
-    return PublishedConfig(name, quick, expected, configs, each, mean, tolerance, seeds_then, another)
+    return PublishedConfig(name, quick, expected, configs, each, mean, tolerance, recorded_seeds, not_comparable)
 
 
 def _stated_tolerance(expected: Expectation, file: Expectation) -> float | None:
-    """The largest difference of the mean over `expected.seeds` to that over the seeds of the file.
+    """Return the largest allowed difference between the mean over `expected.seeds` and the mean in the file.
 
-    It is the file's, unless one is given, or there are more or fewer seeds: three standard errors of the difference.
+    It is the tolerance that is given or, for another number of seeds, three standard errors of the difference.
     """
-    then, now, allowed = len(file.seeds), len(expected.seeds), expected.tolerance
-    if allowed is None or allowed != file.tolerance or now == then:
+    recorded, given, allowed = len(file.seeds), len(expected.seeds), expected.tolerance
+    if allowed is None or allowed != file.tolerance or given == recorded:
         return allowed
-    # The file may go by a spread that was measured over more seeds than its own.
-    deviation = max(expected.standard_deviation or 0, allowed / (3 * sqrt(2 / then)))
-    return 3 * deviation * sqrt(1 / then + 1 / now)
+    # The tolerance in the file may come from a spread over more seeds than its own.
+    deviation = max(expected.standard_deviation or 0, allowed / (3 * sqrt(2 / recorded)))
+    return 3 * deviation * sqrt(1 / recorded + 1 / given)
 
 
 def judge_published(published: PublishedConfig, finished: Sequence[RunRecord]) -> PublishedOutcome | None:
-    """Compare the runs' mean with ours then and with the published number; None without runs.
+    """Compare the mean of the runs with the recorded mean and the published number; return None without runs.
 
-    The published number is reached by whatever is as good or better; ours by what is within the tolerance either way.
+    A mean that is better than the recorded one by more than the tolerance does not reproduce it.
     """
     values = [run.metrics[published.expected.metric] for run in finished]
     if not values:
@@ -206,36 +209,42 @@ def judge_published(published: PublishedConfig, finished: Sequence[RunRecord]) -
     mean, reproduced = fmean(values), None
     if published.mean is not None and published.tolerance is not None:
         reproduced = abs(mean - published.mean) <= published.tolerance
-    reached = None if published.quick else _is_reached(published.expected, mean)
+    reached = None if published.quick else is_reached(published.expected, mean)
     return PublishedOutcome(values, mean, stdev(values) if len(values) > 1 else None, reproduced, reached)
 
 
-def _is_reached(expected: Expectation, mean: float | None) -> bool | None:
+def is_reached(expected: Expectation, mean: float | None) -> bool | None:
+    """Return whether the mean is at least as good as the published number; None if either is missing."""
     if mean is None or expected.published is None:
         return None
     return mean >= expected.published if higher_is_better(expected.metric) else mean <= expected.published
 
 
 def version_changes(expected: Expectation) -> list[str]:
-    """The packages that are not installed as they were when ours was measured."""
-    installed = {package: _installed_version(package) for package in expected.versions or {}}
+    """List the packages with other versions than when the results were recorded."""
     return [
-        f"{package} was {then}, is {installed[package]}"
-        for package, then in (expected.versions or {}).items()
-        if installed[package] != then
+        f"{package} was {recorded}, is {installed}"
+        for package, recorded in (expected.versions or {}).items()
+        if (installed := _installed_version(package)) != recorded
     ]
 
 
 def show_metric(metric: str, value: float | None, form: str = ".3f") -> str:
-    """A value, or a standard deviation, of the metric, in its unit.
+    """Show a value or a standard deviation of the metric, in its unit.
 
-    >>> shown("test_accuracy", 0.99028), shown("test_accuracy", 0.9904, AS_PUBLISHED), shown("test_error_percent", None)
-    ('99.028 %', '99.04 %', '-')
+    >>> show_metric("test_accuracy", 0.99028), show_metric("test_accuracy", 0.9904, AS_PUBLISHED)
+    ('99.028 %', '99.04 %')
     """
     if value is None:
         return "-"
     known = find_metric(metric)
     return f"{100 / known.whole * value:{form}} %" if known and known.whole else f"{value:.4g}"
+
+
+def show_mean(metric: str, mean: float | None, standard_deviation: float | None) -> str:
+    """Show a mean with its standard deviation, if it has one: `1.920 % ± 0.075 %`."""
+    spread = "" if standard_deviation is None else f" ± {show_metric(metric, standard_deviation)}"
+    return show_metric(metric, mean) + spread
 
 
 def _first_finished(found: Sequence[RunRecord]) -> RunRecord | None:

@@ -1,4 +1,4 @@
-"""Going on with a run that was cut off: its recorded config, and whether code and data are still the same."""
+"""Resume a run that was cut off, with its recorded config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from experiments.tracking.store import open_existing_store
 
 
 class NothingToResumeError(UserError):
-    """The run is finished: said, but no failure."""
+    """The run is finished, which is not a failure."""
 
     exit_code = 0
 
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """A run to go on with: its record, the config it was started with, and the overrides that made it."""
+    """A run to resume, the config it was started with, and the overrides that made it."""
 
     run: RunRecord
     config: Config
@@ -30,40 +30,41 @@ class ResumedRun:
 
 
 def find_resumed_run(config: Config, overrides: Sequence[str]) -> ResumedRun:
-    """The run that `config.resume` names, to go on with as it was recorded.
+    """Find the run that `config.resume` names, with its recorded config.
 
     Args:
-        overrides: given beside `resume=`; what they set must be what was recorded.
+        config: composed from the command.
+        overrides: given with `resume=`; what they set must agree with the recorded config.
 
     Raises:
         NothingToResumeError: the run is finished.
-        ConfigError: an override disagrees with the record.
-        StoreError: there is no such run, or it has no config.
+        ConfigError: an override disagrees with the recorded config.
+        StoreError: there is no such run, or it has no recorded config.
     """
     uri = resolve_tracking_uri(config.tracking.uri)
     client = open_existing_store(uri)
     (run,) = find_runs(client, [str(config.resume)])
-    then, given = read_recorded_config(uri, run.run_id)
-    _check_given_overrides(config_to_dict(config), config_to_dict(then), overrides, given, run.run_id)
+    recorded, recorded_overrides = read_recorded_config(uri, run.run_id)
+    _check_given_overrides(config_to_dict(config), config_to_dict(recorded), overrides, recorded_overrides, run.run_id)
     if run.status == "FINISHED":
         raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
-    then = replace(
-        _with_new_places(then, config, overrides),
+    resumed = replace(
+        _with_given_places(recorded, config, overrides),
         resume=run.run_id,
         resume_anyway=config.resume_anyway,
-        tracking=replace(then.tracking, uri=uri),
+        tracking=replace(recorded.tracking, uri=uri),
     )
-    return ResumedRun(run, then, given)
+    return ResumedRun(run, resumed, recorded_overrides)
 
 
-def _with_new_places(then: Config, config: Config, overrides: Sequence[str]) -> Config:
-    """The recorded config with what is given anew and cannot change the result: where the data is now, the report."""
-    tree, now = config_to_dict(then), config_to_dict(config)
+def _with_given_places(recorded: Config, config: Config, overrides: Sequence[str]) -> Config:
+    """Return the recorded config with the given keys that cannot affect the result, such as the folder of the data."""
+    tree, given = config_to_dict(recorded), config_to_dict(config)
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
         group, _, name = key.partition(".")
         if group in ("data", "report", "training", "distribution") and name and not affects_result(key):
-            tree[group][name] = now[group][name]
+            tree[group][name] = given[group][name]
     return validate_config(tree)
 
 

@@ -1,0 +1,233 @@
+"""Finished runs with all that repeating them needs, and whether their records were changed."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.composition import composing
+from experiments.config.data_schema import ImageFileData
+from experiments.config.identity import config_to_dict, identity_tags
+from experiments.config.overrides import parse_overrides, refuse_several_values
+from experiments.config.schema import Config
+from experiments.config.validation import validate_config
+from experiments.data.datasets import load_dataset
+from experiments.errors import ConfigError, NotFiniteError, StoreError
+from experiments.reproduction.logged_model import LoggedModel, read_logged_model
+from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_text
+from experiments.tracking.environment import installed_packages, read_code_state
+from experiments.tracking.recorded_config import identity_changes, read_recorded_config
+from experiments.tracking.records import RunRecord, find_runs, metric_history, runs_with_tags
+from experiments.tracking.start_record import RECORD_DIGESTS
+from experiments.tracking.store import open_existing_store
+
+if TYPE_CHECKING:
+    from experiments.tracking.store import MlflowClient
+
+TIME_METRICS = ("epoch_seconds", "examples_per_second", "train_seconds")
+# The facts in environment/hardware.json that decide the last bits: processors of one name can differ in instructions.
+MACHINE_FACTS = ("processor", "instructions", "gpus", "threads", "switches")
+RECORDED_FILES = (
+    "config/config.yaml",
+    "config/overrides.yaml",
+    "environment/hardware.json",
+    "environment/packages.txt",
+    "environment/requirements.lock",
+    "environment/uncommitted.diff",
+)
+
+MetricPoints = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
+
+
+@dataclass(frozen=True)
+class OriginalRun:
+    """A finished run, to be repeated.
+
+    Attributes:
+        uri: tracking URI of the store, as it was given; None for the default one.
+        run: its name, params, tags and last metrics.
+        config, overrides: what it was started with.
+        points: every metric that is not a time, at every epoch.
+        packages: the packages that were installed, as `name==version`.
+        hardware: the machine it ran on.
+        model: the logged model; None if the run did not log one.
+        changed_files: the recorded files that differ from what was logged.
+    """
+
+    uri: str | None
+    run: RunRecord
+    config: Config
+    overrides: list[str]
+    points: MetricPoints
+    packages: frozenset[str]
+    hardware: Mapping[str, object]
+    model: LoggedModel | None = None
+    changed_files: Sequence[str] = ()
+
+    def record_changes(self) -> list[str]:
+        """List what was changed in the store after the run: files, results and the model."""
+        found = [f"{path} does not match its digest in the tag {RECORD_DIGESTS}" for path in self.changed_files]
+        for key, points in self.points.items():
+            if not points or points[-1][1] != self.run.metrics[key]:
+                found.append(f"the last {key} is {self.run.metrics[key]:g}, which is not the last value in its history")
+        if self.model and not self.model.digest:
+            found.append("the logged model is missing")
+        elif self.model and self.model.digest != self.run.tags.get("model_digest"):
+            found.append("the model file does not match its digest in the tag model_digest")
+        return found
+
+    def environment_changes(self) -> list[str]:
+        """List which of code, packages and data differ from the recorded run. Loads the data.
+
+        Raises:
+            DataError: the data cannot be loaded.
+        """
+        current = identity_tags(self.config, load_dataset(self.config.data, self.config.seed).digest)
+        found = identity_changes(self.run, current)
+        if self.run.tags.get("git_commit"):  # otherwise neither the commit nor uncommitted changes are known
+            code = read_code_state().tags
+            found += [
+                f"{key} was {self.run.tags.get(key)}, is {value or 'not known'}"
+                for key, value in code.items()
+                if self.run.tags.get(key) != value
+            ]
+        packages = frozenset(installed_packages().splitlines())
+        if self.packages != packages:
+            removed, added = (
+                sorted(names, key=str.lower) for names in (self.packages - packages, packages - self.packages)
+            )
+            found.append(f"installed packages: was {_abbreviate(removed)}, is {_abbreviate(added)}")
+        return found
+
+    def machine_changes(self, hardware: Mapping[str, object]) -> list[str]:
+        """List which facts about this machine, given as `hardware`, differ and can affect the result."""
+        return [
+            f"{key} was {_difference_from(self.hardware.get(key, 'not recorded'), current)}, is"
+            f" {_difference_from(current, self.hardware.get(key))}"
+            for key in MACHINE_FACTS
+            if self.hardware.get(key) != (current := hardware[key])
+        ]
+
+
+def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
+    """Find the finished run with this id or unique prefix of an id, with all that repeating it needs.
+
+    Raises:
+        StoreError: there is no such run, it is a sweep or not finished, or parts of its record are missing.
+        ConfigError: this version of the code cannot run its config.
+    """
+    resolved = resolve_tracking_uri(uri)
+    client = open_existing_store(resolved)
+    (run,) = find_runs(client, [run_id])
+    _refuse_sweep_parent(client, run)
+    if run.status != "FINISHED":
+        advice = f"Resume it first: python run.py resume={run.run_id}"
+        if run.tags.get("end_error") == NotFiniteError.__name__:
+            advice = f"Resuming it would fail again: {run.tags.get('end_reason')}"
+        raise StoreError(
+            f"Run {run.run_id} ({run.name}) is {run.status}; only finished runs can be reproduced. {advice}"
+        )
+    if wrong := [f"{key}={value!r}" for key, value in run.metrics.items() if not isinstance(value, int | float)]:
+        raise StoreError(f"Run {run.run_id} is damaged: the metric {wrong[0]} is not a number.")
+    config, overrides = read_recorded_config(resolved, run.run_id)
+    return OriginalRun(
+        uri,
+        run,
+        config,
+        overrides,
+        recorded_points(client, run),
+        frozenset(read_artifact_text(resolved, run.run_id, "environment/packages.txt").splitlines()),
+        recorded_hardware(resolved, run.run_id),
+        read_logged_model(resolved, run, config.tracking.log_model),
+        _changed_files(resolved, run),
+    )
+
+
+def with_moved_data(original: OriginalRun, override: str) -> OriginalRun:
+    """Return the run with its data read from the folder that an override of `data.path` names.
+
+    Raises:
+        ConfigError: its data does not come from a folder, or the override is not valid.
+    """
+    config = original.config
+    with composing():
+        parsed = parse_overrides([override])
+        refuse_several_values(parsed)
+    folder: Any = parsed[0].value()
+    folder = getattr(folder, "text", folder)  # of a quoted string
+    if not isinstance(config.data, ImageFileData):
+        raise ConfigError(f"{override}: data={config.data.name} is not read from a folder. Leave out data.path.")
+    if "${" in str(folder):
+        raise ConfigError(f"{override} contains a reference. Name the folder itself: data.path=FOLDER")
+    moved = validate_config(config_to_dict(replace(config, data=replace(config.data, path=folder))))
+    others = [other for other in original.overrides if other.lstrip("+").partition("=")[0] != "data.path"]
+    return replace(original, config=moved, overrides=[*others, override])
+
+
+def _refuse_sweep_parent(client: "MlflowClient", run: RunRecord) -> None:
+    children = runs_with_tags(client, {"mlflow.parentRunId": run.run_id})
+    if children or "sweep" in run.tags:
+        named = _abbreviate([f"{child.run_id} ({child.name})" for child in children])
+        raise StoreError(
+            f"Run {run.run_id} ({run.name}) is a sweep. Choose one of its runs: {named}. To see them all: python"
+            f" scripts/compare.py --sweep {run.run_id}"
+        )
+
+
+def recorded_points(client: "MlflowClient", run: RunRecord) -> MetricPoints:
+    """Return what the run itself measured, without times and without what evaluate.py added later."""
+    history = metric_history(client, run).items()
+    return {name: points for name, points in history if name not in TIME_METRICS and not name.startswith("evaluation_")}
+
+
+def recorded_hardware(uri: str, run_id: str) -> dict[str, object]:
+    """Return the recorded facts about the machine of a run.
+
+    Raises:
+        StoreError: they are missing or damaged.
+    """
+    try:
+        hardware = json.loads(read_artifact_text(uri, run_id, "environment/hardware.json"))
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: {error}") from None
+    if not isinstance(hardware, dict):
+        raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: it is not a mapping.")
+    return hardware
+
+
+def _changed_files(uri: str, run: RunRecord) -> list[str]:
+    """List the recorded files that are missing or differ from what was logged; none for runs recorded before digests
+    existed."""
+    if RECORD_DIGESTS not in run.tags:
+        return []
+    try:
+        digests = dict(json.loads(run.tags[RECORD_DIGESTS]))
+    except (ValueError, TypeError, RecursionError):
+        digests = {}
+    return [path for path in RECORDED_FILES if digests.get(path, "") != _artifact_digest(uri, run.run_id, path)]
+
+
+def _artifact_digest(uri: str, run_id: str, path: str) -> str | None:
+    try:
+        return hashlib.sha256(read_artifact_bytes(uri, run_id, path)).hexdigest()
+    except StoreError:
+        return None
+
+
+def _difference_from(fact: object, other: object) -> str:
+    """Show a fact about a machine; for lists and mappings, only the items that the other machine does not have."""
+    fact, other = (
+        [f"{key}={value}" for key, value in each.items()] if isinstance(each, dict) else each for each in (fact, other)
+    )
+    if not isinstance(fact, list):
+        return str(fact)
+    own = Counter(map(str, fact)) - Counter(map(str, other if isinstance(other, list) else []))
+    return _abbreviate(list(own.elements()))
+
+
+def _abbreviate(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
