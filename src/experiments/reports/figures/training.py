@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.metrics import EPOCH_METRICS, METRICS
 from experiments.formatting import plural
 from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Palette, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-CURVE_TITLES = {"loss": "Loss", "accuracy": "Accuracy", "mean_absolute_error": "Mean absolute error"}
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
@@ -30,7 +28,8 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     """
     from matplotlib.ticker import PercentFormatter
 
-    metrics = [name for name in CURVE_TITLES if name in history]
+    logged = [metric for metric in METRICS if {metric.name, f"val_{metric.name}"} & set(history) & set(EPOCH_METRICS)]
+    metrics = sorted(logged, key=lambda metric: metric.name != "loss")
     epochs = len(history["loss"])
     rates = history.get("learning_rate", ())
     varies = len(set(rates)) > 1
@@ -42,17 +41,19 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     palette = page.palette
     left, between = 0.8, 0.95
     width = (PAGE_WIDTH - left - MARGIN - between * (len(metrics) - 1)) / len(metrics)
-    for position, name in enumerate(metrics):
+    for position, metric in enumerate(metrics):
+        name = metric.name
         place = (left + position * (width + between), 0.6 + rate_height, 2.65, width)
-        axes = page.add_axes(*place, title=CURVE_TITLES[name], grid="y")
+        axes = page.add_axes(*place, title=metric.title, grid="y")
         _epoch_axis(axes, epochs)
-        _curve(axes, history[name], "training", color=palette.blue)
+        if name in history:
+            _curve(axes, history[name], "training", color=palette.blue)
         if f"val_{name}" in history:
             _curve(axes, history[f"val_{name}"], "validation", color=palette.orange, dashes=(4, 1.5))
             if best is not None:
                 _mark_best(axes, palette, best, history[f"val_{name}"][best])
-        if name == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        if metric.whole:
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=metric.whole))
     # One legend above the panels, as inside them it would hide points.
     size = page.figure.get_size_inches()
     handles, labels = page.figure.axes[0].get_legend_handles_labels()
@@ -114,15 +115,13 @@ def regression_fit(
 
 def _best_epoch(history: Mapping[str, Sequence[float]]) -> tuple[int | None, str]:
     """Return the index of the best epoch by validation, None without a finite validation metric, and a subtitle."""
-    for name, sign, shown in (
-        ("val_accuracy", 1, "accuracy {:.2%}"),
-        ("val_mean_absolute_error", -1, "mean absolute error {:.4g}"),
-        ("val_loss", -1, "loss {:.4g}"),
-    ):
-        values = np.asarray(history.get(name, ()), dtype=float)
+    validated = [metric for metric in METRICS if "val_" in metric.prefixes]
+    for metric in sorted(validated, key=lambda metric: "best_val_" not in metric.prefixes):
+        values = np.asarray(history.get(f"val_{metric.name}", ()), dtype=float)
         if np.isfinite(values).any():
-            best = int(np.nanargmax(sign * values))
-            return best, f"best epoch {best + 1}: validation {shown.format(values[best])}"
+            best = int((np.nanargmax if metric.direction == "max" else np.nanargmin)(values))
+            shown = f"{metric.title.lower()} {metric.shown.format(values[best])}"
+            return best, f"best epoch {best + 1}: validation {shown}"
     return None, f"no validation; training loss {history['loss'][-1]:.4g} in the last epoch"
 
 
