@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config.metrics import EPOCH_METRICS, METRICS, find_metric
+from experiments.config.metrics import EPOCH_METRICS, METRICS
 from experiments.formatting import plural
 from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Palette, Style
 
@@ -28,7 +28,8 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     """
     from matplotlib.ticker import PercentFormatter
 
-    metrics = list(dict.fromkeys(metric for name in history if name in EPOCH_METRICS and (metric := find_metric(name))))
+    logged = [metric for metric in METRICS if {metric.name, f"val_{metric.name}"} & set(history) & set(EPOCH_METRICS)]
+    metrics = sorted(logged, key=lambda metric: metric.name != "loss")
     epochs = len(history["loss"])
     rates = history.get("learning_rate", ())
     varies = len(set(rates)) > 1
