@@ -5,13 +5,13 @@ import sys
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
+from experiments.config.hydra_internals import hydra_argument_parser
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import ComposedSweep, compose_sweep
 from experiments.config.validation import validate_config
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _command() -> None:
-    arguments = get_args_parser().parse_args()
+    arguments = hydra_argument_parser().parse_args()
     sweep = None if arguments.shell_completion else _check_command(arguments)
     if sweep is None:
         _hydra_job()

@@ -25,7 +25,7 @@ from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
-from experiments.training.evaluation import Evaluation, Evaluator
+from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
 from experiments.training.saved_models import load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where images are and what they are; how points are generated.
@@ -175,10 +175,9 @@ def _describe_examples(config: DataConfig) -> str:
 
 
 def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:
-    metrics = dict(test.metrics)
-    if "accuracy" in metrics:
-        wrong = np.count_nonzero(test.outputs.argmax(1) != targets)
-        metrics["error_percent"] = 100 * wrong / len(targets)
+    metrics = test.metrics | {
+        name.removeprefix("test_"): value for name, value in split_metrics(targets, test.outputs, "test_").items()
+    }
     if "crossentropy" in config.training.loss:  # else the outputs are no probabilities
         metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)
     return metrics

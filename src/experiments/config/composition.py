@@ -14,10 +14,6 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
@@ -29,6 +25,7 @@ from experiments import PROJECT
 from experiments.config.choices import CONFIG_FOLDER, choice_files, choices_overview
 from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.facts import count_training_examples
+from experiments.config.hydra_internals import apply_overrides, config_keys, start_hydra
 from experiments.config.overrides import (
     CHOSEN,
     UNKNOWN,
@@ -120,7 +117,6 @@ def _refuse_several_batches(job: ComposedJob) -> None:
 
 
 def _add_config_folder(folder: Path) -> None:
-    """Find config files in this folder too, as `hydra.main` does for --config-dir."""
     if not folder.is_dir():
         raise ConfigError(f"--config-dir={folder} is not a folder. Name one that holds experiment/NAME.yaml.")
     if (folder / "hydra").exists():  # it would stand before ours, and Hydra's own keys name code to run
@@ -128,10 +124,7 @@ def _add_config_folder(folder: Path) -> None:
             f"--config-dir={folder} holds a folder {'hydra'!r}, whose files can name code to run, and config files are"
             " data only. Remove it, or give hydra.* on the command line."
         )
-    path = create_config_search_path(str(CONFIG_FOLDER))
-    path.prepend("command-line", f"file://{folder.absolute()}", SearchPathQuery(provider="schema"))
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2("app", path)
+    start_hydra(CONFIG_FOLDER, folder)
 
 
 def refuse_space(parsed: list[Override]) -> None:
@@ -150,7 +143,7 @@ def _compose(overrides: list[str], read: dict[tuple[str, ...], DictConfig]) -> d
         composed = copy.deepcopy(read[files])
         values = [override for override in parsed if override.input_line not in files]
         try:
-            ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+            apply_overrides(values, composed)
         except TypeError:
             raise ConfigError(
                 f"{' '.join(o for o in overrides if o.startswith('~'))}: an item of a list cannot be deleted. Give the"
@@ -176,7 +169,7 @@ def read_search_space(overrides: Sequence[str]) -> dict[str, Any]:
 def explain_composition(overrides: list[str], error: Exception) -> str:
     """Hydra names the key that is missing; we also name the one that was meant."""
     try:
-        known = list(_keys(compose("config", overrides=[o for o in overrides if is_group_choice(o)])))
+        known = list(config_keys(compose("config", overrides=[o for o in overrides if is_group_choice(o)])))
     except NOT_COMPOSABLE:  # the choices themselves are at fault, which the error says
         return _one_line(error)
     for override in parse_overrides(overrides):
@@ -231,13 +224,6 @@ def _nearest(key: str, known: list[str]) -> str:
     last = key.rsplit(".", 1)[-1]
     same_ending = [name for name in known if name.rsplit(".", 1)[-1] == last]
     return f" (did you mean {same_ending[0]!r}?)" if same_ending else did_you_mean(key, known)
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in map(str, node):
-        yield prefix + key
-        if isinstance(node._get_node(key), DictConfig):
-            yield from _keys(node[key], f"{prefix}{key}.")
 
 
 def _check_group_choices(parsed: Iterable[Override]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
@@ -20,6 +19,7 @@ from experiments.config.composition import (
     refuse_space,
 )
 from experiments.config.explanation import show_value
+from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import (
     is_hydra_key,
@@ -107,8 +107,7 @@ def _expand_sweep(parsed: list[Override]) -> list[list[str]]:
                 f"{override.input_line!r} stands for no value, so there is nothing to run. Name the values:"
                 f" {override.key_or_group}=A,B,C."
             )
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(job) for batch in batches for job in batch]
+    return expand_product(parsed)
 
 
 def _check_product(sweeper: Mapping[str, Any]) -> None:

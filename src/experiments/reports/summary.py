@@ -15,7 +15,7 @@ from experiments.config.choices import choice_values
 from experiments.config.composition import compose_job
 from experiments.config.data_schema import LinearData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
-from experiments.config.metrics import higher_is_better
+from experiments.config.metrics import FINAL_METRICS, higher_is_better
 from experiments.config.overrides import group_names
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
@@ -35,17 +35,6 @@ if TYPE_CHECKING:
     from experiments.reports.report import Results
 
 
-SUMMARY_METRICS = {
-    "test_accuracy": "{:.2%}",
-    "test_error_percent": "{:.2f} %",
-    "test_mean_absolute_error": "{:.4f}",
-    "test_loss": "{:.4f}",
-    "learned_weight": "{:.4f}",
-    "learned_bias": "{:.4f}",
-    "best_val_accuracy": "{:.2%}",
-    "best_epoch": "{:.0f}",
-    "train_seconds": "{:.1f} s",
-}
 WORST_CLASSES = 3
 NOTE_PICTURES = 3  # in the note, of those that the report drew: the first ones
 LONGEST_VALUE = 60  # characters of a config value in the note
@@ -260,9 +249,9 @@ def print_summary(results: "Results", metrics: Mapping[str, float], run: Tracked
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     rows = Table(show_header=False, box=None, pad_edge=False)
-    for key, form in SUMMARY_METRICS.items():
-        if key in metrics:
-            rows.add_row(key, form.format(metrics[key]))
+    for name, metric in FINAL_METRICS.items():
+        if name in metrics:
+            rows.add_row(name, metric.shown.format(metrics[name]))
     console.print()
     console.print(rows)
     for said in _describe_goal(results):

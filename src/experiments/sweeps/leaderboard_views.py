@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.comparison import Mode, metric_direction
 from experiments.comparison.views import axis_value, is_grid
+from experiments.config.metrics import FINAL_PREFIXES, PREFERRED_METRICS
 from experiments.formatting import certain_decimals, escape_markdown, format_with_spread, plural, printable
 from experiments.reports.summary import run_command_line
 from experiments.sweeps.leaderboard import SEED_PARAM, Leaderboard, format_p_value, leaderboard_verdict
@@ -31,13 +32,6 @@ TOP_ROWS = 10  # rows of the table in the note and on the terminal
 LISTED_FAILURES = 10  # failures in the note
 LONGEST_FAILURE = 200  # characters of one
 MOST_COMPARED = 40  # runs in its link to the compare page
-SECOND_METRICS = (
-    "test_accuracy",
-    "best_val_accuracy",
-    "test_loss",
-    "test_mean_absolute_error",
-)  # the first of them is shown beside the objective
-FINAL_PREFIXES = ("test_", "best_")  # the best run's metrics that stand in the parent's row of the runs table
 
 
 def leaderboard_figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]:
@@ -138,7 +132,7 @@ def leaderboard_table(board: Leaderboard) -> "Table":
 def _leaderboard_rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the top of the leaderboard, as the note and the terminal show it."""
     frame = board.comparison.mean
-    also = [name for name in SECOND_METRICS if name != board.metric and name in frame][:1]
+    also = [name for name in PREFERRED_METRICS if name != board.metric and name in frame][:1]
     header = ["", *_short_names(board.varied).values(), "n", board.metric, "95 % CI", "difference", "p", *also]
     rows = []
     for position, row in board.table.head(TOP_ROWS).iterrows():

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import ComposedJob, compose_jobs
 from experiments.config.explanation import show_value
+from experiments.config.hydra_internals import override_value_text
 from experiments.config.overrides import parse_overrides
 from experiments.errors import ConfigError, did_you_mean, join_sorted
 
@@ -206,7 +207,7 @@ def _parse_conditions(key: str, when: Mapping[str, Any], before: Mapping[str, Pa
                 f"{did_you_mean(other, choices)}. Choices before it: {join_sorted(choices)}"
             )
         known = before[other].choices
-        texts = [_value_text(value) for value in (values if isinstance(values, list) else [values])]
+        texts = [override_value_text(value) for value in (values if isinstance(values, list) else [values])]
         if unknown := [text for text in texts if text not in known]:
             raise ConfigError(
                 f"search: the condition {other}={unknown[0]} of {key} never holds{did_you_mean(unknown[0], known)}."
@@ -248,10 +249,6 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
             raise ConfigError(f"{given!r} matches nothing.")
         return Parameter(key, choices, when=when)
     return Parameter(key, (override.get_value_element_as_str(),), when=when)
-
-
-def _value_text(value: Any) -> str:
-    return Override._get_value_element_as_str(value)
 
 
 def _list_spaces() -> str:
