@@ -12,7 +12,8 @@ import sys
 from experiments.comparison.evaluate import EvaluatedRun, evaluate_run
 from experiments.config.metrics import FINAL_METRICS
 from experiments.errors import run_command
-from experiments.reports.summary import next_commands
+from experiments.reports.next_commands import next_commands
+from experiments.reports.summary import metrics_table
 from experiments.runtime import collect_garbage_rarely
 
 
@@ -35,11 +36,11 @@ def show(evaluated: EvaluatedRun) -> None:
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     run, name = evaluated.run, evaluated.config.data.name
-    table = Table(show_header=False, box=None, pad_edge=False)
+    shown = {}
     for key, value in evaluated.metrics.items():
         metric = FINAL_METRICS.get(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key))
-        table.add_row(key, (metric.shown if metric else "{:.4f}").format(value))
-    console.print(table)
+        shown[key] = (metric.shown if metric else "{:.4f}").format(value)
+    console.print(metrics_table(shown))
     if evaluated.per_class:
         console.print()
         classes = Table(*evaluated.per_class, box=None, pad_edge=False)
@@ -49,7 +50,7 @@ def show(evaluated: EvaluatedRun) -> None:
     print(f"Evaluated on {name} from {evaluated.source}; added to run {run.name} ({run.run_id}).", file=sys.stderr)
     print("Next:", file=sys.stderr)
     for word, line in next_commands(evaluated.config, [], run.run_id).items():
-        if word in ("compare", "look"):
+        if word in ("compare", "browse"):
             print(f"  {line}  # {word}", file=sys.stderr)
 
 

@@ -19,6 +19,8 @@ from experiments.config.schema import Config
 from experiments.data.datasets import Dataset, load_dataset
 from experiments.errors import TrainingError
 from experiments.profiling import begin_profile, profile_table, trace_events, trace_page
+from experiments.reports.differences import run_name
+from experiments.reports.notes import run_note, unfinished_note
 from experiments.reports.progress import ProgressDisplay
 from experiments.reports.report import (
     Results,
@@ -28,7 +30,7 @@ from experiments.reports.report import (
     report_tables,
     write_figures,
 )
-from experiments.reports.summary import print_resume_hint, print_summary, run_name, run_note, unfinished_note
+from experiments.reports.summary import print_resume_hint, print_summary
 from experiments.reproduction.resume import find_resumed_run
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
 from experiments.tracking.environment import CodeState, describe_hardware, installed_packages, loaded_code_state

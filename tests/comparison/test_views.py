@@ -135,7 +135,7 @@ def test_many_runs_are_ranked_and_names_are_taken_literally(tmp_path):
     ]
     figure = comparison_figure(compare_runs(many))
     assert figure.texts[1].get_text() == "the best 40 of 50 runs"
-    assert figure.axes[0].get_yticklabels()[0].get_text() == r"\$\run0"
+    assert figure.axes[0].get_yticklabels()[0].get_text() == r"$\run0"
     save_figure(figure, tmp_path / "plot.png")
 
 

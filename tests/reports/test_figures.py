@@ -1,4 +1,4 @@
-"""What the figures say: the data drawn, the words and numbers beside it, and the files."""
+"""The figures: the data drawn, the words and numbers beside it, and the files."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def texts(axes):
 
 
 def frames(axes):
-    """How many coloured frames stand around images."""
+    """Return the number of coloured frames around images."""
     return sum(not patch.get_fill() for patch in axes.patches)
 
 
@@ -79,7 +79,7 @@ def every_figure(style):
 
 
 @pytest.mark.parametrize("style", ["light", "dark"])
-def test_every_figure_is_an_opaque_png_of_900_pixels_in_the_colours_of_its_style(tmp_path, style):
+def test_every_figure_is_an_opaque_900_pixel_png_in_the_colours_of_its_style(tmp_path, style):
     for name, figure in every_figure(style).items():
         path = tmp_path / f"{name}.png"
         save_figure(figure, path)
@@ -92,7 +92,7 @@ def test_every_figure_is_an_opaque_png_of_900_pixels_in_the_colours_of_its_style
         np.testing.assert_allclose(pixels[0, 0, :3], to_rgb(PALETTES[style].background), atol=0.01, err_msg=name)
 
 
-def test_no_text_is_smaller_than_9_points_or_reaches_over_the_edge():
+def test_text_is_at_least_9_points_and_stays_on_the_page():
     for name, figure in every_figure("light").items():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -103,16 +103,16 @@ def test_no_text_is_smaller_than_9_points_or_reaches_over_the_edge():
         assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 9, name
 
 
-def test_matplotlib_is_imported_when_the_first_figure_is_drawn_and_pyplot_never():
+def test_matplotlib_is_imported_with_the_first_figure_and_pyplot_never():
     code = (
-        "import sys; from experiments.reports import figures; assert 'matplotlib' not in sys.modules;"
-        "figures.save_figure(figures.learning_curves({'loss': [1.0]}), sys.argv[1]);"
+        "import sys; from experiments.reports.figures import style, training; assert 'matplotlib' not in sys.modules;"
+        "style.save_figure(training.learning_curves({'loss': [1.0]}), sys.argv[1]);"
         "assert 'matplotlib' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, "/dev/null"], check=True)
 
 
-def test_the_figures_of_ten_thousand_predictions_take_little_time(tmp_path):
+def test_figures_of_ten_thousand_predictions_are_drawn_quickly(tmp_path):
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, 10_000)
     predicted = np.where(random.random(10_000) < 0.97, labels, random.integers(0, 10, 10_000))
@@ -126,7 +126,7 @@ def test_the_figures_of_ten_thousand_predictions_take_little_time(tmp_path):
 # --- learning curves -------------------------------------------------------------------------------------------------
 
 
-def test_learning_curves_draw_each_metric_over_epochs_from_one():
+def test_learning_curves_show_each_metric_from_epoch_one():
     loss, accuracy = learning_curves(HISTORY).axes
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
         lines = {line.get_label(): line for line in axes.lines}
@@ -135,7 +135,7 @@ def test_learning_curves_draw_each_metric_over_epochs_from_one():
             assert list(lines[label].get_ydata()) == values
 
 
-def test_learning_curves_mark_the_first_epoch_of_the_highest_validation_accuracy():
+def test_learning_curves_mark_the_first_epoch_with_the_highest_validation_accuracy():
     figure = learning_curves(HISTORY)
     assert heading(figure) == ["Learning curves over 3 epochs", "best epoch 2: validation accuracy 93.00%"]
     for axes, value in zip(figure.axes, (0.2, 0.93), strict=True):
@@ -143,7 +143,7 @@ def test_learning_curves_mark_the_first_epoch_of_the_highest_validation_accuracy
         assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([2], [value])
 
 
-def test_learning_curves_of_a_regression_show_the_absolute_error_and_its_lowest_value_in_validation():
+def test_learning_curves_of_a_regression_mark_the_lowest_absolute_validation_error():
     figure = learning_curves(
         {"loss": [4, 1], "mean_absolute_error": [2, 1], "val_loss": [3, 2], "val_mean_absolute_error": [1.5, 1.6]}
     )
@@ -151,18 +151,18 @@ def test_learning_curves_of_a_regression_show_the_absolute_error_and_its_lowest_
     assert heading(figure)[1] == "best epoch 1: validation mean absolute error 1.5"  # as the metric best_epoch
 
 
-def test_without_validation_no_epoch_is_called_the_best():
+def test_without_validation_no_epoch_is_marked_best():
     figure = learning_curves({"loss": [0.5, 0.25], "accuracy": [0.8, 0.9]})
     assert heading(figure)[1] == "no validation; training loss 0.25 in the last epoch"
     assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["training"], ["training"]]
 
 
-def test_without_another_metric_the_lowest_validation_loss_is_the_best():
+def test_without_another_metric_the_lowest_validation_loss_is_best():
     figure = learning_curves({"loss": [4, 1], "val_loss": [3, 2]})
     assert heading(figure)[1] == "best epoch 2: validation loss 2"
 
 
-def test_the_best_epoch_is_found_among_nan():
+def test_best_epoch_ignores_nan():
     figure = learning_curves({"loss": [1.0, np.nan], "val_loss": [0.5, np.nan], "val_accuracy": [0.9, np.nan]})
     assert heading(figure)[1] == "best epoch 1: validation accuracy 90.00%"
 
@@ -171,7 +171,7 @@ def test_the_best_epoch_is_found_among_nan():
     ("rates", "scale"),
     [([0.1, 0.1, 0.1], None), ([0.1, 0.09, 0.08], "linear"), ([0.1, 0.01, 0.001], "log"), ([0.0, 0.1, 0.2], "linear")],
 )
-def test_the_learning_rate_has_a_panel_only_when_it_varies(rates, scale):
+def test_learning_rate_has_a_panel_only_if_it_varies(rates, scale):
     axes = learning_curves(HISTORY | {"learning_rate": rates}).axes
     if scale is None:
         assert len(axes) == 2
@@ -180,7 +180,7 @@ def test_the_learning_rate_has_a_panel_only_when_it_varies(rates, scale):
         assert axes[2].get_yscale() == scale
 
 
-def test_one_epoch_is_drawn_as_points_and_two_hundred_as_lines():
+def test_markers_are_drawn_for_few_epochs_only():
     one = learning_curves({"loss": [0.5], "accuracy": [0.9]})
     many = learning_curves({"loss": [0.5] * 200, "accuracy": [0.9] * 200})
     assert heading(one)[0] == "Learning curves over 1 epoch"
@@ -189,7 +189,7 @@ def test_one_epoch_is_drawn_as_points_and_two_hundred_as_lines():
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 200])
-def test_ticks_of_epochs_are_integers_within_the_training(epochs):
+def test_epoch_ticks_are_whole_numbers_within_training(epochs):
     axes = learning_curves({"loss": [0.5] * epochs}).axes[0]
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
@@ -200,7 +200,7 @@ def test_ticks_of_epochs_are_integers_within_the_training(epochs):
 # --- regression ------------------------------------------------------------------------------------------------------
 
 
-def test_regression_fit_draws_points_both_predictions_and_the_line_without_noise():
+def test_regression_fit_shows_examples_both_predictions_and_the_true_line():
     x = np.array([[1.0], [-1.0], [0.0]])
     figure = regression_fit(x, 3 * x + 0.5, -x, 2.5 * x - 0.25, slope=3, weight=2.5, bias=-0.25)
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines}
@@ -216,7 +216,7 @@ def test_regression_fit_draws_points_both_predictions_and_the_line_without_noise
 # --- confusion matrix and error per class ----------------------------------------------------------------------------
 
 
-def test_confusion_matrix_writes_counts_with_actual_classes_in_rows():
+def test_confusion_matrix_has_counts_with_actual_classes_in_rows():
     figure = confusion_matrix(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 1]), ["cat", "dog"])
     axes = figure.axes[0]
     # Places are (column, row), and zeros are left out.
@@ -224,10 +224,10 @@ def test_confusion_matrix_writes_counts_with_actual_classes_in_rows():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "actual")
     assert heading(figure)[0] == "Confusion matrix: 60.00% of 5 correct, 2 errors"
-    assert heading(figure)[1].startswith("most often cat taken for dog, 2 times")
+    assert heading(figure)[1].startswith("most frequent: cat taken for dog, 2 times")
 
 
-def test_a_rare_mistake_is_seen_beside_a_thousand_right_predictions():
+def test_a_rare_mistake_stands_out_beside_a_thousand_correct_predictions():
     labels = np.array([0] * 1000 + [1] * 1000)
     predicted = labels.copy()
     predicted[0] = 1
@@ -236,13 +236,13 @@ def test_a_rare_mistake_is_seen_beside_a_thousand_right_predictions():
     np.testing.assert_allclose(cells[1, 0], [1, 1, 1])
 
 
-def test_a_perfect_confusion_matrix_has_only_the_diagonal():
+def test_confusion_matrix_without_mistakes_has_only_the_diagonal():
     figure = confusion_matrix(np.arange(10), np.arange(10), FASHION)
     assert [text.get_position() for text in figure.axes[0].texts] == [(i, i) for i in range(10)]
     assert heading(figure) == ["Confusion matrix: 100.00% of 10 correct, 0 errors", "no mistakes"]
 
 
-def test_one_error_in_many_is_not_rounded_to_perfection():
+def test_one_error_among_thousands_is_not_rounded_to_100_percent():
     labels = np.zeros(60_000, int)
     predicted = labels.copy()
     predicted[7] = 1
@@ -250,7 +250,7 @@ def test_one_error_in_many_is_not_rounded_to_perfection():
     assert title == "Confusion matrix: >99.99% of 60,000 correct, 1 error"
 
 
-def test_error_per_class_is_drawn_from_zero_with_its_counts():
+def test_error_per_class_starts_at_zero_and_shows_counts():
     labels, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
     figure = per_class_accuracy(labels, predicted, ["cat", "dog", "eel"])
     axes = figure.axes[0]
@@ -258,15 +258,15 @@ def test_error_per_class_is_drawn_from_zero_with_its_counts():
     assert axes.get_xlim()[0] == 0
     assert texts(axes) == ["25.0%  (1 of 4)", "0.0%  (0 of 2)", "no examples", "overall 16.67%"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "eel"]
-    assert heading(figure) == ["Error per class; 16.67% overall", "accuracy 83.33%: 1 error in 6"]
+    assert heading(figure) == ["Error per class: 16.67% overall", "accuracy 83.33%: 1 error in 6"]
 
 
-def test_the_first_class_stands_on_top():
+def test_first_class_is_on_top():
     low, high = per_class_accuracy(np.array([0, 1]), np.array([0, 0]), ["cat", "dog"]).axes[0].get_ylim()
     assert low > high
 
 
-def test_error_per_class_without_errors_has_bars_of_no_length():
+def test_error_per_class_without_errors_has_bars_of_length_zero():
     axes = per_class_accuracy(np.array([0, 1]), np.array([0, 1]), ["cat", "dog"]).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0, 0]
     assert axes.get_xlim()[1] > 0
@@ -275,7 +275,7 @@ def test_error_per_class_without_errors_has_bars_of_no_length():
 # --- calibration -----------------------------------------------------------------------------------------------------
 
 
-def test_expected_calibration_error_by_hand():
+def test_expected_calibration_error_equals_a_hand_calculation():
     # Bins of 1/15: 0.95 and 0.97 share the last, (0.933, 1]; 0.62 is alone in (0.6, 0.667].
     probabilities = np.array([[0.95, 0.05], [0.03, 0.97], [0.62, 0.38]])
     labels = np.array([0, 0, 0])  # right, wrong, right
@@ -283,17 +283,17 @@ def test_expected_calibration_error_by_hand():
     assert expected_calibration_error(labels, probabilities) == pytest.approx(expected)
 
 
-def test_expected_calibration_error_of_certain_and_right_is_zero_and_of_certain_and_wrong_is_one():
+def test_expected_calibration_error_ranges_from_zero_to_one():
     probabilities = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
     assert expected_calibration_error(np.array([0, 0]), probabilities) == 0
     assert expected_calibration_error(np.array([1, 1]), probabilities) == 1
 
 
-def test_a_confidence_a_hair_over_one_falls_into_the_last_bin():
+def test_a_confidence_slightly_over_one_falls_into_the_last_bin():
     assert expected_calibration_error(np.array([0]), np.array([[1.0000001, 0.0]])) == pytest.approx(0, abs=1e-6)
 
 
-def test_calibration_draws_accuracy_over_mean_confidence_and_counts_per_bin():
+def test_calibration_shows_accuracy_over_mean_confidence_and_counts_per_bin():
     probabilities = np.array([[0.95, 0.05], [0.03, 0.97], [0.62, 0.38]])
     figure = calibration(np.array([0, 0, 0]), probabilities)
     reliability, histogram = figure.axes
@@ -308,7 +308,7 @@ def test_calibration_draws_accuracy_over_mean_confidence_and_counts_per_bin():
     ]
 
 
-def test_the_interval_of_half_of_two_images_is_wide():
+def test_calibration_interval_is_wide_for_two_images():
     # Wilson's interval for 1 of 2 is 0.095 to 0.905.
     figure = calibration(np.array([0, 0]), np.array([[0.95, 0.05], [0.03, 0.97]]))
     (segment,) = figure.axes[0].collections[0].get_segments()
@@ -318,7 +318,7 @@ def test_the_interval_of_half_of_two_images_is_wide():
 # --- grids of images -------------------------------------------------------------------------------------------------
 
 
-def test_mosaic_places_tiles_row_by_row_with_transparent_gaps():
+def test_mosaic_places_tiles_in_rows_with_transparent_gaps():
     tiles = np.ones((3, 1, 1, 4)) * np.array([1, 2, 3])[:, None, None, None]
     assert mosaic(tiles, 2, 1, 1)[..., 3].tolist() == [[1, 0, 2, 0], [0] * 4, [3, 0, 0, 0], [0] * 4]
 
@@ -332,13 +332,13 @@ def test_mosaic_places_tiles_row_by_row_with_transparent_gaps():
         (np.zeros(3), [0, 0, 0]),
     ],
 )
-def test_images_of_any_range_are_scaled_to_black_and_white(images, expected):
+def test_images_of_any_range_are_scaled_from_black_to_white(images, expected):
     np.testing.assert_allclose(scaled(images), expected, rtol=1e-6)
 
 
-def test_predictions_grid_names_prediction_probability_and_actual_class_and_frames_the_wrong():
+def test_predictions_grid_names_classes_and_probability_and_frames_mistakes():
     images = np.full((2, 4, 4), 255, np.uint8)
-    probabilities = np.array([[1.0, 0.0], [0.25, 0.75]])  # the 1 is one that 32 bits have rounded
+    probabilities = np.array([[1.0, 0.0], [0.25, 0.75]])  # the 1 was rounded to 32 bits
     figure = predictions_grid(images, np.array([0, 0]), probabilities, ["cat", "dog"])
     axes = figure.axes[0]
     assert texts(axes) == ["cat  >99.9%\nactual cat", "dog  75.0%\nactual cat"]
@@ -347,7 +347,7 @@ def test_predictions_grid_names_prediction_probability_and_actual_class_and_fram
     assert heading(figure)[0] == "The first 2 test images: 1 wrong"
 
 
-def test_predictions_grid_shows_thirty_images_at_most():
+def test_predictions_grid_shows_at_most_thirty_images():
     images, labels = np.ones((50, 4, 4)), np.zeros(50, int)
     axes = predictions_grid(images, labels, one_hot(labels), FASHION[:3]).axes[0]
     assert len(axes.texts) == 30
@@ -355,7 +355,7 @@ def test_predictions_grid_shows_thirty_images_at_most():
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 4), (5, 4, 4, 1)])
-def test_grey_images_come_with_or_without_a_channel(shape):
+def test_grey_images_may_have_a_channel_axis(shape):
     labels = np.zeros(5, int)
     axes = predictions_grid(np.full(shape, 9), labels, one_hot(labels), FASHION[:3]).axes[0]
     assert axes.images[0].get_array()[0, 0].tolist() == [1, 1, 1, 1]
@@ -373,7 +373,7 @@ def test_colour_images_keep_their_colours():
         assert figure.axes[0].images[0].get_array()[0, 0].tolist() == [1, 0, 0, 1]
 
 
-def test_worst_mistakes_are_the_wrong_ones_with_the_most_confident_first():
+def test_worst_mistakes_are_sorted_by_confidence():
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.01, 0.99], [0.00001, 0.99999]])
     images = np.ones((4, 4, 4))
     figure = worst_mistakes(images, np.array([0, 0, 0, 0]), probabilities, ["cat", "dog"])
@@ -381,14 +381,14 @@ def test_worst_mistakes_are_the_wrong_ones_with_the_most_confident_first():
     assert heading(figure)[0] == "The 3 most confident of 3 mistakes"
 
 
-def test_worst_mistakes_says_so_when_there_are_none():
+def test_worst_mistakes_says_if_there_are_none():
     labels = np.array([0, 1])
     figure = worst_mistakes(np.ones((2, 4, 4)), labels, one_hot(labels), FASHION[:3])
     assert figure.axes == []
     assert heading(figure) == ["No mistakes", "all 2 test images predicted correctly"]
 
 
-def test_samples_grid_shows_the_first_of_each_class_in_its_row_also_of_a_class_that_is_rare_or_missing():
+def test_samples_grid_has_a_row_for_each_class_even_if_rare_or_missing():
     images = np.arange(1, 17).repeat(4).reshape(16, 2, 2)
     labels = np.array([0] * 14 + [1] + [0])
     figure = samples_grid(images, labels, ["cat", "dog", "eel"])
@@ -397,10 +397,10 @@ def test_samples_grid_shows_the_first_of_each_class_in_its_row_also_of_a_class_t
     assert texts(axes) == ["cat", "dog", "eel"]
     assert pixels[..., 3].sum(axis=1).tolist() == [12, 1, 0]
     np.testing.assert_allclose(pixels[0, :, 0], np.arange(1, 13) / 15, rtol=1e-6)
-    assert heading(figure)[1] == "the first 12 of each class; a class has from 0 to 15 images"
+    assert heading(figure)[1] == "the first 12 of each class; classes have 0 to 15 images"
 
 
-def test_flatten_marks_the_same_three_rows_in_the_image_and_in_the_vector():
+def test_flatten_marks_the_same_three_rows_in_image_and_vector():
     figure = flatten_figure(np.arange(784).reshape(28, 28), "7")
     before, part, whole = figure.axes
     assert heading(figure) == [
@@ -455,7 +455,7 @@ def test_network_diagram_shows_kinds_notes_shapes_and_parameters():
     assert heading(figure)[0] == "Network: 5 layers, 101,770 parameters"
 
 
-def test_network_diagram_has_a_bar_for_each_layer_with_parameters_in_proportion():
+def test_network_diagram_bars_are_in_proportion_to_parameters():
     figure = network_diagram(
         [LayerBox("a", "Dense", (4,), 400), LayerBox("b", "Dropout", (4,), 0), LayerBox("c", "Dense", (1,), 100)]
     )
@@ -463,16 +463,16 @@ def test_network_diagram_has_a_bar_for_each_layer_with_parameters_in_proportion(
     assert first == pytest.approx(4 * second)
 
 
-def test_network_diagram_without_parameters():
+def test_network_diagram_may_have_no_parameters():
     assert heading(network_diagram([LayerBox("f", "Flatten", (4,), 0)]))[0] == "Network: 1 layer, 0 parameters"
 
 
-def test_the_diagram_grows_with_the_layers():
+def test_network_diagram_grows_with_the_layers():
     layer = LayerBox("dense", "Dense", (8,), 72, "relu")
     assert network_diagram([layer] * 15).get_figheight() > 2 * network_diagram([layer] * 4).get_figheight()
 
 
-def test_the_chosen_activation_is_drawn_bold_beside_the_three_usual_ones():
+def test_chosen_activation_is_bold_beside_the_three_usual_ones():
     lines = activation_functions("softplus", lambda x: np.log1p(np.exp(x))).axes[0].lines
     curves = {line.get_label().split(":")[0]: line for line in lines if not line.get_label().startswith("_")}
     assert list(curves) == ["softplus", "sigmoid", "relu", "tanh"]
@@ -484,12 +484,12 @@ def test_the_chosen_activation_is_drawn_bold_beside_the_three_usual_ones():
     np.testing.assert_allclose(curves["sigmoid"].get_ydata(), 0.5 * (1 + np.tanh(x / 2)))
 
 
-def test_an_activation_that_is_one_of_the_usual_ones_is_drawn_once():
+def test_a_usual_activation_is_drawn_once():
     axes = activation_functions("relu", lambda x: np.maximum(x, 0)).axes[0]
     assert [text.get_text().split(":")[0] for text in axes.get_legend().texts] == ["relu", "sigmoid", "tanh"]
 
 
-def test_an_activation_of_an_unknown_name_has_no_formula_and_a_steep_one_does_not_crush_the_others():
+def test_unknown_activation_has_no_formula_and_a_steep_one_leaves_the_others_visible():
     axes = activation_functions("steep", lambda x: 1000 * x).axes[0]
     assert axes.get_legend().texts[0].get_text() == "steep"
     assert axes.get_ylim() == pytest.approx((-3.1, 4))
@@ -508,20 +508,20 @@ def test_first_layer_weights_share_a_scale_symmetric_about_zero():
     assert heading(figure)[0] == "Weights of the first layer: 3 units"
 
 
-def test_first_layer_weights_show_64_units_at_most():
+def test_first_layer_weights_show_at_most_64_units():
     figure = first_layer_weights(np.ones((16, 100)), (4, 4))
     assert figure.axes[0].images[0].get_array()[..., 3].sum() == 64 * 16
     assert heading(figure)[0] == "Weights of the first layer: the first 64 of 100 units"
 
 
-def test_first_layer_weights_take_kernels_and_colour_images():
+def test_first_layer_weights_may_be_kernels_or_of_colour_images():
     kernels = first_layer_weights(np.ones((3, 3, 2, 5)), (28, 28, 2))
     dense = first_layer_weights(np.ones((4 * 4 * 3, 5)), (4, 4, 3))
     assert kernels.axes[0].images[0].get_array()[..., 3].sum() == 5 * 9
     assert dense.axes[0].images[0].get_array()[..., 3].sum() == 5 * 16
 
 
-def test_first_layer_weights_that_do_not_fit_the_image_are_refused():
+def test_first_layer_weights_must_fit_the_image():
     with pytest.raises(ValueError, match="cannot reshape"):
         first_layer_weights(np.ones((5, 2)), (2, 2))
 
@@ -533,9 +533,9 @@ def test_first_layer_weights_that_do_not_fit_the_image_are_refused():
     ("share", "text"),
     [(0.5, "50.0%"), (1.0, "100.0%"), (0.0, "0.0%"), (0.99999, ">99.9%"), (0.00001, "<0.1%"), (0.9994, "99.9%")],
 )
-def test_percent_never_rounds_to_certainty(share, text):
+def test_percent_is_never_rounded_to_certainty(share, text):
     assert percent_text(share) == text
 
 
-def test_shorten_keeps_what_fits():
+def test_shorten_keeps_text_that_fits():
     assert (shorten("Ankle boot", 10), shorten("Ankle boots", 10)) == ("Ankle boot", "Ankle boo…")

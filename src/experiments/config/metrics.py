@@ -44,7 +44,7 @@ class Metric:
 # In the order in which they are shown and preferred.
 METRICS = (
     Metric("accuracy", "max", ("", "val_", "test_", "best_val_"), "classes", 1, "Accuracy", "{:.2%}"),
-    Metric("error_percent", "min", ("test_",), "classes", 100, "Error", "{:.2f} %", ranked=False),  # 1 - accuracy
+    Metric("error_percent", "min", ("test_",), "classes", 100, "Error", "{:.2f}%", ranked=False),  # 1 - accuracy
     Metric("loss", "min", ("", "val_", "test_"), title="Loss", column=False),  # not comparable between losses
     Metric("mean_absolute_error", "min", ("", "val_", "test_", "best_val_"), "numbers", title="Mean absolute error"),
     Metric("learned_weight", shown="{:.4f}"),

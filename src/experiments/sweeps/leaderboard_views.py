@@ -11,7 +11,7 @@ from experiments.comparison.comparison import Mode, metric_direction
 from experiments.comparison.views import axis_value, is_grid
 from experiments.config.metrics import FINAL_PREFIXES, PREFERRED_METRICS
 from experiments.formatting import certain_decimals, escape_markdown, format_with_spread, plural, printable
-from experiments.reports.summary import run_command_line
+from experiments.reports.next_commands import run_command_line
 from experiments.sweeps.leaderboard import SEED_PARAM, Leaderboard, format_p_value, leaderboard_verdict
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_text
@@ -238,7 +238,7 @@ def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, a
         again: the command that made the sweep.
     """
     option = f" --uri {shlex.quote(uri)}" if uri else ""
-    found = {"look": f"python scripts/ui.py --sweep {parent_id}{option}"}
+    found = {"browse": f"python scripts/ui.py --sweep {parent_id}{option}"}
     if board is not None:
         grouped = f" --group-by {SEED_PARAM}" if board.comparison.group_by else ""
         mode = f" --mode {board.mode}" if metric_direction(board.metric) != board.mode else ""

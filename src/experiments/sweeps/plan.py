@@ -14,7 +14,7 @@ from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError
 from experiments.formatting import plural
-from experiments.reports.summary import run_name
+from experiments.reports.differences import run_name
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.store import open_existing_store, store_exists

@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.formatting import plural, shorten
-from experiments.reports.figures.style import (
-    MARGIN,
-    PAGE_WIDTH,
-    PALETTES,
-    Style,
-    add_axes,
-    add_legend,
-    new_page,
-    percent_text,
-    readable_colour,
-    text_width,
-)
+from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Style, percent_text, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,16 +20,15 @@ CALIBRATION_BINS = 15
 def confusion_matrix(
     labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str], style: Style = "light"
 ) -> Figure:
-    """How often each class (row) was taken for each class (column), as counts; empty cells are zero.
+    """Draw how often each class (row) was taken for each class (column), as counts; empty cells are zero.
 
-    The colour of a mistake is its share of the row against the largest such share, so that mistakes show however rare
-    they are; the diagonal has a colour of its own.
+    The colour of a mistake is its share of the row relative to the largest such share, so that mistakes show however
+    rare they are; the diagonal has a colour of its own.
 
     Args:
         labels, predicted: Actual and predicted class of each example, integers in [0, classes), [n].
-        class_names: One name per class, also of classes that do not occur.
+        class_names: One name per class, including classes that do not occur.
     """
-    palette = PALETTES[style]
     names = [shorten(name, 16) for name in class_names]
     classes = len(names)
     counts = np.bincount(np.asarray(labels, int) * classes + np.asarray(predicted, int), minlength=classes**2)
@@ -50,23 +38,21 @@ def confusion_matrix(
     mistakes = np.where(diagonal, 0, counts)
     actual, taken_for = divmod(int(mistakes.argmax()), classes)
     errors, total = int(mistakes.sum()), int(counts.sum())
+    most = "no mistakes"
     if errors:
         times = plural(int(mistakes.max()), "time")
-        most = f"most often {names[actual]} taken for {names[taken_for]}, {times}; orange: share of the actual class"
-    else:
-        most = "no mistakes"
+        most = (
+            f"most frequent: {names[actual]} taken for {names[taken_for]}, {times}; orange: share of the actual class"
+        )
 
-    left = 0.75 + text_width(names, 10)
-    slanted = text_width(names, 10) > 0.5
-    bottom = 0.65 + (0.5 * text_width(names, 10) if slanted else 0)
+    room = text_width(names, 10)
+    left, slanted = 0.75 + room, room > 0.5
+    bottom = 0.65 + (0.5 * room if slanted else 0)
     side = min(PAGE_WIDTH - left - MARGIN, 6.0, 1.3 * classes)
-    figure = new_page(
-        palette,
-        bottom + side,
-        f"Confusion matrix: {percent_text(1 - errors / total, 2)} of {total:,} correct, {plural(errors, 'error')}",
-        most,
-    )
-    axes = add_axes(figure, palette, left, bottom, side, side)
+    title = f"Confusion matrix: {percent_text(1 - errors / total, 2)} of {total:,} correct, {plural(errors, 'error')}"
+    page = Page(style, bottom + side, title, most)
+    palette = page.palette
+    axes = page.add_axes(left, bottom, side, side)
     largest = shares[~diagonal].max(initial=0) or 1.0
     cells = np.where(
         diagonal[..., None],
@@ -74,12 +60,10 @@ def confusion_matrix(
         _blend(palette.background, palette.orange, 0.9 * np.sqrt(np.minimum(shares / largest, 1))),
     )
     axes.imshow(cells)
-    size = min(12.0, 110 / classes)
+    options: dict[str, Any] = {"fontsize": min(12.0, 110 / classes), "ha": "center", "va": "center_baseline"}
     for row, column in np.argwhere(counts):
-        color = readable_colour(palette, cells[row, column])
-        axes.text(
-            column, row, f"{counts[row, column]:,}", color=color, fontsize=size, ha="center", va="center_baseline"
-        )
+        color = page.readable_colour(cells[row, column])
+        axes.text(column, row, f"{counts[row, column]:,}", color=color, **options)
     slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     axes.set_xticks(range(classes), names, **slant)
     axes.set_yticks(range(classes), names)
@@ -88,20 +72,18 @@ def confusion_matrix(
     axes.grid(which="minor", color=palette.faint, linewidth=0.8)
     axes.tick_params(length=0, which="both")
     axes.set(xlabel="predicted", ylabel="actual")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure
+    axes.spines[:].set_visible(False)
+    return page.figure
 
 
 def per_class_accuracy(
     labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str], style: Style = "light"
 ) -> Figure:
-    """The error of each class in percent, from zero, in class order, with the counts; arguments as `confusion_matrix`.
+    """Draw the error of each class in percent, in class order, with the counts; arguments as `confusion_matrix`.
 
-    The error and not the accuracy is drawn because accuracies near 100% can be told apart only on an axis cut off from
-    zero, which makes the lengths of bars a lie.
+    Errors are drawn rather than accuracies, because accuracies near 100% can be told apart only on an axis that does
+    not begin at zero, where the lengths of bars mislead.
     """
-    palette = PALETTES[style]
     names = [shorten(name, 20) for name in class_names]
     labels, predicted = np.asarray(labels, int), np.asarray(predicted, int)
     totals = np.bincount(labels, minlength=len(names))
@@ -109,32 +91,29 @@ def per_class_accuracy(
     rates = 100 * errors / np.maximum(totals, 1)
     overall = 100 * errors.sum() / totals.sum()
 
-    left = 0.45 + text_width(names, 10)
-    figure = new_page(
-        palette,
-        1.0 + 0.36 * len(names),
-        f"Error per class; {overall:.2f}% overall",
-        f"accuracy {percent_text(1 - overall / 100, 2)}: {plural(int(errors.sum()), 'error')} in {len(labels):,}",
-    )
-    axes = add_axes(figure, palette, left, 0.65, PAGE_WIDTH - left - MARGIN, 0.1 + 0.36 * len(names), grid="x")
+    height = 0.1 + 0.36 * len(names)
+    accuracy = f"accuracy {percent_text(1 - overall / 100, 2)}: {plural(int(errors.sum()), 'error')} in {len(labels):,}"
+    page = Page(style, height + 0.9, f"Error per class: {overall:.2f}% overall", accuracy)
+    palette = page.palette
+    axes = page.add_axes(0.45 + text_width(names, 10), 0.65, height, grid="x")
     axes.barh(range(len(names)), rates, height=0.66, color=palette.blue)
     limit = max(rates.max(), overall) or 1.0
+    # The patch keeps lines from crossing the text.
+    patch = {"facecolor": palette.background, "edgecolor": "none", "pad": 1.5}
+    options: dict[str, Any] = {"color": palette.text, "fontsize": 10, "va": "center_baseline", "bbox": patch}
     for position, (rate, wrong, total) in enumerate(zip(rates, errors, totals, strict=True)):
         text = f"{rate:.1f}%  ({wrong:,} of {total:,})" if total else "no examples"
-        # The patch keeps the lines behind the text from crossing it.
-        patch = {"facecolor": palette.background, "edgecolor": "none", "pad": 1.5}
-        place = (rate + 0.012 * limit, position)
-        axes.text(*place, text, color=palette.text, fontsize=10, va="center_baseline", bbox=patch)
+        axes.text(rate + 0.012 * limit, position, text, **options)
     axes.axvline(overall, color=palette.orange, linewidth=1.5, dashes=(4, 1.5), zorder=0.9)
     axes.text(overall, -0.68, f"overall {overall:.2f}%", color=palette.orange, fontsize=10, ha="center", va="bottom")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlim=(0, 1.32 * limit), ylim=(len(names) - 0.4, -0.6), xlabel="error, percent of the class")
     axes.tick_params(axis="y", length=0)
-    return figure
+    return page.figure
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray, style: Style = "light") -> Figure:
-    """Whether the model is right as often as it is confident, and how often it is how confident.
+    """Draw whether the model is right as often as it is confident, and how often it is how confident.
 
     Each point is one of 15 equal bins of confidence (the probability of the predicted class), with a 95% Wilson
     interval of its accuracy; the counts below are on a logarithmic scale.
@@ -143,51 +122,40 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, style: Style = "l
         labels: Actual class of each example, integers, [n].
         probabilities: [n, classes], rows summing to 1.
     """
-    palette = PALETTES[style]
     counts, confidence, accuracy = _calibration_bins(labels, probabilities)
     used = counts > 0
-    error = expected_calibration_error(labels, probabilities)
-    mean_confidence = np.average(confidence, weights=counts)
-    mean_accuracy = np.average(accuracy, weights=counts)
-    figure = new_page(
-        palette,
+    mean_confidence, mean_accuracy = (np.average(values, weights=counts) for values in (confidence, accuracy))
+    page = Page(
+        style,
         6.0,
-        f"Calibration: expected calibration error {error:.2%}",
+        f"Calibration: expected calibration error {expected_calibration_error(labels, probabilities):.2%}",
         f"mean confidence {percent_text(mean_confidence, 2)}, accuracy {percent_text(mean_accuracy, 2)},"
         f" {counts.sum():,} images",
     )
-    left, width = 1.15, PAGE_WIDTH - 1.15 - MARGIN
-    axes = add_axes(figure, palette, left, 2.15, width, 3.75, grid="both")
+    palette = page.palette
+    axes = page.add_axes(1.15, 2.15, 3.75, grid="both")
     axes.plot([0, 1], [0, 1], color=palette.muted, dashes=(4, 1.5), label="perfectly calibrated")
     low, high = _wilson_interval(accuracy[used], counts[used])
     axes.vlines(confidence[used], low, high, color=palette.blue, linewidth=1.5, label="95% interval")
-    axes.plot(
-        confidence[used],
-        accuracy[used],
-        "o",
-        color=palette.blue,
-        markersize=7,
-        clip_on=False,
-        label="images of one bin",
-    )
+    points: dict[str, Any] = {"color": palette.blue, "markersize": 7, "clip_on": False, "label": "images of one bin"}
+    axes.plot(confidence[used], accuracy[used], "o", **points)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), ylabel="accuracy")
     axes.tick_params(labelbottom=False)
-    add_legend(axes, palette, loc="upper left")
+    page.add_legend(axes, loc="upper left")
 
-    histogram = add_axes(figure, palette, left, 0.6, width, 1.3, grid="y")
-    histogram.bar(
-        (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, width=0.9 / CALIBRATION_BINS, color=palette.blue
-    )
-    # Half an image as the floor: a bin with one image still has a bar, and an empty one has none.
+    histogram = page.add_axes(1.15, 0.6, 1.3, grid="y")
+    middles = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
+    histogram.bar(middles, counts, width=0.9 / CALIBRATION_BINS, color=palette.blue)
+    # From half an image up, so that a bin with one image has a bar.
     histogram.set_yscale("log")
     histogram.yaxis.set_major_formatter("{x:,.0f}")
     histogram.set(xlim=(0, 1.01), ylim=(0.5, 2 * counts.max()), xlabel="confidence", ylabel="images\n(log scale)")
     histogram.minorticks_off()
-    return figure
+    return page.figure
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean distance between confidence and accuracy over 15 equal-width bins of confidence, weighted by their counts.
+    """Return the mean distance between confidence and accuracy over 15 equal bins of confidence, weighted by counts.
 
     As in Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, equation 3; arguments
     as `calibration`. 0 is perfect, the worst is 1.
@@ -197,16 +165,14 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
 
 
 def _calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count, mean confidence and accuracy of each bin ((m - 1) / 15, m / 15], each [15]; 0 where a bin is empty."""
+    """Return count, mean confidence and accuracy of each bin ((m - 1) / 15, m / 15], each [15]; 0 for an empty bin."""
     probabilities = np.asarray(probabilities, dtype=np.float64)
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    # Probabilities in 32 bits may sum to a hair over 1.
+    # Probabilities in 32 bits may add up to slightly more than 1.
     position = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    counts = np.bincount(position, minlength=CALIBRATION_BINS)
-    some = np.maximum(counts, 1)
-    mean_confidence = np.bincount(position, weights=confidence, minlength=CALIBRATION_BINS) / some
-    return counts, mean_confidence, np.bincount(position, weights=right, minlength=CALIBRATION_BINS) / some
+    counts, sums, hits = (np.bincount(position, w, minlength=CALIBRATION_BINS) for w in (None, confidence, right))
+    return counts, sums / np.maximum(counts, 1), hits / np.maximum(counts, 1)
 
 
 def _wilson_interval(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,7 +183,7 @@ def _wilson_interval(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _blend(background: str, ink: str, strength: np.ndarray) -> np.ndarray:
-    """Two colours mixed by strength [...] in [0, 1], as RGB [..., 3]."""
+    """Return two colours mixed by strength [...] in [0, 1], as RGB [..., 3]."""
     from matplotlib.colors import to_rgb
 
     paper = np.array(to_rgb(background))

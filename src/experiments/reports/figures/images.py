@@ -1,4 +1,4 @@
-"""Figures of the images themselves: samples, predictions, the worst mistakes, and what Flatten does to one."""
+"""Figures of the images themselves: samples, predictions, the worst mistakes, and what Flatten does to an image."""
 
 from __future__ import annotations
 
@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from experiments.formatting import plural, shorten
-from experiments.reports.figures.style import (
-    MARGIN,
-    PAGE_WIDTH,
-    PALETTES,
-    Palette,
-    Style,
-    add_canvas,
-    new_page,
-    percent_text,
-    scaled,
-    text_width,
-)
+from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Style, percent_text, scaled, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,18 +19,17 @@ OutputUnit = Literal["probability", "output"]
 
 GRID_COLUMNS = 6
 GRID_ROWS = 5
-SAMPLES_PER_CLASS = 12  # of each class
+SAMPLES_PER_CLASS = 12
 
 
 def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], style: Style = "light") -> Figure:
-    """The first images of each class, one class in a row.
+    """Draw the first images of each class, one class in a row.
 
     Args:
         images: [n, height, width] or [n, height, width, 1 or 3], any number type and range.
         labels: Class of each image, integers in [0, classes), [n].
-        class_names: One name per class, also of classes that do not occur.
+        class_names: One name per class, including classes that do not occur.
     """
-    palette = PALETTES[style]
     labels = np.asarray(labels)
     names = [shorten(name, 20) for name in class_names]
     height, width = images.shape[1:3]
@@ -57,91 +45,124 @@ def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     body_width = PAGE_WIDTH - left - 0.2
     body = body_width * grid.shape[0] / grid.shape[1]
     counts = np.bincount(labels, minlength=len(names))
-    figure = new_page(
-        palette,
+    page = Page(
+        style,
         body + 0.15,
         f"Samples of the {len(labels):,} training images",
-        f"the first {SAMPLES_PER_CLASS} of each class; a class has from {counts.min():,} to {counts.max():,} images",
+        f"the first {SAMPLES_PER_CLASS} of each class; classes have {counts.min():,} to {counts.max():,} images",
     )
-    axes = add_canvas(figure, palette, left, 0.15, body_width, body)
+    axes = page.add_canvas(left, 0.15, body, body_width)
     axes.imshow(grid, interpolation="nearest", aspect="auto")
     for row, name in enumerate(names):
         y = row * (height + gap) + (height - 1) / 2
-        axes.text(-0.5 - gap, y, name, color=palette.text, fontsize=11, ha="right", va="center")
-    return figure
+        axes.text(-0.5 - gap, y, name, color=page.palette.text, fontsize=11, ha="right", va="center")
+    return page.figure
 
 
 def predictions_grid(
     images: np.ndarray,
     labels: np.ndarray,
-    probabilities: np.ndarray,
+    outputs: np.ndarray,
     class_names: Sequence[str],
     style: Style = "light",
     unit: OutputUnit = "probability",
 ) -> Figure:
-    """The first images with the predicted class, its probability and the actual class; mistakes in orange.
+    """Draw the first images with the predicted class, its output and the actual class; mistakes in orange.
 
     Args:
         images, labels, class_names: As `samples_grid`.
-        probabilities: [n, classes].
+        outputs: [n, classes].
         unit: What these are: probabilities, or outputs of any size, of which the largest decides.
     """
     shown = np.arange(min(len(images), GRID_COLUMNS * GRID_ROWS))
-    wrong = int((probabilities[shown].argmax(axis=1) != np.asarray(labels)[shown]).sum())
+    wrong = int((outputs[shown].argmax(axis=1) != np.asarray(labels)[shown]).sum())
     title = f"The first {len(shown)} test images: {wrong or 'none'} wrong"
-    return _judged_grid(images, labels, probabilities, class_names, shown, title, PALETTES[style], unit)
+    return _judged_grid(images[shown], labels[shown], outputs[shown], class_names, title, style, unit)
 
 
 def worst_mistakes(
     images: np.ndarray,
     labels: np.ndarray,
-    probabilities: np.ndarray,
+    outputs: np.ndarray,
     class_names: Sequence[str],
     style: Style = "light",
     unit: OutputUnit = "probability",
 ) -> Figure:
-    """The wrong predictions of which the model was most certain, the worst first; arguments as `predictions_grid`."""
-    palette = PALETTES[style]
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    """Draw the mistakes of which the model was most confident, the worst first; arguments as `predictions_grid`."""
+    wrong = np.flatnonzero(outputs.argmax(axis=1) != labels)
     if not len(wrong):
-        return new_page(palette, 0.1, "No mistakes", f"all {plural(len(images), 'test image')} predicted correctly")
-    certainty = probabilities[wrong].max(axis=1)
-    shown = wrong[np.argsort(-certainty, kind="stable")][: GRID_COLUMNS * GRID_ROWS]
+        return Page(style, 0.1, "No mistakes", f"all {plural(len(images), 'test image')} predicted correctly").figure
+    confidence = outputs[wrong].max(axis=1)
+    shown = wrong[np.argsort(-confidence, kind="stable")][: GRID_COLUMNS * GRID_ROWS]
     title = f"The {len(shown)} most confident of {plural(len(wrong), 'mistake')}"
-    return _judged_grid(images, labels, probabilities, class_names, shown, title, palette, unit)
+    return _judged_grid(images[shown], labels[shown], outputs[shown], class_names, title, style, unit)
+
+
+def _judged_grid(
+    images: np.ndarray,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    style: Style,
+    unit: OutputUnit,
+) -> Figure:
+    height, width = images.shape[1:3]
+    gap = max(1, width // 6)
+    # Two lines of text need about a third of a column's width, whatever the number of pixels in it.
+    label = int(np.ceil(0.36 * (width + gap)))
+    grid = mosaic(_rgba(images), GRID_COLUMNS, label, gap)
+    body_width = PAGE_WIDTH - MARGIN
+    body = body_width * grid.shape[0] / grid.shape[1]
+    page = Page(style, body + 0.05, title, f"below each: predicted class and its {unit}, actual class")
+    axes = page.add_canvas(MARGIN, 0.05, body, body_width)
+    axes.imshow(grid, interpolation="nearest", aspect="auto")
+    for place, actual in enumerate(labels):
+        row, column = divmod(place, GRID_COLUMNS)
+        x, y = column * (width + gap) - 0.5, row * (height + label) - 0.5
+        predicted = int(outputs[place].argmax())
+        value = float(outputs[place, predicted])
+        # Softmax is never certain: a probability of 1 has been rounded to 32 bits.
+        output = percent_text(min(value, 1 - 1e-9)) if unit == "probability" else f"{value:.2f}"
+        text = f"{shorten(class_names[predicted], 11)}  {output}\nactual {shorten(class_names[actual], 11)}"
+        color = page.palette.text if predicted == actual else page.palette.orange
+        # On the baseline of the lower line, so that tall letters do not push the text down.
+        y_text = y + height + 0.25 * (width + gap)
+        axes.text(x, y_text, text, color=color, fontsize=9, va="baseline", linespacing=1.15)
+        if predicted != actual:
+            _frame(axes, x, y, width, height, color)
+    return page.figure
 
 
 def flatten_figure(image: np.ndarray, class_name: str, style: Style = "light") -> Figure:
-    """An image, three of its rows laid one after the other, and the vector of all rows, where the three are marked.
+    """Draw an image, three of its rows one after the other, and the vector of all rows, in which the three are marked.
 
     Args:
         image: [height, width] or [height, width, 1 or 3].
     """
-    palette = PALETTES[style]
     height, width = image.shape[:2]
     channels = image.shape[2] if image.ndim == 3 else 1
-    values = scaled(image).reshape(height, width * channels)
     length = width * channels
+    values = scaled(image).reshape(height, length)
     middle = max(0, height // 2 - 1)
     rows = range(middle, min(middle + 3, height))
-    colors = (palette.blue, palette.orange, palette.green)
     step = f"{width} × row + column" if channels == 1 else f"({width} × row + column) × {channels} + channel"
 
-    shape = " × ".join(map(str, image.shape))
-    title = f"Flatten: {shape} becomes {image.size:,} values"
-    figure = new_page(palette, 6.2, title, f"row after row: the place in the vector is {step}")
+    title = f"Flatten: {' × '.join(map(str, image.shape))} becomes {image.size:,} values"
+    page = Page(style, 6.2, title, f"row after row: the place in the vector is {step}")
+    palette = page.palette
     inner = PAGE_WIDTH - 2 * MARGIN
     picture_height = 3.4
     picture_width = min(picture_height * width / height, inner - 2.5)
-    before = add_canvas(figure, palette, MARGIN, 6.1 - picture_height, picture_width, picture_height)
+    before = page.add_canvas(MARGIN, 6.1 - picture_height, picture_height, picture_width)
     before.imshow(_rgba(image[None])[0], interpolation="nearest", aspect="auto")
-    part = add_canvas(figure, palette, MARGIN, 1.55, inner, 0.55, "These rows, one after the other")
-    whole = add_canvas(figure, palette, MARGIN, 0.35, inner, 0.55, f"All {height} rows: what the next layer sees")
+    part = page.add_canvas(MARGIN, 1.55, 0.55, inner, "These rows, one after the other")
+    whole = page.add_canvas(MARGIN, 0.35, 0.55, inner, f"All {height} rows: what the next layer sees")
     for axes, vector in ((part, values[rows.start : rows.stop]), (whole, values)):
         axes.imshow(vector.reshape(1, -1), cmap="gray", vmin=0, vmax=1, aspect="auto")
     aside = 1.08 * width
     before.text(aside, -0.5, f"an image of class {class_name}", color=palette.text, fontsize=11, va="top")
-    for place, (row, color) in enumerate(zip(rows, colors, strict=False)):
+    for place, (row, color) in enumerate(zip(rows, (palette.blue, palette.orange, palette.green), strict=False)):
         _frame(before, -0.5, row - 0.5, width, 1, color)
         _frame(part, place * length - 0.5, -0.5, length, 1, color)
         _frame(whole, row * length - 0.5, -0.5, length, 1, color)
@@ -155,66 +176,24 @@ def flatten_figure(image: np.ndarray, class_name: str, style: Style = "light") -
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "relpos": (0, 0.5)},
         )
-    return figure
+    return page.figure
 
 
 def mosaic(tiles: np.ndarray, columns: int, gap_below: int, gap_right: int) -> np.ndarray:
-    """Tiles [n, height, width, 4] in rows of `columns` as one RGBA image with transparent gaps, in pixels of a tile.
+    """Return tiles [n, height, width, 4] in rows of `columns` as one RGBA image; gaps, in pixels, are transparent.
 
     One image in one set of axes draws in a tenth of the time that axes for each tile take.
     """
-    count, height, width, channels = tiles.shape
-    rows = -(-count // columns)
-    padded = np.zeros((rows * columns, height + gap_below, width + gap_right, channels), tiles.dtype)
-    padded[:count, :height, :width] = tiles
-    grid = padded.reshape(rows, columns, *padded.shape[1:]).swapaxes(1, 2)
-    return grid.reshape(rows * (height + gap_below), columns * (width + gap_right), channels)
-
-
-def _judged_grid(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    shown: np.ndarray,
-    title: str,
-    palette: Palette,
-    unit: OutputUnit,
-) -> Figure:
-    height, width = images.shape[1:3]
-    gap = max(1, width // 6)
-    # Two lines of text need about a third of a column's width, whatever the number of pixels in it.
-    label = int(np.ceil(0.36 * (width + gap)))
-    grid = mosaic(_rgba(images[shown]), GRID_COLUMNS, label, gap)
-    body_width = PAGE_WIDTH - MARGIN
-    body = body_width * grid.shape[0] / grid.shape[1]
-    figure = new_page(palette, body + 0.05, title, f"below each: predicted class and its {unit}, actual class")
-    axes = add_canvas(figure, palette, MARGIN, 0.05, body_width, body)
-    axes.imshow(grid, interpolation="nearest", aspect="auto")
-    for place, index in enumerate(shown):
-        x, y = (place % GRID_COLUMNS) * (width + gap), (place // GRID_COLUMNS) * (height + label)
-        predicted, actual = int(probabilities[index].argmax()), int(labels[index])
-        wrong = predicted != actual
-        value = float(probabilities[index, predicted])
-        # Softmax is never certain: a probability of 1 is one that 32 bits have rounded.
-        output = percent_text(min(value, 1 - 1e-9)) if unit == "probability" else f"{value:.2f}"
-        text = f"{shorten(class_names[predicted], 11)}  {output}\nactual {shorten(class_names[actual], 11)}"
-        axes.text(
-            x - 0.5,
-            y - 0.5 + height + 0.25 * (width + gap),
-            text,
-            color=palette.orange if wrong else palette.text,
-            fontsize=9,
-            va="baseline",  # of the lower line, so that high letters do not push the text down
-            linespacing=1.15,
-        )
-        if wrong:
-            _frame(axes, x - 0.5, y - 0.5, width, height, palette.orange)
-    return figure
+    rows = -(-len(tiles) // columns)
+    padding = ((0, rows * columns - len(tiles)), (0, gap_below), (0, gap_right), (0, 0))
+    padded = np.pad(tiles, padding)
+    _, height, width, channels = padded.shape
+    grid = padded.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)
 
 
 def _rgba(images: np.ndarray) -> np.ndarray:
-    """Images [n, height, width(, channels)] as opaque RGBA in [0, 1], brightness scaled over all of them."""
+    """Return images [n, height, width(, channels)] as opaque RGBA in [0, 1], brightness scaled over all of them."""
     images = scaled(images).reshape(*images.shape[:3], -1)
     colors = np.broadcast_to(images, (*images.shape[:3], 3))
     return np.concatenate([colors, np.ones_like(colors[..., :1])], axis=-1)

@@ -1,4 +1,4 @@
-"""Figures of the network: its layers, the activation it uses, and what its first layer has learned to look at."""
+"""Figures of the network: its layers, the activation it uses, and what its first layer has learned."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ import numpy as np
 
 from experiments.formatting import plural, shorten
 from experiments.reports.figures.images import mosaic
-from experiments.reports.figures.style import (
-    MARGIN,
-    PAGE_WIDTH,
-    PALETTES,
-    Style,
-    add_axes,
-    add_canvas,
-    add_legend,
-    new_page,
-    percent_text,
-    text_width,
-)
+from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Style, percent_text, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +24,7 @@ COMPARED_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(0, x),
     "tanh": np.tanh,
 }
-# With the default arguments of the Keras functions of these names.
+# Of the Keras functions of these names, with their default arguments.
 FORMULAS = {
     "elu": "x if x > 0, else eˣ − 1",
     "exponential": "eˣ",
@@ -59,11 +48,11 @@ class LayerBox:
     """One layer in the diagram.
 
     Attributes:
-        name: The layer's own name, as "dense_1".
-        kind: Its class, as "Dense".
+        name: The layer's own name, such as "dense_1".
+        kind: Its class, such as "Dense".
         output_shape: Of one example, without the batch axis.
         parameters: Number of weights, trained or not.
-        note: What matters about it, as "relu" or "rate 0.2".
+        note: What matters about it, such as "relu" or "rate 0.2".
     """
 
     name: str
@@ -74,67 +63,58 @@ class LayerBox:
 
 
 def network_diagram(layers: Sequence[LayerBox], style: Style = "light") -> Figure:
-    """The layers from input to output with the shape that each hands on, and where the parameters are."""
+    """Draw the layers from input to output with the shapes between them, and where the parameters are."""
     from matplotlib.patches import Rectangle
 
-    palette = PALETTES[style]
     box_height, pitch = 0.42, 0.74
     body = pitch * len(layers) + 0.3
     total = sum(layer.parameters for layer in layers)
     largest = max(layer.parameters for layer in layers)
-    figure = new_page(
-        palette,
-        body,
-        f"Network: {plural(len(layers), 'layer')}, {plural(total, 'parameter')}",
-        "along the arrows: the shape of one example; right: parameters",
-    )
-    axes = add_canvas(figure, palette, 0, 0, PAGE_WIDTH, body)
+    title = f"Network: {plural(len(layers), 'layer')}, {plural(total, 'parameter')}"
+    page = Page(style, body, title, "along the arrows: the shape of one example; on the right: parameters")
+    palette = page.palette
+    axes = page.add_canvas(0, 0, body, PAGE_WIDTH)
     axes.set(xlim=(0, PAGE_WIDTH), ylim=(0, body))
     left, box_width, bar_left, bar_width = MARGIN, 5.0, 5.5, 0.9
     middle = left + box_width / 2
+
+    def write(x: float, y: float, text: str, fontsize: float = 10, **options: Any) -> None:
+        axes.text(x, y, text, fontsize=fontsize, va="center_baseline", **{"color": palette.text, **options})
+
     for place, layer in enumerate(layers):
         top = body - 0.05 - place * pitch
-        centre = top - box_height / 2
+        centre, lower = top - box_height / 2, top - box_height
         color = palette.blue if layer.parameters else palette.muted
-        box = Rectangle((left, top - box_height), box_width, box_height, fill=False, edgecolor=color, linewidth=1.5)
-        axes.add_patch(box)
-        options: dict[str, Any] = {"va": "center_baseline", "color": palette.text}
-        axes.text(left + 0.12, centre, shorten(layer.kind, 22), fontsize=11, fontweight="bold", **options)
+        axes.add_patch(Rectangle((left, lower), box_width, box_height, fill=False, edgecolor=color, linewidth=1.5))
+        write(left + 0.12, centre, shorten(layer.kind, 22), 11, fontweight="bold")
         name = shorten(layer.name, 21)
         room = box_width - 2.35 - 0.25 - text_width([name], 9)
-        note = shorten(layer.note, int(room / text_width(["0"], 10)))
-        axes.text(left + 2.35, centre, note, fontsize=10, **options)
-        axes.text(
-            left + box_width - 0.12, centre, name, fontsize=9, ha="right", va="center_baseline", color=palette.muted
-        )
+        write(left + 2.35, centre, shorten(layer.note, int(room / text_width(["0"], 10))))
+        write(left + box_width - 0.12, centre, name, 9, ha="right", color=palette.muted)
         bottom = top - pitch if place < len(layers) - 1 else top - pitch + 0.05
-        axes.annotate(
-            "",
-            (middle, bottom),
-            (middle, top - box_height),
-            arrowprops={"arrowstyle": "-|>", "color": palette.muted, "shrinkA": 0, "shrinkB": 0},
-        )
+        arrow = {"arrowstyle": "-|>", "color": palette.muted, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (middle, bottom), (middle, lower), arrowprops=arrow)
         shape = " × ".join("?" if size is None else f"{size:,}" for size in layer.output_shape) or "1"
-        axes.text(middle + 0.15, top - (box_height + pitch) / 2, shape, fontsize=10, **options)
+        write(middle + 0.15, top - (box_height + pitch) / 2, shape)
         if layer.parameters:
             length = bar_width * layer.parameters / largest
             axes.add_patch(Rectangle((bar_left, centre - 0.09), length, 0.18, color=palette.blue))
             text = f"{layer.parameters:,} ({percent_text(layer.parameters / total)})"
-            axes.text(bar_left + length + 0.08, centre, text, fontsize=10, **options)
-    return figure
+            write(bar_left + length + 0.08, centre, text)
+    return page.figure
 
 
 def activation_functions(name: str, function: Callable[[np.ndarray], np.ndarray], style: Style = "light") -> Figure:
-    """The network's activation, drawn bold, beside sigmoid, ReLU and tanh.
+    """Draw the network's activation in bold, beside sigmoid, ReLU and tanh.
 
     Args:
-        name: As in the config; where it is a well-known one its formula is shown.
+        name: As in the config; a well-known one is shown with its formula.
         function: Takes and returns an array [n].
     """
-    palette = PALETTES[style]
     x = np.linspace(-2, 2, 301)
-    figure = new_page(palette, 4.9, f"Activation: {name}", "bold, beside the usual ones")
-    axes = add_axes(figure, palette, 0.8, 0.6, PAGE_WIDTH - 0.8 - MARGIN, 4.2, grid="both")
+    page = Page(style, 4.9, f"Activation: {name}", "in bold, beside the usual ones")
+    palette = page.palette
+    axes = page.add_axes(0.8, 0.6, 4.2, grid="both")
     axes.axhline(0, color=palette.muted, linewidth=1)
     axes.axvline(0, color=palette.muted, linewidth=1)
     chosen = np.asarray(function(x))
@@ -142,20 +122,19 @@ def activation_functions(name: str, function: Callable[[np.ndarray], np.ndarray]
     others = [other for other in COMPARED_ACTIVATIONS if other != name]
     looks = ((palette.orange, (5, 1.5)), (palette.green, (2, 1.5)), (palette.text, (5, 1.5, 1, 1.5)))
     for other, (color, dashes) in zip(others, looks, strict=False):
-        axes.plot(
-            x, COMPARED_ACTIVATIONS[other](x), color=color, linewidth=1.8, dashes=dashes, label=_activation_label(other)
-        )
-    # Room for the three usual ones, and no more than that for one that leaves it, such as the exponential.
+        y, label = COMPARED_ACTIVATIONS[other](x), _activation_label(other)
+        axes.plot(x, y, color=color, linewidth=1.8, dashes=dashes, label=label)
+    # Room for the usual ones, and little more for one that grows beyond them, such as the exponential.
     low, high = float(np.nanmin(chosen)), float(np.nanmax(chosen))
     axes.set(xlim=(-2, 2), ylim=(min(-1.2, max(low, -3) - 0.1), max(2.1, min(high, 4))), xlabel="x", ylabel="output")
-    add_legend(axes, palette, loc="upper left")
-    return figure
+    page.add_legend(axes, loc="upper left")
+    return page.figure
 
 
 def first_layer_weights(weights: np.ndarray, image_shape: tuple[int, ...], style: Style = "light") -> Figure:
-    """What each unit of the first layer weighs up and down, as images on one scale that is symmetric about zero.
+    """Draw the weights of each unit of the first layer as an image, all on one scale symmetric about zero.
 
-    Shows the first 64 units; of several input channels their mean.
+    Shows the first 64 units, and the mean over input channels.
 
     Args:
         weights: Of a dense layer on the flattened image, [inputs, units], or kernels of a convolution, [height, width,
@@ -167,14 +146,13 @@ def first_layer_weights(weights: np.ndarray, image_shape: tuple[int, ...], style
     """
     from matplotlib import colormaps
 
-    palette = PALETTES[style]
     units = weights.shape[-1]
     if weights.ndim == 2:
         weights = weights.reshape(*image_shape, units)
     if weights.ndim == 4:
         weights = weights.mean(axis=2)
     shown = np.moveaxis(weights, -1, 0)[:SHOWN_UNITS]
-    # One extreme weight in 500 may exceed the scale, lest it make all others pale.
+    # One weight in 500 may lie beyond the scale: an extreme one would make all others pale.
     limit = float(np.quantile(np.abs(shown), 0.998)) or 1.0
     colors = colormaps["RdBu_r"]
     tiles = mosaic(colors((shown / limit + 1) / 2), UNIT_COLUMNS, *[max(1, shown.shape[2] // 14)] * 2)
@@ -182,18 +160,15 @@ def first_layer_weights(weights: np.ndarray, image_shape: tuple[int, ...], style
     body_width = PAGE_WIDTH - 2 * MARGIN
     body = body_width * tiles.shape[0] / tiles.shape[1]
     some = f"the first {SHOWN_UNITS} of {units:,} units" if units > SHOWN_UNITS else plural(units, "unit")
-    figure = new_page(
-        palette, body + 0.75, f"Weights of the first layer: {some}", "one image per unit, all on one scale"
-    )
-    axes = add_canvas(figure, palette, MARGIN, 0.75, body_width, body)
+    page = Page(style, body + 0.75, f"Weights of the first layer: {some}", "one image per unit, all on one scale")
+    axes = page.add_canvas(MARGIN, 0.75, body, body_width)
     axes.imshow(tiles, interpolation="nearest", aspect="auto")
-    scale = add_axes(figure, palette, MARGIN + 1.5, 0.4, body_width - 3, 0.15)
+    scale = page.add_axes(MARGIN + 1.5, 0.4, 0.15, body_width - 3)
     scale.imshow(colors(np.linspace(0, 1, 256))[None], extent=(-limit, limit, 0, 1), aspect="auto")
     scale.set_yticks([])
     scale.set_xticks([-limit, 0, limit], [f"≤ −{limit:.2g}", "0", f"≥ {limit:.2g}"])
-    for spine in scale.spines.values():
-        spine.set_visible(False)
-    return figure
+    scale.spines[:].set_visible(False)
+    return page.figure
 
 
 def _activation_label(name: str) -> str:

@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config.metrics import EPOCH_METRICS, METRICS, find_metric
+from experiments.config.metrics import EPOCH_METRICS, METRICS
 from experiments.formatting import plural
-from experiments.reports.figures.style import (
-    MARGIN,
-    PAGE_WIDTH,
-    PALETTES,
-    Palette,
-    Style,
-    add_axes,
-    add_legend,
-    new_page,
-)
+from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Palette, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
-    """Loss and accuracy over the epochs, and the learning rate where it varies.
+    """Draw loss and accuracy over the epochs, and the learning rate if it varies.
 
     The best epoch, the first with the highest `val_accuracy` (without it, the lowest `val_mean_absolute_error` or
-    `val_loss`), is marked; without validation none is.
+    `val_loss`), is marked, if there is validation.
 
     Args:
         history: One list per metric, one value per epoch: `loss`, and optionally `accuracy` or `mean_absolute_error`,
@@ -37,8 +28,8 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     """
     from matplotlib.ticker import PercentFormatter
 
-    palette = PALETTES[style]
-    metrics = list(dict.fromkeys(metric for name in history if name in EPOCH_METRICS and (metric := find_metric(name))))
+    logged = [metric for metric in METRICS if {metric.name, f"val_{metric.name}"} & set(history) & set(EPOCH_METRICS)]
+    metrics = sorted(logged, key=lambda metric: metric.name != "loss")
     epochs = len(history["loss"])
     rates = history.get("learning_rate", ())
     varies = len(set(rates)) > 1
@@ -46,13 +37,14 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
 
     rate_height = 1.8 if varies else 0.0
     body = 3.85 + rate_height
-    figure = new_page(palette, body, f"Learning curves over {plural(epochs, 'epoch')}", result)
+    page = Page(style, body, f"Learning curves over {plural(epochs, 'epoch')}", result)
+    palette = page.palette
     left, between = 0.8, 0.95
     width = (PAGE_WIDTH - left - MARGIN - between * (len(metrics) - 1)) / len(metrics)
     for position, metric in enumerate(metrics):
         name = metric.name
-        place = (left + position * (width + between), 0.6 + rate_height, width, 2.65)
-        axes = add_axes(figure, palette, *place, title=metric.title, grid="y")
+        place = (left + position * (width + between), 0.6 + rate_height, 2.65, width)
+        axes = page.add_axes(*place, title=metric.title, grid="y")
         _epoch_axis(axes, epochs)
         if name in history:
             _curve(axes, history[name], "training", color=palette.blue)
@@ -62,15 +54,14 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
                 _mark_best(axes, palette, best, history[f"val_{name}"][best])
         if metric.whole:
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=metric.whole))
-    # One legend above the panels: inside them it would hide points.
-    size = figure.get_size_inches()
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    # One legend above the panels, as inside them it would hide points.
+    size = page.figure.get_size_inches()
+    handles, labels = page.figure.axes[0].get_legend_handles_labels()
     anchor = ((left - 0.1) / size[0], (body + 0.08) / size[1])
-    add_legend(
-        figure, palette, handles=handles, labels=labels, loc="upper left", bbox_to_anchor=anchor, ncols=3, frameon=False
-    )
+    options: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": anchor, "ncols": 3, "frameon": False}
+    page.add_legend(page.figure, handles=handles, labels=labels, **options)
     if varies:
-        axes = add_axes(figure, palette, left, 0.6, PAGE_WIDTH - left - MARGIN, 0.95, title="Learning rate", grid="y")
+        axes = page.add_axes(left, 0.6, 0.95, title="Learning rate", grid="y")
         _epoch_axis(axes, epochs)
         _curve(axes, rates, "learning rate", color=palette.green)
         if min(rates) > 0 and max(rates) / min(rates) > 20:
@@ -79,7 +70,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
         else:
             axes.set_ylim(0, 1.1 * max(rates))
         axes.yaxis.set_major_formatter("{x:g}")
-    return figure
+    return page.figure
 
 
 def regression_fit(
@@ -93,7 +84,7 @@ def regression_fit(
     bias: float,
     style: Style = "light",
 ) -> Figure:
-    """The examples of a regression with one input, and the prediction before and after training.
+    """Draw the examples of a regression with one input, and the predictions before and after training.
 
     Args:
         x, y: Inputs and targets, [n] or [n, 1].
@@ -101,29 +92,29 @@ def regression_fit(
         slope: Of the line y = slope * x from which the targets were drawn, noise aside.
         weight, bias: What the neuron learned.
     """
-    palette = PALETTES[style]
     x, y, before, after = (np.ravel(values) for values in (x, y, before, after))
     order = np.argsort(x)
     sign = "−" if bias < 0 else "+"
-    figure = new_page(
-        palette,
+    page = Page(
+        style,
         4.6,
         f"Single neuron: y = {weight:.4g} x {sign} {abs(bias):.4g} after training",
         f"{plural(len(x), 'example')} drawn around y = {slope:g} x",
     )
-    axes = add_axes(figure, palette, 0.9, 0.6, PAGE_WIDTH - 0.9 - MARGIN, 3.9, grid="both")
+    palette = page.palette
+    axes = page.add_axes(0.9, 0.6, 3.9, grid="both")
     axes.plot(x, y, "o", color=palette.muted, markersize=4, alpha=0.55, markeredgewidth=0, label="examples")
     axes.plot(x[order], before[order], color=palette.orange, dashes=(4, 1.5), label="prediction before training")
     axes.plot(x[order], after[order], color=palette.blue, linewidth=2.5, label="prediction after training")
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, slope * ends, color=palette.text, dashes=(1, 2), label=f"without noise: y = {slope:g} x")
     axes.set(xlabel="x", ylabel="y")
-    add_legend(axes, palette)
-    return figure
+    page.add_legend(axes)
+    return page.figure
 
 
 def _best_epoch(history: Mapping[str, Sequence[float]]) -> tuple[int | None, str]:
-    """Index of the best epoch by validation and how good it was; None without a finite validation metric."""
+    """Return the index of the best epoch by validation, None without a finite validation metric, and a subtitle."""
     validated = [metric for metric in METRICS if "val_" in metric.prefixes]
     for metric in sorted(validated, key=lambda metric: "best_val_" not in metric.prefixes):
         values = np.asarray(history.get(f"val_{metric.name}", ()), dtype=float)
@@ -143,14 +134,12 @@ def _epoch_axis(axes: Axes, epochs: int) -> None:
 
 
 def _curve(axes: Axes, values: Sequence[float], label: str, **options: Any) -> None:
-    # Markers where there are few points: one epoch has no line at all, and two or three need their places shown.
+    # With few points each has a marker: one epoch has no line at all.
     marker = "o" if len(values) <= 30 else None
     axes.plot(range(1, len(values) + 1), values, label=label, marker=marker, markersize=4, linewidth=1.8, **options)
 
 
 def _mark_best(axes: Axes, palette: Palette, best: int, value: float) -> None:
     axes.axvline(best + 1, color=palette.muted, linewidth=1, dashes=(1, 2))
-    label = f"best epoch: {best + 1}"
-    axes.plot(
-        [best + 1], [value], "o", markersize=10, markerfacecolor="none", markeredgecolor=palette.text, label=label
-    )
+    options: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": palette.text}
+    axes.plot([best + 1], [value], "o", label=f"best epoch: {best + 1}", **options)

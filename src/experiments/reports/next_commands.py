@@ -1,0 +1,27 @@
+"""The commands that continue from a run: to repeat, resume, reproduce, compare, evaluate and browse it."""
+
+import shlex
+from collections.abc import Sequence
+
+from experiments.config.schema import Config
+from experiments.tracking.addresses import hide_credentials
+
+
+def run_command_line(overrides: Sequence[str]) -> str:
+    """Return the command that runs these overrides, quoted for a shell."""
+    return shlex.join(["python", "run.py", *overrides])
+
+
+def next_commands(config: Config, overrides: Sequence[str], run_id: str) -> dict[str, str]:
+    """Return commands by what they do with a run, without the password in the address of the store."""
+    uri = config.tracking.uri
+    option, override = (f" --uri {shlex.quote(uri)}", ["tracking.uri=" + uri]) if uri else ("", [])
+    found = {
+        "repeat": run_command_line(overrides),
+        "resume": run_command_line([f"resume={run_id}", *override]),
+        "reproduce": f"python scripts/reproduce.py {run_id}{option}",
+        "compare": f"python scripts/compare.py{option}",
+        "evaluate": f"python scripts/evaluate.py {run_id}{option}",
+        "browse": f"python scripts/ui.py{option}" if uri else "make ui",
+    }
+    return {action: hide_credentials(line) for action, line in found.items()}
