@@ -8,6 +8,7 @@ import argparse
 import ast
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from experiments import PROJECT
@@ -74,21 +75,19 @@ def first_sentence(path: Path) -> str:
 
 def tables() -> str:
     """Return a section for each package, with its purpose and its modules, then one for the top-level modules."""
-    names = [name for level in LEVELS for name in sorted(level)]
-    packages = [PACKAGE / name / "__init__.py" for name in names if (PACKAGE / name).is_dir()]
-    parts = []
-    for face in packages:
-        modules = [path for path in sorted(face.parent.rglob("*.py")) if path != face]
-        parts.append(f"### {face.parent.name}\n\n{first_sentence(face)}.\n\n{table(modules, face.parent)}")
-    parts.append(f"### Beside the packages\n\n{table(sorted(set(PACKAGE.glob('*.py'))), PACKAGE)}")
-    return "\n".join(parts)
+    faces = [PACKAGE / name / "__init__.py" for names in LEVELS for name in sorted(names) if (PACKAGE / name).is_dir()]
+    parts = [
+        f"### {face.parent.name}\n\n{first_sentence(face)}.\n\n{table(face.parent.rglob('*.py'))}" for face in faces
+    ]
+    return "\n".join([*parts, f"### Beside the packages\n\n{table(PACKAGE.glob('*.py'))}"])
 
 
-def table(modules: list[Path], folder: Path) -> str:
+def table(paths: Iterable[Path]) -> str:
     lines = ["| Module | Subject |", "|---|---|"]
-    for path in modules:
-        module = path.relative_to(folder).with_suffix("")
-        name = ".".join(module.parent.parts if module.name == "__init__" and module.parent.parts else module.parts)
+    for path in sorted(paths):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if (PACKAGE / name).is_dir() or name == "__init__":
+            continue  # the face of a package
         lines.append(f"| [`{name}`]({path.relative_to(PROJECT)}) | {first_sentence(path)} |")
     return "\n".join(lines) + "\n"
 
