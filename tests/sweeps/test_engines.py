@@ -1,4 +1,4 @@
-"""What every engine does alike: good jobs, failing jobs, retries, stopping, interruption; each run as a real command."""
+"""What all engines do alike: good jobs, failing jobs, retries, stopping and interruption, as real commands."""
 
 import csv
 import io

@@ -25,7 +25,8 @@ from experiments.formatting import plural
 from experiments.sweeps.engines import create_engine
 from experiments.sweeps.job_runner import JobRunner
 from experiments.sweeps.leaderboard import Leaderboard, rank_children
-from experiments.sweeps.leaderboard_views import print_leaderboard, publish_leaderboard, share_view, sweep_commands
+from experiments.sweeps.leaderboard_report import publish_leaderboard, share_view, sweep_commands
+from experiments.sweeps.leaderboard_text import print_leaderboard
 from experiments.sweeps.outcomes import JobOutcome
 from experiments.sweeps.plan import (
     SweepJob,
