@@ -55,8 +55,7 @@ class SweepPlan:
         digest: by which the parent is found again.
         parent: the run of the sweep that the command enters again, if there is one.
         before: the earlier outcome of each job.
-        made_by: if all finished runs of the parent were made by something else, such as "other code", what.
-        finished: how many those are.
+        notice: why every job runs anew though the parent has finished runs, else empty.
     """
 
     composed: ComposedSweep
@@ -64,8 +63,7 @@ class SweepPlan:
     uri: str
     parent: RunRecord | None = None
     before: Sequence[JobOutcome] = ()
-    made_by: str | None = None
-    finished: int = 0
+    notice: str = ""
 
     @property
     def base(self) -> Config:
@@ -98,10 +96,8 @@ class SweepPlan:
             print(f"Sweep of {plural(len(self.jobs), 'run')} in experiment {experiment}{', over:' if values else '.'}")
             for key, choices in values.items():
                 print(f"  {key}: {', '.join(choices)}")
-        if self.made_by:
-            verb, pronoun = ("was", "it stays") if self.finished == 1 else ("were", "they stay")
-            runs = plural(self.finished, "finished run")
-            print(f"{runs} {verb} made by {self.made_by}: {pronoun}, and every job runs anew.")
+        if self.notice:
+            print(self.notice)
         if not self.is_search:
             counts = Counter(self._state(job) for job in self.jobs)
             print(f"{', '.join(f'{count} {state}' for state, count in counts.items())}.")
@@ -135,14 +131,9 @@ def plan_sweep(composed: ComposedSweep) -> SweepPlan:
     parent = find_parent(plan)
     children = runs_with_tags(open_existing_store(uri), {"mlflow.parentRunId": parent.run_id}) if parent else []
     outcomes = outcomes_by_fingerprint(children)
-    finished = [run for run in children if run.status == "FINISHED"]
-    return replace(
-        plan,
-        parent=parent,
-        before=[outcomes.get(job.fingerprint, NO_OUTCOME) for job in plan.jobs],
-        made_by=_made_by_other(finished, identity_tags(plan.base, "")),
-        finished=len(finished),
-    )
+    before = [outcomes.get(job.fingerprint, NO_OUTCOME) for job in plan.jobs]
+    notice = _explain_fresh_start(children, identity_tags(plan.base, ""))
+    return replace(plan, parent=parent, before=before, notice=notice)
 
 
 def find_parent(plan: SweepPlan) -> RunRecord | None:
@@ -154,11 +145,14 @@ def find_parent(plan: SweepPlan) -> RunRecord | None:
     return found[0] if found else None
 
 
-def _made_by_other(finished: Sequence[RunRecord], now: Mapping[str, str]) -> str | None:
-    for what, keys in MADE_BY.items():
+def _explain_fresh_start(children: Sequence[RunRecord], now: Mapping[str, str]) -> str:
+    finished = [run for run in children if run.status == "FINISHED"]
+    for maker, keys in MADE_BY.items():
         if finished and all(any(run.tags.get(key) != now.get(key) for key in keys) for run in finished):
-            return what
-    return None
+            were, they_stay = ("was", "it stays") if len(finished) == 1 else ("were", "they stay")
+            runs = plural(len(finished), "finished run")
+            return f"{runs} {were} made by {maker}: {they_stay}, and every job runs anew."
+    return ""
 
 
 def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list[str]]:
