@@ -16,7 +16,6 @@ from experiments.config.schema import Config
 from experiments.config.sweep_composition import (
     ComposedSweep,
     PoolSettings,
-    SearchSettings,
     check_hydra_overrides,
     compose_sweep,
 )
@@ -71,7 +70,7 @@ def _sweep(arguments: Namespace) -> None:
     if arguments.cfg or arguments.info:
         raise ConfigError("--cfg and --info are about one run. Leave out -m.")
     sweep = compose_sweep(arguments.overrides, arguments.config_dir)
-    if isinstance(sweep.sweeper, SearchSettings):
+    if sweep.is_search:
         from experiments.sweeps.search import check_search
 
         sweep = check_search(sweep)

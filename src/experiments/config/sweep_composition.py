@@ -88,6 +88,10 @@ class ComposedSweep:
     config_dir: str | None
 
     @property
+    def is_search(self) -> bool:
+        return isinstance(self.sweeper, SearchSettings)
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the jobs' configs in any order, by which the sweep is found again."""
         parts = sorted(fingerprint_of(job.config, {}) for job in self.jobs)
@@ -117,7 +121,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
             *(override for override in parsed if not is_hydra_key(override.key_or_group)),
         ]
         sweep = ComposedSweep([], launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
-        if isinstance(sweeper, SearchSettings):
+        if sweep.is_search:
             return sweep
         refuse_space(parsed)
         return replace(sweep, jobs=compose_jobs(_expand_sweep(parsed)))

@@ -10,7 +10,7 @@ from experiments.config.composition import ComposedJob
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
 from experiments.config.schema import Config
-from experiments.config.sweep_composition import ComposedSweep, SearchSettings
+from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError
 from experiments.formatting import plural
@@ -52,7 +52,6 @@ class SweepPlan:
     """What a command stands for, and how much of it is done.
 
     Attributes:
-        digest: by which the parent is found again.
         parent: the run of the sweep that the command enters again, if there is one.
         before: the earlier outcome of each job.
         notice: why every job runs anew though the parent has finished runs, else empty.
@@ -70,13 +69,9 @@ class SweepPlan:
         return self.composed.jobs[0].config
 
     @property
-    def is_search(self) -> bool:
-        return isinstance(self.composed.sweeper, SearchSettings)
-
-    @property
     def is_finished(self) -> bool:
         """Whether every job is done, and the parent says so."""
-        known = self.parent is not None and self.parent.status == "FINISHED" and not self.is_search
+        known = self.parent is not None and self.parent.status == "FINISHED" and not self.composed.is_search
         return known and all(outcome.is_done for outcome in self.before)
 
     def show(self) -> None:
@@ -89,7 +84,7 @@ class SweepPlan:
                 " data. Hold out examples to choose by: data.validation=N.",
                 file=sys.stderr,
             )
-        if self.is_search:
+        if self.composed.is_search:
             print(f"Search in experiment {experiment}, over:\n{self.composed}")
         else:
             values = varied_overrides(self.composed.jobs)
@@ -98,7 +93,7 @@ class SweepPlan:
                 print(f"  {key}: {', '.join(choices)}")
         if self.notice:
             print(self.notice)
-        if not self.is_search:
+        if not self.composed.is_search:
             counts = Counter(self._state(job) for job in self.jobs)
             print(f"{', '.join(f'{count} {state}' for state, count in counts.items())}.")
 
@@ -125,13 +120,12 @@ def plan_sweep(composed: ComposedSweep) -> SweepPlan:
     if len(uris) > 1:
         raise ConfigError("The jobs of this sweep go to several stores. Give all of them the same tracking.uri.")
     (uri,) = uris
-    plan = SweepPlan(composed, [], uri)
-    if not plan.is_search:
-        plan = replace(plan, jobs=plan_jobs(composed.jobs, list(varied_overrides(composed.jobs))))
+    jobs = [] if composed.is_search else plan_jobs(composed.jobs, list(varied_overrides(composed.jobs)))
+    plan = SweepPlan(composed, jobs, uri)
     parent = find_parent(plan)
     children = runs_with_tags(open_existing_store(uri), {"mlflow.parentRunId": parent.run_id}) if parent else []
     outcomes = outcomes_by_fingerprint(children)
-    before = [outcomes.get(job.fingerprint, NO_OUTCOME) for job in plan.jobs]
+    before = [outcomes.get(job.fingerprint, NO_OUTCOME) for job in jobs]
     notice = _explain_fresh_start(children, identity_tags(plan.base, ""))
     return replace(plan, parent=parent, before=before, notice=notice)
 

@@ -118,7 +118,7 @@ def _open_parent(plan: SweepPlan, again: str) -> Iterator[TrackedRun]:
     parent = plan.parent or find_parent(plan)  # another process may have made it since
     values = varied_overrides(plan.composed.jobs)
     params = {key: ", ".join(values)[:LONGEST_SWEPT_PARAM] for key, values in values.items()}
-    params |= {} if plan.is_search else {"runs": str(len(plan.jobs))}
+    params |= {} if plan.composed.is_search else {"runs": str(len(plan.jobs))}
     name = plan.base.tracking.run_name or " x ".join(key.rpartition(".")[2] for key in values) or "sweep"
     tags = {
         "sweep": plan.composed.digest,
