@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, command
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.composition import compose_job
-from experiments.config.overrides import group_names
 from experiments.config.sweep_composition import compose_sweep
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")

@@ -25,7 +25,7 @@ from experiments.config.overrides import (
     is_hydra_key,
     parse_overrides,
 )
-from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.errors import ConfigError, unknown_key
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,7 @@ def _check_product(sweeper: Mapping[str, Any]) -> None:
     known = ["max_batch_size", "params"]
     for key in sweeper:
         if key not in ("_target_", *known):
-            raise ConfigError(
-                f"unknown key 'hydra.sweeper.{key}'{did_you_mean(key, known)}. It has: {join_sorted(known)}"
-            )
+            raise ConfigError(unknown_key(f"hydra.sweeper.{key}", [f"hydra.sweeper.{name}" for name in known]))
     size = sweeper["max_batch_size"]
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ConfigError(
@@ -132,4 +130,4 @@ def _hydra_settings(overrides: list[str]) -> dict[str, Any]:
         hydra = compose("config", overrides=overrides, return_hydra_config=True).hydra
         return OmegaConf.to_container(hydra)  # type: ignore[return-value]
     except NOT_COMPOSABLE as error:
-        raise ConfigError(explain_composition(overrides, error)) from None
+        raise explain_composition(overrides, error) from None

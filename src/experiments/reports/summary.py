@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from experiments.config.choices import choice_values
+from experiments.config.choices import choice_values, group_names
 from experiments.config.composition import compose_job
 from experiments.config.data_schema import LinearData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.metrics import FINAL_METRICS, higher_is_better
-from experiments.config.overrides import group_names
+from experiments.config.overrides import split_override
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import NotFiniteError, TrialPruned
@@ -55,7 +55,7 @@ def run_name(config: Config, overrides: Sequence[str]) -> str:
     """A run's name: what differs from the defaults, first of all; model and data where nothing does."""
     parts = []
     for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
+        _, key, value = split_override(override)
         if key.startswith("hydra") or not affects_result(key):
             continue
         last = re.search(r"[^.]+(\.\d+)*$", key)  # units.0 of model.units.0

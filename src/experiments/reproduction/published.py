@@ -17,6 +17,7 @@ from experiments.config.composition import compose_job
 from experiments.config.expected_schema import Expectation
 from experiments.config.identity import affects_result, fingerprint_of, identity_tags
 from experiments.config.metrics import find_metric, higher_is_better
+from experiments.config.overrides import override_key
 from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, join_sorted
@@ -90,7 +91,7 @@ class PublishedConfig:
                 cut_off = next((run.run_id for run in found if run.status in CUT_OFF), None)
                 print(f"{self.name}, seed {config.seed}: {f'going on with run {cut_off}' if cut_off else 'a new run'}.")
                 # What a run was started with is recorded, and need not have been this command.
-                anew = [o for o in overrides if not affects_result(o.lstrip("+").partition("=")[0])]
+                anew = [o for o in overrides if not affects_result(override_key(o))]
                 run_experiment(replace(config, resume=cut_off), anew if cut_off else overrides)
         return self.finished()
 

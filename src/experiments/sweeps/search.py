@@ -16,7 +16,7 @@ from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positi
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import parse_overrides
 from experiments.config.sweep_composition import ComposedSweep
-from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 from experiments.sweeps.search_space import SearchSpace, compose_corners, parse_search_space
 
 
@@ -82,9 +82,7 @@ def check_search_settings(given: Mapping[str, Any]) -> SearchSettings:
                 near = did_you_mean(value, choices.replace("'", "").replace(" or ", ", ").split(", "))
                 lines.append(f"hydra.sweeper.{key}={value} is not allowed{near}: {known[key]}")
             else:
-                lines.append(
-                    f"unknown key 'hydra.sweeper.{key}'{did_you_mean(key, known)}. It has: {join_sorted(known)}"
-                )
+                lines.append(unknown_key(f"hydra.sweeper.{key}", [f"hydra.sweeper.{name}" for name in known]))
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 

@@ -172,16 +172,16 @@ def _compose_corner(space: SearchSpace, fixed: Sequence[str], point: Mapping[str
         compose_jobs([[*fixed, *point_overrides(point)]])
     except ConfigError as error:
         reached = " ".join(point_overrides(point))
-        raise ConfigError(f"The search reaches {reached}: {error}{_way_out(space, point, error)}") from None
+        raise ConfigError(f"The search reaches {reached}: {error}{_suggest_space(space, error)}") from None
 
 
-def _way_out(space: SearchSpace, point: Mapping[str, ParameterValue], error: ConfigError) -> str:
+def _suggest_space(space: SearchSpace, error: ConfigError) -> str:
     for parameter in space:
-        if parameter.key in point and parameter.key in str(error):
-            if "a whole number" in str(error) and isinstance(parameter.low, float) and not parameter.choices:
-                return f" Whole numbers: {parameter.key}=int(interval({parameter.low:g},{parameter.high:g}))"
-            if "unknown key" in str(error):
-                return " A key that not every choice has needs a condition: `when` in a file of conf/search."
+        problem = next((kind for key, kind in error.problems.items() if f"{key}.".startswith(f"{parameter.key}.")), "")
+        if problem in ("int_type", "int_from_float") and isinstance(parameter.low, float) and not parameter.choices:
+            return f" Whole numbers: {parameter.key}=int(interval({parameter.low:g},{parameter.high:g}))"
+        if problem == "unknown_key":
+            return " A key that not every choice has needs a condition: `when` in a file of conf/search."
     return ""
 
 
