@@ -10,8 +10,9 @@ import re
 import sys
 
 from experiments.comparison.evaluate import EvaluatedRun, evaluate_run
+from experiments.config.metrics import FINAL_METRICS
 from experiments.errors import run_command
-from experiments.reports.summary import SUMMARY_METRICS, next_commands
+from experiments.reports.summary import next_commands
 from experiments.runtime import collect_garbage_rarely
 
 
@@ -36,8 +37,8 @@ def show(evaluated: EvaluatedRun) -> None:
     run, name = evaluated.run, evaluated.config.data.name
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in evaluated.metrics.items():
-        form = SUMMARY_METRICS.get(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key), "{:.4f}")
-        table.add_row(key, form.format(value))
+        metric = FINAL_METRICS.get(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key))
+        table.add_row(key, (metric.shown if metric else "{:.4f}").format(value))
     console.print(table)
     if evaluated.per_class:
         console.print()

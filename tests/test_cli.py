@@ -11,9 +11,8 @@ import pytest
 from conftest import PROJECT, command
 from stores import runs
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.composition import compose_job
-from experiments.config.overrides import group_names
 from experiments.config.sweep_composition import compose_sweep
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")

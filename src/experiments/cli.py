@@ -6,12 +6,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
-from experiments.config.overrides import is_hydra_key
+from experiments.config.hydra_internals import hydra_argument_parser
+from experiments.config.overrides import split_override
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import (
     ComposedSweep,
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _run_arguments() -> None:
-    arguments = get_args_parser().parse_args()
+    arguments = hydra_argument_parser().parse_args()
     if arguments.shell_completion:
         _answer_question()
         if "install=bash" in arguments.overrides:
@@ -63,7 +63,7 @@ def _run(arguments: Namespace) -> None:
     _check_surroundings([config])
     from experiments.experiment import run_experiment
 
-    run_experiment(config, [o for o in arguments.overrides if not is_hydra_key(o.lstrip("+~"))])
+    run_experiment(config, [o for o in arguments.overrides if not split_override(o).is_hydra])
 
 
 def _sweep(arguments: Namespace) -> None:

@@ -7,9 +7,8 @@ import pytest
 import yaml
 from test_report import answered, classified, fitted
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.composition import compose_job
-from experiments.config.overrides import group_names
 from experiments.reports.report import final_metrics
 from experiments.reports.summary import (
     differences_from_defaults,

@@ -123,8 +123,8 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("hydra.sweeper.max_batch_size=2", r"unknown key 'hydra\.sweeper\.max_batch_size'\. It may hold: params"),
-        ("hydra.launcher.wrkers=2", r"unknown key 'hydra\.launcher\.wrkers' \(did you mean 'workers'\?\)"),
+        ("hydra.sweeper.max_batch_size=2", r"unknown key 'hydra\.sweeper\.max_batch_size'\. Keys of hydra\.sweeper: params"),
+        ("hydra.launcher.wrkers=2", r"unknown key 'hydra\.launcher\.wrkers' \(did you mean 'hydra\.launcher\.workers'\?\)"),
         ("hydra.launcher.workers=0", r"hydra\.launcher\.workers=0 is not allowed: processes, from 1 on, or null"),
         ("hydra.launcher.workers=two", r"hydra\.launcher\.workers=two is not allowed"),
         ("hydra.launcher.workers=1,2", r"names several values\. Give hydra\.launcher\.workers one value"),
@@ -135,7 +135,7 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
         ("hydra.sweeper.params=5", r"hydra\.sweeper\.params=5 is not allowed: what to sweep over, as \{KEY:'A,B'\}"),
         (
             "+hydra.sweeper.parms={}",
-            r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'params'\?\)\.",
+            r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'hydra\.sweeper\.params'\?\)\.",
         ),
     ],
 )

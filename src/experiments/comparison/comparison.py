@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from experiments.comparison.code_changes import find_code_changes, recorded_code, recorded_data
 from experiments.config.identity import affects_result
+from experiments.config.metrics import PREFERRED_METRICS, Mode, find_metric
 from experiments.errors import UserError, did_you_mean
 from experiments.formatting import plural, printable
 from experiments.tracking.records import RunRecord
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Mode = Literal["min", "max"]
-
-PREFERRED_METRICS = ("test_accuracy", "best_val_accuracy", "test_loss", "val_accuracy", "val_loss", "accuracy", "loss")
 _HIGHER = r"acc|auc|f1|precision|recall|score|reward|throughput|per_second|(?<![a-z])r2"
 _LOWER = r"loss|err|seconds|duration|(?<![a-z])time|mse|mae|deviation|perplexity"
 _METRIC_ORDER = ("test_", "best_", "train_", "val_")  # of the metrics in tables
@@ -129,7 +127,9 @@ def metric_direction(metric: str) -> Mode | None:
     >>> direction("test_accuracy"), direction("val_loss"), direction("examples_per_second"), direction("best_epoch")
     ('max', 'min', 'max', None)
     """
-    name = metric.lower()
+    if known := find_metric(metric):
+        return known.direction
+    name = metric.lower()  # of another program's
     return "max" if re.search(_HIGHER, name) else "min" if re.search(_LOWER, name) else None
 
 

@@ -8,16 +8,9 @@ from pydantic.dataclasses import dataclass
 
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, PositiveFloat, described
 from experiments.config.keras_checks import refusal
+from experiments.config.metrics import EXPECTED_METRICS
 from experiments.errors import join_sorted
 
-EXPECTED_METRICS = (
-    "test_accuracy",
-    "test_error_percent",
-    "test_loss",
-    "test_mean_absolute_error",
-    "best_val_accuracy",
-    "best_val_mean_absolute_error",
-)
 NOT_FOR_QUICK = ("hydra", "seed", "expected", "experiment", "tracking", "report", "resume", "resume_anyway")
 MEASURED_TOGETHER = "given with expected.mean, or null: not measured"
 
@@ -48,7 +41,7 @@ class QuickExpectation:
 class Expectation:
     """What a config gives: as somebody published it, and as it was measured here over seeds."""
 
-    metric: Annotated[Literal[EXPECTED_METRICS], described(f"what is compared: {', '.join(EXPECTED_METRICS)}")]  # type: ignore[valid-type]
+    metric: Annotated[Literal[tuple(EXPECTED_METRICS)], described(f"what is compared: {', '.join(EXPECTED_METRICS)}")]  # type: ignore[valid-type]
     published: Annotated[float | None, described("the published number in the metric's unit, or null: none was given")]
     mean: Annotated[float | None, described("ours, the mean over expected.seeds, or null: not measured")]
     standard_deviation: Annotated[

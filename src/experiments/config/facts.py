@@ -3,10 +3,9 @@
 import os
 from itertools import pairwise
 from math import prod
-from typing import Literal
 
 from experiments.config.data_schema import DataConfig, LinearData
-from experiments.config.metrics import higher_is_better
+from experiments.config.metrics import RUN_METRICS, Mode, Task, higher_is_better, metric_names
 from experiments.config.model_schema import MlpConfig, NeuronConfig
 from experiments.config.schema import Config
 
@@ -27,29 +26,33 @@ def network_input_shape(data: DataConfig) -> list[int]:
     return [height + 2 * data.padding, width + 2 * data.padding, *channels]
 
 
+def task_of(config: Config) -> Task:
+    return "numbers" if isinstance(config.data, LinearData) else "classes"
+
+
 def epoch_metric_names(config: Config) -> list[str]:
-    """The names of what tells after each epoch how good the model is."""
-    names = ["loss", quality_metric(config)]
-    return names + ([f"val_{name}" for name in names] if config.data.validation else [])
-
-
-def quality_metric(config: Config) -> str:
-    return "mean_absolute_error" if isinstance(config.data, LinearData) else "accuracy"
+    """Return the names of the metrics that measure the model after each epoch."""
+    return metric_names("", *(["val_"] if config.data.validation else []), task=task_of(config))
 
 
 def final_metric_names(config: Config) -> list[str]:
-    quality = quality_metric(config)
-    names = ["test_loss", f"test_{quality}"] + [f"best_val_{quality}"] * bool(config.data.validation)
-    return names + ["test_error_percent"] * (quality == "accuracy")
+    """Return the names of the metrics that measure the model at the end of a run."""
+    return metric_names("test_", *(["best_val_"] if config.data.validation else []), task=task_of(config))
 
 
-def objective_of(config: Config) -> tuple[str, Literal["max", "min"]]:
+def objective_metric_names(config: Config) -> list[str]:
+    """Return the names of the metrics by which runs of this config can be ranked."""
+    costs = [metric.name for metric in RUN_METRICS if metric.direction]
+    return [*epoch_metric_names(config), *final_metric_names(config), *costs]
+
+
+def objective_of(config: Config) -> tuple[str, Mode]:
     """The metric that ranks runs of this config, and whether its greatest or least value is best."""
     metric, mode = config.objective.metric, config.objective.mode
     if metric == "auto":
-        classes = not isinstance(config.data, LinearData)
-        validated, tested = ("best_val_accuracy", "test_accuracy") if classes else ("val_loss", "test_loss")
-        metric = validated if config.data.validation else tested
+        first = metric_names("test_", task=task_of(config), ranked_only=True)[0].removeprefix("test_")
+        forms = [prefix + first for prefix in ("best_val_", "val_", "test_")]
+        metric = next(name for name in forms if name in objective_metric_names(config))
     return metric, mode if mode != "auto" else "max" if higher_is_better(metric) else "min"
 
 

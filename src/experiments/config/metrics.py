@@ -1,10 +1,107 @@
-"""The metrics that runs log: which direction is better."""
+"""The table of metrics that runs log: which direction is better, under which names they are logged, how they are shown.
+
+A new metric is a line here and a function in `training/evaluation.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["max", "min"]
+Task = Literal["classes", "numbers"]
+Prefix = Literal["", "val_", "test_", "best_val_"]
 
 
-def higher_is_better(metric: str) -> bool:
-    """Of the metrics of our runs; those of other programs tell it by their names, see compare.direction.
+@dataclass(frozen=True)
+class Metric:
+    """A metric, logged under its name with one or more prefixes.
 
-    >>> higher_is_better("best_val_accuracy"), higher_is_better("test_error_percent")
-    (True, False)
+    Attributes:
+        direction: whether the greatest or the least value is best; None: neither.
+        prefixes: `""` after each epoch on the training examples, `val_` after each epoch on the validation examples,
+            `best_val_` its best over the epochs, `test_` at the end; none: one number for the run, under the bare name.
+        task: what the model has to predict for the metric to be logged; None: either.
+        whole: the value that stands for all examples, where the metric is a share of them: 1, or 100 in percent.
+        ranked: whether runs may be ranked by it where nobody names a metric.
+        column: whether the table of runs in the UI has a column for it.
     """
-    return "accuracy" in metric
+
+    name: str
+    direction: Mode | None = None
+    prefixes: tuple[Prefix, ...] = ()
+    task: Task | None = None
+    whole: float | None = None
+    title: str = ""
+    shown: str = "{:.4g}"
+    ranked: bool = True
+    column: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which it is logged."""
+        return tuple(prefix + self.name for prefix in self.prefixes) or (self.name,)
+
+
+# In the order in which they are shown and preferred.
+METRICS = (
+    Metric("accuracy", "max", ("", "val_", "test_", "best_val_"), "classes", 1, "Accuracy", "{:.2%}"),
+    Metric("error_percent", "min", ("test_",), "classes", 100, "Error", "{:.2f} %", ranked=False),  # 1 - accuracy
+    Metric("loss", "min", ("", "val_", "test_"), title="Loss", column=False),  # not comparable between losses
+    Metric("mean_absolute_error", "min", ("", "val_", "test_", "best_val_"), "numbers", title="Mean absolute error"),
+    Metric("learned_weight", shown="{:.4f}"),
+    Metric("learned_bias", shown="{:.4f}"),
+    Metric("best_epoch", shown="{:.0f}", column=False),
+    Metric("train_seconds", "min", shown="{:.1f} s"),
+    Metric("learning_rate", prefixes=("",)),
+    Metric("epoch_seconds", "min", ("",)),
+    Metric("examples_per_second", "max", ("",)),
+)
+
+
+def metric_names(*prefixes: str, task: Task | None = None, ranked_only: bool = False) -> list[str]:
+    """Return the names with these prefixes, prefix by prefix: of all metrics that measure a model, or of one task's.
+
+    >>> metric_names("test_", "best_val_", task="classes")
+    ['test_accuracy', 'test_error_percent', 'test_loss', 'best_val_accuracy']
+    """
+    return [
+        prefix + metric.name
+        for prefix in prefixes
+        for metric in METRICS
+        if prefix in metric.prefixes and metric.prefixes != ("",)
+        if task is None or metric.task in (None, task)
+        if metric.ranked or not ranked_only
+    ]
+
+
+EPOCH_METRICS = metric_names("", "val_")
+EXPECTED_METRICS = metric_names("test_", "best_val_")  # what a published config can give
+RUN_METRICS = [metric for metric in METRICS if not metric.prefixes]
+FINAL_PREFIXES = ("test_", "best_")  # of a finished run's metrics that measure the model
+# What runs are ranked by, or shown beside the objective, where nobody names a metric: the first that they have.
+PREFERRED_METRICS = [
+    *(name for metric in METRICS if metric.ranked for name in metric.names if name.startswith(FINAL_PREFIXES)),
+    *metric_names("val_", "", ranked_only=True),
+]
+
+
+def find_metric(name: str) -> Metric | None:
+    """Return the metric that a run logs under this name, with or without a prefix.
+
+    >>> find_metric("best_val_accuracy").name
+    'accuracy'
+    """
+    return next((metric for metric in METRICS if name in (metric.name, *metric.names)), None)
+
+
+# The metrics of a finished run by full name, in the order in which they are shown.
+FINAL_METRICS = {
+    name: metric
+    for name in [*EXPECTED_METRICS, *(metric.name for metric in RUN_METRICS)]
+    if (metric := find_metric(name))
+}
+
+
+def higher_is_better(name: str) -> bool:
+    """Return whether the greatest value is best, of a metric in the table."""
+    metric = find_metric(name)
+    return metric is not None and metric.direction == "max"

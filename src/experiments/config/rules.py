@@ -6,6 +6,7 @@ from experiments.config.facts import (
     epoch_metric_names,
     final_metric_names,
     network_input_shape,
+    objective_metric_names,
 )
 from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS
 from experiments.config.model_schema import CnnConfig, NeuronConfig
@@ -111,7 +112,7 @@ def _check_training(config: Config) -> None:
 
 def _check_objective(config: Config) -> None:
     metric = config.objective.metric
-    known = [*epoch_metric_names(config), *final_metric_names(config), "train_seconds"]
+    known = objective_metric_names(config)
     if metric not in ("auto", *known):
         nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
         why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""

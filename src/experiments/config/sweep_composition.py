@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
@@ -24,9 +23,10 @@ from experiments.config.composition import (
 )
 from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, described
+from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
-from experiments.config.overrides import is_hydra_key, parse_overrides
-from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.config.overrides import is_hydra_key, parse_overrides, split_override
+from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 
 Params = Annotated[dict[str, Any], described("what to sweep over, as {KEY:'A,B'}")]
 
@@ -134,7 +134,7 @@ def check_hydra_overrides(overrides: Iterable[str]) -> None:
         ConfigError: names the setting, and what there is.
     """
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        _, key, value = split_override(override)
         if is_hydra_key(key) and not TAKEN.fullmatch(key):
             raise ConfigError(
                 f"{key} is not supported: it would have no effect. Of Hydra's settings there are hydra/launcher,"
@@ -159,8 +159,7 @@ def _expand_sweep(parsed: list[Override]) -> list[list[str]]:
                 f"{override.input_line!r} matches no value, so there is nothing to run. Name the values:"
                 f" {override.key_or_group}=A,B,C."
             )
-    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(job) for job in jobs]
+    return expand_product(parsed)
 
 
 def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
@@ -178,7 +177,7 @@ def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
         # Not resolved, as some of it refers to a job.
         settings: Any = OmegaConf.to_container(hydra)
     except NOT_COMPOSABLE as error:
-        raise ConfigError(explain_composition(lines, error)) from None
+        raise explain_composition(lines, error) from None
     chosen = hydra.runtime.choices
     return (
         _validate_settings("hydra.launcher", LAUNCHERS[chosen["hydra/launcher"]], settings["launcher"]),
@@ -201,9 +200,7 @@ def _validate_settings(prefix: str, schema: Any, given: Mapping[str, Any]) -> An
         for finding in error.errors(include_url=False):
             key = str(finding["loc"][0])
             if key not in known:
-                lines.append(
-                    f"unknown key '{prefix}.{key}'{did_you_mean(key, known)}. It may hold: {join_sorted(known)}"
-                )
+                lines.append(unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in known]))
             elif finding["type"].startswith("missing"):
                 lines.append(f"{prefix}.{key} is missing: {known[key]}")
             else:

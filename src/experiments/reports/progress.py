@@ -4,14 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from experiments.config.metrics import EPOCH_METRICS
 from experiments.formatting import format_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
-
-
-PROGRESS_METRICS = ("loss", "accuracy", "mean_absolute_error", "val_loss", "val_accuracy", "val_mean_absolute_error")
 
 
 class ProgressDisplay:
@@ -73,4 +71,4 @@ class ProgressDisplay:
 
 
 def _list_metrics(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {metrics[name]:.4f}" for name in PROGRESS_METRICS if name in metrics)
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name in EPOCH_METRICS)

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.config.data_schema import LinearData
 from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
+from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.profiling import span
@@ -19,7 +20,7 @@ from experiments.reports.figures.images import flatten_figure, predictions_grid,
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
 from experiments.reports.figures.style import save_figure
 from experiments.reports.figures.training import learning_curves, regression_fit
-from experiments.training.evaluation import Evaluation, refuse_not_finite
+from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics
 
 if TYPE_CHECKING:
     import keras
@@ -78,9 +79,7 @@ def final_metrics(results: Results) -> dict[str, float]:
     """
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
     refuse_not_finite(metrics, "after training")
-    if "test_accuracy" in metrics:
-        wrong = np.count_nonzero(results.predicted != results.dataset.test.targets)
-        metrics["test_error_percent"] = 100 * wrong / len(results.dataset.test.targets)
+    metrics |= split_metrics(results.dataset.test.targets, results.test.outputs, "test_")
     metrics |= best_epoch_metrics(results.history)
     metrics["train_seconds"] = sum(results.history["epoch_seconds"])
     if results.untrained is not None and results.config.model.name == "neuron":
@@ -95,10 +94,11 @@ def best_epoch_metrics(history: Mapping[str, Sequence[float]]) -> dict[str, floa
     {'best_val_accuracy': 0.875, 'best_epoch': 2}
     """
     metrics: dict[str, float] = {}
-    for name, better in (("val_accuracy", np.argmax), ("val_mean_absolute_error", np.argmin)):
-        if history.get(name):
-            epoch = int(better(history[name]))
-            metrics |= {f"best_{name}": history[name][epoch], "best_epoch": epoch + 1}
+    for name in metric_names("best_val_"):
+        if values := history.get(name.removeprefix("best_")):
+            epoch = int(np.argmax(values) if higher_is_better(name) else np.argmin(values))
+            metrics[name] = values[epoch]
+            metrics.setdefault("best_epoch", epoch + 1)
     return metrics
 
 

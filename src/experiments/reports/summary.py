@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from experiments.config.choices import choice_values
+from experiments.config.choices import choice_values, group_names
 from experiments.config.composition import compose_job
 from experiments.config.data_schema import LinearData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
-from experiments.config.metrics import higher_is_better
-from experiments.config.overrides import group_names
+from experiments.config.metrics import FINAL_METRICS, higher_is_better
+from experiments.config.overrides import split_override
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import NotFiniteError, TrialPruned
@@ -35,17 +35,6 @@ if TYPE_CHECKING:
     from experiments.reports.report import Results
 
 
-SUMMARY_METRICS = {
-    "test_accuracy": "{:.2%}",
-    "test_error_percent": "{:.2f} %",
-    "test_mean_absolute_error": "{:.4f}",
-    "test_loss": "{:.4f}",
-    "learned_weight": "{:.4f}",
-    "learned_bias": "{:.4f}",
-    "best_val_accuracy": "{:.2%}",
-    "best_epoch": "{:.0f}",
-    "train_seconds": "{:.1f} s",
-}
 WORST_CLASSES = 3
 NOTE_PICTURES = 3  # in the note, of those that the report drew: the first ones
 LONGEST_VALUE = 60  # characters of a config value in the note
@@ -66,7 +55,7 @@ def run_name(config: Config, overrides: Sequence[str]) -> str:
     """A run's name: what differs from the defaults, first of all; model and data where nothing does."""
     parts = []
     for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
+        _, key, value = split_override(override)
         if key.startswith("hydra") or not affects_result(key):
             continue
         last = re.search(r"[^.]+(\.\d+)*$", key)  # units.0 of model.units.0
@@ -260,9 +249,9 @@ def print_summary(results: "Results", metrics: Mapping[str, float], run: Tracked
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     rows = Table(show_header=False, box=None, pad_edge=False)
-    for key, form in SUMMARY_METRICS.items():
-        if key in metrics:
-            rows.add_row(key, form.format(metrics[key]))
+    for name, metric in FINAL_METRICS.items():
+        if name in metrics:
+            rows.add_row(name, metric.shown.format(metrics[name]))
     console.print()
     console.print(rows)
     for said in _describe_goal(results):

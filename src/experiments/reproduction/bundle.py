@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 
 from experiments.config.identity import config_to_dict
+from experiments.config.overrides import override_key
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
 from experiments.reproduction.record import PLACE_KEYS, Record, find_record
@@ -106,7 +107,7 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
         "metrics": {key: run.metrics[key] for key in recorded.points},
         "points": recorded.points,
         "config": _without_places(config_to_dict(recorded.config)),
-        "overrides": [o for o in recorded.overrides if not o.lstrip("+~").startswith(PLACE_KEYS)],
+        "overrides": [o for o in recorded.overrides if not override_key(o).startswith(PLACE_KEYS)],
         "packages": sorted(recorded.packages, key=str.lower),
         "hardware": recorded.hardware,
         "lock": lock,

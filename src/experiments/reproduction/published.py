@@ -16,7 +16,8 @@ from experiments.config.choices import choice_files
 from experiments.config.composition import compose_job
 from experiments.config.expected_schema import Expectation
 from experiments.config.identity import affects_result, fingerprint_of, identity_tags
-from experiments.config.metrics import higher_is_better
+from experiments.config.metrics import find_metric, higher_is_better
+from experiments.config.overrides import override_key
 from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, join_sorted
@@ -26,7 +27,6 @@ from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.store import connect_store
 
 CUT_OFF = ("KILLED", "RUNNING")  # one that another process still runs is refused when it is entered
-PERCENT_SCALE = {"accuracy": 100, "error_percent": 1}  # by the end of a metric's name: times this it is a percentage
 AS_PUBLISHED = ".4g"  # no digits that the source does not give
 
 
@@ -91,7 +91,7 @@ class PublishedConfig:
                 cut_off = next((run.run_id for run in found if run.status in CUT_OFF), None)
                 print(f"{self.name}, seed {config.seed}: {f'going on with run {cut_off}' if cut_off else 'a new run'}.")
                 # What a run was started with is recorded, and need not have been this command.
-                anew = [o for o in overrides if not affects_result(o.lstrip("+").partition("=")[0])]
+                anew = [o for o in overrides if not affects_result(override_key(o))]
                 run_experiment(replace(config, resume=cut_off), anew if cut_off else overrides)
         return self.finished()
 
@@ -230,8 +230,8 @@ def show_metric(metric: str, value: float | None, form: str = ".3f") -> str:
     """
     if value is None:
         return "-"
-    scale = next((scale for end, scale in PERCENT_SCALE.items() if metric.endswith(end)), None)
-    return f"{value:.4g}" if scale is None else f"{scale * value:{form}} %"
+    known = find_metric(metric)
+    return f"{100 / known.whole * value:{form}} %" if known and known.whole else f"{value:.4g}"
 
 
 def _first_finished(found: Sequence[RunRecord]) -> RunRecord | None:

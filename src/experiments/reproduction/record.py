@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config.composition import override_setting
+from experiments.config.choices import choice_files, group_names
+from experiments.config.composition import composing
 from experiments.config.data_schema import ImageFileData
 from experiments.config.identity import config_to_dict, fingerprint_of, flatten_config, identity_tags
-from experiments.config.overrides import UNKNOWN, group_names
+from experiments.config.overrides import choice_key, is_hydra_key, override_key, parse_overrides, refuse_several_values
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.data.datasets import load_dataset
@@ -40,6 +42,7 @@ TIME_METRICS = ("epoch_seconds", "examples_per_second", "train_seconds")
 MACHINE_FACTS = ("processor", "instructions", "gpus", "threads", "switches")
 ALWAYS_RECORDED = ("processor", "gpus", "threads")  # the others are not in earlier records
 LONGEST_PARAM = 6000  # characters; MLflow cuts the rest
+UNKNOWN = ...  # what an override sets, where it alone does not tell
 NOT_FINITE = r" became (nan|-?inf) (in epoch|after training)"  # in the tag end_reason
 PLACE_KEYS = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
@@ -129,12 +132,12 @@ class Record:
         tree, found, settings = config_to_dict(self.config), {}, list[Setting]()
         for override in self.overrides:
             try:
-                if not override.lstrip("+~").startswith(PLACE_KEYS):
+                if not override_key(override).startswith(PLACE_KEYS):
                     settings.append((override, *override_setting(override)))
             except ConfigError:
                 found[override] = "is none that a single run has"
         groups = group_names()
-        settings.sort(key=lambda setting: setting[0].lstrip("+~").partition("=")[0] not in groups)  # Hydra's order
+        settings.sort(key=lambda setting: override_key(setting[0]) not in groups)  # Hydra's order
         for place, (override, key, value) in enumerate(settings):
             is_last = not any(_overlap(key, later) for _, later, _ in settings[place + 1 :])
             if is_last and value is not UNKNOWN and not _says(tree, key, value):
@@ -220,7 +223,7 @@ def with_moved_data(recorded: Record, override: str) -> Record:
     if folder is UNKNOWN:
         raise ConfigError(f"{override} refers to something else. Name the folder itself: data.path=FOLDER")
     there = validate_config(config_to_dict(replace(config, data=replace(config.data, path=folder))))
-    overrides = [given for given in recorded.overrides if given.lstrip("+").partition("=")[0] != "data.path"]
+    overrides = [given for given in recorded.overrides if override_key(given) != "data.path"]
     return replace(recorded, config=there, overrides=[*overrides, override])
 
 
@@ -308,3 +311,40 @@ def _only_here(fact: object, other: object) -> str:
 def _some_of(names: list[str]) -> str:
     shown = ", ".join(names[:5]) or "none"
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def override_setting(override: str) -> tuple[str, Any]:
+    """The key and the value that an override sets; a choice such as model=mlp sets model.name.
+
+    What cannot be told from the override alone is UNKNOWN: the value of a deletion, of a preset, of what refers to
+    other keys or to chance, and of the choice of a file that is not in conf/ or calls itself otherwise.
+
+    Raises:
+        ConfigError: it is no override, or names several values.
+
+    >>> setting("model.units=[16]"), setting("data=digits"), setting("~expected")
+    (('model.units', [16]), ('data.name', 'digits'), ('expected', Ellipsis))
+    """
+    with composing():
+        (parsed,) = parse_overrides([override])
+        refuse_several_values([parsed])
+    key = parsed.key_or_group
+    if parsed.is_delete() or parsed.package or is_hydra_key(key) or re.search(r"\$\{|\w\(", override):
+        return key, UNKNOWN
+    value = _unquote(parsed.value())
+    if key not in group_names():
+        return key, UNKNOWN if (key, value) == ("training.threads", "auto") else value  # resolved in the config
+    named = choice_key(key).rpartition(".")[2]
+    file = next((file for file in choice_files(key) if file.stem == value), None)
+    if file and re.search(rf"^{named}: {re.escape(file.stem)}\b", file.read_text(encoding="utf-8"), re.MULTILINE):
+        return f"{key}.{named}", value
+    return key, UNKNOWN
+
+
+def _unquote(value: Any) -> Any:
+    """A value as Hydra parses it, with its quoted texts as texts."""
+    if isinstance(value, Mapping):
+        return {str(key): _unquote(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unquote(item) for item in value]
+    return value.text if isinstance(value, QuotedString) else value

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from experiments.config.facts import count_training_examples
+from experiments.config.metrics import find_metric
 from experiments.data.datasets import load_dataset
 from experiments.errors import StoreError
 from experiments.experiment import run_experiment
@@ -31,7 +32,6 @@ SAME_MODEL_TOLERANCE = (
 )
 TWO_MODELS_TOLERANCE = 0.005
 ROUNDING = 1e-6  # of an accuracy in 32 bits: one image more is more
-WHOLE_SCALE = {"accuracy": 1, "error_percent": 100}  # by the end of a metric's name: what all images count
 TOLERANCE_TEXT = (
     "2 % in losses and other metrics, 0.5 percentage points (or two images, where those are more) in accuracies;"
     " best_epoch is not judged"
@@ -161,7 +161,6 @@ def compare_points(then: MetricPoints, now: MetricPoints, images: Mapping[str, i
 def _is_close(metric: str, then: float, now: float, allowed: float) -> bool:
     if metric in NOT_JUDGED:
         return True
-    for end, whole in WHOLE_SCALE.items():
-        if metric.endswith(end):
-            return abs(now - then) <= whole * allowed + ROUNDING
+    if (known := find_metric(metric)) and known.whole:
+        return abs(now - then) <= known.whole * allowed + ROUNDING
     return abs(now - then) <= RELATIVE_TOLERANCE * abs(then)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from experiments.config.choices import group_names
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
-from experiments.config.overrides import CHOSEN, PRESETS, group_names
+from experiments.config.overrides import PRESETS, choice_key, override_key
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
@@ -74,7 +75,7 @@ def _with_new_places(then: Config, config: Config, overrides: Sequence[str]) -> 
     """The recorded config with what is given anew and cannot change the result: where the data is now, the report."""
     tree, now = config_to_dict(then), config_to_dict(config)
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+        key = override_key(override)
         group, _, name = key.partition(".")
         if group in ("data", "report", "training", "distribution") and name and not affects_result(key):
             tree[group][name] = now[group][name]
@@ -86,7 +87,7 @@ def _check_given_overrides(
 ) -> None:
     flat_given, flat_recorded = flatten_config(given), flatten_config(recorded)
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+        key = override_key(override)
         if not affects_result(key):
             continue
         if key in PRESETS and override not in recorded_overrides:
@@ -96,7 +97,7 @@ def _check_given_overrides(
             )
         chosen = [name for name in flat_given if name == key or name.startswith(f"{key}.")] or [key]
         if key in group_names() and key not in PRESETS:
-            chosen = [f"{key}.{CHOSEN.get(key, 'name')}"]
+            chosen = [choice_key(key)]
         for name in chosen:
             if flat_given.get(name) != flat_recorded.get(name):
                 raise ConfigError(

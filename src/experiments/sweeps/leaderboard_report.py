@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from experiments.comparison.comparison import Mode, metric_direction
+from experiments.config.metrics import FINAL_PREFIXES
 from experiments.reports.summary import run_command_line
 from experiments.sweeps.leaderboard import SEED_PARAM, Leaderboard
 from experiments.sweeps.leaderboard_figures import leaderboard_figures
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from experiments.reports.figures.style import Style
-
-
-FINAL_PREFIXES = ("test_", "best_")  # the best run's metrics that the parent's row of the runs table shows
 
 
 def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, again: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.views import axis_value
+from experiments.config.metrics import PREFERRED_METRICS
 from experiments.formatting import certain_decimals, escape_markdown, format_with_spread, plural, printable
 from experiments.sweeps.leaderboard import Leaderboard, format_p_value, leaderboard_verdict
 from experiments.tracking.addresses import hide_credentials
@@ -21,12 +22,6 @@ TOP_ROWS = 10  # rows of the table in the note and on the terminal
 LISTED_FAILURES = 10  # failures in the note
 LONGEST_FAILURE = 200  # characters of one
 MOST_COMPARED = 40  # runs in its link to the compare page
-SECOND_METRICS = (
-    "test_accuracy",
-    "best_val_accuracy",
-    "test_loss",
-    "test_mean_absolute_error",
-)  # the first of them is shown beside the objective
 NO_FINISHED_RUN = "No run of this sweep has finished with its objective."
 
 
@@ -74,7 +69,7 @@ def _confidence_interval(row: "pd.Series") -> str:
 def _leaderboard_rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the top of the leaderboard, as the note and the terminal show it."""
     frame = board.comparison.mean
-    also = [name for name in SECOND_METRICS if name != board.metric and name in frame][:1]
+    also = [name for name in PREFERRED_METRICS if name != board.metric and name in frame][:1]
     header = ["", *_short_names(board.varied).values(), "n", board.metric, "95 % CI", "difference", "p", *also]
     rows = [
         [

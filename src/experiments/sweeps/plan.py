@@ -9,6 +9,7 @@ from typing import Any
 from experiments.config.composition import ComposedJob
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
+from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
@@ -154,7 +155,7 @@ def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list
     values: dict[str, dict[str, None]] = {}
     for job in jobs:
         for override in job.overrides:
-            key, _, value = override.lstrip("+").partition("=")
+            _, key, value = split_override(override)
             values.setdefault(key, {})[value] = None
     return {key: list(found) for key, found in values.items() if len(found) > 1}
 
@@ -188,13 +189,13 @@ def plan_jobs(
 
 def has_light_figures(overrides: Sequence[str]) -> bool:
     """Return whether the overrides leave the choice of figures to the sweep."""
-    return not any(o.lstrip("+").partition("=")[0] in ("report", "report.figures") for o in overrides)
+    return not any(override_key(o) in ("report", "report.figures") for o in overrides)
 
 
 def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
     parts = []
     for override in job.overrides:
-        key, _, value = override.lstrip("+").partition("=")
+        _, key, value = split_override(override)
         if key == "seed" and key in keys:
             parts.append(f"seed {value}")
         elif key in keys:  # the choice of a group needs no key beside it

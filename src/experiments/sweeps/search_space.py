@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Override
 from experiments.config.choices import choice_files
 from experiments.config.composition import ComposedJob, compose_jobs
 from experiments.config.explanation import show_value
+from experiments.config.hydra_internals import override_value_text
 from experiments.config.overrides import parse_overrides
 from experiments.errors import ConfigError, did_you_mean, join_sorted
 
@@ -171,16 +172,16 @@ def _compose_corner(space: SearchSpace, fixed: Sequence[str], point: Mapping[str
         compose_jobs([[*fixed, *point_overrides(point)]])
     except ConfigError as error:
         reached = " ".join(point_overrides(point))
-        raise ConfigError(f"The search reaches {reached}: {error}{_way_out(space, point, error)}") from None
+        raise ConfigError(f"The search reaches {reached}: {error}{_suggest_space(space, error)}") from None
 
 
-def _way_out(space: SearchSpace, point: Mapping[str, ParameterValue], error: ConfigError) -> str:
+def _suggest_space(space: SearchSpace, error: ConfigError) -> str:
     for parameter in space:
-        if parameter.key in point and parameter.key in str(error):
-            if "a whole number" in str(error) and isinstance(parameter.low, float) and not parameter.choices:
-                return f" Whole numbers: {parameter.key}=int(interval({parameter.low:g},{parameter.high:g}))"
-            if "unknown key" in str(error):
-                return " A key that not every choice has needs a condition: `when` in a file of conf/search."
+        problem = next((kind for key, kind in error.problems.items() if f"{key}.".startswith(f"{parameter.key}.")), "")
+        if problem in ("int_type", "int_from_float") and isinstance(parameter.low, float) and not parameter.choices:
+            return f" Whole numbers: {parameter.key}=int(interval({parameter.low:g},{parameter.high:g}))"
+        if problem == "unknown_key":
+            return " A key that not every choice has needs a condition: `when` in a file of conf/search."
     return ""
 
 
@@ -206,7 +207,7 @@ def _parse_conditions(key: str, when: Mapping[str, Any], before: Mapping[str, Pa
                 f"{did_you_mean(other, choices)}. Choices before it: {join_sorted(choices)}"
             )
         known = before[other].choices
-        texts = [_value_text(value) for value in (values if isinstance(values, list) else [values])]
+        texts = [override_value_text(value) for value in (values if isinstance(values, list) else [values])]
         if unknown := [text for text in texts if text not in known]:
             raise ConfigError(
                 f"search: the condition {other}={unknown[0]} of {key} never holds{did_you_mean(unknown[0], known)}."
@@ -248,7 +249,3 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
             raise ConfigError(f"{given!r} matches no value.")
         return Parameter(key, choices, when=when)
     return Parameter(key, (override.get_value_element_as_str(),), when=when)
-
-
-def _value_text(value: Any) -> str:
-    return Override._get_value_element_as_str(value)

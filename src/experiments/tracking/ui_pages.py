@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
+from experiments.config.metrics import FINAL_METRICS
 from experiments.tracking.store import get_mlflow_run, store_errors
 
 if TYPE_CHECKING:
@@ -13,17 +14,15 @@ if TYPE_CHECKING:
 
 # The columns of the runs table. MLflow's own choice has neither metrics nor params; what no run has is not shown.
 TABLE_COLUMNS = {
-    "metrics": [
-        "test_accuracy",
-        "test_error_percent",
-        "best_val_accuracy",
-        "test_mean_absolute_error",
-        "learned_weight",
-        "learned_bias",
-        "train_seconds",
-    ],
+    "metrics": [name for name, metric in FINAL_METRICS.items() if metric.column],
     "params": ["data.name", "model.name", "optimizer.name", "optimizer.learning_rate"],
 }
+# The columns beside the objective in the runs table of a sweep.
+SWEEP_METRICS = [
+    name
+    for name, metric in FINAL_METRICS.items()
+    if metric.column and metric.ranked and metric.direction and not name.startswith("best_")
+]
 VIEW_NAME = "results"  # the name of the view of an experiment's runs that has these columns
 _MOST_AXES = 12  # parameters in the charts of a sweep
 _MOST_CHARTED = 1000  # runs in them
@@ -83,7 +82,7 @@ def sweep_view(
 ) -> str:
     """The state of the runs table and of the charts for the children of a run, as the UI keeps it."""
     # What was varied stands before what came of it, and what matters is not the last: the UI cuts off on the right.
-    metrics = list(dict.fromkeys([metric, "test_accuracy", "test_mean_absolute_error", "train_seconds"]))
+    metrics = list(dict.fromkeys([metric, *SWEEP_METRICS]))
     varied = list(dict.fromkeys([*params, "seed"]))
     columns = [*(f"params.`{name}`" for name in varied), *(f"metrics.`{name}`" for name in metrics)]
     chart = {"metricSectionId": "sweep", "runsCountToCompare": _MOST_CHARTED, "deleted": False, "isGenerated": False}

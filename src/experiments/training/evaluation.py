@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from experiments.config.metrics import METRICS, Prefix
 from experiments.data.datasets import Split
 from experiments.errors import NotFiniteError
 from experiments.profiling import span
@@ -79,6 +80,26 @@ def per_example_functions(loss: str, outputs: int) -> tuple[ExampleLosses, Quali
     if loss.startswith("sparse_"):
         return function, Accuracy()
     return lambda targets, values: function(tf.one_hot(tf.cast(targets, tf.int32), outputs), values), Accuracy()
+
+
+def error_percent(targets: np.ndarray, outputs: np.ndarray) -> float:
+    """Return how many of 100 examples are classified wrongly."""
+    return 100 * np.count_nonzero(outputs.argmax(1) != targets) / len(targets)
+
+
+# The metrics that are not a mean over the examples: functions of all targets [n] or [n, 1], and all outputs
+# [n, classes or 1], by their name in the table of metrics.
+SPLIT_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"error_percent": error_percent}
+
+
+def split_metrics(targets: np.ndarray, outputs: np.ndarray, prefix: Prefix) -> Metrics:
+    """Return the metrics of a whole split that are logged with this prefix, by their full names."""
+    task = "numbers" if outputs.shape[-1] == 1 else "classes"
+    return {
+        prefix + metric.name: SPLIT_METRICS[metric.name](targets, outputs)
+        for metric in METRICS
+        if metric.name in SPLIT_METRICS and prefix in metric.prefixes and metric.task in (None, task)
+    }
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from experiments.profiling import span
 from experiments.training.augmentation import Augmenter
 from experiments.training.checkpoints import load_checkpoint, save_checkpoint
 from experiments.training.compiled_loop import CompiledLoop
-from experiments.training.evaluation import Evaluator, Metrics, refuse_not_finite
+from experiments.training.evaluation import Evaluator, Metrics, refuse_not_finite, split_metrics
 from experiments.training.fit_loop import FitLoop
 from experiments.training.optimizers import plan_hyperparameters
 
@@ -186,7 +186,9 @@ class Trainer:
         seconds = time.perf_counter() - began
         metrics = self._means(sums, self.examples)
         if len(self.dataset.validation.targets):
-            metrics |= {f"val_{name}": value for name, value in self.evaluate(self.dataset.validation).metrics.items()}
+            held_out = self.evaluate(self.dataset.validation)
+            metrics |= {f"val_{name}": value for name, value in held_out.metrics.items()}
+            metrics |= split_metrics(self.dataset.validation.targets, held_out.outputs, "val_")
         refuse_not_finite(metrics, f"in epoch {epoch} of {config.training.epochs}")
         times = {"epoch_seconds": seconds, "examples_per_second": self.examples / seconds}
         return metrics | {"learning_rate": float(plan[-1, 0])} | times

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.metrics import EPOCH_METRICS, METRICS, find_metric
 from experiments.formatting import plural
 from experiments.reports.figures.style import (
     MARGIN,
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-CURVE_TITLES = {"loss": "Loss", "accuracy": "Accuracy", "mean_absolute_error": "Mean absolute error"}
-
-
 def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
     """Loss and accuracy over the epochs, and the learning rate where it varies.
 
@@ -40,7 +38,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     from matplotlib.ticker import PercentFormatter
 
     palette = PALETTES[style]
-    metrics = [name for name in CURVE_TITLES if name in history]
+    metrics = list(dict.fromkeys(metric for name in history if name in EPOCH_METRICS and (metric := find_metric(name))))
     epochs = len(history["loss"])
     rates = history.get("learning_rate", ())
     varies = len(set(rates)) > 1
@@ -51,17 +49,19 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     figure = new_page(palette, body, f"Learning curves over {plural(epochs, 'epoch')}", result)
     left, between = 0.8, 0.95
     width = (PAGE_WIDTH - left - MARGIN - between * (len(metrics) - 1)) / len(metrics)
-    for position, name in enumerate(metrics):
+    for position, metric in enumerate(metrics):
+        name = metric.name
         place = (left + position * (width + between), 0.6 + rate_height, width, 2.65)
-        axes = add_axes(figure, palette, *place, title=CURVE_TITLES[name], grid="y")
+        axes = add_axes(figure, palette, *place, title=metric.title, grid="y")
         _epoch_axis(axes, epochs)
-        _curve(axes, history[name], "training", color=palette.blue)
+        if name in history:
+            _curve(axes, history[name], "training", color=palette.blue)
         if f"val_{name}" in history:
             _curve(axes, history[f"val_{name}"], "validation", color=palette.orange, dashes=(4, 1.5))
             if best is not None:
                 _mark_best(axes, palette, best, history[f"val_{name}"][best])
-        if name == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        if metric.whole:
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=metric.whole))
     # One legend above the panels: inside them it would hide points.
     size = figure.get_size_inches()
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -124,15 +124,13 @@ def regression_fit(
 
 def _best_epoch(history: Mapping[str, Sequence[float]]) -> tuple[int | None, str]:
     """Index of the best epoch by validation and how good it was; None without a finite validation metric."""
-    for name, sign, shown in (
-        ("val_accuracy", 1, "accuracy {:.2%}"),
-        ("val_mean_absolute_error", -1, "mean absolute error {:.4g}"),
-        ("val_loss", -1, "loss {:.4g}"),
-    ):
-        values = np.asarray(history.get(name, ()), dtype=float)
+    validated = [metric for metric in METRICS if "val_" in metric.prefixes]
+    for metric in sorted(validated, key=lambda metric: "best_val_" not in metric.prefixes):
+        values = np.asarray(history.get(f"val_{metric.name}", ()), dtype=float)
         if np.isfinite(values).any():
-            best = int(np.nanargmax(sign * values))
-            return best, f"best epoch {best + 1}: validation {shown.format(values[best])}"
+            best = int((np.nanargmax if metric.direction == "max" else np.nanargmin)(values))
+            shown = f"{metric.title.lower()} {metric.shown.format(values[best])}"
+            return best, f"best epoch {best + 1}: validation {shown}"
     return None, f"no validation; training loss {history['loss'][-1]:.4g} in the last epoch"
 
 

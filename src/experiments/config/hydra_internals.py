@@ -1,0 +1,54 @@
+"""The private parts of Hydra that this project needs; only this module imports them.
+
+A release of Hydra may move them: tests/config/test_hydra_internals.py then fails and says what is gone.
+"""
+
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+
+def hydra_argument_parser() -> ArgumentParser:
+    """Return the parser of Hydra's command line: overrides and flags such as --multirun and --cfg."""
+    return get_args_parser()
+
+
+def start_hydra(folder: Path, further: Path) -> None:
+    """Let Hydra find config files in two folders, as `hydra.main` does for --config-dir."""
+    search_path = create_config_search_path(str(folder))
+    search_path.prepend("command-line", f"file://{further.absolute()}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("app", search_path)
+
+
+def apply_overrides(overrides: list[Override], config: DictConfig) -> None:
+    """Set in a composed config what overrides of values say, as composing does after it has read the files."""
+    ConfigLoaderImpl._apply_overrides_to_config(overrides, config)
+
+
+def expand_product(overrides: list[Override]) -> list[list[str]]:
+    """Return the jobs of a sweep, each by its overrides: every combination of the values, as Hydra's sweeper does."""
+    return [list(job) for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None) for job in batch]
+
+
+def override_value_text(value: Any) -> str:
+    """Return a value as it is written in an override."""
+    return Override._get_value_element_as_str(value)
+
+
+def config_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a config, of groups too, without resolving what they refer to."""
+    for key in map(str, config):
+        yield prefix + key
+        if isinstance(config._get_node(key), DictConfig):
+            yield from config_keys(config[key], f"{prefix}{key}.")
