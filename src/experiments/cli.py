@@ -62,8 +62,14 @@ def _run(arguments: Namespace) -> None:
         return _answer_question()
     _check_surroundings([config])
     from experiments.experiment import run_experiment
+    from experiments.reproduction.resume import find_resumed_run
 
-    run_experiment(config, [o for o in arguments.overrides if not split_override(o).is_hydra])
+    overrides = [override for override in arguments.overrides if not split_override(override).is_hydra]
+    if config.resume:
+        resumed = find_resumed_run(config, overrides)
+        run_experiment(resumed.config, resumed.overrides, run_id=resumed.run.run_id)
+    else:
+        run_experiment(config, overrides)
 
 
 def _sweep(arguments: Namespace) -> None:

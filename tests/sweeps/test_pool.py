@@ -100,8 +100,9 @@ def test_a_worker_ends_when_its_sweep_is_gone() -> None:
 
 
 @pytest.mark.slow
-def test_workers_make_room_for_jobs_of_another_kind_and_dead_ones_are_replaced() -> None:
-    planned = plan_jobs(compose_sweep([*SMALL, "training.threads=1,2"]).jobs, ["training.threads"])
+def test_workers_make_room_for_jobs_of_another_kind_and_dead_ones_are_replaced(uri: str) -> None:
+    composed = compose_sweep([*SMALL, "training.threads=1,2", f"tracking.uri={uri}"])
+    planned = plan_jobs(composed.jobs, ["training.threads"])
     one, two = (replace(job, fingerprint="of other code") for job in planned)  # they fail at once
     engine = PoolEngine(PoolSettings(workers=1, timeout_minutes=None))
     engine.start("f" * 32)

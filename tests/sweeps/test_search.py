@@ -35,7 +35,7 @@ MISTAKES = {
     f"hydra.sweeper.sampler=cmaes {CHOICES} {DROPOUT}": "cmaes needs two or more parameters that are numbers",
     f"hydra.sweeper.sampler=tpee {DROPOUT}": "hydra.sweeper.sampler=tpee is not allowed (did you mean 'tpe'?): tpe",
     f"hydra.sweeper.n_trials=0 {DROPOUT}": "hydra.sweeper.n_trials=0 is not allowed: trials in all, from 1 on",
-    f"hydra.sweeper.n_trails=9 {DROPOUT}": "unknown key 'hydra.sweeper.n_trails' (did you mean 'hydra.sweeper.n_trials'?)",
+    f"hydra.sweeper.n_trails=9 {DROPOUT}": "(did you mean 'hydra.sweeper.n_trials'?)",
     f"data.validation=0 {DROPOUT}": "data.validation=0 leaves nothing to rank the trials by but the test set",
     f"objective.metric=val_acuracy {DROPOUT}": "is not a metric of these runs (did you mean 'val_accuracy'?)",
     f"objective.metric=train_seconds hydra.sweeper.pruner=median {DROPOUT}": "pruner=median needs a metric after each",
