@@ -1,4 +1,4 @@
-"""run.py as a process: what it answers, how it ends, and what it does not load or write."""
+"""run.py as a process: its answers, its exit codes, and what it neither loads nor writes."""
 
 import os
 import re
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT, command
+from stores import runs
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.composition import compose_job
-from experiments.config.overrides import group_names
 from experiments.config.sweep_composition import compose_sweep
 
 HEAVY = ("tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn")
@@ -32,14 +32,14 @@ MISTAKES = {
     "model.dropout=0.1,0.2": "For a sweep add -m: python run.py -m model.dropout=0.1,0.2",
     "model.weights=1f0a": "model.weights=1f0a is not allowed: id of a finished run whose model's weights to start from",
     "data.path=/nowhere": "data.path=/nowhere: /nowhere does not exist.",
+    "hydra.run.dir=elsewhere": "hydra.run.dir is not supported: it would have no effect. Of Hydra's settings there are",
+    "hydra/launcher=joblib": "hydra/launcher=joblib is not a choice. Choices of hydra/launcher: basic, pool",
     "tracking.uri=ftp://x": "tracking.uri=ftp://x is not supported. Choices: sqlite:///PATH/mlflow.db",
 }
 
 
 @pytest.mark.parametrize("override", MISTAKES)
-def test_a_mistake_is_told_in_one_line_with_exit_code_2_before_anything_is_loaded_or_written(
-    override: str, tmp_path: Path
-) -> None:
+def test_reports_a_mistake_in_one_line_before_anything_is_loaded_or_written(override: str, tmp_path: Path) -> None:
     loaded = (
         "import sys, atexit; from experiments.cli import main;"
         f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules])); main()"
@@ -54,7 +54,41 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2_before_anything_is_loade
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_is_checked_job_by_job_before_the_first_starts() -> None:
+@pytest.mark.slow
+def test_a_config_file_edited_after_the_check_does_not_change_the_run(uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("# @package _global_\nseed: 1\n")
+    # The check looks for the data once it has composed and validated.
+    edit_when_checked = f"""
+import sys
+from pathlib import Path
+from experiments.cli import main
+
+def edit(event, arguments):
+    if event == "import" and arguments[0] == "experiments.data.datasets":
+        Path({str(file)!r}).write_text("# @package _global_\\nseed: 2\\n")
+
+sys.addaudithook(edit)
+main()
+"""
+    arguments = ["--config-dir", str(tmp_path), "experiment=mine", "data=digits", "training.epochs=1"]
+    line = [sys.executable, "-c", edit_when_checked, *arguments, "report.figures=none", f"tracking.uri={uri}"]
+    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "seed: 2" in file.read_text()
+    (run,) = runs(uri)
+    assert run.data.params["seed"] == "1"
+    assert set(tmp_path.iterdir()) == {file.parent, tmp_path / "store"}  # nothing of Hydra's
+
+
+@pytest.mark.parametrize("question", ["--cfg=job", "--info=defaults"])
+def test_refuses_questions_about_one_run_in_a_sweep(question: str) -> None:
+    done = command("-m", "seed=0,1", question)
+    assert (done.returncode, done.stderr) == (2, "--cfg and --info are about one run. Leave out -m.\n")
+
+
+def test_every_job_of_a_sweep_is_checked_before_the_first_starts() -> None:
     done = command("-m", "model.dropout=0.1,0.2,1.5")
     assert (done.returncode, done.stdout) == (2, "")
     assert "model.dropout=1.5 is not allowed" in done.stderr
@@ -67,13 +101,13 @@ def test_a_sweep_is_checked_job_by_job_before_the_first_starts() -> None:
         (["seed=0,1", "distribution=multi_worker", "distribution.workers=2"], "cannot be swept with -m"),
     ],
 )
-def test_a_sweep_that_cannot_run_in_one_process_is_refused_before_it_starts(sweep: list[str], said: str) -> None:
+def test_refuses_a_sweep_that_cannot_run_in_one_process(sweep: list[str], said: str) -> None:
     done = command("-m", *sweep)
     assert done.returncode == 2
     assert said in done.stderr
 
 
-def test_an_unknown_choice_within_a_sweep_is_refused() -> None:
+def test_refuses_an_unknown_choice_in_a_sweep() -> None:
     done = command("-m", "model=mlp,mpl")
     assert done.returncode == 2
     assert "mpl" in done.stderr
@@ -81,7 +115,7 @@ def test_an_unknown_choice_within_a_sweep_is_refused() -> None:
 
 
 @pytest.mark.parametrize("question", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
-def test_questions_are_answered_without_loading_anything_heavy(question: list[str]) -> None:
+def test_answers_questions_without_loading_anything_heavy(question: list[str]) -> None:
     script = (
         "import sys, atexit; from experiments.cli import main;"
         f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)); main()"
@@ -116,7 +150,7 @@ press_tab python other.py "{word}"
     assert [file.name for file in tmp_path.iterdir()] == ["other.py"]
 
 
-def test_help_has_a_line_for_every_choice_and_key_and_ten_examples_that_compose() -> None:
+def test_help_lists_every_choice_and_key_and_ten_examples_that_compose() -> None:
     text = command("--help").stdout
     assert max(map(len, text.splitlines())) <= 120
     for group in (*group_names(), "hydra/launcher", "hydra/sweeper"):
@@ -144,7 +178,7 @@ def test_help_has_a_line_for_every_choice_and_key_and_ten_examples_that_compose(
         assert (PROJECT / document).exists()
 
 
-def test_layers_that_do_not_fit_are_named_before_a_run_is_made(new_uri: str, tmp_path: Path) -> None:
+def test_names_layers_that_do_not_fit_before_a_run_is_made(new_uri: str, tmp_path: Path) -> None:
     layers = "model.layers=[{Conv2D:{filters:8,kernel_size:3}},Flatten,{Dense:{units:10}}]"
     done = command("data=digits", "model=layers", layers, f"tracking.uri={new_uri}")
     assert done.returncode == 2
@@ -153,7 +187,7 @@ def test_layers_that_do_not_fit_are_named_before_a_run_is_made(new_uri: str, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_does_not_fit_the_classes_is_refused(uri: str) -> None:
+def test_refuses_an_output_that_does_not_fit_the_classes(uri: str) -> None:
     done = command("data=digits", "model=layers", "model.layers=[Flatten,{Dense:{units:9}}]", f"tracking.uri={uri}")
     assert done.returncode == 2
     assert "model.layers end in the shape (None, 9), data=digits needs (None, 10)" in done.stderr

@@ -11,12 +11,11 @@ from omegaconf import DictConfig
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
 from experiments.config.hydra_internals import hydra_argument_parser
-from experiments.config.overrides import is_hydra_key
+from experiments.config.overrides import split_override
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import (
     ComposedSweep,
     PoolSettings,
-    SearchSettings,
     check_hydra_overrides,
     compose_sweep,
 )
@@ -63,22 +62,21 @@ def _run(arguments: Namespace) -> None:
         return _answer_question()
     _check_surroundings([config])
     from experiments.experiment import run_experiment
+    from experiments.reproduction.resume import find_resumed_run
 
-    overrides = [o for o in arguments.overrides if not is_hydra_key(o.lstrip("+~"))]
-    run_id = None
+    overrides = [override for override in arguments.overrides if not split_override(override).is_hydra]
     if config.resume:
-        from experiments.reproduction.resume import find_resumed_run
-
         resumed = find_resumed_run(config, overrides)
-        config, overrides, run_id = resumed.config, resumed.overrides, resumed.run.run_id
-    run_experiment(config, overrides, run_id=run_id)
+        run_experiment(resumed.config, resumed.overrides, run_id=resumed.run.run_id)
+    else:
+        run_experiment(config, overrides)
 
 
 def _sweep(arguments: Namespace) -> None:
     if arguments.cfg or arguments.info:
         raise ConfigError("--cfg and --info are about one run. Leave out -m.")
     sweep = compose_sweep(arguments.overrides, arguments.config_dir)
-    if isinstance(sweep.sweeper, SearchSettings):
+    if sweep.is_search:
         from experiments.sweeps.search import check_search
 
         sweep = check_search(sweep)

@@ -4,7 +4,7 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -17,7 +17,15 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A config that cannot be run: what was given, what is allowed, what to do."""
+    """A config that cannot be run: what was given, what is allowed, what to do.
+
+    Attributes:
+        problems: the keys that are refused, each with the type of its problem: one of pydantic's, or `unknown_key`.
+    """
+
+    def __init__(self, message: str, problems: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.problems = dict(problems or {})
 
 
 class DataError(UserError):
@@ -110,13 +118,46 @@ def run_command(command: Callable[[], int | None]) -> int:
             sys.stdout.flush()
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """For the nearest choice, whatever its case, ` (did you mean 'relu'?)`; else nothing."""
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that is closest to a word in any case; None if none is close."""
     by_lower_case = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
-    return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
+    return by_lower_case[close[0]] if close else None
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return a suggestion to add to a message, such as ` (did you mean 'relu'?)`, or nothing."""
+    close = nearest(word, choices)
+    return f" (did you mean {close!r}?)" if close else ""
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Return the message for a key that does not exist.
+
+    Args:
+        known: the dotted keys that do exist, all of them or those beside it.
+
+    >>> unknown_key("model.dropuot", ["model.units", "model.dropout"])
+    "unknown key 'model.dropuot' (did you mean 'model.dropout'?). Keys of model: dropout, units"
+    """
+    known = list(known)
+    group, _, last = key.rpartition(".")
+    groups: dict[str, dict[str, str]] = {"": {}}
+    for name in known:
+        groups.setdefault(name.rpartition(".")[0], {})[name.rpartition(".")[2]] = name
+    meant = next((names[last] for names in groups.values() if last in names), None)
+    if group in groups:
+        meant = meant or groups[group].get(nearest(last, groups[group]) or "")
+    if not group or group not in groups:
+        meant = meant or nearest(key, known)
+    while group not in groups:
+        group = group.rpartition(".")[0]
+    return (
+        f"unknown key {key!r}{f' (did you mean {meant!r}?)' if meant else ''}. Keys{f' of {group}' if group else ''}:"
+        f" {join_sorted(groups[group])}"
+    )
 
 
 def join_sorted(names: Iterable[object]) -> str:
-    """In order, `adam, sgd`; `none` if there are none."""
+    """Return the names in order, `adam, sgd`, or `none` if there are none."""
     return ", ".join(sorted(map(str, names))) or "none"

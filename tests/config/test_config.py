@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.composition import compose_job
 from experiments.config.facts import count_training_examples
 from experiments.config.identity import config_to_dict, flatten_config, identity_tags
 from experiments.config.optimizer_schema import optimizer_arguments
-from experiments.config.overrides import PRESETS, group_names
+from experiments.config.overrides import PRESETS
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import compose_sweep
 from experiments.config.validation import validate_config
@@ -151,7 +151,7 @@ def test_one_bad_job_refuses_the_sweep() -> None:
 
 def test_several_values_without_multirun_are_refused_with_the_way_out() -> None:
     assert refusal("seed=0,1") == (
-        "'seed=0,1' names several values. For a sweep add -m: python run.py -m seed=0,1; for one list value write it in"
+        "'seed=0,1' has several values. For a sweep add -m: python run.py -m seed=0,1; for one list, write it in"
         " brackets: key=[a,b]."
     )
 
@@ -188,7 +188,7 @@ def test_an_interpolation_takes_the_value_of_another_key() -> None:
 
 
 def test_a_target_in_a_config_is_data_and_refused_as_any_unknown_key() -> None:
-    assert refusal("+model._target_=os.getcwd").startswith("unknown key 'model._target_'. It may hold: activation")
+    assert refusal("+model._target_=os.getcwd").startswith("unknown key 'model._target_'. Keys of model: activation")
     assert "received {'_target_': 'os.getcwd', 'x': 1}" in refusal(
         "model=layers", "model.layers=[{_target_: os.getcwd, x: 1}]"
     )
@@ -208,12 +208,12 @@ MISTAKES = {
     " Allowed: 0 to 59,999",
     "data.limit=0": "data.limit=0 is not allowed: use only the first so many training examples: a count from 1 on, or",
     "data.limit=100": "data.validation=5000 leaves no training image: mnist has 100 training examples (data.limit).",
-    "data.path=5": "data.path=5 is not allowed: expected a text: folder with the IDX or npz files, or null to search",
+    "data.path=5": "data.path=5 is not allowed: expected a string: folder with the IDX or npz files, or null to search",
     "data.shape=[]": "data.shape=[] is not allowed: height and width of an image, in pixels (and channels: 1 or 3)",
     "data.shape=[8,8,2]": "data.shape=[8, 8, 2] is not allowed: height and width of an image, in pixels (and channels",
     "data.classes=1": "data.classes=1 is not allowed: number of classes, from 2 on",
     "data.class_names=[a,b]": "data.class_names has 2 names for data.classes=10",
-    "data.checksums.train-images=5": "data.checksums.train-images=5 is not allowed: expected a text: file -> 'sha256:",
+    "data.checksums.train-images=5": "data.checksums.train-images=5 is not allowed: expected a string: file -> 'sha256",
     "data=null": f"data=null is not a choice. Choices of data: {shipped('data')}",
     "data=mnits": f"data=mnits is not a choice (did you mean 'mnist'?). Choices of data: {shipped('data')}",
     "data.name=mnits": "data.name='mnits' is not a choice: 'digits', ",
@@ -229,7 +229,7 @@ MISTAKES = {
     "model.dropout=high": "model.dropout=high is not allowed: expected a number: fraction of values set to zero",
     "model.activation=rellu": "model.activation: Keras has no activation 'rellu' (did you mean 'relu'?); choices: celu",
     "model.activation=glu": "model.activation: Keras has no activation 'glu'",
-    "model.activation=null": "model.activation=null is not allowed: expected a text: activation function, a name that",
+    "model.activation=null": "model.activation=null is not allowed: expected a string: activation function, a name",
     "model.kernel_initializer=null": "model.kernel_initializer: an initializer is a name, or one name with its"
     " arguments as {name: {argument: value}}; received None",
     "model.kernel_initializer={he_normal:{seed:1}}": "initializer he_normal has no argument 'seed'",
@@ -245,18 +245,18 @@ MISTAKES = {
     "training.batch_size=0": "training.batch_size=0 is not allowed: examples per step, from 1 to the number",
     "optimizer.learning_rate=-1": "optimizer.learning_rate=-1 is not allowed: step size, any finite number",
     "optimizer.learning_rate=nan": "optimizer.learning_rate=NaN is not allowed",
-    "+model.extra=1": "unknown key 'model.extra'. It may hold: activation, batch_normalization, dropout",
-    "optimizer.momentum=0.9": "unknown key 'optimizer.momentum'",
+    "+model.extra=1": "unknown key 'model.extra'. Keys of model: activation, batch_normalization, dropout",
+    "optimizer.momentum=0.9": "unknown key 'optimizer.momentum' (did you mean 'optimizer.ema_momentum'?).",
     "optimizer.name=adma": "optimizer.name: there is no optimizer 'adma' (did you mean 'adam",
     "optimizer.beta_1=1": "optimizer.beta_1 must be from 0 up to but not including 1; received 1",
     "optimizer.amsgrad=1": "optimizer adam: amsgrad takes true or false; received 1",
     "optimizer.amsgrad=[false]": "optimizer adam: amsgrad takes true or false; received [False]",
     "~model.units.0": "~model.units.0: an item of a list cannot be deleted. Give the whole list, such as model.units=",
-    f"model.units={'[' * 120}{']' * 120}": "A value is nested too deeply: lists within lists",
+    f"model.units={'[' * 120}{']' * 120}": "A value is nested too deeply: a hundred or more lists within lists.",
     "optimizer.clipnorm=0": "optimizer.clipnorm must be greater than 0; received 0",
-    "+optimizer.momentum=0.9": "optimizer adam has no argument 'momentum' (did you mean 'ema_momentum'?)",
-    "+optimizer.arguments=1": "optimizer adam has no argument 'arguments'",
-    "+optimizer.__post_init__=1": "optimizer adam has no argument '__post_init__'",
+    "+optimizer.momentum=0.9": "unknown key 'optimizer.momentum' (did you mean 'optimizer.ema_momentum'?).",
+    "+optimizer.arguments=1": "unknown key 'optimizer.arguments'. Keys of optimizer: amsgrad",
+    "+optimizer.__post_init__=1": "unknown key 'optimizer.__post_init__'. Keys of optimizer: amsgrad",
     "schedule.name=linear": "schedule.name='linear' is not a choice: 'constant', 'exponential', 'cosine'",
     "training.epochs=0": "training.epochs=0 is not allowed: passes over the training examples, from 1 on",
     "training.batch_size=55001": "training.batch_size=55001 is larger than the training split: 55,000 examples (mnist"
@@ -277,10 +277,10 @@ MISTAKES = {
     "~seed": "seed is missing: seed of all randomness",
     "~data": "'~data' removes the group 'data', which every run needs. Leave it out.",
     "~model.dropout": "model.dropout is missing: fraction of values set to zero in training",
-    "+foo=1": "unknown key 'foo'. It may hold: data,",
-    "+foo-bar=1": "unknown key 'foo-bar'. It may hold: data,",
-    "+model.foo-bar=1": "unknown key 'model.foo-bar'. It may hold: activation",
-    "dropout=0.3": "unknown key 'dropout' (did you mean 'model.dropout'?). See every key: python run.py --cfg job",
+    "+foo=1": "unknown key 'foo'. Keys: data,",
+    "+foo-bar=1": "unknown key 'foo-bar'. Keys: data,",
+    "+model.foo-bar=1": "unknown key 'model.foo-bar'. Keys of model: activation",
+    "dropout=0.3": "unknown key 'dropout' (did you mean 'model.dropout'?). Keys: data, ",
     "seed": "'seed' is not an override: ",
     "=5": "'=5' is not an override: the key is missing. Write key=value, for example model.dropout=0.3",
     "hydra.searchpath=[file:///tmp]": "is not supported. Use --config-dir FOLDER for your own files.",
@@ -333,7 +333,7 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
         ("experiment=walkthrough expected.seeds=[]", "expected.seeds=[] is not allowed: seeds to run, each from 0 to"),
         ("experiment=walkthrough expected.seeds=[1,1]", "expected.seeds=[1, 1] names a seed twice"),
         ("experiment=walkthrough expected.seeds=[-1]", "expected.seeds.0=-1 is not allowed: seeds to run, each from 0"),
-        ("experiment=walkthrough +expected.means=1", "unknown key 'expected.means' (did you mean 'mean'?)."),
+        ("experiment=walkthrough +expected.means=1", "unknown key 'expected.means' (did you mean 'expected.mean'?)."),
         ("experiment=walkthrough expected.quick.mean=low", "expected.quick.mean=low is not allowed: expected a number"),
         (
             'experiment=walkthrough expected.quick.overrides=["hydra.launcher=x"]',
@@ -451,7 +451,7 @@ def test_the_folder_may_have_any_name(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert refusal(config_dir=missing) == (
-        f"--config-dir={missing} is not a folder. Name one that holds experiment/NAME.yaml."
+        f"--config-dir={missing} is not a folder. Name one that contains experiment/NAME.yaml."
     )
 
 
@@ -459,8 +459,8 @@ def test_a_folder_of_configs_cannot_stand_in_for_what_names_code(tmp_path: Path)
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "hydra" / "launcher" / "pool.yaml").write_text("_target_: os.system\n")
     assert refusal(config_dir=tmp_path) == (
-        f"--config-dir={tmp_path} holds a folder 'hydra', whose files can name code to run, and config files are data"
-        " only. Remove it, or give hydra.* on the command line."
+        f"--config-dir={tmp_path} has a folder 'hydra', whose files could name code to run, but config files may"
+        " contain only data. Remove it, or give hydra.* on the command line."
     )
 
 
@@ -479,8 +479,8 @@ def test_a_folder_of_configs_cannot_stand_in_for_what_names_code(tmp_path: Path)
 def test_a_config_file_may_not_set_hydras_own_keys(tmp_path: Path, text: str, key: str) -> None:
     file = own_file(tmp_path, text)
     assert refusal("experiment=mine", config_dir=tmp_path) == (
-        f"{file} sets {key!r}: Hydra's own keys can name code to run, and a config file is data only. Remove it, or"
-        " give hydra.* on the command line."
+        f"{file} sets {key!r}, but Hydra's own keys can name code to run, and config files may contain only data."
+        " Remove it, or give hydra.* on the command line."
     )
 
 
@@ -511,7 +511,7 @@ def test_other_keys_of_a_config_file_are_checked_against_the_schema(tmp_path: Pa
     [
         ("# @package _global_\ndefaults: {model: cnn}\n", "defaults must be a list (got mapping)"),
         ("# @package _global_\ndefaults:\n  - override model: cnn\n", "Could not override 'experiment/model@model'"),
-        ("- model: cnn\n", "mine.yaml is no mapping. Write a line KEY: VALUE for each setting."),
+        ("- model: cnn\n", "mine.yaml is not a mapping. Write a line KEY: VALUE for each setting."),
         ("# @package _global_\nmodel: {units: [1\n", "expected ',' or ']'"),
         ("# @package _global_\nmodel:\n  units: ${nowhere}\n", "Interpolation key 'nowhere' not found"),
     ],

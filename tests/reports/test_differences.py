@@ -3,9 +3,8 @@
 import pytest
 import yaml
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.composition import compose_job
-from experiments.config.overrides import group_names
 from experiments.reports.differences import differences_from_defaults, run_name
 
 

@@ -1,4 +1,4 @@
-"""What a sweep came to: ranks and verdicts on tiny literals, and what the parent run holds in a real store."""
+"""Leaderboards: ranks and verdicts on tiny literals, and what the parent run has in a real store."""
 
 import csv
 import io
@@ -12,14 +12,13 @@ from stores import artifact, files
 from experiments.config.composition import compose_job
 from experiments.config.identity import config_to_dict
 from experiments.sweeps.leaderboard import leaderboard_verdict, rank_children
-from experiments.sweeps.leaderboard_views import (
+from experiments.sweeps.leaderboard_figures import leaderboard_figures
+from experiments.sweeps.leaderboard_report import publish_leaderboard, sweep_commands
+from experiments.sweeps.leaderboard_text import (
     TOP_ROWS,
-    leaderboard_figures,
     leaderboard_headline,
     leaderboard_table,
     print_leaderboard,
-    publish_leaderboard,
-    sweep_commands,
     sweep_note,
 )
 from experiments.tracking.records import RunRecord, sweep_children
@@ -55,7 +54,7 @@ def printed(board):
     return [line.split() for line in console.file.getvalue().splitlines()]
 
 
-def test_settings_are_ranked_over_seeds_with_the_interval_of_student_and_the_test_of_welch():
+def test_settings_are_ranked_over_seeds_with_students_interval_and_welchs_test():
     table = rank(over_seeds(_1=[1, 2, 3], _2=[3, 4, 5], _3=[0.5])).table
     assert table["model.dropout"].tolist() == ["2", "1", "3"]
     assert table.n.tolist() == [3, 3, 1]
@@ -70,7 +69,7 @@ def test_settings_are_ranked_over_seeds_with_the_interval_of_student_and_the_tes
     assert table.run_ids[2] == f"{20:032x}"
 
 
-def test_the_least_is_best_where_the_mode_says_so():
+def test_the_least_is_best_in_mode_min():
     board = rank(over_seeds("val_loss", _1=[0.5, 0.6], _2=[0.2, 0.1]), "val_loss", "min")
     assert board.table["model.dropout"].tolist() == ["2", "1"]
     assert board.best.metrics == {"val_loss": 0.1}
@@ -79,10 +78,10 @@ def test_the_least_is_best_where_the_mode_says_so():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"_1": [0.9]}, "one setting only"),
+        ({"_1": [0.9]}, "only one setting"),
         ({"_1": [0.9], "_2": [0.8]}, "One seed each: noise unknown"),
-        ({"_1": [0.9], "_2": [0.8, 0.81]}, "The best setting has one seed only: noise unknown"),
-        ({"_1": [0.9, 0.91], "_2": [0.8]}, "The next setting has one seed only: noise unknown"),
+        ({"_1": [0.9], "_2": [0.8, 0.81]}, "The best setting has only one seed: noise unknown"),
+        ({"_1": [0.9, 0.91], "_2": [0.8]}, "The next setting has only one seed: noise unknown"),
         ({"_1": [0.9, 0.8], "_2": [0.8, 0.9]}, "the same mean: neither is better"),
         ({"_1": [0.9, 0.9], "_2": [0.8, 0.8]}, "Seeds make no difference"),
         ({"_1": [0.9, 0.91], "_2": [0.5, 0.51]}, "Better than the next beyond noise: by 0.4 on average"),
@@ -90,16 +89,16 @@ def test_the_least_is_best_where_the_mode_says_so():
         ({"_1": [0.9, 0.8], "_2": [0.7, 0.9], "_3": [0.7, 0.89]}, "2 settings are that close to the best."),
     ],
 )
-def test_whether_the_best_is_better_beyond_noise_is_said_in_words(values, said):
+def test_the_verdict_says_whether_the_best_is_better_beyond_noise(values, said):
     assert said in leaderboard_verdict(rank(over_seeds(**values)))
 
 
-def test_seeds_are_asked_for_of_runs_that_have_no_such_parameter_too():
+def test_the_verdict_suggests_seeds_for_runs_without_that_parameter():
     foreign = [a_run(i, {"depth": str(i)}, {"best_val_accuracy": i / 4}) for i in (1, 2)]
-    assert leaderboard_verdict(rank(foreign)).endswith("A sweep over seeds would tell: seed=0,1,2,3,4")
+    assert leaderboard_verdict(rank(foreign)).endswith("To find out, sweep over more seeds: seed=0,1,2,3,4")
 
 
-def test_runs_that_are_not_finished_or_have_no_finite_objective_are_left_out():
+def test_leaves_out_runs_that_are_unfinished_or_lack_a_finite_objective():
     params = {"model.dropout": "0.1", "seed": "0"}
     children = [
         a_run(1, params, {"best_val_accuracy": 0.5}),
@@ -111,7 +110,7 @@ def test_runs_that_are_not_finished_or_have_no_finite_objective_are_left_out():
     assert rank_children(children[1:], "best_val_accuracy", "max") is None
 
 
-def test_what_varies_is_what_the_sweep_says_and_else_what_differs():
+def test_a_setting_is_what_the_sweep_varies_or_else_what_differs():
     children = [
         a_run(i, {"optimizer.name": name, "optimizer.beta_1": beta, "seed": "0"}, {"best_val_accuracy": 0.9})
         for i, (name, beta) in enumerate([("adam", "0.9"), ("sgd", "none")])
@@ -122,7 +121,7 @@ def test_what_varies_is_what_the_sweep_says_and_else_what_differs():
     assert rank(over_seeds(_1=[1, 2], _2=[3, 4]), varied=["seed"]).varied == ["model.dropout"]  # seed does not say it
 
 
-def test_the_terminal_shows_the_top_with_short_names_and_the_digits_that_are_sure():
+def test_the_terminal_shows_the_top_with_short_names_and_certain_digits():
     header, first, second = printed(rank(over_seeds(**{"_0.1": [0.97, 0.975, 0.98], "_0.25": [0.91]})))
     assert header == ["dropout", "n", "best_val_accuracy", "95", "%", "CI", "difference", "p"]
     assert first == ["1", "0.1", "3", "0.9750", "±", "0.0050", "0.963", "to", "0.987", "best"]
@@ -136,7 +135,7 @@ def test_long_numbers_of_a_search_are_shortened_for_people_only():
     assert board.table["model.dropout"][0] == "0.29016619299342533"
 
 
-def test_which_figures_there_are_depends_on_what_varies():
+def test_the_figures_depend_on_what_varies():
     def drawn(**axes):
         names = list(axes)
         children = [
@@ -154,7 +153,7 @@ def test_which_figures_there_are_depends_on_what_varies():
     assert drawn(none=[(1,)]) == []
 
 
-def test_the_figures_say_seeds_only_where_there_are_several():
+def test_captions_mention_seeds_only_if_there_are_several():
     def subtitles(runs):
         return [figure.texts[1].get_text() for figure in leaderboard_figures(rank(runs, "acc")).values()]
 
@@ -205,7 +204,7 @@ def published(store):
     return uri, connect_store(uri).get_run(parent_id)
 
 
-def test_the_parent_holds_the_table_as_table_and_csv_the_figures_and_the_best_config(published):
+def test_the_parent_has_table_csv_figures_and_the_best_config(published):
     uri, parent = published
     run_id = parent.info.run_id
     table = json.loads(artifact(uri, run_id, "tables/leaderboard.json"))
@@ -225,7 +224,7 @@ def test_the_parents_row_shows_the_best_run_and_its_final_metrics(published):
     assert connect_store(uri).get_run(parent.data.tags["best_run"]).data.params["seed"] == "1"
 
 
-def test_the_note_begins_with_the_winner_and_whether_it_is_noise_and_has_the_commands(published):
+def test_the_note_has_the_winner_the_verdict_the_failures_and_the_commands(published):
     uri, parent = published
     run_id, note = parent.info.run_id, parent.data.tags["mlflow.note.content"]
     assert note.startswith("**Best: dropout=0.1** with best_val_accuracy 0.905 (95 % CI 0.841 to 0.969, 2 seeds).\n\n")
@@ -237,7 +236,7 @@ def test_the_note_begins_with_the_winner_and_whether_it_is_noise_and_has_the_com
     assert f"![figures/02_effects.png](get-artifact?path=figures/02_effects.png&run_uuid={run_id})" in note
 
 
-def test_the_ui_has_a_view_of_the_sweeps_runs_with_what_varies_first_and_charts(published):
+def test_the_ui_view_of_the_runs_shows_what_varies_first_and_charts(published):
     uri, parent = published
     client = connect_store(uri)
     tags = client.get_experiment(parent.info.experiment_id).tags
@@ -249,7 +248,7 @@ def test_the_ui_has_a_view_of_the_sweeps_runs_with_what_varies_first_and_charts(
     assert sweep_page(client, parent.info.run_id).endswith(f"viewStateShareKey={parent.info.run_id}")
 
 
-def test_a_parent_entered_again_shows_what_it_came_to_then(store, published):
+def test_a_parent_entered_again_shows_the_new_results(store, published):
     uri, parent_id = store
     children = [
         run for run in sweep_children(open_existing_store(uri), parent_id) if run.params["model.dropout"] == "0.3"
@@ -271,7 +270,7 @@ def test_a_sweep_without_a_finished_run_says_so(store, capsys):
     assert "No run of this sweep has finished with its objective." in capsys.readouterr().out
 
 
-def test_the_end_of_a_sweep_prints_the_table_the_verdict_and_what_to_do_next(store, capsys):
+def test_prints_the_table_the_verdict_and_the_next_commands(store, capsys):
     uri, parent_id = store
     board = rank(sweep_children(open_existing_store(uri), parent_id), varied=["model.dropout"])
     with reopen_ended_run(uri, parent_id) as run:
@@ -282,7 +281,7 @@ def test_the_end_of_a_sweep_prints_the_table_the_verdict_and_what_to_do_next(sto
     assert "  python scripts/ui.py  # look" in out
 
 
-def test_a_note_on_many_runs_and_failures_fits_what_mlflow_keeps():
+def test_a_note_on_many_runs_and_failures_fits_in_mlflows_limit():
     board = rank(over_seeds(**{f"_0.{i}": [i / 100, i / 99] for i in range(10, 99)}))
     note = sweep_note(board, "1", "f" * 32, {"look": "python " * 40}, ["x" * 2000] * 99, ["a", "b", "c", "d"])
     assert len(note) < 8000
@@ -291,7 +290,7 @@ def test_a_note_on_many_runs_and_failures_fits_what_mlflow_keeps():
     assert "The best 10 of 89 settings" in note
 
 
-def test_the_sweep_of_another_program_is_found_by_a_filter(store):
+def test_the_page_of_another_programs_sweep_filters_by_its_parent(store):
     client = connect_store(store[0])
     parent = client.create_run(client.create_experiment("theirs")).info.run_id
     found = sweep_page(client, parent)

@@ -42,9 +42,7 @@ def test_a_glob_sweeps_experiments() -> None:
 
 def test_warns_when_the_test_set_ranks_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
     planned("data.validation=0", "seed=0,1").show()
-    assert (
-        "Warning: test_accuracy ranks these runs, so the value of the best one is too good" in capsys.readouterr().err
-    )
+    assert "Warning: test_accuracy ranks these runs, so the value of the best one is" in capsys.readouterr().err
 
 
 def test_the_digest_depends_on_the_jobs_and_not_on_reports_or_how_they_run() -> None:
@@ -125,8 +123,8 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("hydra.sweeper.max_batch_size=2", r"unknown key 'hydra\.sweeper\.max_batch_size'\. It may hold: params"),
-        ("hydra.launcher.wrkers=2", r"unknown key 'hydra\.launcher\.wrkers' \(did you mean 'workers'\?\)"),
+        ("hydra.sweeper.max_batch_size=2", r"unknown key 'hydra\.sweeper\.max_batch_size'\. Keys of .*: params"),
+        ("hydra.launcher.wrkers=2", r"unknown key 'hydra\.launcher\.wrkers' \(did you mean '.*\.workers'\?\)"),
         ("hydra.launcher.workers=0", r"hydra\.launcher\.workers=0 is not allowed: processes, from 1 on, or null"),
         ("hydra.launcher.workers=two", r"hydra\.launcher\.workers=two is not allowed"),
         ("hydra.launcher.workers=1,2", r"names several values\. Give hydra\.launcher\.workers one value"),
@@ -137,7 +135,7 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
         ("hydra.sweeper.params=5", r"hydra\.sweeper\.params=5 is not allowed: what to sweep over, as \{KEY:'A,B'\}"),
         (
             "+hydra.sweeper.parms={}",
-            r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'params'\?\)\. It may hold: params",
+            r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'hydra\.sweeper\.params'\?\)\.",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from conftest import command, start
 from stores import artifact, history, runs
 from sweep_runs import child_runs, parent_run, wait_until
 
-from experiments.sweeps.engines.pool import gpu_name, visible_gpus
+from experiments.config.sweep_composition import PoolSettings, compose_sweep
+from experiments.sweeps.engines.pool import PoolEngine, gpu_name, visible_gpus
+from experiments.sweeps.plan import plan_jobs
 
 SMALL = ["data=digits", "training.epochs=2"]
 
@@ -96,7 +99,36 @@ def test_a_worker_ends_when_its_sweep_is_gone() -> None:
     assert worker.wait(60) == 0  # by itself: it is not 0 where it has to be ended
 
 
-def test_each_of_thevisible_gpus_is_for_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_workers_make_room_for_jobs_of_another_kind_and_dead_ones_are_replaced(uri: str) -> None:
+    composed = compose_sweep([*SMALL, "training.threads=1,2", f"tracking.uri={uri}"])
+    planned = plan_jobs(composed.jobs, ["training.threads"])
+    one, two = (replace(job, fingerprint="of other code") for job in planned)  # they fail at once
+    engine = PoolEngine(PoolSettings(workers=1, timeout_minutes=None))
+    engine.start("f" * 32)
+    processes = []
+    try:
+        for job in (one, one, two):
+            engine.give(job)
+            end = engine.wait()
+            assert (end.job, end.lost_status) == (job, None)
+            assert end.reason.startswith("The project's code or packages have changed since the sweep started.")
+            (worker,) = engine.workers
+            processes.append(worker.process)
+        assert processes[0] is processes[1] is not processes[2]
+        processes[2].kill()
+        processes[2].wait()
+        engine.give(two, draw="1f0a")
+        assert "1f0a" in engine.wait().reason
+        engine.give(two)
+        engine.workers[0].process.kill()
+        end = engine.wait()
+        assert (end.reason, end.lost_status) == ("its worker process was killed by SIGKILL", "KILLED")
+    finally:
+        assert engine.close() == []
+
+
+def test_each_visible_gpu_serves_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert (visible_gpus(), gpu_name(1)) == (2, "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")

@@ -20,7 +20,7 @@ def trials(uri: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_goes_on_and_ends_like_one_that_was_not(uri: str) -> None:
+def test_a_killed_search_resumes_and_ends_like_an_uninterrupted_one(uri: str) -> None:
     one_by_one = ["hydra/launcher=basic", "hydra.sweeper.n_trials=3", "hydra.sweeper.startup_trials=1"]
     whole = command(*SEARCH, *SPACE, *one_by_one, f"tracking.uri={uri}")
     assert whole.returncode == 0, whole.stderr
@@ -52,7 +52,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_like_one_that_was_not(uri: st
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_does_not_end_the_search_and_the_same_trial_is_run_once(uri: str) -> None:
+def test_a_failing_trial_does_not_end_the_search_and_equal_trials_run_once(uri: str) -> None:
     grid = ["hydra.sweeper.sampler=grid", "optimizer.learning_rate=1e-2,1e30,0.01", "model.dropout=choice(0,0.0)"]
     done = command(*SEARCH, *grid, "hydra.launcher.workers=1", f"tracking.uri={uri}")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The trials of a search on made-up results: what is proposed, what a kill leaves, what is pruned, what is drawn."""
+"""The trials of a search on made-up results: proposals, interruptions, pruning and figures."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,7 +39,7 @@ def settings(sampler: str, trials: int) -> list[str]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
-def test_a_search_that_was_cut_off_draws_what_it_would_have_drawn(sampler: str, tmp_path: Path) -> None:
+def test_a_search_draws_the_same_trials_after_an_interruption(sampler: str, tmp_path: Path) -> None:
     overrides = [*SPACE, *settings(sampler, 12)]
     whole, _ = run(tmp_path / "whole", *overrides)
     before, _ = run(tmp_path / "cut", *overrides, stop_in=7)
@@ -49,7 +49,7 @@ def test_a_search_that_was_cut_off_draws_what_it_would_have_drawn(sampler: str, 
     assert len(trials.optuna.trials) == 12
 
 
-def test_more_trials_go_on_with_the_search_and_another_seed_draws_others(tmp_path: Path) -> None:
+def test_more_trials_continue_the_search_and_another_seed_draws_others(tmp_path: Path) -> None:
     first, _ = run(tmp_path / "a", *SPACE, *settings("tpe", 5))
     more, _ = run(tmp_path / "a", *SPACE, *settings("tpe", 8))
     other, _ = run(tmp_path / "b", *SPACE, *settings("tpe", 5), "hydra.sweeper.seed=1")
@@ -57,7 +57,7 @@ def test_more_trials_go_on_with_the_search_and_another_seed_draws_others(tmp_pat
     assert all(point not in first for point in [*more, *other])
 
 
-def test_a_grid_is_every_combination_once_in_order_and_then_the_search_is_through(tmp_path: Path) -> None:
+def test_a_grid_tries_every_combination_once_in_order_and_ends(tmp_path: Path) -> None:
     overrides = ["model.dropout=range(0,0.3,0.1)", CHOICES, *settings("grid", 20)]
     before, _ = run(tmp_path / "grid", *overrides, stop_in=2)
     after, _ = run(tmp_path / "grid", *overrides, at_once=3)
@@ -66,7 +66,7 @@ def test_a_grid_is_every_combination_once_in_order_and_then_the_search_is_throug
     assert run(tmp_path / "grid", *overrides)[0] == []
 
 
-def test_a_failed_trial_does_not_end_the_search_and_is_tried_again_when_it_is_entered_again(tmp_path: Path) -> None:
+def test_a_failed_trial_does_not_end_the_search_and_is_retried_by_the_next_command(tmp_path: Path) -> None:
     overrides = [*SPACE, *settings("random", 3)]
     trials = SearchStudy(checked(*overrides), tmp_path / "journal")
     seen = []
@@ -85,9 +85,7 @@ def test_a_failed_trial_does_not_end_the_search_and_is_tried_again_when_it_is_en
 
 
 @pytest.mark.parametrize(("pruner", "epoch"), [("median", 2), ("hyperband", 2)])
-def test_a_poor_trial_is_pruned_after_the_first_epochs_by_the_metric_of_each(
-    pruner: str, epoch: int, tmp_path: Path
-) -> None:
+def test_a_poor_trial_is_pruned_after_the_warm_up_epochs(pruner: str, epoch: int, tmp_path: Path) -> None:
     found = checked(DROPOUT, *settings("random", 20), f"hydra.sweeper.pruner={pruner}", "hydra.sweeper.warmup_epochs=2")
     trials = SearchStudy(found, tmp_path / "journal")
     ended = []
@@ -109,7 +107,7 @@ def test_a_poor_trial_is_pruned_after_the_first_epochs_by_the_metric_of_each(
 
 
 @pytest.mark.slow
-def test_the_run_of_a_pruned_trial_is_killed_with_the_reason_and_keeps_no_checkpoint(
+def test_the_run_of_a_pruned_trial_is_killed_with_the_reason_and_without_a_checkpoint(
     uri: str, tmp_path: Path, tensorflow: None
 ) -> None:
     from experiments.experiment import run_experiment

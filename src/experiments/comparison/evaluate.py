@@ -13,6 +13,7 @@ from experiments.config.choices import choice_values
 from experiments.config.composition import compose_job
 from experiments.config.data_schema import DataConfig, ImageFileData, LinearData
 from experiments.config.identity import config_to_dict
+from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, DataError
@@ -121,7 +122,7 @@ def draw_full_report(run_id: str, uri: str) -> None:
 
 def _refuse_other_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
-        group, *keys = override.partition("=")[0].split(".")
+        group, *keys = override_key(override).split(".")
         if group != "data" or (keys and keys[0] not in TEST_SET_KEYS):
             raise ConfigError(
                 f"{override!r} is not about the test set, and all else is the run's own, its preprocessing too."
@@ -133,7 +134,7 @@ def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
     """The run's group `data`, or the one that the overrides choose, with their values."""
     if not overrides:
         return config.data
-    named = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
+    named = [value for _, key, value in map(split_override, overrides) if key == "data"]
     linear = named[-1] == "linear" if named else isinstance(config.data, LinearData)
     # The test split is all that counts, so nothing about training may be in its way.
     loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"

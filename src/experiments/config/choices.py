@@ -25,6 +25,12 @@ def config_groups() -> list[ConfigGroup]:
     return [ConfigGroup(*entry) for entry in re.findall(r"(?m)^  - (?:override )?([\w/]+): (\w+) +# (.*)$", text)]
 
 
+@cache
+def group_names() -> tuple[str, ...]:
+    """Return the names of this project's config groups, without Hydra's own."""
+    return tuple(group.name for group in config_groups() if not group.name.startswith("hydra/"))
+
+
 def choice_files(group: str) -> list[Path]:
     """The choices of a group, by name."""
     found = sorted((CONFIG_FOLDER / group).glob("*.yaml"))

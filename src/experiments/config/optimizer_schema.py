@@ -5,12 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from experiments.config.extra_optimizers import extra_optimizer_arguments
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
 from experiments.config.keras_checks import check_arguments, refusal
 from experiments.config.keras_table import keras_table
-from experiments.errors import did_you_mean, join_sorted
+from experiments.errors import did_you_mean, join_sorted, unknown_key
 
 OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
@@ -75,6 +76,10 @@ class OptimizerConfig:
     @model_validator(mode="after")
     def _check(self) -> Self:
         known = optimizer_arguments()[self.name]
+        for key in set(self.arguments) - set(known):
+            names = [f"optimizer.{name}" for name in ("name", "learning_rate", *known)]
+            message = unknown_key(f"optimizer.{key}", names)
+            raise PydanticCustomError("unknown_key", "{message}", {"message": message, "key": f"optimizer.{key}"})
         check_arguments(f"optimizer {self.name}", self.arguments, known)
         for key, value in self.arguments.items():
             null_is_meant = value is None and (known[key] is None or (self.name, key) in NULL_FOR_NONE)

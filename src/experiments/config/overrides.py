@@ -1,26 +1,77 @@
-"""Overrides as given on the command line: parsed in one place."""
+"""Overrides as given on the command line, such as `model.dropout=0.3` or `~schedule`: how they are read.
+
+Hydra's grammar reads the values where a config is composed (`parse_overrides`). Elsewhere, as in the name of a run, the
+parts of the text are enough (`split_override`).
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import group_names
 from experiments.errors import ConfigError
 
-PRESETS = ("experiment", "debug")  # groups that change the keys of others and have none of their own
-CHOSEN = {"distribution": "strategy"}  # the key that tells which choice of a group a config has, where it is not `name`
-UNKNOWN = ...  # what an override sets, where it alone does not tell
+PRESETS = ("experiment", "debug")  # groups that change the keys of others and have no keys of their own
+CHOICE_KEYS = {"distribution": "strategy"}  # the key with the name of the group's choice, where it is not `name`
+
+
+class SplitOverride(NamedTuple):
+    """The parts of an override.
+
+    Attributes:
+        sign: "", "+" (add), "++" (add or change) or "~" (delete).
+        key: a dotted key or a group, without the package of `group@package`.
+        value: the text after the equals sign, "" if there is none.
+    """
+
+    sign: str
+    key: str
+    value: str
+
+    @property
+    def is_group_choice(self) -> bool:
+        return self.sign != "~" and self.key in group_names()
+
+    @property
+    def is_hydra(self) -> bool:
+        return is_hydra_key(self.key)
+
+
+def split_override(override: str) -> SplitOverride:
+    """Split an override into its parts.
+
+    >>> split_override("+model.units=[8,4]")
+    SplitOverride(sign='+', key='model.units', value='[8,4]')
+    """
+    left, _, value = override.partition("=")
+    name = left.lstrip("+~")
+    return SplitOverride(left.removesuffix(name), name.partition("@")[0], value)
+
+
+def override_key(override: str) -> str:
+    """Return the key or group of an override: `model.dropout` of `+model.dropout=0.3`."""
+    return split_override(override).key
+
+
+def is_hydra_key(key: str) -> bool:
+    return re.split("[./]", key.lstrip("/"), maxsplit=1)[0] == "hydra"
+
+
+def choice_key(group: str) -> str:
+    """Return the key that has the name of a group's choice: `model.name`, `distribution.strategy`."""
+    return f"{group}.{CHOICE_KEYS.get(group, 'name')}"
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra reads them; needs `composing`.
+    """Parse overrides with Hydra's grammar; needs `composing`.
 
     Raises:
-        ConfigError: on the first that is none.
+        ConfigError: for the first that is not an override.
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = []
@@ -30,7 +81,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             if not result.key_or_group:
                 raise HydraException("the key is missing")
             parsed.append(result)
-        except (HydraException, RecursionError, ValueError) as error:  # the last one: a number of 5,000 digits
+        except (HydraException, RecursionError, ValueError) as error:  # ValueError: a number of 5,000 digits
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"{override!r} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
@@ -39,23 +90,10 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def is_hydra_key(name: str) -> bool:
-    return re.split("[./]", name.lstrip("/"), maxsplit=1)[0] == "hydra"
-
-
-def is_group_choice(override: str) -> bool:
-    return override.partition("=")[0] in group_names()
-
-
-def group_names() -> list[str]:
-    """The config groups of this project: the folders of conf/, without Hydra's own."""
-    return sorted(folder.name for folder in CONFIG_FOLDER.iterdir() if folder.is_dir() and folder.name != "hydra")
-
-
-def refuse_several_values(parsed: list[Override]) -> None:
+def refuse_several_values(parsed: Iterable[Override]) -> None:
     for override in parsed:
         if override.is_sweep_override():
             raise ConfigError(
-                f"{override.input_line!r} names several values. For a sweep add -m: python run.py -m"
-                f" {override.input_line}; for one list value write it in brackets: key=[a,b]."
+                f"{override.input_line!r} has several values. For a sweep add -m: python run.py -m"
+                f" {override.input_line}; for one list, write it in brackets: key=[a,b]."
             )

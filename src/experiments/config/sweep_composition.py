@@ -25,8 +25,8 @@ from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, described
 from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
-from experiments.config.overrides import is_hydra_key, parse_overrides
-from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.config.overrides import is_hydra_key, parse_overrides, split_override
+from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 
 Params = Annotated[dict[str, Any], described("what to sweep over, as {KEY:'A,B'}")]
 
@@ -88,6 +88,10 @@ class ComposedSweep:
     config_dir: str | None
 
     @property
+    def is_search(self) -> bool:
+        return isinstance(self.sweeper, SearchSettings)
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the jobs' configs in any order, by which the sweep is found again."""
         parts = sorted(fingerprint_of(job.config, {}) for job in self.jobs)
@@ -117,7 +121,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
             *(override for override in parsed if not is_hydra_key(override.key_or_group)),
         ]
         sweep = ComposedSweep([], launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
-        if isinstance(sweeper, SearchSettings):
+        if sweep.is_search:
             return sweep
         refuse_space(parsed)
         return replace(sweep, jobs=compose_jobs(_expand_sweep(parsed)))
@@ -130,7 +134,7 @@ def check_hydra_overrides(overrides: Iterable[str]) -> None:
         ConfigError: names the setting, and what there is.
     """
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        _, key, value = split_override(override)
         if is_hydra_key(key) and not TAKEN.fullmatch(key):
             raise ConfigError(
                 f"{key} is not supported: it would have no effect. Of Hydra's settings there are hydra/launcher,"
@@ -173,7 +177,7 @@ def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
         # Not resolved, as some of it refers to a job.
         settings: Any = OmegaConf.to_container(hydra)
     except NOT_COMPOSABLE as error:
-        raise ConfigError(explain_composition(lines, error)) from None
+        raise explain_composition(lines, error) from None
     chosen = hydra.runtime.choices
     return (
         _validate_settings("hydra.launcher", LAUNCHERS[chosen["hydra/launcher"]], settings["launcher"]),
@@ -196,9 +200,7 @@ def _validate_settings(prefix: str, schema: Any, given: Mapping[str, Any]) -> An
         for finding in error.errors(include_url=False):
             key = str(finding["loc"][0])
             if key not in known:
-                lines.append(
-                    f"unknown key '{prefix}.{key}'{did_you_mean(key, known)}. It may hold: {join_sorted(known)}"
-                )
+                lines.append(unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in known]))
             elif finding["type"].startswith("missing"):
                 lines.append(f"{prefix}.{key} is missing: {known[key]}")
             else:

@@ -10,27 +10,24 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.config.explanation import explain_finding, first_finding_per_field
+from experiments.config.explanation import explain_invalid
 from experiments.config.facts import LARGE_NETWORK, available_cores, estimate_weights
 from experiments.config.rules import RULES
 from experiments.config.schema import Config
-from experiments.errors import ConfigError
 
 
 def validate_config(raw: Mapping[str, Any]) -> Config:
     """Check a composed config against the schema and across its fields, and resolve `training.threads`.
 
     Raises:
-        ConfigError: one line for each thing that is wrong.
+        ConfigError: one line for each problem.
     """
     raw = {key: value for key, value in raw.items() if key != "search"}  # the space of a search is in no run
     try:
         # As JSON: pydantic's strict mode then takes plain dictionaries, and still no "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(explain_finding(raw, finding) for finding in first_finding_per_field(raw, error))
-        ) from None
+        raise explain_invalid(raw, error) from None
     for rule in RULES:
         rule(config)
     threads = config.training.threads

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from experiments.config.identity import config_to_dict
 from experiments.config.neutral_values import complete
+from experiments.config.overrides import override_key
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
 from experiments.reproduction.original_run import OriginalRun, find_original_run
@@ -110,7 +111,7 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
         "metrics": {key: run.metrics[key] for key in original.points},
         "points": original.points,
         "config": _without_places(config_to_dict(original.config)),
-        "overrides": [o for o in original.overrides if not o.lstrip("+~").startswith(PLACE_KEYS)],
+        "overrides": [o for o in original.overrides if not override_key(o).startswith(PLACE_KEYS)],
         "packages": sorted(original.packages, key=str.lower),
         "hardware": original.hardware,
         "lock": lock,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.composition import composing
 from experiments.config.data_schema import ImageFileData
 from experiments.config.identity import config_to_dict, identity_tags
-from experiments.config.overrides import parse_overrides, refuse_several_values
+from experiments.config.overrides import override_key, parse_overrides, refuse_several_values
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.data.datasets import load_dataset
@@ -163,7 +163,7 @@ def with_moved_data(original: OriginalRun, override: str) -> OriginalRun:
     if "${" in str(folder):
         raise ConfigError(f"{override} contains a reference. Name the folder itself: data.path=FOLDER")
     moved = validate_config(config_to_dict(replace(config, data=replace(config.data, path=folder))))
-    others = [other for other in original.overrides if other.lstrip("+").partition("=")[0] != "data.path"]
+    others = [other for other in original.overrides if override_key(other) != "data.path"]
     return replace(original, config=moved, overrides=[*others, override])
 
 

@@ -17,6 +17,7 @@ from experiments.config.composition import compose_job
 from experiments.config.expected_schema import Expectation
 from experiments.config.identity import affects_result, fingerprint_of, identity_tags
 from experiments.config.metrics import find_metric, higher_is_better
+from experiments.config.overrides import override_key
 from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, join_sorted
@@ -93,7 +94,7 @@ class PublishedConfig:
                 action = f"resuming run {cut_off}" if cut_off else "starting a new run"
                 print(f"{self.name}, seed {config.seed}: {action}.")
                 # The recorded overrides may differ from these, as another command can make the same config.
-                anew = [o for o in overrides if not affects_result(o.lstrip("+").partition("=")[0])]
+                anew = [o for o in overrides if not affects_result(override_key(o))]
                 if cut_off:
                     resumed = find_resumed_run(replace(config, resume=cut_off), anew)
                     run_experiment(resumed.config, resumed.overrides, run_id=cut_off)

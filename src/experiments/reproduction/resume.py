@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from experiments.config.choices import group_names
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
-from experiments.config.overrides import CHOSEN, PRESETS, group_names
+from experiments.config.overrides import PRESETS, choice_key, override_key
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
@@ -61,7 +62,7 @@ def _with_given_places(recorded: Config, config: Config, overrides: Sequence[str
     """Return the recorded config with the given keys that cannot affect the result, such as the folder of the data."""
     tree, given = config_to_dict(recorded), config_to_dict(config)
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+        key = override_key(override)
         group, _, name = key.partition(".")
         if group in ("data", "report", "training", "distribution") and name and not affects_result(key):
             tree[group][name] = given[group][name]
@@ -73,7 +74,7 @@ def _check_given_overrides(
 ) -> None:
     flat_given, flat_recorded = flatten_config(given), flatten_config(recorded)
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+        key = override_key(override)
         if not affects_result(key):
             continue
         if key in PRESETS and override not in recorded_overrides:
@@ -83,7 +84,7 @@ def _check_given_overrides(
             )
         chosen = [name for name in flat_given if name == key or name.startswith(f"{key}.")] or [key]
         if key in group_names() and key not in PRESETS:
-            chosen = [f"{key}.{CHOSEN.get(key, 'name')}"]
+            chosen = [choice_key(key)]
         for name in chosen:
             if flat_given.get(name) != flat_recorded.get(name):
                 raise ConfigError(

@@ -4,32 +4,31 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 from experiments.config.facts import objective_of
 from experiments.errors import Terminated
 from experiments.formatting import format_duration
 from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
-from experiments.sweeps.jobs import freeze_job
-from experiments.sweeps.outcomes import NO_OUTCOME, JobOutcome, end_lost_job, job_outcome, sweep_outcomes
+from experiments.sweeps.outcomes import NO_OUTCOME, JobOutcome, end_lost_job, job_outcome, outcomes_by_fingerprint
 from experiments.sweeps.plan import SweepJob, first_equal_job
 from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.records import runs_with_tags
+from experiments.tracking.store import open_existing_store
 
 
 class JobRunner:
     """The jobs of a sweep that is running.
 
     Attributes:
-        folder: holds the frozen jobs, and is named after the parent run.
         jobs: by their number.
         expected: in a search: how many jobs there will be.
         is_stopped: a job failed, and `sweep.on_error=stop` says that no further one starts.
         seconds: that each job took, of those that ran.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine, self.folder, self.parent_id = engine, folder, folder.name
+    def __init__(self, engine: Engine, parent_id: str) -> None:
+        self.engine, self.parent_id = engine, parent_id
         self.jobs: list[SweepJob] = []
         self.expected = 0
         self.is_stopped = False
@@ -37,19 +36,14 @@ class JobRunner:
         self._reasons: dict[int, str] = {}  # of jobs that failed without a run
         self._ended: set[int] = set()  # jobs that are done, or were tried
         self._most_at_once = 1
-        engine.start(folder)
-
-    def add(self, jobs: Sequence[SweepJob]) -> None:
-        """Freeze further jobs of the sweep; their numbers follow those of the jobs before."""
-        self.jobs += jobs
-        for job in jobs:
-            freeze_job(self.folder, job)
+        engine.start(parent_id)
 
     def outcomes(self) -> list[JobOutcome]:
         """Return the outcome of every job."""
         if not self.jobs:
             return []
-        found = sweep_outcomes(resolve_tracking_uri(self.jobs[0].config.tracking.uri), self.parent_id)
+        client = open_existing_store(resolve_tracking_uri(self.jobs[0].config.tracking.uri))
+        found = outcomes_by_fingerprint(runs_with_tags(client, {"mlflow.parentRunId": self.parent_id}))
         outcomes = [found.get(job.fingerprint, NO_OUTCOME) for job in self.jobs]
         return [o if o.reason else replace(o, reason=self._reasons.get(n, "")) for n, o in enumerate(outcomes)]
 

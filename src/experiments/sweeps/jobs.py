@@ -1,14 +1,11 @@
-"""One job of a sweep, in the process that runs it: the sweep's folder holds its frozen config."""
+"""One job of a sweep, in the process that runs it."""
 
-import json
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from experiments.comparison.evaluate import draw_full_report
-from experiments.config.identity import config_to_dict, identity_tags
+from experiments.config.identity import identity_tags
 from experiments.config.schema import Config
-from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, StoreError, TrainingError, UserError
 from experiments.sweeps.outcomes import job_outcome
 from experiments.sweeps.plan import SweepJob
@@ -19,22 +16,10 @@ from experiments.tracking.recorded_config import read_recorded_config
 PATIENCE = 30  # seconds that a job waits for the process that has its run to end
 
 
-def freeze_job(folder: Path, job: SweepJob) -> None:
-    """Write a job to the folder of its sweep, which is named after the parent run."""
-    record = {**vars(job), "config": config_to_dict(job.config)}
-    (folder / f"{job.number}.json").write_text(json.dumps(record))
-
-
-def load_job(folder: Path, number: int) -> SweepJob:
-    """Read a job as it was when the sweep started."""
-    record = json.loads((folder / f"{number}.json").read_text())
-    return SweepJob(**{**record, "config": validate_config(record["config"])})
-
-
-def try_job(folder: Path, number: int) -> str:
+def try_job(job: SweepJob, parent_id: str) -> str:
     """Run a job unless it is done; return why it failed, or an empty text."""
     try:
-        run_job(load_job(folder, number), folder.name)
+        run_job(job, parent_id)
     except (UserError, TrainingError) as error:
         return str(error)
     except (Exception, SystemExit) as error:  # its traceback is with its run
@@ -83,10 +68,10 @@ def _recorded_start(job: SweepJob, run_id: str) -> tuple[Config, list[str]]:
     return replace(config, data=job.config.data, tracking=store), overrides
 
 
-def draw_report(folder: Path, number: int, run_id: str) -> str:
+def draw_report(job: SweepJob, run_id: str) -> str:
     """Draw all figures of a job's finished run; return why that failed, or an empty text."""
     try:
-        draw_full_report(run_id, resolve_tracking_uri(load_job(folder, number).config.tracking.uri))
+        draw_full_report(run_id, resolve_tracking_uri(job.config.tracking.uri))
     except Exception as error:  # the run itself is fine
         return str(error) or type(error).__name__
     return ""

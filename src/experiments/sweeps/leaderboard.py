@@ -1,4 +1,4 @@
-"""What a sweep came to: its settings ranked over seeds, and whether the best is better than the next beyond noise."""
+"""The settings of a sweep ranked over seeds, and whether the best is better than the next beyond noise."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Leaderboard:
     """The settings of a sweep, best first: the finished runs, grouped over seeds.
 
     Attributes:
-        comparison: of the runs that have the objective; ranked by it.
+        comparison: of the runs that have the objective, ranked by it.
         varied: the parameters that make a setting.
         metric: the objective.
     """
@@ -35,7 +35,7 @@ class Leaderboard:
 
     @property
     def best(self) -> RunRecord:
-        """Of the best setting the run with the best value."""
+        """The run of the best setting with the best value."""
         return (min if self.mode == "min" else max)(self.comparison.groups[0], key=lambda run: run.metrics[self.metric])
 
     @cached_property
@@ -43,7 +43,7 @@ class Leaderboard:
         """A row for each setting: what varies, `n` (seeds), mean and standard deviation of the objective (of the
         sample, n - 1), the 95 % confidence interval of the mean (Student's t; Student, Biometrika 6, 1908), the
         difference of the mean to the best's, and the p-value of that difference (Welch's t-test, two-sided; Welch,
-        Biometrika 34, 1947). What one seed cannot tell is NaN."""
+        Biometrika 34, 1947). What one seed cannot show is NaN."""
         import numpy as np
         import pandas as pd
         from scipy import stats
@@ -74,55 +74,48 @@ class Leaderboard:
 def rank_children(
     children: Sequence[RunRecord], metric: str, mode: Mode, varied: Sequence[str] = ()
 ) -> Leaderboard | None:
-    """The leaderboard of a sweep's runs.
+    """Return the leaderboard of a sweep's runs, or None if no run has finished with the objective.
 
     Args:
-        children: in any state; those that are not finished, or without the objective, are left out.
+        children: in any state; those that are not finished, or lack the objective, are left out.
         metric: the objective.
         varied: the keys that the sweep varies, of parameters or of groups (`optimizer` stands for `optimizer.name`);
-            by default, and where that does not say it, the parameters that differ.
-
-    Returns:
-        None if no run has finished with the objective.
+            where they do not tell the settings apart, the parameters that differ.
     """
     ranked = [run for run in children if run.status == "FINISHED" and math.isfinite(run.metrics.get(metric, math.nan))]
     if not ranked:
         return None
-    comparison = compare_runs(
-        ranked, metric, mode, SEED_PARAM if any(SEED_PARAM in run.params for run in ranked) else None
-    )
     known = {name for run in ranked for name in run.params}
+    comparison = compare_runs(ranked, metric, mode, SEED_PARAM if SEED_PARAM in known else None)
     named = [key if key in known else f"{key}.name" for key in varied if key != SEED_PARAM]
-    told_apart = {tuple(group[0].params.get(name) for name in named) for group in comparison.groups}
-    if not set(named) <= known or len(told_apart) < len(comparison.groups):
+    settings = {tuple(group[0].params.get(name) for name in named) for group in comparison.groups}
+    if not set(named) <= known or len(settings) < len(comparison.groups):
         named = comparison.params
     return Leaderboard(comparison, list(dict.fromkeys(named)), metric, mode)
 
 
 def leaderboard_verdict(board: Leaderboard) -> str:
-    """In words: whether the best setting is better than the next beyond the noise between seeds."""
+    """Say whether the best setting is better than the next beyond the noise between seeds."""
     table = board.table
     if len(table) == 1:
-        return "There is one setting only, so there is nothing to compare it with."
+        return "There is only one setting, so there is nothing to compare it with."
     best, following = table.iloc[0], table.iloc[1]
-    seeds = f"{SEED_PARAM}=0,1,2,3,4"
+    advice = f"To find out, sweep over more seeds: {SEED_PARAM}=0,1,2,3,4"
     if best.n < 2 and following.n < 2:
-        return f"One seed each: noise unknown, so the order may be chance. A sweep over seeds would tell: {seeds}"
+        return f"One seed each: noise unknown, so the order may be chance. {advice}"
     if best.n < 2 or following.n < 2:
-        which = "best" if best.n < 2 else "next"
-        return f"The {which} setting has one seed only: noise unknown. A sweep over more seeds would tell: {seeds}"
+        return f"The {'best' if best.n < 2 else 'next'} setting has only one seed: noise unknown. {advice}"
     if following.difference == 0:
         return "The two best settings have the same mean: neither is better."
     if not math.isfinite(following.p_value):
-        return "Seeds make no difference to the two best settings, so there is no noise that could be measured."
+        return "Seeds make no difference to the two best settings, so there is no noise to measure."
     behind = f"by {abs(following.difference):.3g} on average"
     test = f"Welch's t-test over {best.n} and {following.n} seeds, p = {format_p_value(following.p_value)}"
     if following.p_value < SIGNIFICANCE:
         return f"Better than the next beyond noise: {behind} ({test})."
     alike = int((table.p_value >= SIGNIFICANCE).sum())
     also = f" {alike} settings are that close to the best." if alike > 1 else ""
-    tell = f"A sweep over more seeds would tell: {seeds}"
-    return f"Not better than the next beyond noise: ahead {behind} ({test}).{also} {tell}"
+    return f"Not better than the next beyond noise: ahead {behind} ({test}).{also} {advice}"
 
 
 def format_p_value(value: float) -> str:

@@ -41,11 +41,6 @@ class JobOutcome:
 NO_OUTCOME = JobOutcome(None, "NONE")
 
 
-def sweep_outcomes(uri: str, parent_id: str) -> dict[str, JobOutcome]:
-    """Return the outcomes of a sweep's jobs by their fingerprint."""
-    return outcomes_by_fingerprint(runs_with_tags(open_existing_store(uri), {"mlflow.parentRunId": parent_id}))
-
-
 def outcomes_by_fingerprint(children: Iterable[RunRecord]) -> dict[str, JobOutcome]:
     """Return the outcome of each fingerprint among the children of a parent; a finished run wins over another."""
     found: dict[str, JobOutcome] = {}

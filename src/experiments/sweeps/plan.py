@@ -9,8 +9,9 @@ from typing import Any
 from experiments.config.composition import ComposedJob
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
+from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
-from experiments.config.sweep_composition import ComposedSweep, SearchSettings
+from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError
 from experiments.formatting import plural
@@ -52,11 +53,9 @@ class SweepPlan:
     """What a command stands for, and how much of it is done.
 
     Attributes:
-        digest: by which the parent is found again.
         parent: the run of the sweep that the command enters again, if there is one.
         before: the earlier outcome of each job.
-        made_by: if all finished runs of the parent were made by something else, such as "other code", what.
-        finished: how many those are.
+        notice: why every job runs anew though the parent has finished runs, else empty.
     """
 
     composed: ComposedSweep
@@ -64,21 +63,16 @@ class SweepPlan:
     uri: str
     parent: RunRecord | None = None
     before: Sequence[JobOutcome] = ()
-    made_by: str | None = None
-    finished: int = 0
+    notice: str = ""
 
     @property
     def base(self) -> Config:
         return self.composed.jobs[0].config
 
     @property
-    def is_search(self) -> bool:
-        return isinstance(self.composed.sweeper, SearchSettings)
-
-    @property
     def is_finished(self) -> bool:
         """Whether every job is done, and the parent says so."""
-        known = self.parent is not None and self.parent.status == "FINISHED" and not self.is_search
+        known = self.parent is not None and self.parent.status == "FINISHED" and not self.composed.is_search
         return known and all(outcome.is_done for outcome in self.before)
 
     def show(self) -> None:
@@ -91,18 +85,16 @@ class SweepPlan:
                 " data. Hold out examples to choose by: data.validation=N.",
                 file=sys.stderr,
             )
-        if self.is_search:
+        if self.composed.is_search:
             print(f"Search in experiment {experiment}, over:\n{self.composed}")
         else:
             values = varied_overrides(self.composed.jobs)
             print(f"Sweep of {plural(len(self.jobs), 'run')} in experiment {experiment}{', over:' if values else '.'}")
             for key, choices in values.items():
                 print(f"  {key}: {', '.join(choices)}")
-        if self.made_by:
-            verb, pronoun = ("was", "it stays") if self.finished == 1 else ("were", "they stay")
-            runs = plural(self.finished, "finished run")
-            print(f"{runs} {verb} made by {self.made_by}: {pronoun}, and every job runs anew.")
-        if not self.is_search:
+        if self.notice:
+            print(self.notice)
+        if not self.composed.is_search:
             counts = Counter(self._state(job) for job in self.jobs)
             print(f"{', '.join(f'{count} {state}' for state, count in counts.items())}.")
 
@@ -129,20 +121,14 @@ def plan_sweep(composed: ComposedSweep) -> SweepPlan:
     if len(uris) > 1:
         raise ConfigError("The jobs of this sweep go to several stores. Give all of them the same tracking.uri.")
     (uri,) = uris
-    plan = SweepPlan(composed, [], uri)
-    if not plan.is_search:
-        plan = replace(plan, jobs=plan_jobs(composed.jobs, list(varied_overrides(composed.jobs))))
+    jobs = [] if composed.is_search else plan_jobs(composed.jobs, list(varied_overrides(composed.jobs)))
+    plan = SweepPlan(composed, jobs, uri)
     parent = find_parent(plan)
     children = runs_with_tags(open_existing_store(uri), {"mlflow.parentRunId": parent.run_id}) if parent else []
     outcomes = outcomes_by_fingerprint(children)
-    finished = [run for run in children if run.status == "FINISHED"]
-    return replace(
-        plan,
-        parent=parent,
-        before=[outcomes.get(job.fingerprint, NO_OUTCOME) for job in plan.jobs],
-        made_by=_made_by_other(finished, identity_tags(plan.base, "")),
-        finished=len(finished),
-    )
+    before = [outcomes.get(job.fingerprint, NO_OUTCOME) for job in jobs]
+    notice = _explain_fresh_start(children, identity_tags(plan.base, ""))
+    return replace(plan, parent=parent, before=before, notice=notice)
 
 
 def find_parent(plan: SweepPlan) -> RunRecord | None:
@@ -154,11 +140,14 @@ def find_parent(plan: SweepPlan) -> RunRecord | None:
     return found[0] if found else None
 
 
-def _made_by_other(finished: Sequence[RunRecord], now: Mapping[str, str]) -> str | None:
-    for what, keys in MADE_BY.items():
+def _explain_fresh_start(children: Sequence[RunRecord], now: Mapping[str, str]) -> str:
+    finished = [run for run in children if run.status == "FINISHED"]
+    for maker, keys in MADE_BY.items():
         if finished and all(any(run.tags.get(key) != now.get(key) for key in keys) for run in finished):
-            return what
-    return None
+            were, they_stay = ("was", "it stays") if len(finished) == 1 else ("were", "they stay")
+            runs = plural(len(finished), "finished run")
+            return f"{runs} {were} made by {maker}: {they_stay}, and every job runs anew."
+    return ""
 
 
 def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list[str]]:
@@ -166,7 +155,7 @@ def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list
     values: dict[str, dict[str, None]] = {}
     for job in jobs:
         for override in job.overrides:
-            key, _, value = override.lstrip("+").partition("=")
+            _, key, value = split_override(override)
             values.setdefault(key, {})[value] = None
     return {key: list(found) for key, found in values.items() if len(found) > 1}
 
@@ -200,13 +189,13 @@ def plan_jobs(
 
 def has_light_figures(overrides: Sequence[str]) -> bool:
     """Return whether the overrides leave the choice of figures to the sweep."""
-    return not any(o.lstrip("+").partition("=")[0] in ("report", "report.figures") for o in overrides)
+    return not any(override_key(o) in ("report", "report.figures") for o in overrides)
 
 
 def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
     parts = []
     for override in job.overrides:
-        key, _, value = override.lstrip("+").partition("=")
+        _, key, value = split_override(override)
         if key == "seed" and key in keys:
             parts.append(f"seed {value}")
         elif key in keys:  # the choice of a group needs no key beside it

@@ -1,7 +1,6 @@
-"""The space of a search: what varies, between which bounds, under which condition; read from overrides and YAML.
+"""The space of a search, read from overrides and YAML: what varies, between which bounds, under which condition.
 
-Everything is checked here, before Optuna or TensorFlow are loaded: the bounds, and by composing the corners of the
-space whether the schema allows them.
+It is checked here, before Optuna or TensorFlow are loaded: the bounds, and whether the corners of the space compose.
 """
 
 import math
@@ -12,7 +11,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from experiments.config.choices import CONFIG_FOLDER
+from experiments.config.choices import choice_files
 from experiments.config.composition import ComposedJob, compose_jobs
 from experiments.config.explanation import show_value
 from experiments.config.hydra_internals import override_value_text
@@ -33,11 +32,11 @@ class Parameter:
 
     Attributes:
         key: as in an override: a key of the config, or a group.
-        choices: the values to choose from, as texts that an override takes; empty for numbers between bounds.
-        low, high: the bounds of a number, both allowed; a whole number if these are.
+        choices: the values to choose from, as an override takes them; empty for numbers between bounds.
+        low, high: the bounds of a number, inclusive; whole numbers make it a whole number.
         step: the distance between neighbouring values, or None for any.
-        log: whether equal ratios count as equally far apart.
-        when: the parameter exists only with one of these choices of each of these other parameters.
+        log: whether the scale is logarithmic.
+        when: choices of other parameters, one of each of which must hold for the parameter to exist.
     """
 
     key: str
@@ -57,12 +56,12 @@ class Parameter:
         condition = " and ".join(f"{key}={' or '.join(allowed)}" for key, allowed in self.when.items())
         return f"{self.key}: {values}{f' (with {condition})' if condition else ''}"
 
-    def exists(self, values: Mapping[str, ParameterValue]) -> bool:
-        """Whether the parameter exists beside these values of those before it."""
+    def exists(self, values: Point) -> bool:
+        """Return whether the parameter exists beside these values of the parameters before it."""
         return all(values.get(key) in allowed for key, allowed in self.when.items())
 
     def grid(self) -> list[ParameterValue]:
-        """Every value; of a continuous interval the bounds."""
+        """Return every value, or the bounds of a continuous interval."""
         if self.choices:
             return list(self.choices)
         step = self.step or (self.high - self.low)
@@ -70,7 +69,7 @@ class Parameter:
         return list(dict.fromkeys(self.low + number * step for number in range(count + 1)))
 
     def extremes(self) -> list[ParameterValue]:
-        """Every choice, or the bounds of the numbers."""
+        """Return every choice, or the bounds of the numbers."""
         return list(self.choices) or list(dict.fromkeys([self.low, self.high]))
 
 
@@ -78,16 +77,16 @@ SearchSpace = tuple[Parameter, ...]
 
 
 def parse_search_space(given: Sequence[Override], in_yaml: Mapping[str, Any]) -> tuple[SearchSpace, list[str]]:
-    """The space of a search, and the overrides that all its trials share; needs `composing`.
+    """Return the space of a search, and the overrides that all its trials share; needs `composing`.
 
-    What is given on the command line wins over the same key in YAML; a fixed value there is a choice of one.
+    The command line wins over the same key in YAML; a single value there is a choice of one.
 
     Args:
         given: on the command line, parsed.
         in_yaml: key -> distribution as in an override, or `{distribution: ..., when: {other key: value or values}}`.
 
     Raises:
-        ConfigError: for what is no distribution, for bounds in the wrong order, for a condition that cannot hold.
+        ConfigError: something is not a distribution, has bounds in the wrong order, or a condition that cannot hold.
     """
     entries: dict[str, tuple[Override, Mapping[str, Any]]] = {}
     for key, entry in in_yaml.items():
@@ -111,19 +110,19 @@ def parse_search_space(given: Sequence[Override], in_yaml: Mapping[str, Any]) ->
     if not space:
         raise ConfigError(
             f"This search has nothing to vary. Give a key {ALLOWED_DISTRIBUTIONS}, for example"
-            f" model.dropout=interval(0,0.5), or a"
-            f" space from conf/search: search=NAME{_list_spaces()}."
+            f" model.dropout=interval(0,0.5), or a space from conf/search: search=NAME"
+            f" ({', '.join(file.stem for file in choice_files('search'))})."
         )
     return tuple(space.values()), list(fixed.values())
 
 
-def point_overrides(values: Mapping[str, ParameterValue]) -> list[str]:
-    """A point of the space as overrides; six digits of a fraction, as more say nothing and make names long."""
+def point_overrides(values: Point) -> list[str]:
+    """Return a point of the space as overrides, fractions with six digits: more mean nothing and make names long."""
     return [f"{k}={float(f'{v:.6g}') if isinstance(v, float) else v}" for k, v in values.items()]
 
 
 def space_combinations(space: SearchSpace) -> Iterator[dict[str, ParameterValue]]:
-    """Every point of a space of choices and ranges, each once, the last parameter varying fastest."""
+    """Yield every point of a space of choices and ranges once, the last parameter varying fastest."""
     seen = set()
     for values in product(*(parameter.grid() for parameter in space)):
         point: dict[str, ParameterValue] = {}
@@ -136,12 +135,12 @@ def space_combinations(space: SearchSpace) -> Iterator[dict[str, ParameterValue]
 
 
 def space_corners(space: SearchSpace) -> list[dict[str, ParameterValue]]:
-    """Points of the space in which every choice and every bound of each parameter occurs."""
+    """Return points of the space in which every choice and every bound of each parameter occurs."""
     found = []
     for parameter in space:
         for value in parameter.extremes():
             wanted: dict[str, ParameterValue] = {parameter.key: value}
-            for other in reversed(space):  # what a condition names stands before what has it
+            for other in reversed(space):  # a condition names parameters before its own
                 if other.key in wanted:
                     wanted = {**{key: allowed[0] for key, allowed in other.when.items()}, **wanted}
             point: dict[str, ParameterValue] = {}
@@ -154,10 +153,10 @@ def space_corners(space: SearchSpace) -> list[dict[str, ParameterValue]]:
 
 
 def compose_corners(space: SearchSpace, fixed: Sequence[str]) -> list[ComposedJob]:
-    """The jobs at the space's corners; needs `composing`.
+    """Compose the jobs at the space's corners; needs `composing`.
 
     Raises:
-        ConfigError: on the first that cannot run.
+        ConfigError: for the first that cannot run.
     """
     points = space_corners(space)
     try:
@@ -173,16 +172,16 @@ def _compose_corner(space: SearchSpace, fixed: Sequence[str], point: Mapping[str
         compose_jobs([[*fixed, *point_overrides(point)]])
     except ConfigError as error:
         reached = " ".join(point_overrides(point))
-        raise ConfigError(f"The search reaches {reached}: {error}{_way_out(space, point, error)}") from None
+        raise ConfigError(f"The search reaches {reached}: {error}{_suggest_space(space, error)}") from None
 
 
-def _way_out(space: SearchSpace, point: Mapping[str, ParameterValue], error: ConfigError) -> str:
+def _suggest_space(space: SearchSpace, error: ConfigError) -> str:
     for parameter in space:
-        if parameter.key in point and parameter.key in str(error):
-            if "a whole number" in str(error) and isinstance(parameter.low, float) and not parameter.choices:
-                return f" Whole numbers: {parameter.key}=int(interval({parameter.low:g},{parameter.high:g}))"
-            if "unknown key" in str(error):
-                return " A key that not every choice has needs a condition: `when` in a file of conf/search."
+        problem = next((kind for key, kind in error.problems.items() if f"{key}.".startswith(f"{parameter.key}.")), "")
+        if problem in ("int_type", "int_from_float") and isinstance(parameter.low, float) and not parameter.choices:
+            return f" Whole numbers: {parameter.key}=int(interval({parameter.low:g},{parameter.high:g}))"
+        if problem == "unknown_key":
+            return " A key that not every choice has needs a condition: `when` in a file of conf/search."
     return ""
 
 
@@ -204,7 +203,7 @@ def _parse_conditions(key: str, when: Mapping[str, Any], before: Mapping[str, Pa
         if other not in before or not before[other].choices:
             choices = [name for name, parameter in before.items() if parameter.choices]
             raise ConfigError(
-                f"search: {key} has a condition on {other!r}, which is not a choice that stands before it"
+                f"search: {key} has a condition on {other!r}, which is not a choice before it"
                 f"{did_you_mean(other, choices)}. Choices before it: {join_sorted(choices)}"
             )
         known = before[other].choices
@@ -232,14 +231,14 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
     if override.is_interval_sweep():
         low, high = value.start, value.end
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ConfigError(f"{given!r}: the bounds must be finite and rise; received {low:g} and {high:g}.")
+            raise ConfigError(f"{given!r}: the bounds must be finite and ascending; received {low:g} and {high:g}.")
         if tags and low <= 0:
-            raise ConfigError(f"{given!r}: a logarithmic interval begins above 0; received {low:g}.")
+            raise ConfigError(f"{given!r}: a logarithmic interval must begin above 0; received {low:g}.")
         return Parameter(key, low=low, high=high, log=bool(tags), when=when)
     if override.is_range_sweep():
         values = list(value.range()) if value.step else []
         if not values:
-            raise ConfigError(f"{given!r} is an empty range. Write range(FIRST,BEYOND_THE_LAST,STEP).")
+            raise ConfigError(f"{given!r} is an empty range. Write range(START,STOP,STEP).")
         step = abs(value.step) if len(values) > 1 else None
         return Parameter(key, low=min(values), high=max(values), step=step, when=when)
     if override.is_choice_sweep():
@@ -247,11 +246,6 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
             value.shuffle = False  # the sampler chooses the order
         choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
         if not choices:
-            raise ConfigError(f"{given!r} matches nothing.")
+            raise ConfigError(f"{given!r} matches no value.")
         return Parameter(key, choices, when=when)
     return Parameter(key, (override.get_value_element_as_str(),), when=when)
-
-
-def _list_spaces() -> str:
-    names = sorted(path.stem for path in (CONFIG_FOLDER / "search").glob("*.yaml"))
-    return f" ({', '.join(names)})" if names else ""

@@ -1,4 +1,4 @@
-"""The trials of a search: Optuna proposes them and is told what came out, by ask and tell (Akiba et al. 2019).
+"""The trials of a search: Optuna proposes them and hears their results, by ask and tell (Akiba et al. 2019).
 
 Optuna is imported inside functions, because that takes a second.
 """
@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.sweep_composition import SearchSettings
 from experiments.errors import TrialPruned
+from experiments.sweeps.leaderboard_report import log_figures
 from experiments.sweeps.search import Search
-from experiments.sweeps.search_space import Parameter, ParameterValue, space_combinations
+from experiments.sweeps.search_space import Parameter, ParameterValue, Point, space_combinations
 from experiments.tracking.run import TrackedRun
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ STUDY_NAME = "search"  # of the study in its journal; Hyperband draws a trial's 
 
 @dataclass(frozen=True)
 class SearchTrial:
-    """One point of the space to try: the values of the parameters that exist there."""
+    """One point of the space to try."""
 
     asked: "optuna.trial.Trial"
-    values: Mapping[str, ParameterValue]
+    values: Point
 
 
 class SearchStudy:
-    """The trials of a search, in a journal file, so that a search that was killed goes on where it was.
+    """The trials of a search, in a journal file, so that a search that was killed continues where it was.
 
-    Trials that were cut off are given out again first, and those that failed before are tried once more. What is drawn
-    for a trial depends on the seed, its number and the trials before it, whenever the process started.
+    Trials that were cut off are given out again first, and those that failed earlier are tried once more. What is drawn
+    for a trial depends only on the seed, its number and the trials before it.
 
     Args:
         journal: the file, made if need be. Only one process may give out trials from it.
@@ -59,34 +59,33 @@ class SearchStudy:
 
     @property
     def done(self) -> list[dict[str, ParameterValue]]:
-        """The points that were tried to their end, or pruned."""
+        """The points that were completed or pruned."""
         trials = self.optuna.get_trials(deepcopy=False)
         return [trial.params for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
     @property
     def left(self) -> int:
-        """How many trials are still to be given out."""
-        settings = self.search.sweeper
-        whole = settings.n_trials
-        if settings.sampler == "grid":
+        """The number of trials that are still to be given out."""
+        whole = self.search.sweeper.n_trials
+        if self.search.sweeper.sampler == "grid":
             whole = min(whole, sum(1 for _ in space_combinations(self.search.space)))
         begun = sum(trial.state.name != "WAITING" for trial in self.optuna.get_trials(deepcopy=False))
         return max(0, whole - begun + self._failed_before + len(self._cut_off))
 
     @property
     def not_tried_again(self) -> list[dict[str, ParameterValue]]:
-        """The points that failed before and were not given out again, as there are trials enough without them."""
+        """The points that failed earlier and were not given out again, as there are enough trials without them."""
         return list(self._again)
 
     def ask(self, at_most: int) -> list[SearchTrial]:
-        """The next trials to run, none when the search is through."""
+        """Return the next trials to run; none at the end of the search."""
         trials: list[SearchTrial] = []
-        while len(trials) < at_most and (asked := self._next()):
+        while len(trials) < at_most and (asked := self._next_trial()):
             trials.append(asked)
         return trials
 
     def tell(self, trial: SearchTrial, run_id: str | None, status: str, value: float | None) -> None:
-        """What came out of a trial.
+        """Record the result of a trial.
 
         Args:
             run_id: in MLflow.
@@ -103,7 +102,7 @@ class SearchStudy:
             self.optuna.tell(trial.asked, state=TrialState.PRUNED if status == "PRUNED" else TrialState.FAIL)
 
     def pruning_entry(self, trial: SearchTrial) -> dict[str, Any] | None:
-        """What a job has to know to prune the trial, as plain data; None if it is not to."""
+        """Return what a job needs for pruning the trial, as plain data, or None without a pruner."""
         if self.search.sweeper.pruner == "none":
             return None
         return {
@@ -114,16 +113,15 @@ class SearchStudy:
             "settings": asdict(self.search.sweeper),
         }
 
-    def _next(self) -> SearchTrial | None:
+    def _next_trial(self) -> SearchTrial | None:
         from optuna.trial import Trial as Asked
 
         if self._cut_off:
             frozen = self._cut_off.pop(0)
             self.optuna.sampler = _trial_sampler(self.search.sweeper, frozen.number)
-            return self._drawn(Asked(self.optuna, frozen._trial_id))
+            return self._draw(Asked(self.optuna, frozen._trial_id))
         trials = self.optuna.get_trials(deepcopy=False)
         waiting = [trial for trial in trials if trial.state.name == "WAITING"]  # killed between the next lines
-        number = len(trials) - len(waiting)
         if self.left < 1:
             return None
         if not waiting and self._again:
@@ -131,10 +129,10 @@ class SearchStudy:
         elif not waiting and self.search.sweeper.sampler == "grid":
             tried = [trial.params for trial in trials]
             self.optuna.enqueue_trial(next(p for p in space_combinations(self.search.space) if p not in tried))
-        self.optuna.sampler = _trial_sampler(self.search.sweeper, number)
-        return self._drawn(self.optuna.ask())
+        self.optuna.sampler = _trial_sampler(self.search.sweeper, len(trials) - len(waiting))
+        return self._draw(self.optuna.ask())
 
-    def _drawn(self, asked: "optuna.trial.Trial") -> SearchTrial:
+    def _draw(self, asked: "optuna.trial.Trial") -> SearchTrial:
         values: dict[str, ParameterValue] = {}
         for parameter in self.search.space:
             if parameter.exists(values):
@@ -143,7 +141,7 @@ class SearchStudy:
 
 
 def pruning_watch(entry: Mapping[str, Any], epochs: int) -> Callable[[int, Mapping[str, float]], None]:
-    """What a job calls with each epoch and its metrics: the study hears of it, and may end the trial.
+    """Return what a job calls with each epoch and its metrics: it reports them to the study, and may end the trial.
 
     Args:
         entry: from SearchStudy.pruning_entry, perhaps in another process.
@@ -217,19 +215,14 @@ def _study_pruner(settings: SearchSettings, epochs: int) -> "BasePruner":
             return NopPruner()
 
 
-def publish_study(study: SearchStudy, run: TrackedRun) -> None:
+def publish_study(study: SearchStudy, parent: TrackedRun) -> None:
     """Log every trial and the figures of the search to the parent run."""
-    from experiments.reports.figures.style import save_figure
-
-    run.log_table(trials_table(study), "tables/trials.json")
-    with TemporaryDirectory() as folder:
-        for name, figure in study_figures(study, study.search.jobs[0].config.report.style).items():
-            save_figure(figure, Path(folder, f"{name}.png"))
-        run.log_artifacts(Path(folder), "figures")
+    parent.log_table(trials_table(study), "tables/trials.json")
+    log_figures(parent, study_figures(study, study.search.jobs[0].config.report.style))
 
 
 def trials_table(study: SearchStudy) -> dict[str, list[Any]]:
-    """Every trial, the first first: its number, how it ended, the objective, the parameters, and its run."""
+    """Return a row for every trial in order, as columns: number, status, objective, parameters and run."""
     trials, keys = study.optuna.get_trials(deepcopy=False), [parameter.key for parameter in study.search.space]
     return {
         "trial": [trial.number for trial in trials],
@@ -242,19 +235,16 @@ def trials_table(study: SearchStudy) -> dict[str, list[Any]]:
 
 
 def study_figures(study: SearchStudy, style: "Style" = "light") -> "dict[str, Figure]":
-    """Figures of the search, by name: how it went on, and which parameters mattered."""
+    """Return the figures of the search by name: its history, and the importance of each parameter."""
     from optuna.importance import get_param_importances
 
     from experiments.reports.figures.search import parameter_importances, search_history
 
-    rows = trials_table(study)
-    drawn = {
-        "search_history": search_history(
-            study.search.metric, rows[study.search.metric], rows["status"], study.search.mode, style
-        )
-    }
-    complete = [trial for trial in study.optuna.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    if len({trial.value for trial in complete}) > 1:
+    search, rows = study.search, trials_table(study)
+    values = rows[search.metric]
+    drawn = {"search_history": search_history(search.metric, values, rows["status"], search.mode, style)}
+    complete = [value for value, status in zip(values, rows["status"], strict=True) if status == "COMPLETE"]
+    if len(set(complete)) > 1:
         importances = get_param_importances(study.optuna)
-        drawn["search_importances"] = parameter_importances(study.search.metric, importances, len(complete), style)
+        drawn["search_importances"] = parameter_importances(search.metric, importances, len(complete), style)
     return drawn

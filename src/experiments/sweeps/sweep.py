@@ -2,7 +2,7 @@
 
 The parent is found by the configs of its jobs, a job by its fingerprint (config, code, data) among the parent's
 children; so the same command finds what is done, resumes what was cut off, and runs again what failed. The jobs are
-frozen in a folder when the sweep starts: whichever process runs a job, it runs the config that is there.
+composed once, when the sweep starts: whichever process runs a job, it runs that config.
 """
 
 import fcntl
@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,8 @@ from experiments.formatting import plural
 from experiments.sweeps.engines import create_engine
 from experiments.sweeps.job_runner import JobRunner
 from experiments.sweeps.leaderboard import Leaderboard, rank_children
-from experiments.sweeps.leaderboard_views import print_leaderboard, publish_leaderboard, share_view, sweep_commands
+from experiments.sweeps.leaderboard_report import publish_leaderboard, share_view, sweep_commands
+from experiments.sweeps.leaderboard_text import print_leaderboard
 from experiments.sweeps.outcomes import JobOutcome
 from experiments.sweeps.plan import (
     SweepJob,
@@ -68,12 +68,9 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
         _show_finished_sweep(plan, again)
         return
     with lock_sweep(plan), _open_parent(plan, again) as parent:
-        folder = SWEEP_FOLDER / parent.run_id
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)  # the address of the store may hold a password
-        runner = JobRunner(create_engine(composed.launcher), folder)
+        runner = JobRunner(create_engine(composed.launcher), parent.run_id)
         try:
-            runner.add(plan.jobs)
+            runner.jobs += plan.jobs
             _log_plan(parent, runner.jobs)
             share_view(parent, varied_overrides(composed.jobs), *objective_of(plan.base))
             refused = []
@@ -89,7 +86,6 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
             raise
         finally:
             runner.close()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -122,7 +118,7 @@ def _open_parent(plan: SweepPlan, again: str) -> Iterator[TrackedRun]:
     parent = plan.parent or find_parent(plan)  # another process may have made it since
     values = varied_overrides(plan.composed.jobs)
     params = {key: ", ".join(values)[:LONGEST_SWEPT_PARAM] for key, values in values.items()}
-    params |= {} if plan.is_search else {"runs": str(len(plan.jobs))}
+    params |= {} if plan.composed.is_search else {"runs": str(len(plan.jobs))}
     name = plan.base.tracking.run_name or " x ".join(key.rpartition(".")[2] for key in values) or "sweep"
     tags = {
         "sweep": plan.composed.digest,

@@ -30,7 +30,7 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
         jobs = search.compose_more([[*search.fixed, *point_overrides(point)]])
         entry = study.pruning_entry(trial) if trial else None
         (job,) = plan_jobs(jobs, keys, len(runner.jobs), entry)
-        runner.add([job])
+        runner.jobs.append(job)
         return job
 
     # The results of other code are kept from the study.

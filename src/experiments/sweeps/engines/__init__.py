@@ -7,7 +7,6 @@ run and the search belong to the sweep, which reads outcomes from MLflow.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from signal import Signals
 from typing import Protocol
 
@@ -36,8 +35,8 @@ class JobEnd:
 class Engine(Protocol):
     """Runs jobs of a sweep, each once; a job that fails is reported and raises nothing."""
 
-    def start(self, folder: Path) -> None:
-        """Prepare to run the jobs that are frozen in this folder."""
+    def start(self, parent_id: str) -> None:
+        """Prepare to run jobs as children of this run."""
 
     def max_parallel(self, config: Config) -> int:
         """Return how many jobs with this config can run at once."""

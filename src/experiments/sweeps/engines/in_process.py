@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from signal import Signals
 
 from experiments.config.schema import Config
@@ -15,11 +14,11 @@ from experiments.sweeps.plan import SweepJob
 class InProcessEngine:
     """Runs a job while the sweep waits for it. A signal reaches the job itself, which closes its run and raises."""
 
-    folder: Path
+    parent_id: str
     given: tuple[SweepJob, str | None]
 
-    def start(self, folder: Path) -> None:
-        self.folder = folder
+    def start(self, parent_id: str) -> None:
+        self.parent_id = parent_id
 
     def max_parallel(self, config: Config) -> int:
         return 1
@@ -30,7 +29,7 @@ class InProcessEngine:
     def wait(self) -> JobEnd:
         started = time.monotonic()
         job, draw = self.given
-        reason = draw_report(self.folder, job.number, draw) if draw else try_job(self.folder, job.number)
+        reason = draw_report(job, draw) if draw else try_job(job, self.parent_id)
         return JobEnd(job, time.monotonic() - started, reason)
 
     def interrupt(self, sent: Signals) -> None:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_connections
-from pathlib import Path
 
 from experiments.config.facts import available_cores
 from experiments.config.schema import Config
@@ -60,15 +59,15 @@ class PoolWorker:
 class PoolEngine:
     """Keeps the workers between jobs, and starts and ends them as the jobs need."""
 
-    folder: Path
+    parent_id: str
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.gpus = visible_gpus()
         self.workers: list[PoolWorker] = []
 
-    def start(self, folder: Path) -> None:
-        self.folder = folder
+    def start(self, parent_id: str) -> None:
+        self.parent_id = parent_id
 
     def max_parallel(self, config: Config) -> int:
         threads, _, devices = process_kind(config)
@@ -86,14 +85,14 @@ class PoolEngine:
             worker = self._start_worker(job.config)
         worker.job = job
         with contextlib.suppress(OSError):  # it has died, which `wait` sees
-            worker.connection.send((job.number, draw))
+            worker.connection.send((job, draw))
 
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
         free = [gpu for gpu in range(self.gpus) if gpu not in {worker.gpu for worker in self.workers}]
         gpu = free[0] if free else None
         threads, _, devices = process_kind(config)
-        arguments = [str(theirs.fileno()), str(self.folder), str(threads), str(devices)]
+        arguments = [str(theirs.fileno()), self.parent_id, str(threads), str(devices)]
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
             pass_fds=[theirs.fileno()],
@@ -191,11 +190,11 @@ def gpu_name(gpu: int) -> str:
     return chosen.split(",")[gpu].strip() if chosen else str(gpu)
 
 
-def run_worker(connection: Connection, folder: Path, threads: int, devices: int) -> None:
+def run_worker(connection: Connection, parent_id: str, threads: int, devices: int) -> None:
     """Run the jobs that come in until the sweep is gone, and send back why each failed, or an empty text."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, raise_terminated)
-    jobs: queue.SimpleQueue[tuple[int, str | None] | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[tuple[SweepJob, str | None] | None] = queue.SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(connection, jobs, busy), daemon=True).start()
     try:
@@ -205,8 +204,8 @@ def run_worker(connection: Connection, folder: Path, threads: int, devices: int)
         connection.send(None)
         while (given := jobs.get()) is not None:
             busy.set()
-            number, draw = given
-            connection.send(draw_report(folder, number, draw) if draw else try_job(folder, number))
+            job, draw = given
+            connection.send(draw_report(job, draw) if draw else try_job(job, parent_id))
             busy.clear()
             if not gc.get_freeze_count():  # Keras looks for garbage before each model, also among what stays
                 gc.collect()
@@ -228,4 +227,4 @@ def _listen(connection: Connection, jobs: queue.SimpleQueue, busy: threading.Eve
 
 
 if __name__ == "__main__":
-    run_worker(Connection(int(sys.argv[1])), Path(sys.argv[2]), *map(int, sys.argv[3:5]))
+    run_worker(Connection(int(sys.argv[1])), sys.argv[2], *map(int, sys.argv[3:5]))
