@@ -4,7 +4,7 @@
 # Each sets up .venv from requirements.lock first, once.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
-ARGS ?= data=digits
+ARGS ?= experiment=digits
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 READY := .venv/.ready
 

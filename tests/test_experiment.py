@@ -1,9 +1,12 @@
 """Whole runs, as real processes on a part of the real data: what they record in MLflow, and how they end."""
 
+import ast
+import inspect
 import io
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,23 @@ def test_default_network_reaches_the_published_accuracy_on_mnist(mnist: Path, ur
     run = made(uri, "report.figures=none")
     assert run.data.metrics["test_accuracy"] >= 0.975
     assert run.data.metrics["test_accuracy"] < 0.99  # not trained on the test images
+
+
+@pytest.mark.slow
+def test_digits_experiment_reaches_95_percent_without_a_download(uri: str) -> None:
+    run = made(uri, "experiment=digits", "report.figures=none")
+    expected = compose_job(["experiment=digits"]).expected
+    assert expected
+    assert expected.mean
+    assert expected.standard_deviation
+    assert 0.95 < run.data.metrics["test_accuracy"] < expected.mean + 3 * expected.standard_deviation
+
+
+def test_run_experiment_fits_on_one_screen() -> None:
+    function = ast.parse(textwrap.dedent(inspect.getsource(run_experiment))).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    _, first, *_ = function.body  # after the docstring
+    assert first.lineno + 45 > (function.end_lineno or 0)
 
 
 @pytest.mark.slow

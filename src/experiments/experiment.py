@@ -1,7 +1,7 @@
 """The story of one run, from its config to the closed MLflow run, top to bottom on one screen."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from typing import NoReturn
 
@@ -26,6 +26,7 @@ from experiments.tracking.start_record import record_start, run_params
 from experiments.training.checkpoints import checkpoint_path
 from experiments.training.cluster import ClusterMember, join_cluster
 from experiments.training.devices import start_strategy
+from experiments.training.evaluation import Metrics
 from experiments.training.network_cache import prepare_network
 from experiments.training.trainer import Trainer
 
@@ -83,12 +84,7 @@ def run_experiment(
             for epoch, metrics in trainer.finished_epochs():  # a kill may have kept some from the store
                 run.log_metrics(metrics, epoch)
             import_matplotlib_ahead()
-            size = (config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
-            with (
-                member.training(),
-                ProgressDisplay(*size, member.progress) as progress,
-                closing(trainer.run(progress)) as epochs,
-            ):
+            with member.training(), _displayed_epochs(trainer, member) as epochs:
                 for epoch, metrics in epochs:
                     run.log_metrics(metrics, epoch)
                     if watch:
@@ -111,6 +107,14 @@ def _open_run(
     tracking = config.tracking
     uri, name = resolve_tracking_uri(tracking.uri), tracking.run_name or run_name(config, overrides)
     return open_run(uri, tracking.experiment, name, run_params(config), tags, run_id)
+
+
+@contextmanager
+def _displayed_epochs(trainer: Trainer, member: ClusterMember) -> Iterator[Iterator[tuple[int, Metrics]]]:
+    """Give the epochs of the training, each trained when asked for, and display their progress."""
+    size = (trainer.config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
+    with ProgressDisplay(*size, member.progress) as progress, closing(trainer.run(progress)) as epochs:
+        yield epochs
 
 
 def _follow_chief(trainer: Trainer, member: ClusterMember) -> str:
