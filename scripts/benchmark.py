@@ -1,12 +1,12 @@
-"""Measures the project beside what people would run otherwise. Every figure is a ratio of two things measured in turns.
+"""Measure the project side by side with what people would run otherwise; every figure is a ratio.
 
 python scripts/benchmark.py                        all figures: about 25 minutes on two cores
 python scripts/benchmark.py startup walkthrough    some of them
-python scripts/benchmark.py --json FILE            as JSON too, with every sample; - is stdout, the table then on stderr
+python scripts/benchmark.py --json FILE            also as JSON, with every sample
 python scripts/benchmark.py --quick                one round of few epochs: shows that it works, nothing to quote
 
-Each sample is a process of its own. The sides of a figure take turns, in every second round backwards, so that a
-machine that is busy or slows down does the same to all. The ratio is the median of the ratios of the rounds.
+Each sample is a process of its own. The sides of a figure take turns, in every second round in reverse order, so that
+a busy or slowing machine affects all of them equally. The ratio is the median of the ratios of the rounds.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
-from measuring import Process, Run, in_fresh_process, process, timed_run
+from measuring import MeasuredProcess, MeasuredRun, in_fresh_process, measure_process, measure_run
 
 from experiments import PROJECT
 from experiments.config.composition import compose_job
@@ -35,9 +35,8 @@ from experiments.data.datasets import find_dataset, load_dataset
 from experiments.errors import DataError, TrainingError, run_command
 from experiments.tracking.environment import describe_hardware, read_code_state
 
-# TensorFlow stays out of this process: Linux counts the memory of the parent as the least of a child's peak.
+# TensorFlow stays out of this process: on Linux a child's peak memory starts at that of its parent.
 
-PLAIN_KERAS, JAX_LOOP = (str(PROJECT / "scripts" / name) for name in ("plain_keras.py", "jax_loop.py"))
 NO_REPORT = ["report.figures=none", "tracking.log_model=false"]
 T = TypeVar("T")
 
@@ -48,7 +47,7 @@ class Row:
 
     Attributes:
         unit: of the samples, s or MiB.
-        limit: the most that `limited`, a median, may be, as the documentation promises; None where it promises nothing.
+        limit: the promised maximum of the median that `limited` names; None where nothing is promised.
     """
 
     figure: str
@@ -62,9 +61,8 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         ratios = [sample / reference for sample, reference in zip(self.samples, self.references, strict=True)]
-        value, ratio = median(self.samples), median(ratios)
-        kept = None if self.limit is None else (value if self.limited == "value" else ratio) <= self.limit
-        medians = {"value": value, "reference": median(self.references), "ratio": ratio}
+        medians = {"value": median(self.samples), "reference": median(self.references), "ratio": median(ratios)}
+        kept = None if self.limit is None else medians[self.limited] <= self.limit
         return {**vars(self), **medians, "ratio_range": [min(ratios), max(ratios)], "limit_kept": kept}
 
 
@@ -73,19 +71,15 @@ class Bench:
     """What the figures share.
 
     Attributes:
-        mnist: the folder or npz file with MNIST; only `startup` does without.
-        jax_python: a Python that has jax and optax, or None.
-        folder: for everything that is written.
+        folder: for everything that is written; also has MNIST as mnist.npz, except for `startup`.
     """
 
     repeats: int
     quick: bool
-    mnist: Path | None
-    jax_python: str | None
     folder: Path
 
     def in_turns(self, name: str, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
-        """Call each side once per round, in every second round backwards; their results by the sides' names."""
+        """Call each side once per round, in every second round in reverse order; return the results by side."""
         results: dict[str, list[T]] = {side: [] for side in sides}
         for number in range(self.repeats):
             print(f"{name}: round {number + 1} of {self.repeats}", file=sys.stderr)
@@ -93,24 +87,33 @@ class Bench:
                 results[side].append(sides[side]())
         return results
 
-    def run(self, *overrides: str) -> Run:
-        """A run of the project in a fresh process, timed from within, tracked in the benchmark's own store."""
+    def run(self, *overrides: str) -> MeasuredRun:
+        """Measure a run of the project in a fresh process, tracked in the benchmark's own store."""
         uri = f"tracking.uri=sqlite:///{self.folder / 'mlflow.db'}"
-        return in_fresh_process(timed_run, [*overrides, *(["training.epochs=2"] if self.quick else []), uri])
+        return in_fresh_process(measure_run, [*overrides, *(["training.epochs=2"] if self.quick else []), uri])
 
-    def plain_keras(self, *options: str) -> Process:
-        return process(sys.executable, PLAIN_KERAS, str(self.mnist), *options)
+    def command(self, *arguments: str) -> tuple[MeasuredProcess, list[tuple[float, float, float]]]:
+        """Measure a whole run.py on a new store; also return the `trained_runs` of that store."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as store:
+            uri = f"sqlite:///{store}/mlflow.db"
+            whole = measure_process(sys.executable, "run.py", *arguments, f"tracking.uri={uri}")
+            return whole, in_fresh_process(trained_runs, uri)
+
+    def peer(self, script: str, *options: object) -> MeasuredProcess:
+        """Measure one of the scripts that train the same network without the project."""
+        file = str(self.folder / "mnist.npz")
+        return measure_process(sys.executable, str(PROJECT / "scripts" / script), file, *map(str, options))
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
 def startup(bench: Bench) -> list[Row]:
-    """How long until --help, or a mistake in the config, is answered."""
-    python = partial(process, sys.executable)
+    """Measure the time until --help or a mistake in the config is answered."""
+    python = partial(measure_process, sys.executable)
     ours = {
         "python run.py --help": partial(python, "run.py", "--help"),
-        "python run.py model.droput=0.3": partial(python, "run.py", "model.droput=0.3", code=2),
+        "python run.py model.droput=0.3": partial(python, "run.py", "model.droput=0.3", exit_code=2),
     }
     theirs = {
         'python -c "import hydra"': partial(python, "-c", "import hydra"),
@@ -122,16 +125,12 @@ def startup(bench: Bench) -> list[Row]:
 
 
 def walkthrough(bench: Bench) -> list[Row]:
-    """The walkthrough's experiment as a whole, start, tracking, figures and model, beside its script in plain Keras."""
-    epochs = 1 if bench.quick else 10
-
-    def whole_run() -> Process:
-        with tempfile.TemporaryDirectory(dir=bench.folder) as store:
-            uri = f"tracking.uri=sqlite:///{store}/mlflow.db"
-            return process(sys.executable, "run.py", "experiment=walkthrough", f"training.epochs={epochs}", uri)
-
-    script = partial(bench.plain_keras, f"--epochs={epochs}")
-    sides: dict[str, Callable[[], Process]] = {"ours": whole_run, "theirs": script}
+    """Measure the walkthrough's experiment, from start-up to figures and model, against its script in plain Keras."""
+    epochs = f"epochs={1 if bench.quick else 10}"
+    sides: dict[str, Callable[[], MeasuredProcess]] = {
+        "ours": lambda: bench.command("experiment=walkthrough", f"training.{epochs}")[0],
+        "theirs": lambda: bench.peer("plain_keras.py", f"--{epochs}"),
+    }
     ours, theirs = bench.in_turns("walkthrough", sides).values()
     measured, against = "python run.py experiment=walkthrough", "plain Keras: train and evaluate only"
     seconds = [p.seconds for p in ours], [p.seconds for p in theirs]
@@ -147,20 +146,19 @@ EPOCH_LIMITS = {("mlp", 32): 1 / 7, ("mlp", 128): 1 / 4, ("cnn", 128): 1.0}
 
 
 def epoch(bench: Bench) -> list[Row]:
-    """An epoch after the first, on all 60,000 images, beside Keras's `fit` and the fastest peer."""
+    """Measure an epoch after the first, on all 60,000 images, against Keras's `fit` and the fastest peer."""
     rows = []
     for network, batch, epochs in (("mlp", 32, 4), ("mlp", 128, 4), ("cnn", 128, 2)):
         name, epochs = f"epoch of model={network}, batch {batch}", 2 if bench.quick else epochs
         overrides = [f"model={network}", f"training.batch_size={batch}", f"training.epochs={epochs}"]
-        options = [f"--network={network}", f"--batch-size={batch}", f"--epochs={epochs}"]
-        sides: dict[str, Callable[[], Run | Process]] = {
+        options = (f"--network={network}", f"--batch-size={batch}", f"--epochs={epochs}")
+        sides: dict[str, Callable[[], MeasuredRun | MeasuredProcess]] = {
             "ours": partial(bench.run, "data.validation=0", *NO_REPORT, *overrides),
-            FIT: partial(bench.plain_keras, *options),
+            FIT: partial(bench.peer, "plain_keras.py", *options),
         }
-        if bench.jax_python and network == "mlp":
-            images = str(bench.folder / "mnist.npz")
-            sides[JAX] = partial(process, bench.jax_python, JAX_LOOP, images, str(epochs), str(batch))
-            # JAX takes all cores, ours one: for a network this small `auto` is one thread, the same on every machine.
+        if has_jax() and network == "mlp":
+            sides[JAX] = partial(bench.peer, "jax_loop.py", epochs, batch)
+            # JAX uses all cores. Ours uses one: for a network this small `auto` means one thread on every machine.
             threads = f"training.threads={os.cpu_count()}"
             sides[threads] = partial(bench.run, "data.validation=0", *NO_REPORT, *overrides, threads)
         results = bench.in_turns(name, sides)
@@ -174,7 +172,7 @@ def epoch(bench: Bench) -> list[Row]:
 
 
 def report(bench: Bench) -> list[Row]:
-    """Figures, tables, predictions and the model of the default run, as a share of the whole run."""
+    """Measure figures, tables, predictions and model of the default run, against the whole run."""
     limits = {"full": 3.0, "light": 0.7}
     runs = bench.in_turns("report", {size: partial(bench.run, f"report.figures={size}") for size in limits})
     name = "figures, tables, predictions, model: report.figures="
@@ -183,14 +181,14 @@ def report(bench: Bench) -> list[Row]:
 
 
 def logging(bench: Bench) -> list[Row]:
-    """What MLflow takes between the epochs, as a share of the training."""
+    """Measure the logging between the epochs, against the training."""
     runs = bench.in_turns("logging", {"run": partial(bench.run, *NO_REPORT)})["run"]
     seconds = [run.logging for run in runs], [sum(run.epochs) for run in runs]
     return [Row("logging", "logging the metrics of each epoch", "training", *seconds, "s", 0.03)]
 
 
 def compilation(bench: Bench) -> list[Row]:
-    """What the first epoch takes more than a later one."""
+    """Measure how much longer the first epoch takes than a later one."""
     runs = bench.in_turns("compile", {"run": partial(bench.run, *NO_REPORT, "training.epochs=4")})["run"]
     later = [median(run.epochs[1:]) for run in runs]
     more = [run.epochs[0] - usual for run, usual in zip(runs, later, strict=True)]
@@ -198,31 +196,26 @@ def compilation(bench: Bench) -> list[Row]:
 
 
 def sweep(bench: Bench) -> list[Row]:
-    """A sweep in the pool beside plain scripts, and what a job takes besides training under each way to run it."""
+    """Measure a sweep in the pool against plain scripts, and the overhead of a job for each way to run it."""
     rates = ["model.dropout=0.1,0.2,0.3,0.4", "optimizer.learning_rate=1e-3,5e-4,2e-4,1e-4"]
     epochs, jobs = 1 if bench.quick else 10, 16
     shared = [f"training.epochs={epochs}", "data.validation=0"]
 
     def swept(*options: str) -> tuple[float, float]:
-        """Seconds of the whole command, and of what a job takes besides training once the workers are up."""
-        with tempfile.TemporaryDirectory(dir=bench.folder) as store:
-            uri = f"sqlite:///{store}/mlflow.db"
-            whole = process(sys.executable, "run.py", "-m", *rates, *shared, *options, f"tracking.uri={uri}")
-            runs = in_fresh_process(children, uri)
+        """Return the seconds of the whole command, and of a job besides training once the workers are up."""
+        whole, runs = bench.command("-m", *rates, *shared, *options)
         workers = 1 if "hydra/launcher=basic" in options else min(os.cpu_count() or 1, jobs)
         wall = max(end for _, end, _ in runs) - min(start for start, _, _ in runs)
         return whole.seconds, (workers * wall - sum(trained for _, _, trained in runs)) / len(runs)
 
     def alone() -> float:
-        """Seconds that a job takes besides training in a process of its own."""
-        with tempfile.TemporaryDirectory(dir=bench.folder) as store:
-            uri = f"sqlite:///{store}/mlflow.db"
-            whole = process(sys.executable, "run.py", *shared, "report.figures=light", f"tracking.uri={uri}")
-            return whole.seconds - in_fresh_process(children, uri)[0][2]
+        """Return the seconds besides training of a job in a process of its own."""
+        whole, [(_, _, trained)] = bench.command(*shared, "report.figures=light")
+        return whole.seconds - trained
 
     sides: dict[str, Callable[[], Any]] = {
         "pool": swept,
-        "plain": lambda: [bench.plain_keras(f"--epochs={epochs}").seconds for _ in range(2)],
+        "plain": lambda: [bench.peer("plain_keras.py", f"--epochs={epochs}").seconds for _ in range(2)],
         "basic": partial(swept, "hydra/launcher=basic"),
         "alone": alone,
     }
@@ -230,29 +223,26 @@ def sweep(bench: Bench) -> list[Row]:
     whole = [seconds for seconds, _ in results["pool"]]
     plain = [sum(pair) * jobs / 2 for pair in results["plain"]]
     pool, basic = ([besides for _, besides in results[side]] for side in ("pool", "basic"))
-    measured, job = "python run.py -m: 16 jobs of the default network", "a job besides training"
+    jobs_of, job = "python run.py -m: 16 jobs of the default network", "a job besides training: hydra/launcher=pool"
     return [
-        Row("sweep", measured, "16 plain scripts, one after the other (2 measured)", whole, plain, limit=0.1),
-        Row("sweep", f"{job}: hydra/launcher=pool", "hydra/launcher=basic", pool, basic, "s", 1.5, "value"),
-        Row(
-            "sweep", f"{job}: hydra/launcher=pool", "a process for each job", pool, results["alone"], "s", 1.5, "value"
-        ),
+        Row("sweep", jobs_of, "16 plain scripts, one after the other (2 measured)", whole, plain, limit=0.1),
+        Row("sweep", job, "hydra/launcher=basic", pool, basic, "s", 1.5, "value"),
+        Row("sweep", job, "a process for each job", pool, results["alone"], "s", 1.5, "value"),
     ]
 
 
-def children(uri: str) -> list[tuple[float, float, float]]:
-    """Start, end and training time of each run in the store that trained, in seconds."""
+def trained_runs(uri: str) -> list[tuple[float, float, float]]:
+    """Return start, end and training time in seconds of each run in the store that trained."""
     from experiments.tracking.records import experiment_runs
     from experiments.tracking.store import open_existing_store
 
-    client = open_existing_store(uri)
-    _, found, _ = experiment_runs(client)
+    _, found, _ = experiment_runs(open_existing_store(uri))
     trained = [run for run in found if "sweep" not in run.tags]
     return [(run.start_time / 1000, (run.end_time or 0) / 1000, run.metrics["train_seconds"]) for run in trained]
 
 
 def load(bench: Bench) -> list[Row]:
-    """Eight processes at once on a new store, until one experiment has 1,000 runs, of 200 points each; all are checked.
+    """Measure eight processes that log 1,000 runs of 200 points at once into a new store, against one process.
 
     Raises:
         TrainingError: a run or a point was lost, or is in another experiment.
@@ -267,7 +257,7 @@ def load(bench: Bench) -> list[Row]:
             seconds = time.perf_counter() - start
             found = in_fresh_process(count_runs, uri)
         if found != {"load": count * each, "Default": 0}:
-            raise TrainingError(f"{count * each} runs of {POINTS} points were logged; whole in the store are: {found}")
+            raise TrainingError(f"{count * each} runs of {POINTS} points were logged; complete in the store: {found}")
         return seconds / (count * each)
 
     results = bench.in_turns("load", {"eight": partial(together, processes), "one": partial(together, 1)})
@@ -289,7 +279,7 @@ def log_runs(uri: str, count: int) -> None:
 
 
 def count_runs(uri: str) -> dict[str, int]:
-    """Finished runs with all their points in each experiment of the store."""
+    """Count the finished runs with all their points in each experiment of the store."""
     from experiments.tracking.records import experiment_runs, metric_history
     from experiments.tracking.store import connect_store
 
@@ -311,7 +301,7 @@ SIZES = {
 
 
 def scaling(bench: Bench) -> list[Row]:
-    """How the cost of an epoch grows with batch size, units, examples and replicas, beside the default's."""
+    """Measure how the cost of an epoch grows with batch size, units, examples and replicas, against the default."""
     base = ["data.validation=0", "training.epochs=3", *NO_REPORT]
     rows = []
     for key, values in SIZES.items():
@@ -324,7 +314,7 @@ def scaling(bench: Bench) -> list[Row]:
 
 
 def plot_scaling(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each key of SIZES: seconds per epoch over its values."""
+    """Draw a panel for each key of SIZES: seconds per epoch over its values."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.5), layout="constrained")
@@ -360,55 +350,54 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
 def machine() -> dict[str, object]:
     from experiments.runtime import start_tensorflow
 
-    start_tensorflow(1)  # for its silence
+    start_tensorflow(1)  # keeps it quiet
     facts = {key: value for key, value in describe_hardware().items() if key != "threads"}
     packages = ("tensorflow", "keras", "numpy", "mlflow", "hydra-core")
     return {**facts, **{package: version(package) for package in packages}, **read_code_state().tags}
 
 
+def has_jax() -> bool:
+    return all(map(find_spec, ("jax", "optax")))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(FIGURES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(FIGURES)}")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds of each figure (default: 3)")
-    parser.add_argument("--json", metavar="FILE", help="write everything as JSON too; - is stdout")
-    parser.add_argument("--plot", metavar="FILE", help="draw the figure `scaling` as a PNG")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything as JSON too")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the figure `scaling` as a PNG")
     parser.add_argument("--quick", action="store_true", help="one round, few epochs")
-    parser.add_argument(
-        "--jax-python", metavar="PATH", help="a Python with jax and optax; default: this, if it has them"
-    )
     options = parser.parse_args()
-    if options.repeats < 1:
-        parser.error(f"--repeats={options.repeats}: expected 1 or more")
     names, repeats = options.names or list(FIGURES), 1 if options.quick else options.repeats
-    if options.plot and "scaling" not in names:
-        parser.error("--plot draws the figure scaling, which is not among the names")
+    if repeats < 1:
+        parser.error(f"--repeats={repeats}: expected 1 or more")
     if unknown := [name for name in names if name not in FIGURES]:
         parser.error(f"unknown figure {unknown[0]!r}. Choices: {', '.join(FIGURES)}")
-    jax_python = options.jax_python or (sys.executable if find_spec("jax") and find_spec("optax") else None)
-    if "epoch" in names and not jax_python:
-        print("JAX is left out: it needs jax and optax, here or in another Python (--jax-python)", file=sys.stderr)
+    if options.plot and "scaling" not in names:
+        parser.error("--plot draws the figure `scaling`, which is not among the names")
+    if "epoch" in names and not has_jax():
+        print("JAX is left out: it is not installed (pip install -e '.[bench]')", file=sys.stderr)
 
     def command() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            mnist = None if names == ["startup"] else prepare_mnist(Path(folder))
-            bench = Bench(repeats, options.quick, mnist, jax_python, Path(folder))
-            now, load = datetime.now(UTC).isoformat(timespec="seconds"), round(os.getloadavg()[0], 2)
-            facts = {"date": now, "load_before": load, "repeats": repeats, "quick": options.quick}
-            result = {**facts, "machine": in_fresh_process(machine)}
+            bench = Bench(repeats, options.quick, Path(folder))
+            if names != ["startup"]:
+                save_mnist(bench.folder / "mnist.npz")
+            now, busy = datetime.now(UTC).isoformat(timespec="seconds"), round(os.getloadavg()[0], 2)
+            result = {"date": now, "load_before": busy, "repeats": repeats, "quick": options.quick}
+            result["machine"] = in_fresh_process(machine)
             result["figures"] = [row.as_dict() for name in names for row in FIGURES[name](bench)]
-        to_stdout = options.json == "-"
-        show(result, sys.stderr if to_stdout else sys.stdout)
+        show(result)
         if options.plot:
-            plot_scaling([row for row in result["figures"] if row["figure"] == "scaling"], Path(options.plot))
+            plot_scaling([row for row in result["figures"] if row["figure"] == "scaling"], options.plot)
         if options.json:
-            text = json.dumps(result, indent=2) + "\n"
-            sys.stdout.write(text) if to_stdout else Path(options.json).write_text(text)
+            options.json.write_text(json.dumps(result, indent=2) + "\n")
 
     return run_command(command)
 
 
-def prepare_mnist(folder: Path) -> Path:
-    """Where MNIST is, read once to see that it is whole; a copy for JAX goes into the folder.
+def save_mnist(file: Path) -> None:
+    """Save MNIST, verified, in the form that the peers read.
 
     Raises:
         DataError: it is not on this machine, or is damaged.
@@ -416,32 +405,31 @@ def prepare_mnist(folder: Path) -> Path:
     import numpy as np
 
     config = compose_job(["data.validation=0"])
-    place = find_dataset(config.data)
-    if place is None:
+    if find_dataset(config.data) is None:
         raise DataError(
             "The figures other than startup need MNIST, which is not on this machine. `python run.py` downloads it; or"
             " set EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds it in mnist/."
         )
-    train = load_dataset(config.data, config.seed).train
-    np.savez(folder / "mnist.npz", x_train=train.inputs, y_train=train.targets)
-    return place
+    data = load_dataset(config.data, config.seed)
+    train, test = data.train, data.test
+    np.savez(file, x_train=train.inputs, y_train=train.targets, x_test=test.inputs, y_test=test.targets)
 
 
-def show(result: dict[str, Any], stream: TextIO) -> None:
+def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(", ".join(f"{key} {value}" for key, value in result["machine"].items() if value))
     console.print(f"{result['date']}, {result['repeats']} rounds, load {result['load_before']} before")
     table = Table("figure", "measured", "against", "medians", "ratio (least to most)", "limit")
     for row in result["figures"]:
         numbers = (row["value"], row["reference"], row["ratio"], *row["ratio_range"])
         value, reference, ratio, least, most = (f"{n:,.0f}" if abs(n) >= 100 else f"{n:.3g}" for n in numbers)
-        medians, ratios = f"{value} to {reference} {row['unit']}", f"{ratio} ({least} to {most})"
         unit, kept = " s" if row["limited"] == "value" else "", "kept" if row["limit_kept"] else "not kept"
         limit = "" if row["limit"] is None else f"{row['limit']:g}{unit}: {kept}"
-        table.add_row(row["figure"], row["measured"], row["against"], medians, ratios, limit)
+        medians = f"{value} to {reference} {row['unit']}"
+        table.add_row(row["figure"], row["measured"], row["against"], medians, f"{ratio} ({least} to {most})", limit)
     console.print(table)
 
 

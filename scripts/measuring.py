@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from experiments import PROJECT
 from experiments.config.composition import compose_job
@@ -20,12 +20,12 @@ from experiments.errors import TrainingError
 from experiments.runtime import collect_garbage_rarely
 
 T = TypeVar("T")
-Call = tuple[float, tuple[Any, ...]]  # seconds, arguments
+REPORT_SPANS = ("figures", "tables", "predictions", "model")  # of the profile
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process that ended: its wall time, and the most memory that it, or a child of it, held at once."""
+class MeasuredProcess:
+    """A finished process: its wall time, and the peak memory of it or of one of its children."""
 
     seconds: float
     mebibytes: float
@@ -37,8 +37,8 @@ class Process:
         return json.loads(self.output)["epoch_seconds"]
 
 
-def process(*command: str, code: int = 0) -> Process:
-    """Run a command in the project's folder and measure it from without.
+def measure_process(*command: str, exit_code: int = 0) -> MeasuredProcess:
+    """Run a command in the project's folder and measure it from outside.
 
     Raises:
         TrainingError: it ended with another exit code.
@@ -55,11 +55,11 @@ def process(*command: str, code: int = 0) -> Process:
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
-        if child.returncode != code:
+        if child.returncode != exit_code:
             said = "".join(errors.readlines()[-20:])
-            raise TrainingError(f"{' '.join(command)} ended with {child.returncode}, expected {code}:\n{said}")
+            raise TrainingError(f"{' '.join(command)} ended with {child.returncode}, expected {exit_code}:\n{said}")
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux counts KiB
-        return Process(seconds, peak / 2**20, output.read())
+        return MeasuredProcess(seconds, peak / 2**20, output.read())
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
@@ -68,7 +68,7 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredRun:
     """Seconds of a run, of its report, of its logging between epochs, and of each epoch."""
 
     seconds: float
@@ -77,32 +77,22 @@ class Run:
     epochs: list[float]
 
 
-def timed_run(overrides: list[str]) -> Run:
-    """Do what `python run.py OVERRIDES` does, with a clock around the report and around each logging of metrics."""
+def measure_run(overrides: list[str]) -> MeasuredRun:
+    """Do what `python run.py OVERRIDES` does, and read the parts of its time from its own profile."""
     start = time.perf_counter()
     collect_garbage_rarely()
     config = compose_job(overrides)
-    from experiments.experiment import publish_results, run_experiment
-    from experiments.tracking.run import TrackedRun
+    from experiments.experiment import run_experiment
+    from experiments.profiling import trace_events
 
-    reports: list[Call] = []
-    logged: list[Call] = []
-    publish_results = recorded(publish_results, reports)
-    TrackedRun.log_metrics = recorded(TrackedRun.log_metrics, logged)  # type: ignore[method-assign]
+    epochs: list[float] = []
     with contextlib.redirect_stdout(io.StringIO()):
-        run_experiment(config, overrides)
-    epochs = [(seconds, metrics["epoch_seconds"]) for seconds, (_, metrics, *_) in logged if "epoch_seconds" in metrics]
-    logging, trained = (list(column) for column in zip(*epochs, strict=True))
-    return Run(time.perf_counter() - start, sum(seconds for seconds, _ in reports), sum(logging), trained)
-
-
-def recorded(function: Callable[..., T], calls: list[Call]) -> Callable[..., T]:
-    """The function, which then also appends the seconds and the arguments of each call to `calls`."""
-
-    def call(*arguments: Any) -> T:
-        start = time.perf_counter()
-        result = function(*arguments)
-        calls.append((time.perf_counter() - start, arguments))
-        return result
-
-    return call
+        run_experiment(config, overrides, watch=lambda _, metrics: epochs.append(metrics["epoch_seconds"]))
+    seconds = time.perf_counter() - start
+    spans = [
+        (event["name"], event["ts"] / 1e6, event["dur"] / 1e6) for event in json.loads(trace_events())["traceEvents"]
+    ]
+    trained = min(start for name, start, _ in spans if name == "epoch")
+    logging = [length for name, start, length in spans if name == "logging" and start > trained][: len(epochs)]
+    report = [(start, start + length) for name, start, length in spans if name in REPORT_SPANS and start > trained]
+    return MeasuredRun(seconds, max(end for _, end in report) - min(start for start, _ in report), sum(logging), epochs)
