@@ -329,7 +329,7 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
             " test_accuracy, test_error_percent, test_loss",
         ),
         ("experiment=walkthrough expected.mean=null", "expected.mean, tolerance and versions belong together, and"),
-        ("experiment=walkthrough expected.tolerance=0", "expected.tolerance=0 is not allowed: largest difference to"),
+        ("experiment=walkthrough expected.tolerance=0", "expected.tolerance=0 is not allowed: largest difference from"),
         ("experiment=walkthrough expected.seeds=[]", "expected.seeds=[] is not allowed: seeds to run, each from 0 to"),
         ("experiment=walkthrough expected.seeds=[1,1]", "expected.seeds=[1, 1] names a seed twice"),
         ("experiment=walkthrough expected.seeds=[-1]", "expected.seeds.0=-1 is not allowed: seeds to run, each from 0"),
