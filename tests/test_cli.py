@@ -174,7 +174,7 @@ def test_help_lists_every_choice_and_key_and_ten_examples_that_compose() -> None
         compose = compose_sweep if "-m" in arguments else compose_job
         assert compose([a for a in arguments if a != "-m"])
     assert examples[9].startswith("python scripts/compare.py")
-    for document in re.findall(r"^(\S+\.md) ", text.partition("== Read on ==")[2], re.MULTILINE):
+    for document in re.findall(r"^(\S+\.md) ", text.partition("== Further reading ==")[2], re.MULTILINE):
         assert (PROJECT / document).exists()
 
 

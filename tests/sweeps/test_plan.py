@@ -133,10 +133,7 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
         ("hydra/sweeper=ax", r"hydra/sweeper=ax is not a choice\. Choices of hydra/sweeper: optuna, product"),
         ("hydra.sweep.dir=here", r"hydra\.sweep\.dir is not supported: it would have no effect\. Of Hydra's settings"),
         ("hydra.sweeper.params=5", r"hydra\.sweeper\.params=5 is not allowed: what to sweep over, as \{KEY:'A,B'\}"),
-        (
-            "+hydra.sweeper.parms={}",
-            r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'hydra\.sweeper\.params'\?\)\.",
-        ),
+        ("+hydra.sweeper.parms={}", r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'hydra\.sweeper\.params'\?\)"),
     ],
 )
 def test_refuses_settings_of_hydra_before_a_parent_run_is_made(setting: str, said: str) -> None:

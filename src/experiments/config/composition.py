@@ -95,7 +95,7 @@ def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
 def _refuse_several_batches(job: ComposedJob) -> None:
     """Refuse debug=overfit with more than one batch, as overrides win over the preset."""
     examples, batch = count_training_examples(job.config), job.config.training.batch_size
-    if examples > batch and any(o.lstrip("+") == "debug=overfit" for o in job.overrides):
+    if examples > batch and ("debug", "overfit") in [split_override(o)[1:] for o in job.overrides]:
         raise ConfigError(
             f"debug=overfit trains on one batch, but data.limit={show_value(job.config.data.limit)} and"
             f" training.batch_size={batch} make {math.ceil(examples / batch):,}. Leave both out, or set both to the"

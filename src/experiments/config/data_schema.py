@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from experiments.config.fields import STRICT_FIELDS, Count, ExampleCount, Positive, PositiveFloat, described
 
 VALIDATION = described("number of training examples held out for validation, by seed; 0 trains on everything")
-LIMIT = described("use only the first so many training examples: a count from 1 on, or null for all")
+LIMIT = described("number of training examples to use, the first ones, 1 or more, or null for all")
 TRAIN_EXAMPLES = described("number of examples in the official training split, from 1 to 10 million")
 TEST_EXAMPLES = described("number of examples in the official test split, from 1 to 10 million")
 
@@ -35,7 +35,7 @@ NOT_NEGATIVE = "0 (none) or more"
 
 @dataclass(config=STRICT_FIELDS, kw_only=True, frozen=True)
 class AugmentationConfig:
-    """Random changes to each training image, anew in every epoch."""
+    """Random changes to each training image, drawn again in every epoch."""
 
     shift: Annotated[float, Field(ge=0, description=f"largest move along each axis, in pixels, {NOT_NEGATIVE}")]
     rotation: Annotated[float, Field(ge=0, le=180, description="largest turn either way, in degrees, 0 (none) to 180")]
@@ -56,7 +56,7 @@ class AugmentationConfig:
 
 def check_channels(shape: list[int]) -> list[int]:
     if shape[2:] not in ([], [1], [3]):
-        raise ValueError("the figures can show no other channels")
+        raise ValueError("figures can show 1 or 3 channels")
     return shape
 
 
@@ -72,12 +72,12 @@ class ImageData:
         Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels: 1 or 3)"),
         AfterValidator(check_channels),
     ]
-    classes: Annotated[int, Field(ge=2, description="number of classes, from 2 on")]
+    classes: Annotated[int, Field(ge=2, description="number of classes, 2 or more")]
     class_names: Annotated[list[str], described("one name per class, in the order of the labels")]
-    pixel_max: Annotated[Positive, described("value of a full pixel, from 1 on: pixels are divided by it")]
-    mean: Annotated[float, described("what is subtracted from the pixels, after that division, a finite number")]
-    standard_deviation: Annotated[PositiveFloat, described("what the pixels are then divided by, greater than 0")]
-    padding: Annotated[Count, described("pixels of background put around an image for the network, from 0 on")]
+    pixel_max: Annotated[Positive, described("largest value of a pixel, 1 or more; pixels are divided by it")]
+    mean: Annotated[float, described("subtracted from the pixels after that division, a finite number")]
+    standard_deviation: Annotated[PositiveFloat, described("the pixels are then divided by it, greater than 0")]
+    padding: Annotated[Count, described("pixels of background added around an image for the network, 0 or more")]
     augmentation: Annotated[
         AugmentationConfig, described("random changes to each training image: shift, rotation, ...")
     ]
@@ -96,5 +96,4 @@ class ImageFileData(ImageData):
     path: Annotated[str | None, described("folder with the IDX or npz files, or null to search the usual places")]
 
 
-AnyData = ImageData | ImageFileData | LinearData
-DataConfig = Annotated[AnyData, Field(discriminator="name")]
+DataConfig = ImageData | ImageFileData | LinearData

@@ -19,10 +19,8 @@ from experiments.config.fields import (
 from experiments.config.keras_checks import DROPOUT_RATE_RANGE, check_layer
 
 DROPOUT = described(DROPOUT_RATE_RANGE)
-ACTIVATION = described("activation function, a name that Keras knows, such as relu, tanh, gelu, or scaled_tanh")
-INITIALIZER = described(
-    "initial weights, a name that Keras knows, such as glorot_uniform, or {name: {argument: value}}"
-)
+ACTIVATION = described("activation function, a name in Keras such as relu, tanh, gelu, or scaled_tanh")
+INITIALIZER = described("initial weights, a name in Keras such as glorot_uniform, or {name: {argument: value}}")
 REGULARIZER = described("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
 CONSTRAINT = described("limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none")
 BATCH_NORMALIZATION = described("normalize each layer's values over the batch before the activation: true or false")
@@ -30,7 +28,7 @@ InitialWeights = Annotated[
     Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None,
     described("id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"),
 ]
-UNITS = described("units of each hidden dense layer, from 1 on: a number or a list; [] for none")
+UNITS = described("units of each hidden dense layer, 1 or more: a number or a list; [] for none")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -60,11 +58,11 @@ class CnnConfig:
     name: Literal["cnn"]
     weights: InitialWeights
     filters: Annotated[
-        list[Positive], BeforeValidator(wrap_number), described("filters of each convolution, from 1 on")
+        list[Positive], BeforeValidator(wrap_number), described("filters of each convolution, 1 or more")
     ]
-    kernel_size: Annotated[Positive, described("height and width of each convolution, in pixels, from 1 on")]
+    kernel_size: Annotated[Positive, described("height and width of each convolution, in pixels, 1 or more")]
     pool_size: Annotated[
-        Positive, described("height and width of the max pooling after each convolution, from 1 (none) on")
+        Positive, described("height and width of the max pooling after each convolution, 1 (none) or more")
     ]
     padding: Annotated[
         Literal["valid", "same"], described("border of a convolution: valid (shrinks the image) or same")
@@ -99,5 +97,4 @@ class LayersConfig:
     ]
 
 
-AnyModel = MlpConfig | CnnConfig | NeuronConfig | LayersConfig
-ModelConfig = Annotated[AnyModel, Field(discriminator="name")]
+ModelConfig = MlpConfig | CnnConfig | NeuronConfig | LayersConfig

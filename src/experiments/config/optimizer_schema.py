@@ -13,33 +13,33 @@ from experiments.config.keras_checks import check_arguments, refusal
 from experiments.config.keras_table import keras_table
 from experiments.errors import did_you_mean, join_sorted, unknown_key
 
-OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(
-        ["beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "rho", "momentum", "ema_momentum"],
-        (lambda value: 0 <= value < 1, "from 0 up to but not including 1"),
+
+def _is_count(least: int) -> Callable[[float], bool]:
+    return lambda value: isinstance(value, int) and value >= least
+
+
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "from 0 up to but not including 1": (
+        "beta_1 beta_2 adam_beta_1 adam_beta_2 rho momentum ema_momentum",
+        lambda value: 0 <= value < 1,
     ),
-    **dict.fromkeys(["epsilon", "epsilon_1", "epsilon_2"], (lambda value: value > 0, "greater than 0")),
-    **dict.fromkeys(
-        ["clipnorm", "clipvalue", "global_clipnorm", "clip_threshold", "loss_scale_factor"],
-        (lambda value: value > 0, "greater than 0"),
+    "greater than 0": (
+        "epsilon epsilon_1 epsilon_2 clipnorm clipvalue global_clipnorm clip_threshold loss_scale_factor rms_rate",
+        lambda value: value > 0,
     ),
-    **dict.fromkeys(["weight_decay", "adam_weight_decay"], (lambda value: value >= 0, "0 or more")),
-    **dict.fromkeys(
-        ["initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength"],
-        (lambda value: value >= 0, "0 or more"),
+    "0 or more": (
+        "weight_decay adam_weight_decay initial_accumulator_value l1_regularization_strength l2_regularization_strength"
+        " l2_shrinkage_regularization_strength",
+        lambda value: value >= 0,
     ),
-    "l2_shrinkage_regularization_strength": (lambda value: value >= 0, "0 or more"),
-    "learning_rate_power": (lambda value: value <= 0, "0 or less"),
-    "beta_2_decay": (lambda value: value < 0, "less than 0"),
-    "rms_rate": (lambda value: value > 0, "greater than 0"),
-    **dict.fromkeys(["beta", "muon_a", "muon_b", "muon_c", "adam_lr_ratio"], (lambda value: True, "a finite number")),
-    **dict.fromkeys(
-        ["ema_overwrite_frequency", "ns_steps"],
-        (lambda value: isinstance(value, int) and value >= 1, "a count from 1 on"),
-    ),
-    "gradient_accumulation_steps": (lambda value: isinstance(value, int) and value >= 2, "a count from 2 on"),
-    "warmup_steps": (lambda value: isinstance(value, int) and value >= 0, "a count of steps from 0 on"),
+    "0 or less": ("learning_rate_power", lambda value: value <= 0),
+    "less than 0": ("beta_2_decay", lambda value: value < 0),
+    "a finite number": ("beta muon_a muon_b muon_c adam_lr_ratio", lambda value: True),
+    "a whole number, 1 or more": ("ema_overwrite_frequency ns_steps", _is_count(1)),
+    "a whole number, 2 or more": ("gradient_accumulation_steps", _is_count(2)),
+    "a number of steps, 0 or more": ("warmup_steps", _is_count(0)),
 }
+OPTIMIZER_RANGES = {key: (allowed, words) for words, (keys, allowed) in RANGES.items() for key in keys.split()}
 # Where Keras takes None although its default is a number; elsewhere null is refused.
 NULL_FOR_NONE = {("muon", "weight_decay"), ("muon", "adam_weight_decay"), ("muon", "rms_rate")}
 BETA_1_ABOVE_0 = ("lion", "schedulefreeadamw")
@@ -47,7 +47,7 @@ CLIPPING_KEYS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 def optimizer_arguments() -> dict[str, dict[str, Any]]:
-    """By name of the optimizer, Keras's and our own: its arguments and their defaults."""
+    """Return the arguments of each optimizer by its name, with their defaults."""
     return {
         name: entry["arguments"] for name, entry in keras_table()["optimizers"].items()
     } | extra_optimizer_arguments()
@@ -127,7 +127,7 @@ class CosineSchedule:
 
     name: Literal["cosine"]
     warmup_epochs: Annotated[float, Field(ge=0, description=f"length of the warm-up, {EPOCH_UNIT}, 0 or more")]
-    final_fraction: Annotated[float, Field(ge=0, le=1, description="last over peak learning rate, from 0 to 1")]
+    final_fraction: Annotated[float, Field(ge=0, le=1, description="last learning rate over its peak, from 0 to 1")]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -158,8 +158,8 @@ class OneCycleSchedule:
     warmup_fraction: Annotated[
         float, Field(gt=0, lt=1, description="share of all steps before the peak, between 0 and 1")
     ]
-    initial_fraction: Annotated[float, Field(ge=0, le=1, description="first over peak learning rate, from 0 to 1")]
-    final_fraction: Annotated[float, Field(ge=0, le=1, description="last over peak learning rate, from 0 to 1")]
+    initial_fraction: Annotated[float, Field(ge=0, le=1, description="first learning rate over its peak, from 0 to 1")]
+    final_fraction: Annotated[float, Field(ge=0, le=1, description="last learning rate over its peak, from 0 to 1")]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -169,12 +169,12 @@ class ReduceOnPlateauSchedule:
     name: Literal["reduce_on_plateau"]
     metric: Annotated[str, described(WATCHED_METRIC)]
     factor: Annotated[float, Field(gt=0, lt=1, description="what the learning rate is multiplied by, between 0 and 1")]
-    patience: Annotated[Positive, described("epochs without improvement before the rate falls, from 1 on")]
+    patience: Annotated[Positive, described("epochs without improvement before the rate falls, 1 or more")]
     min_delta: Annotated[float, Field(ge=0, description="smallest change that counts as improvement, 0 or more")]
-    smallest_fraction: Annotated[float, Field(ge=0, le=1, description="smallest over first learning rate, from 0 to 1")]
+    smallest_fraction: Annotated[float, Field(ge=0, le=1, description="smallest learning rate over first, from 0 to 1")]
 
 
-AnySchedule = (
+ScheduleConfig = (
     ConstantSchedule
     | ExponentialSchedule
     | CosineSchedule
@@ -182,4 +182,3 @@ AnySchedule = (
     | OneCycleSchedule
     | ReduceOnPlateauSchedule
 )
-ScheduleConfig = Annotated[AnySchedule, Field(discriminator="name")]

@@ -1,7 +1,7 @@
-"""What a config may hold: one dataclass per group, every field with its meaning and range.
+"""The schema of a config: one dataclass per group, every field with its meaning and range.
 
-YAML under conf/ gives the values (there are no defaults here); compose.py reads them, config.py checks them. The
-description of a field is what a user reads when its value is refused, so each says what is allowed.
+The files of conf/ give the values; there are no defaults here. Users read the description of a field when its value is
+refused, so each says what is allowed.
 """
 
 from typing import Annotated, Literal
@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from experiments.config.data_schema import AnyData
+from experiments.config.data_schema import DataConfig
 from experiments.config.expected_schema import Expectation
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, Rate, described
-from experiments.config.model_schema import AnyModel
-from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, AnySchedule, OptimizerConfig
+from experiments.config.model_schema import ModelConfig
+from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, OptimizerConfig, ScheduleConfig
 
 CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "mean_squared_error")
 REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
@@ -22,13 +22,13 @@ REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class EarlyStoppingConfig:
     patience: Annotated[
-        Positive | None, described("epochs without improvement before training stops, from 1 on, or null")
+        Positive | None, described("epochs without improvement before training stops, 1 or more, or null")
     ]
     metric: Annotated[str, described(WATCHED_METRIC)]
     min_delta: Annotated[float, Field(ge=0, description="smallest change that counts as improvement, 0 or more")]
     goal: Annotated[
         float | None,
-        described("value of the metric (least accuracy, largest loss) that ends training once reached, or null"),
+        described("value of the metric (smallest accuracy, largest loss) at which training ends, or null"),
     ]
 
 
@@ -46,17 +46,17 @@ class DistributionConfig:
     ]
     workers: Annotated[
         Annotated[int, Field(ge=2, le=16)] | None,
-        described("processes of multi_worker to start on this machine, from 2 to 16, or null: TF_CONFIG or Slurm says"),
+        described("processes that multi_worker starts on this machine, from 2 to 16, or null: TF_CONFIG or Slurm"),
     ]
     timeout_seconds: Annotated[
         PositiveFloat,
-        described("how long multi_worker waits for a worker to come up or to move, in seconds, greater than 0"),
+        described("how long multi_worker waits for a worker to start or to make progress, in seconds, greater than 0"),
     ]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class TrainingConfig:
-    epochs: Annotated[Positive, described("passes over the training examples, from 1 on")]
+    epochs: Annotated[Positive, described("passes over the training examples, 1 or more")]
     batch_size: Annotated[Positive, described("examples per step, from 1 to the number of training examples")]
     loss: Annotated[
         Literal[(*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES)],  # type: ignore[valid-type]
@@ -101,7 +101,7 @@ class ReportConfig:
         Literal["full", "light", "none"], described("full, light (learning curves, confusion matrix) or none")
     ]
     profile: Annotated[
-        bool, described("keep where the time went, as a table and as a trace for a browser: true or false")
+        bool, described("record where the time went, as a table and as a trace for a browser: true or false")
     ]
 
 
@@ -110,7 +110,7 @@ class TrackingConfig:
     uri: Annotated[str | None, described("MLflow tracking URI, or null: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")]
     experiment: Annotated[
         str,
-        Field(min_length=1, max_length=500, description="MLflow experiment that holds the run, 1 to 500 characters"),
+        Field(min_length=1, max_length=500, description="MLflow experiment of the run, 1 to 500 characters"),
     ]
     run_name: Annotated[str | None, described("name of the run, or null: made from what differs from the defaults")]
     log_model: Annotated[bool, described("store the trained model with the run: true or false")]
@@ -120,38 +120,37 @@ class TrackingConfig:
 class ObjectiveConfig:
     metric: Annotated[
         str,
-        described(
-            "what to rank the runs of a sweep by: a metric that they log, or auto: best_val_accuracy or val_loss"
-        ),
+        described("metric that ranks the runs of a sweep: one that they log, or auto: best_val_accuracy or val_loss"),
     ]
     mode: Annotated[
-        Literal["auto", "max", "min"], described("whether more is better: max, min, or auto (by the metric)")
+        Literal["auto", "max", "min"],
+        described("whether more is better: max, min, or auto (by the metric)"),
     ]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class SweepConfig:
-    retries: Annotated[Count, described("how often a failed job is tried again at once, 0 or more")]
+    retries: Annotated[Count, described("how often a failed job is retried immediately, 0 or more")]
     on_error: Annotated[
         Literal["continue", "stop"],
-        described("after a failed job: continue with the others, or stop: start no further one"),
+        described("after a failed job: continue with the others, or stop: start no more jobs"),
     ]
-    rerun: Annotated[bool, described("run all jobs again, as a new sweep, also those that are finished: true or false")]
+    rerun: Annotated[bool, described("run all jobs again as a new sweep, finished ones too: true or false")]
     dry_run: Annotated[bool, described("show what would run, and stop: true or false")]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class Config:
-    """A whole experiment, validated. The groups are the folders of conf/."""
+    """A whole experiment. The groups are the folders of conf/."""
 
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, description="seed of all randomness, from 0 to 4294967295")]
-    data: AnyData = Field(discriminator="name")
-    model: AnyModel = Field(discriminator="name")
+    data: DataConfig = Field(discriminator="name")
+    model: ModelConfig = Field(discriminator="name")
     optimizer: OptimizerConfig
-    schedule: AnySchedule = Field(discriminator="name")
-    resume: Annotated[str | None, described("id of a run that was cut off, to go on with, or null")]
+    schedule: ScheduleConfig = Field(discriminator="name")
+    resume: Annotated[str | None, described("id of an interrupted run to continue, or null")]
     resume_anyway: Annotated[bool, described("resume although code, packages or data have changed: true or false")]
-    expected: Expectation | None = described("what a published config gives, or null: nothing is expected")
+    expected: Expectation | None = described("the result expected of a published config, or null: none")
     training: TrainingConfig
     distribution: DistributionConfig
     report: ReportConfig

@@ -8,7 +8,6 @@ import numpy as np
 from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.keras_table import keras_table
 from experiments.config.optimizer_schema import (
-    AnySchedule,
     ConstantSchedule,
     CosineSchedule,
     ExponentialSchedule,
@@ -16,6 +15,7 @@ from experiments.config.optimizer_schema import (
     OptimizerConfig,
     PiecewiseSchedule,
     ReduceOnPlateauSchedule,
+    ScheduleConfig,
     optimizer_arguments,
 )
 from experiments.config.schema import Config
@@ -77,7 +77,7 @@ def set_hyperparameters(optimizer: "keras.optimizers.Optimizer", planned: "tf.Te
             past.assign(past * planned[1])
 
 
-def learning_rates(schedule: AnySchedule, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
+def learning_rates(schedule: ScheduleConfig, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
     """Return the learning rate of every step of an epoch, float32 [steps_per_epoch].
 
     Args:
@@ -93,7 +93,7 @@ def learning_rates(schedule: AnySchedule, peak: float, steps_per_epoch: int, epo
 
 
 def _schedule_factor(
-    schedule: AnySchedule,
+    schedule: ScheduleConfig,
     step: np.ndarray,
     epoch: np.ndarray,
     steps: int,
