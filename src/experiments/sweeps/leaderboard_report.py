@@ -31,7 +31,7 @@ def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, a
         again: the command that made the sweep.
     """
     option = f" --uri {shlex.quote(uri)}" if uri else ""
-    found = {"look": f"python scripts/ui.py --sweep {parent_id}{option}"}
+    found = {"browse": f"python scripts/ui.py --sweep {parent_id}{option}"}
     if board is not None:
         grouped = f" --group-by {SEED_PARAM}" if board.comparison.group_by else ""
         mode = f" --mode {board.mode}" if metric_direction(board.metric) != board.mode else ""
