@@ -27,7 +27,7 @@ MISTAKES = {
     "model.dropout=1.5": "model.dropout=1.5 is not allowed: fraction of values set to zero in training, from 0 up",
     "training.batch_size=55001": "larger than the training split: 55,000 examples",
     "~training": "'~training' removes the group 'training', which every run needs",
-    "+optimizer.momentum=0.9": "optimizer adam has no argument 'momentum'",
+    "+optimizer.momentum=0.9": "unknown key 'optimizer.momentum' (did you mean 'optimizer.ema_momentum'?).",
     "model.activation=rellu": "Keras has no activation 'rellu' (did you mean 'relu'?)",
     "model.dropout=0.1,0.2": "For a sweep add -m: python run.py -m model.dropout=0.1,0.2",
     "model.weights=1f0a": "model.weights=1f0a is not allowed: id of a finished run whose model's weights to start from",

@@ -39,7 +39,7 @@ def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, a
         found["compare"] = f"python scripts/compare.py {asked}{option}"
         _, overrides = read_recorded_config(resolve_tracking_uri(uri), board.best.run_id)
         found["run the best again"] = run_command_line(overrides)
-    return {word: hide_credentials(line) for word, line in found.items()} | {"enter the sweep again": again}
+    return {word: hide_credentials(line) for word, line in found.items()} | {"repeat the sweep": again}
 
 
 def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str]], metric: str, mode: Mode) -> None:

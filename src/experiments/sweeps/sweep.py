@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from experiments import PROJECT
@@ -27,14 +27,7 @@ from experiments.sweeps.leaderboard import Leaderboard, rank_children
 from experiments.sweeps.leaderboard_report import publish_leaderboard, share_view, sweep_commands
 from experiments.sweeps.leaderboard_text import print_leaderboard
 from experiments.sweeps.outcomes import JobOutcome
-from experiments.sweeps.plan import (
-    SweepJob,
-    SweepPlan,
-    find_parent,
-    has_light_figures,
-    plan_sweep,
-    varied_overrides,
-)
+from experiments.sweeps.plan import SweepJob, SweepPlan, find_parent, has_light_figures, plan_sweep, varied_overrides
 from experiments.sweeps.search import Search
 from experiments.sweeps.trials import run_search
 from experiments.tracking.addresses import hide_credentials
@@ -65,8 +58,7 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     if plan.base.sweep.dry_run:
         return
     if plan.is_finished:
-        _show_finished_sweep(plan, again)
-        return
+        return _show_finished_sweep(plan, again)
     with lock_sweep(plan), _open_parent(plan, again) as parent:
         runner = JobRunner(create_engine(composed.launcher), parent.run_id)
         try:
@@ -113,8 +105,7 @@ def lock_sweep(plan: SweepPlan) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _open_parent(plan: SweepPlan, again: str) -> Iterator[TrackedRun]:
+def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedRun]:
     parent = plan.parent or find_parent(plan)  # another process may have made it since
     values = varied_overrides(plan.composed.jobs)
     params = {key: ", ".join(values)[:LONGEST_SWEPT_PARAM] for key, values in values.items()}
@@ -127,8 +118,7 @@ def _open_parent(plan: SweepPlan, again: str) -> Iterator[TrackedRun]:
         "mlflow.note.content": f"**Not finished.**\n\n```\n{again}\n```",
     }
     parent_id = parent.run_id if parent else None
-    with open_run(plan.uri, plan.base.tracking.experiment, name, params, tags, parent_id) as run:
-        yield run
+    return open_run(plan.uri, plan.base.tracking.experiment, name, params, tags, parent_id)
 
 
 def _log_plan(parent: TrackedRun, jobs: Sequence[SweepJob]) -> None:

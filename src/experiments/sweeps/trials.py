@@ -24,28 +24,27 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
     Returns:
         The trials that no job could be made of, a line on each.
     """
-    keys = list(varied_overrides(search.jobs))
-
-    def plan_job(point: Point, study: SearchStudy, trial: SearchTrial | None = None) -> SweepJob:
-        jobs = search.compose_more([[*search.fixed, *point_overrides(point)]])
-        entry = study.pruning_entry(trial) if trial else None
-        (job,) = plan_jobs(jobs, keys, len(runner.jobs), entry)
-        runner.jobs.append(job)
-        return job
-
-    # The results of other code are kept from the study.
+    # The study sees no results of other code.
     code = identity_tags(search.jobs[0].config, data_digest="")["fingerprint"]
     study = SearchStudy(search, folder / f"{parent.run_id}-{code[:16]}.journal")
+    keys = list(varied_overrides(search.jobs))
+
+    def plan_job(point: Point, trial: SearchTrial | None = None) -> SweepJob:
+        composed = search.compose_more([[*search.fixed, *point_overrides(point)]])
+        entry = study.pruning_entry(trial) if trial else None
+        runner.jobs += plan_jobs(composed, keys, len(runner.jobs), entry)
+        return runner.jobs[-1]
+
     refused: list[str] = []
     for point in study.done:
-        plan_job(point, study)
+        plan_job(point)
     runner.expected = len(runner.jobs) + study.left
     at_once = runner.engine.max_parallel(search.jobs[0].config)
     while not runner.is_stopped and (batch := study.ask(at_once)):
         jobs: dict[int, SearchTrial] = {}
         for trial in batch:
             try:
-                jobs[plan_job(trial.values, study, trial).number] = trial
+                jobs[plan_job(trial.values, trial).number] = trial
             except ConfigError as error:  # values that do not go together, though each is allowed
                 refused.append(f"trial {trial.asked.number} cannot run: {error}")
                 print(refused[-1], file=sys.stderr)
@@ -58,6 +57,6 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
                 status = "PRUNED" if outcome.pruned else outcome.status
                 study.tell(trial, outcome.run_id, status, outcome.metrics.get(search.metric))
     for point in study.not_tried_again:
-        plan_job(point, study)
+        plan_job(point)
     publish_study(study, parent)
     return refused
