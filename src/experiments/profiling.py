@@ -1,12 +1,13 @@
-"""Where the time of a run goes: named spans of wall time, as a table and as a trace that a browser shows.
+"""Where the time of a run goes: named spans of wall time, as a table and as a trace for a browser.
 
-Spans are always taken (two microseconds each); `report.profile` says whether a run keeps them.
+Spans are always measured (two microseconds each); `report.profile` decides whether a run records them.
 """
 
 import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,9 +17,7 @@ from typing import Any
 
 SPAN_SEPARATOR = " / "
 
-_open_span: ContextVar[str] = ContextVar(
-    "_within", default=""
-)  # the path of the span that is open; one for each thread
+_open_span: ContextVar[str] = ContextVar("_open_span", default="")  # path of the open span, one per thread
 _profile_start = time.perf_counter()
 _is_first_profile = True
 _spans: list["Span"] = []
@@ -26,23 +25,19 @@ _spans: list["Span"] = []
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time: its name after those of the spans around it, and seconds from the start of the profile."""
+    """A stretch of time: its name after those of the enclosing spans, and its start since that of the profile."""
 
     path: str
     start: float
     seconds: float
     thread: int
 
-    @property
-    def name(self) -> str:
-        return self.path.rpartition(SPAN_SEPARATOR)[2]
-
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """Take the time of what is within; also a decorator that takes the time of each call.
+    """Measure the time of a block, or, as a decorator, of each call.
 
-    Not to be held open across the `yield` of a generator.
+    Do not keep it open across the `yield` of a generator.
     """
     within = _open_span.get()
     path = f"{within}{SPAN_SEPARATOR}{name}" if within else name
@@ -56,7 +51,7 @@ def span(name: str) -> Iterator[None]:
 
 
 def begin_profile() -> None:
-    """Forget earlier spans: a run begins. The first of a process began with the process itself."""
+    """Discard earlier spans, as a run begins. The first run of a process began with the process."""
     global _profile_start, _is_first_profile
     _profile_start = time.perf_counter()
     _spans.clear()
@@ -67,7 +62,7 @@ def begin_profile() -> None:
 
 
 def _process_age() -> float | None:
-    """Seconds since this process was started; None where there is no /proc."""
+    """Return the seconds since this process was started, None where there is no /proc."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -76,26 +71,27 @@ def _process_age() -> float | None:
 
 
 def profile_table() -> dict[str, list[Any]]:
-    """What the main thread did since `begin`, as columns: a row for each path of spans, in the order of their start.
+    """Return the spans of this thread as columns, with a row for each path in the order of their start.
 
-    Columns are phase, times, seconds, own_seconds (less those of spans within) and percent (of the time until now); the
-    last row is what no span covers, so that own_seconds add up to the whole.
+    Columns are phase, times, seconds, own_seconds (without enclosed spans) and percent (of the time until now). The
+    last row is the time outside all spans, so that own_seconds add up to the whole.
     """
     whole = time.perf_counter() - _profile_start
-    ours = sorted((s for s in _spans if s.thread == threading.get_native_id()), key=lambda s: (s.start, len(s.path)))
     seconds: dict[str, float] = {}
-    for item in ours:
-        seconds[item.path] = seconds.get(item.path, 0.0) + item.seconds
+    times: Counter[str] = Counter()
+    for item in sorted(_spans, key=lambda item: (item.start, len(item.path))):
+        if item.thread == threading.get_native_id():
+            seconds[item.path] = seconds.get(item.path, 0.0) + item.seconds
+            times[item.path] += 1
     own = dict(seconds)
     for path in seconds:
         if SPAN_SEPARATOR in path:
             own[path.rpartition(SPAN_SEPARATOR)[0]] -= seconds[path]
     rest = whole - sum(own.values())
-    times = [sum(item.path == path for item in ours) for path in seconds]
     spent = [*seconds.values(), rest]
     return {
         "phase": [*seconds, "between these"],
-        "times": [*times, 1],
+        "times": [*times.values(), 1],
         "seconds": [round(value, 4) for value in spent],
         "own_seconds": [round(value, 4) for value in [*own.values(), rest]],
         "percent": [round(100 * value / whole, 1) for value in spent],
@@ -103,19 +99,19 @@ def profile_table() -> dict[str, list[Any]]:
 
 
 def trace_page() -> str:
-    """The trace as a page for a browser, whole in itself (HTML)."""
+    """Return the trace as a self-contained HTML page."""
     events = json.dumps(json.loads(trace_events())["traceEvents"]).replace("<", "\\u003c")
     return Path(__file__).with_name("trace.html").read_text().replace("/*EVENTS*/[]", events)
 
 
 def trace_events() -> str:
-    """All spans as Chrome's trace events (JSON), which https://ui.perfetto.dev shows, and other tools read.
+    """Return all spans as Chrome trace events (JSON), for https://ui.perfetto.dev and other tools.
 
     One `X` event per span: `ts` and `dur` in microseconds, `tid` the thread.
     """
     events = [
         {
-            "name": item.name,
+            "name": item.path.rpartition(SPAN_SEPARATOR)[2],
             "cat": item.path.partition(SPAN_SEPARATOR)[0],
             "ph": "X",
             "ts": round(1e6 * item.start, 1),

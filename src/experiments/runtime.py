@@ -1,4 +1,4 @@
-"""This process: quick to load and to end, and TensorFlow in it, quiet, with the threads that the run records."""
+"""This process: fast to start and to end, and TensorFlow in it, quiet and with a recorded number of threads."""
 
 import atexit
 import contextlib
@@ -12,31 +12,31 @@ from collections.abc import Iterable, Iterator
 
 from experiments.errors import UserError
 
-# Keras imports these too where they are installed, for functions that nothing here calls: half of its loading time.
+# Keras imports these if they are installed, for functions that are not used here: half of its loading time.
 SKIPPED_PACKAGES = ("matplotlib", "pandas", "sklearn")
 
-_started = (0, 0)  # threads and devices that TensorFlow has in this process
+_started = (0, 0)  # threads and devices of TensorFlow in this process
 
 
 def collect_garbage_rarely() -> None:
-    """What every command does first: loading TensorFlow and MLflow makes a million objects that stay, and Python looks
-    through all of them again and again, a third of the time it takes to load; and at the end, for two seconds."""
+    """Make garbage collection rare: TensorFlow and MLflow create a million permanent objects, and scanning them again
+    and again takes a third of the loading time, and two seconds at the end. Every command calls this first."""
     gc.set_threshold(100_000, 50, 1000)
     atexit.register(gc.freeze)
 
 
 def start_tensorflow(threads: int, devices: int = 1) -> None:
-    """Load TensorFlow with `threads` threads within an operation, and the CPU as so many logical devices.
+    """Load TensorFlow with this number of threads within an operation, and of logical CPU devices.
 
-    The number of threads changes the last bits of a result, so it belongs to the config and cannot change once
+    The number of threads changes the last bits of a result, so it is part of the config. It cannot be changed once
     TensorFlow has started.
 
     Raises:
-        UserError: TensorFlow has started in this process with another number.
+        UserError: TensorFlow has already started in this process with other numbers.
     """
     global _started
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # XLA stays at half of AVX-512 for processors that slow down with it, long gone; an epoch takes a tenth less.
+    # By default XLA uses half of AVX-512, for the sake of old processors; with all of it an epoch is a tenth faster.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
     with _hold_back_stderr(), _hide_packages(SKIPPED_PACKAGES):
         import keras  # noqa: F401
@@ -50,7 +50,7 @@ def start_tensorflow(threads: int, devices: int = 1) -> None:
         return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        # Each replica waits for the others within a step, so there must be a thread for each, and one to spare.
+        # Replicas wait for each other within a step, so each needs a thread, and spare ones.
         tf.config.threading.set_inter_op_parallelism_threads(2 * devices)
         if devices > 1:
             cpu = tf.config.list_physical_devices("CPU")[0]
@@ -67,10 +67,10 @@ def start_tensorflow(threads: int, devices: int = 1) -> None:
 
 @contextlib.contextmanager
 def _hide_packages(packages: Iterable[str]) -> Iterator[None]:
-    """Have these packages count as not installed, those that are loaded already apart."""
+    """Make packages that are not loaded yet appear as not installed."""
     hidden = [package for package in packages if package not in sys.modules]
     for package in hidden:
-        sys.modules[package] = None  # type: ignore[assignment] # Python's own mark for "not there"
+        sys.modules[package] = None  # type: ignore[assignment] # makes import fail
     try:
         yield
     finally:
@@ -80,7 +80,7 @@ def _hide_packages(packages: Iterable[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hold_back_stderr() -> Iterator[None]:
-    """Hold back what TensorFlow's libraries write to stderr before any log level applies; show it if they fail."""
+    """Hold back what TensorFlow's libraries write to stderr before log levels apply; show it if they fail."""
     if "tensorflow" in sys.modules:
         yield
         return

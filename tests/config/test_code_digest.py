@@ -18,7 +18,7 @@ PYTHONS = ("python3.11", "python3.12", "python3.13")
 SYNTAX = '''
 def shown(x: float, *, width: int = 3, **rest: object) -> str:
     """Docstring."""
-    return f"{x}" "" f"{x!r:>{width}.{2}f}{{}}" "a" f"" 'b' f"{x=}" u"c" rf"\\d{x:%Y}"
+    return f"{x}" "" f"{x!r:>{width}.{2}f}{{}}" "a" f"" 'b' f"{x=}" u"c" f"{x:{width}.{width}}" rf"\\d{x:%Y}"
 
 async def work(items, /):
     async with items as (a, *b), c:

@@ -186,7 +186,7 @@ def test_leftovers_of_a_killed_download_are_not_used(folder: Path, mirrors: list
         time.sleep(0.01)
     process.kill()
     process.communicate(timeout=10)
-    assert held(folder) == [".lock", part.name]
+    assert held(folder) == [part.name]
     mirrors[0].stall_after = None
     mirrors[0].released.set()
     assert fetch(folder, mirrors[0]) == []

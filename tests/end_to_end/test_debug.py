@@ -108,7 +108,7 @@ def test_a_run_starts_from_the_weights_of_another_and_its_fingerprint_says_so(ur
     assert again.data.tags["fingerprint"] != still.data.tags["fingerprint"]
     with pytest.raises(ConfigError) as caught:
         made(uri, *small, "model.units=8", start)
-    assert "its weights have the shapes 64x16, 16, 16x10, 10, those of this network 64x8, 8, 8x10, 10" in str(
+    assert "its weights have the shapes 64x16, 16, 16x10, 10, but this network needs 64x8, 8, 8x10, 10" in str(
         caught.value
     )
     before = len(runs(uri))

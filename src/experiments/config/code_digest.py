@@ -7,6 +7,7 @@ differ.
 import ast
 import hashlib
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 CODE_DIGEST_RULE = "syntax-1"  # recorded beside each digest: digests of different rules cannot be compared
@@ -54,11 +55,9 @@ def _append_tokens(node: ast.AST, tokens: list[str]) -> None:
 def _join_texts(parts: list[ast.expr]) -> list[ast.expr]:
     """Join adjacent texts of an f-string, and drop empty ones."""
     joined: list[ast.expr] = []
-    for part in parts:
-        text = part.value if isinstance(part, ast.Constant) else None
-        last = joined[-1] if joined else None
-        if isinstance(text, str) and isinstance(last, ast.Constant) and isinstance(last.value, str):
-            joined[-1] = ast.Constant(last.value + text)
-        elif text != "":
-            joined.append(part)
+    for is_text, group in groupby(parts, lambda part: isinstance(part, ast.Constant)):
+        if not is_text:
+            joined += group
+        elif text := "".join(str(part.value) for part in group):  # type: ignore[attr-defined]
+            joined.append(ast.Constant(text))
     return joined

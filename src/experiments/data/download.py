@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import IO
 
 from experiments.config.data_schema import ImageFileData
 from experiments.data.image_files import IDX_FILES, DamagedFileError, find_idx_files, read_idx
@@ -121,25 +120,15 @@ def _failure_reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder, created if needed, against other processes; leave neither lock nor empty folders behind."""
-    lock = folder / ".lock"
-    with _take_lock(lock):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
-                folder.parent.rmdir()
-
-
-def _take_lock(lock: Path) -> IO[str]:
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            handle = lock.open("w")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            # The last process removes its lock file: the lock counts only if its file is still in place.
-            if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
-                return handle
-            handle.close()
+    """Lock a folder, created if needed, against other processes; leave no empty folders behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        folder.mkdir(parents=True, exist_ok=True)  # a process that failed before may have removed it
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+            folder.parent.rmdir()
+        os.close(handle)

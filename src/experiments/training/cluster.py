@@ -25,9 +25,6 @@ from experiments.config.schema import DistributionConfig
 from experiments.errors import ConfigError, Terminated, TrainingError
 
 CLUSTER_FOLDER_VARIABLE = "EXPERIMENTS_CLUSTER"  # set for a worker: the folder that it reports through
-STARTING = "starting"
-TRAINING = "training"
-REPORTING = "reporting"
 
 
 def supervises_cluster(config: DistributionConfig) -> bool:
@@ -98,13 +95,13 @@ class ClusterWorker:
         if code:
             return f"{self.name} ended with exit code {code}{self._last_words()}"
         if code is None:
-            phase, limit = self._read("phase") or STARTING, f"distribution.timeout_seconds={timeout:g}"
-            alive, moved = self._seconds_since("alive"), self._seconds_since("progress")
-            if phase == STARTING and (waited := time.monotonic() - self.started) > timeout:
+            limit = f"distribution.timeout_seconds={timeout:g}"
+            alive, trained, moved, ended = map(self._seconds_since, ("alive", "training", "progress", "reporting"))
+            if trained is None and (waited := time.monotonic() - self.started) > timeout:
                 return f"{self.name} is still waiting for its peers after {waited:.0f} s{_unreachable_peers()}"
-            if phase != STARTING and alive > timeout:
+            if trained is not None and alive is not None and alive > timeout:
                 return f"{self.name} hangs: no sign of life for {alive:.0f} s ({limit})"
-            if phase == TRAINING and moved > timeout:
+            if moved is not None and ended is None and moved > timeout:
                 return f"{self.name} has not finished a step for {moved:.0f} s ({limit})"
         return None
 
@@ -113,13 +110,9 @@ class ClusterWorker:
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         return f": {lines[-1]}" if lines else ""
 
-    def _read(self, what: str) -> str:
-        path = self.folder / f"{what}-{self.index}"
-        return path.read_text() if path.exists() else ""
-
-    def _seconds_since(self, what: str) -> float:
-        path = self.folder / f"{what}-{self.index}"
-        return time.time() - path.stat().st_mtime if path.exists() else time.monotonic() - self.started
+    def _seconds_since(self, sign: str) -> float | None:
+        path = self.folder / f"{sign}-{self.index}"
+        return time.time() - path.stat().st_mtime if path.exists() else None
 
 
 def supervise_cluster(config: DistributionConfig, fail: Callable[[str, str | None], NoReturn]) -> str | None:
@@ -238,41 +231,33 @@ class ClusterMember:
     def live(self) -> None:
         """Give signs of life until the supervisor is gone, and then end this process."""
         while self.folder and self.folder.exists() and os.getppid() == self.parent:
-            self._write("alive", "")
+            self._sign("alive")
             time.sleep(0.5)
         os._exit(1)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Report that training runs, and then that it is over: only while it runs must steps be finished."""
-        self._enter_phase(TRAINING)
-        yield
-        self._enter_phase(REPORTING)
-
-    def progress(self) -> None:
-        """Report that a step is finished."""
-        self._write("progress", "")
-
-    def step(self, *_: object) -> None:
+        """Report that training begins, and that it is over: only in between must steps be finished."""
         self.progress()
+        self._sign("training")
+        yield
+        self._sign("reporting")
 
-    epoch = step
+    def progress(self, *_: object) -> None:
+        """Report that a step is finished."""
+        self._sign("progress")
+
+    step = epoch = progress  # a TrainingObserver
 
     def report_run(self, run_id: str) -> None:
         """Report the id of the chief's run."""
         if self.folder:
             (self.folder / "run").write_text(run_id)
 
-    def _enter_phase(self, name: str) -> None:
-        self.progress()
-        self._write("phase", name)
-
-    def _write(self, what: str, text: str) -> None:
+    def _sign(self, name: str) -> None:
         if self.folder:
-            path = self.folder / f"{what}-{self.index}"
             with contextlib.suppress(FileNotFoundError):  # the folder is removed at the end
-                path.with_suffix(".new").write_text(text)
-                path.with_suffix(".new").replace(path)  # never read half written
+                (self.folder / f"{name}-{self.index}").touch()
 
 
 @contextlib.contextmanager

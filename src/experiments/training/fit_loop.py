@@ -34,7 +34,6 @@ class FitLoop:
             layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
             layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
         self.model.compile(optimizer=self.optimizer, loss=losses, metrics=[self.metric])
-        self.optimizer.build(network.model.trainable_variables)
 
     def check_agreement(self, steps_done: int) -> None:
         """Do nothing: there is only one process."""

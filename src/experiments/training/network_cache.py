@@ -49,7 +49,7 @@ class CompiledNetwork:
 
     @cached_property
     def program(self) -> TrainingProgram:
-        return TrainingProgram(self.strategy, self.model, self.optimizer, self.loss, self.batch_size, self.augmenter)
+        return TrainingProgram(self)
 
     @cached_property
     def evaluate(self) -> Evaluator:

@@ -5,7 +5,8 @@ Every model takes raw inputs (pixels as stored) and scales them itself, so that 
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -41,23 +42,15 @@ def build_network(config: Config) -> "keras.Sequential":
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
     keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights"}
-    try:
+    with _keras_errors(f"model={config.model.name} cannot be built:"):
         layers = NETWORK_BUILDERS[config.model.name](config, **{key: getattr(config.model, key) for key in keys})
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"model={config.model.name} cannot be built: Keras says: {_keras_reason(error)}") from None
     model = keras.Sequential([keras.Input(config.data.shape), *_scaling_layers(config)], name=config.model.name)
     received = tuple(network_input_shape(config.data))
     parts = [layer if isinstance(layer, list) else [layer] for layer in layers]
     for number, layer in ((number, layer) for number, part in enumerate(parts) for layer in part):
-        try:
+        with _layer_errors(config, number, type(layer).__name__, f"it receives the shape {received}"):
             model.add(layer)
-            received = model.output_shape[1:]
-        except Exception as error:  # Keras raises exceptions of many types
-            raise _layer_error(
-                config, number, type(layer).__name__, f"it receives the shape {received}", error
-            ) from None
+        received = model.output_shape[1:]
     _check_output_shape(model, config)
     _try_network(model, config)
     return model
@@ -86,19 +79,23 @@ def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"
 
 
-def _layer_error(config: Config, number: int, layer: str, context: str, error: Exception) -> ConfigError:
-    where = (
-        f"model.layers[{number}]"
-        if isinstance(config.model, LayersConfig)
-        else f"layer {number} of model={config.model.name}"
-    )
-    return ConfigError(f"{where} ({layer}) does not fit: {context}; Keras says: {_keras_reason(error)}")
+@contextmanager
+def _keras_errors(problem: str) -> Iterator[None]:
+    """Raise a ConfigError with the first paragraph of Keras's message, without colours and TensorFlow's node names."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # Keras raises exceptions of many types
+        text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\}|Exception encountered when calling \S+\.", "", str(error))
+        reason = " ".join((text.strip().split("\n\n")[0] or type(error).__name__).split())
+        raise ConfigError(f"{problem} Keras says: {reason}") from None
 
 
-def _keras_reason(error: Exception) -> str:
-    """Return the first paragraph of Keras's message, without colours and TensorFlow's node names."""
-    text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\}|Exception encountered when calling \S+\.", "", str(error))
-    return " ".join((text.strip().split("\n\n")[0] or type(error).__name__).split())
+def _layer_errors(config: Config, number: int, layer: str, context: str) -> AbstractContextManager[None]:
+    written = isinstance(config.model, LayersConfig)
+    place = f"model.layers[{number}]" if written else f"layer {number} of model={config.model.name}"
+    return _keras_errors(f"{place} ({layer}) does not fit: {context};")
 
 
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
@@ -126,25 +123,18 @@ def mlp_layers(
     activation: str,
     dropout: float,
     input_dropout: float,
-    kernel_initializer: Any,
-    kernel_regularizer: Any,
-    kernel_constraint: Any,
     batch_normalization: bool,
     output_activation: str | None,
+    **kernel: Any,
 ) -> list["keras.Layer"]:
     """Build Flatten, then Dense - activation - Dropout for each of `units`, then the output layer."""
     import keras
 
-    kernel = lambda: {  # noqa: E731 - Keras requires objects of its own for each layer
-        "kernel_initializer": build_keras_object("initializers", kernel_initializer),
-        "kernel_regularizer": build_keras_object("regularizers", kernel_regularizer),
-        "kernel_constraint": build_keras_object("constraints", kernel_constraint),
-    }
     layers = [keras.layers.Flatten(), *_dropout_layers(input_dropout)]
     for width in units:
-        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
+        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
         layers += _dropout_layers(dropout)
-    return [*layers, *_output_layers(config, output_activation, **kernel())]
+    return [*layers, *_output_layers(config, output_activation, **kernel)]
 
 
 def cnn_layers(
@@ -156,36 +146,30 @@ def cnn_layers(
     units: list[int],
     activation: str,
     dropout: float,
-    kernel_initializer: Any,
-    kernel_regularizer: Any,
     batch_normalization: bool,
+    **kernel: Any,
 ) -> list["keras.Layer"]:
     """Build Conv2D - activation - MaxPooling2D for each of `filters`, then Flatten, Dropout and dense layers."""
     import keras
 
-    kernel = lambda: {  # noqa: E731
-        "kernel_initializer": build_keras_object("initializers", kernel_initializer),
-        "kernel_regularizer": build_keras_object("regularizers", kernel_regularizer),
-    }
     shape = network_input_shape(config.data)
     layers = [keras.layers.Reshape((*shape, 1))] if len(shape) == 2 else []
     for count in filters:
         size = {"filters": count, "kernel_size": kernel_size, "padding": padding}
-        layers += _with_activation(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel())
+        layers += _with_activation(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel)
         layers += [keras.layers.MaxPooling2D(pool_size)] if pool_size > 1 else []
     layers += [keras.layers.Flatten(), *_dropout_layers(dropout)]
     for width in units:
-        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel())
+        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
         layers += _dropout_layers(dropout)
-    return [*layers, *_output_layers(config, None, **kernel())]
+    return [*layers, *_output_layers(config, None, **kernel)]
 
 
 def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
     """Build one dense unit: activation(weight * x + bias)."""
     import keras
 
-    initializer = build_keras_object("initializers", kernel_initializer)
-    return _with_activation(keras.layers.Dense, activation, False, units=1, kernel_initializer=initializer)
+    return _with_activation(keras.layers.Dense, activation, False, units=1, kernel_initializer=kernel_initializer)
 
 
 def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"]]:
@@ -195,11 +179,8 @@ def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"
     built = []
     for number, value in enumerate(layers):
         name, arguments = split_named(value, "layer")
-        try:
-            for key, argument in arguments.items():
-                kind = f"{key.rsplit('_', 1)[-1]}s"
-                if kind in ("initializers", "regularizers", "constraints"):
-                    arguments = {**arguments, key: build_keras_object(kind, argument)}
+        with _layer_errors(config, number, name, "its arguments are wrong"):
+            arguments = _with_keras_objects(arguments)
             # Half-precision probabilities would not add up to 1.
             precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
             if arguments.get("activation") == SCALED_TANH:
@@ -208,8 +189,6 @@ def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"
                 built.append([*layer, *_scaled_tanh_layers(**precision)])
             else:
                 built.append([getattr(keras.layers, name)(**arguments, **precision)])
-        except Exception as error:
-            raise _layer_error(config, number, name, "its arguments are wrong", error) from None
     return built
 
 
@@ -221,20 +200,25 @@ NETWORK_BUILDERS: dict[str, Any] = {
 }
 
 
-def build_keras_object(kind: str, value: Any) -> Any:
-    """What Keras builds from a name or {name: {argument: value}}; kind is a key of keras_table()."""
+def _with_keras_objects(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Build a layer's initializers, regularizers and constraints: names, or {name: {argument: value}}."""
     import keras
 
-    if value is None:
-        return None
-    name, arguments = split_named(value, kind)
-    assert name in keras_table()[kind], f"{name} passed the schema but is not in Keras's table of {kind}"
-    return getattr(getattr(keras, kind), name)(**arguments)
+    built = dict(arguments)
+    for key, value in arguments.items():
+        kind = f"{key.rpartition('_')[2]}s"
+        if kind in ("initializers", "regularizers", "constraints") and value is not None:
+            name, given = split_named(value, kind)
+            assert name in keras_table()[kind], f"{name} passed the schema but is not in Keras's table of {kind}"
+            built[key] = getattr(getattr(keras, kind), name)(**given)
+    return built
 
 
 def _with_activation(layer: Any, activation: str, batch_normalization: bool, **arguments: Any) -> list["keras.Layer"]:
+    """Build a layer with its activation, and with batch normalization between the two if wanted."""
     import keras
 
+    arguments = _with_keras_objects(arguments)
     if activation != SCALED_TANH and not batch_normalization:
         return [layer(activation=activation, **arguments)]
     precision = {key: value for key, value in arguments.items() if key == "dtype"}
@@ -275,15 +259,11 @@ def _try_network(model: "keras.Sequential", config: Config) -> None:
         ramp = np.linspace(0, 1, 2 * size, dtype=np.float32)
     else:
         ramp = np.linspace(0, config.data.pixel_max, 2 * size).astype(np.uint8)
-    try:
+    with _keras_errors(f"model={config.model.name} does not run:"):
         outputs = model(ramp.reshape(2, *config.data.shape)).numpy()
         for variable in model.trainable_variables:
-            if variable.regularizer is not None:
-                variable.regularizer(variable)
-            if variable.constraint is not None:
-                variable.constraint(variable)
-    except Exception as error:
-        raise ConfigError(f"model={config.model.name} does not run: Keras says: {_keras_reason(error)}") from None
+            for function in filter(None, (variable.regularizer, variable.constraint)):
+                function(variable)
     sums = outputs.sum(axis=1)
     if "crossentropy" in config.training.loss and (outputs.min() < 0 or abs(sums - 1).max() > 1e-3):
         given, softmax = "model.output_activation ends", "Leave it null"

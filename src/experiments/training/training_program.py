@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from experiments.training.augmentation import Augmenter
 from experiments.training.evaluation import per_example_functions
 from experiments.training.optimizers import NOT_UNDER_XLA, set_hyperparameters
 from experiments.training.randomness import with_counter_dropout
@@ -10,6 +9,8 @@ from experiments.training.randomness import with_counter_dropout
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+
+    from experiments.training.network_cache import CompiledNetwork
 
 
 # Inputs and targets of all examples, and the threshold and scale of each dropout layer.
@@ -23,24 +24,15 @@ class TrainingProgram:
     all replicas before the optimizer clips and applies them, so the result equals that of one device, to rounding.
     """
 
-    def __init__(
-        self,
-        strategy: "tf.distribute.Strategy",
-        model: "keras.Model",
-        optimizer: "keras.optimizers.Optimizer",
-        loss: str,
-        batch_size: int,
-        augment: Augmenter | None,
-    ) -> None:
+    def __init__(self, network: "CompiledNetwork") -> None:
         import tensorflow as tf
 
-        self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
-        with strategy.scope():
-            self.model, self.dropouts = with_counter_dropout(model, synchronized=self.replicas > 1)
-            optimizer.build(model.trainable_variables)
-        self.optimizer, self.batch_size, self.augment = optimizer, batch_size, augment
-        self.losses, self.quality = per_example_functions(loss, model.output_shape[-1])
-        xla = self.replicas == 1 and _suits_xla(model, optimizer)
+        self.strategy, self.replicas = network.strategy, network.strategy.num_replicas_in_sync
+        with self.strategy.scope():
+            self.model, self.dropouts = with_counter_dropout(network.model, synchronized=self.replicas > 1)
+        self.optimizer, self.batch_size, self.augment = network.optimizer, network.batch_size, network.augmenter
+        self.losses, self.quality = per_example_functions(network.loss, network.model.output_shape[-1])
+        xla = self.replicas == 1 and _suits_xla(network.model, network.optimizer)
         self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
         self.last_batch = tf.function(self._last_batch)
 
