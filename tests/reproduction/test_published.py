@@ -67,11 +67,13 @@ def test_prints_published_recorded_and_new_results(capsys: pytest.CaptureFixture
     for value, end in (
         (
             2.0,
-            "is not reached.\nThe mean differs from the recorded one by 0.000 %; the tolerance is 0.500 %.\nReproduced.\n",
+            "is not reached.\n"
+            "The mean differs from the recorded one by 0.000 %; the tolerance is 0.500 %.\nReproduced.\n",
         ),
         (
             1.0,
-            "is reached.\nThe mean differs from the recorded one by 1.000 %; the tolerance is 0.500 %.\nNot reproduced.\n",
+            "is reached.\n"
+            "The mean differs from the recorded one by 1.000 %; the tolerance is 0.500 %.\nNot reproduced.\n",
         ),
     ):
         outcome = judge_published(config, finished(value))
