@@ -199,7 +199,3 @@ def open_existing_store(uri: str) -> "MlflowClient":
 def store_exists(uri: str) -> bool:
     """Return whether the store can have runs: a SQLite store exists only after the first one."""
     return not uri.startswith(SQLITE) or database_file(uri).exists()
-
-
-def client_uri(client: "MlflowClient") -> str:
-    return str(client.tracking_uri)

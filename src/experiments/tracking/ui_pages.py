@@ -126,9 +126,8 @@ def sweep_page(client: "MlflowClient", parent_id: str) -> str:
     Raises:
         StoreError: there is no such run.
     """
-    with store_errors(str(client.tracking_uri)):
-        run = get_mlflow_run(client, str(client.tracking_uri), parent_id)
-        experiment_id = run.info.experiment_id
+    with store_errors(client.tracking_uri):
+        experiment_id = get_mlflow_run(client, client.tracking_uri, parent_id).info.experiment_id
         if view_tag(parent_id) in client.get_experiment(experiment_id).tags:
             return sweep_table_page(experiment_id, parent_id)
         return f"{_table_address(experiment_id)}&searchFilter={quote(_children_filter(parent_id))}"
