@@ -170,7 +170,7 @@ def test_test_loss_that_is_not_finite_fails_the_run(uri: str) -> None:
     assert str(caught.value).startswith("test_loss became nan after training. Likely causes: optimizer.learning_rate")
     (run,) = runs(uri)
     assert run.info.status == "FAILED"
-    with pytest.raises(StoreError, match="To go on with it would only fail again: test_loss became nan"):
+    with pytest.raises(StoreError, match="Resuming it would fail again: test_loss became nan"):
         find_original_run(run.info.run_id, uri)
     assert set(history(uri, run.info.run_id)) == {"loss", "accuracy", "learning_rate"}
 

@@ -359,14 +359,16 @@ def test_unknown_and_ambiguous_ids_and_runs_that_are_no_sweep_are_refused(store)
     uri, ids = store
     client = open_existing_store(uri)
     for unknown in ("f" * 32, "0" * 31, "no-id", "a%", "' OR 1=1", ""):
-        with pytest.raises(StoreError, match=r"There is no run .*Expected is the id of a run, 32 hex digits"):
+        with pytest.raises(StoreError, match=r"There is no run .*Give the id of a run, 32 hex digits"):
             find_runs(client, [unknown])
-    with pytest.raises(StoreError, match=r"no sweep, or one without runs"):
+    with pytest.raises(StoreError, match=r"is not a sweep, or it has no runs yet"):
         sweep_children(client, ids["one"])
     beginnings = [run_id[0] for run_id in ids.values()]
     shared = next((b for b in beginnings if beginnings.count(b) > 1), None)
     if shared:
-        with pytest.raises(StoreError, match=f"The run id '{shared}' is ambiguous: it begins .* Give more of it"):
+        with pytest.raises(
+            StoreError, match=f"The run id '{shared}' is ambiguous: it is a prefix of .* Give more digits"
+        ):
             find_runs(client, [shared])
 
 

@@ -13,7 +13,7 @@ from experiments.tracking.store import connect_store
 from experiments.training.checkpoints import checkpoint_path
 
 ARCHIVE = PROJECT / "tests" / "fixtures" / "store-3007e39.tar.xz"
-FOLDER_THEN = "/tmp/old-store"  # in the paths of the database
+RECORDED_FOLDER = "/tmp/old-store"  # in the paths of the database
 FINISHED, CUT_OFF, SWEEP = (
     "e08734b227974f7992469c25bb627494",
     "b88daeab65194739ad23650da6265110",
@@ -34,7 +34,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with closing(sqlite3.connect(folder / "store" / "mlflow.db")) as database, database:
         for table, column in PATHS.items():
             database.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (FOLDER_THEN, str(folder / "store"))
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (RECORDED_FOLDER, str(folder / "store"))
             )
     checkpoint = checkpoint_path(CUT_OFF)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is recorded of the code, in real repositories of git."""
+"""The recorded state of the code, in real git repositories."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from experiments.tracking.environment import LARGEST_NEW_FILE, CodeState, instal
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Of somebody who has git show differences in ways of their own."""
+    """A repository with settings that change how git shows differences."""
     folder = tmp_path / "repository"
     folder.mkdir()
     (folder / "a.py").write_bytes(b"x = 1\r\ny = 2\r\n")
@@ -30,7 +30,7 @@ def test_a_clean_tree_has_a_commit_and_no_diff(repository: Path) -> None:
     assert code.tags == {"git_commit": head, "git_dirty": "false"}
 
 
-def test_the_diff_holds_changes_and_new_files_and_applies_to_the_commit(repository: Path, tmp_path: Path) -> None:
+def test_the_diff_has_changes_and_new_files_and_applies_to_the_commit(repository: Path, tmp_path: Path) -> None:
     (repository / "a.py").write_bytes(b"x = 1\r\ny = 3\r\n")
     (repository / "new.py").write_text("y = 3\n")
     (repository / "latin 1.txt").write_bytes("Größe\r\n".encode("latin-1"))
@@ -45,11 +45,11 @@ def test_the_diff_holds_changes_and_new_files_and_applies_to_the_commit(reposito
     assert (clone / "broken").readlink() == Path("nowhere")
 
 
-def test_new_files_that_are_data_are_named_and_not_kept(repository: Path) -> None:
+def test_large_new_files_are_named_but_left_out(repository: Path) -> None:
     (repository / "data.bin").write_bytes(os.urandom(LARGEST_NEW_FILE + 1))
     (repository / "folder").symlink_to(repository.parent)
-    not_kept = b"# new, and not kept, as it is too large, one of too many, or no file: "
-    assert read_code_state(repository).diff == not_kept + b"data.bin\n" + not_kept + b"folder\n"
+    left_out = b"# new file left out (too large, too many, or not a regular file): "
+    assert read_code_state(repository).diff == left_out + b"data.bin\n" + left_out + b"folder\n"
 
 
 def test_a_folder_without_git_has_no_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,27 +58,27 @@ def test_a_folder_without_git_has_no_commit(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("variables", "head", "why"),
+    ("variables", "head", "reason"),
     [
         (
-            {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"},  # as for root in a container, on the clone of somebody else
+            {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"},  # as for root in a container with another user's clone
             None,
-            "fatal: detected dubious ownership in repository at '{0}'. To have them recorded: git config --global --add"
+            "fatal: detected dubious ownership in repository at '{0}'. To record them: git config --global --add"
             " safe.directory {0}",
         ),
         (
             {},
             "damaged",
-            "fatal: not a git repository (or any of the parent directories): .git. To have them recorded: make"
+            "fatal: not a git repository (or any of the parent directories): .git. To record them: make"
             " `git -C {0} diff` work",
         ),
-        ({"PATH": ""}, None, "git is not installed. To have them recorded: make `git -C {0} diff` work"),
+        ({"PATH": ""}, None, "git is not installed. To record them: make `git -C {0} diff` work"),
     ],
 )
-def test_a_repository_that_git_refuses_is_told_once_and_has_no_commit(
+def test_a_repository_that_git_refuses_is_reported_once(
     variables: dict[str, str],
     head: str | None,
-    why: str,
+    reason: str,
     repository: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -90,24 +90,24 @@ def test_a_repository_that_git_refuses_is_told_once_and_has_no_commit(
         (repository / ".git" / "HEAD").write_text(head)
     for _ in range(2):
         assert read_code_state(repository) == CodeState("", b"")
-    told = f"The commit of {repository} and the changes since are not recorded: {why.format(repository)}\n"
-    assert capsys.readouterr() == ("", told)
+    warning = f"The commit of {repository} and the changes since are not recorded: {reason.format(repository)}\n"
+    assert capsys.readouterr() == ("", warning)
 
 
-def test_a_commit_is_recorded_though_git_cannot_tell_what_has_changed(
+def test_the_commit_is_recorded_if_git_cannot_list_the_changes(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit = read_code_state(repository).commit
     (repository / ".git" / "index").write_text("damaged")
     code = read_code_state(repository)
     assert code.tags == {"git_commit": commit, "git_dirty": "true"}
-    assert code.diff.startswith(b"# git did not tell what has changed: ")
+    assert code.diff.startswith(b"# git could not list the changes: ")
     assert capsys.readouterr().err.startswith(
         f"The changes in {repository} since commit {commit[:8]} are not recorded: "
     )
 
 
-def test_before_the_first_commit_there_is_none_and_the_diff_holds_everything(tmp_path: Path) -> None:
+def test_before_the_first_commit_the_diff_has_everything(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / "added.py").write_text("x = 1\n")
     subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)

@@ -50,7 +50,7 @@ def spools(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A local store in a folder whose name needs quoting."""
+    """A local store in a folder with a name that needs quoting."""
     uri = resolve_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('a store') / '50%' / 'mlflow.db'}")
     connect_store(uri)
     return uri
@@ -74,7 +74,7 @@ def history(run, key):
     return [(point.step, point.value) for point in points]
 
 
-def test_the_uri_is_the_configs_else_the_environments_else_the_projects_own_store(monkeypatch, tmp_path):
+def test_the_uri_comes_from_the_config_the_environment_or_the_project(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert resolve_tracking_uri(None) == f"sqlite:///{PROJECT}/mlruns/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
@@ -83,7 +83,7 @@ def test_the_uri_is_the_configs_else_the_environments_else_the_projects_own_stor
     assert resolve_tracking_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
 
 
-def test_mlflow_is_not_imported_before_it_is_needed():
+def test_addresses_do_not_import_mlflow():
     code = "import sys; from experiments.tracking import addresses; uri = addresses.resolve_tracking_uri(None); "
     code += "addresses.check_tracking_uri(uri); "
     subprocess.run([sys.executable, "-c", code + "assert not {'mlflow', 'pandas'} & set(sys.modules)"], check=True)
@@ -92,40 +92,40 @@ def test_mlflow_is_not_imported_before_it_is_needed():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("mlruns", "MLflow has given up its file store. Use a SQLite store in it: tracking.uri=sqlite:///"),
+        ("mlruns", "MLflow no longer supports file stores. Use a SQLite store in it: tracking.uri=sqlite:///"),
         ("file:///data/mlruns", "Use a SQLite store in it: tracking.uri=sqlite:////data/mlruns/mlflow.db"),
         ("htp://host:5000", "tracking.uri=htp://host:5000 is not supported. Choices: sqlite:///PATH/mlflow.db, http"),
         ("postgresql://me:secret@host/mlflow", "tracking.uri=postgresql://host/mlflow is not supported. Choices: "),
-        ("sqlite:///:memory:", "tracking.uri must name a file"),
+        ("sqlite:///:memory:", "tracking.uri=sqlite:///:memory: must end with the name of a file"),
         ("sqlite:////proc/mlflow/mlflow.db", "The tracking store sqlite:////proc/mlflow/mlflow.db cannot be"),
     ],
 )
-def test_a_store_that_cannot_be_used_is_refused_with_the_way_out(uri, message):
+def test_an_unusable_store_is_refused_with_advice(uri, message):
     with pytest.raises(StoreError) as refusal:
         connect_store(resolve_tracking_uri(uri))
     assert message in str(refusal.value)
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
+def test_a_file_that_is_not_a_database_is_refused_and_unchanged(tmp_path):
     (tmp_path / "mlflow.db").write_text("these are my notes, not a database")
-    with pytest.raises(StoreError, match="is no SQLite database"):
+    with pytest.raises(StoreError, match="is not a SQLite database"):
         check_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (tmp_path / "mlflow.db").read_text() == "these are my notes, not a database"
 
 
-def test_checking_a_store_keeps_the_locks_that_this_process_has_on_it(store):
+def test_checking_a_store_keeps_the_locks_of_this_process(store):
     client = connect_store(store)
     check_tracking_uri(store)
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); c.close()"
     )
-    # Without the locks, the other process takes itself for the last one and deletes the write-ahead log.
+    # Without the locks, the other process would act as the last one and delete the write-ahead log.
     subprocess.run([sys.executable, "-c", code, store.removeprefix("sqlite:///")], check=True)
     client.set_terminated(client.create_run("0").info.run_id)
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_server_that_does_not_answer_at_the_start_is_told_after_one_try_of_a_few_seconds(silent):
+def test_a_silent_server_is_given_up_after_one_try(silent):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         if silent:
@@ -146,7 +146,7 @@ def test_a_server_that_does_not_answer_at_the_start_is_told_after_one_try_of_a_f
 
 
 @pytest.mark.slow
-def test_eight_processes_that_start_together_on_no_store_all_log_to_the_right_experiment(tmp_path):
+def test_eight_processes_can_create_the_store_together(tmp_path):
     uri = f"sqlite:///{tmp_path / 'new store' / 'mlflow.db'}"
     processes = [start(uri, f"run {i}") for i in range(8)]
     errors = [process.communicate(timeout=120)[1] for process in processes]
@@ -163,7 +163,7 @@ def test_eight_processes_that_start_together_on_no_store_all_log_to_the_right_ex
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0.0, 0.1])
-def test_a_kill_while_the_store_is_created_does_not_spoil_the_next_start(tmp_path, after):
+def test_a_kill_during_creation_leaves_no_broken_store(tmp_path, after):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     creator = start(uri)
     while not (tmp_path / ".mlflow.db.tmp").exists():
@@ -181,7 +181,7 @@ def test_a_kill_while_the_store_is_created_does_not_spoil_the_next_start(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_marked_by_the_next_command_and_a_live_one_is_not_and_sigterm_is_a_kill(store):
+def test_the_next_command_marks_killed_runs_but_not_live_ones(store):
     killed, terminated = start(store, "killed", 60), start(store, "terminated", 60)
     killed_id, terminated_id = (process.stdout.readline().strip() for process in (killed, terminated))
     killed.kill()
@@ -191,7 +191,7 @@ def test_a_killed_run_is_marked_by_the_next_command_and_a_live_one_is_not_and_si
         pass
     run = client.get_run(killed_id)
     assert (run.info.status, client.get_run(terminated_id).info.status) == ("KILLED", "RUNNING")
-    assert run.data.tags["end_reason"] == "the process vanished: killed, or the machine went down"
+    assert run.data.tags["end_reason"] == "the process disappeared: it was killed, or the machine went down"
     assert run.info.end_time == client.get_metric_history(killed_id, "loss")[0].timestamp
 
     with (
@@ -205,7 +205,7 @@ def test_a_killed_run_is_marked_by_the_next_command_and_a_live_one_is_not_and_si
     assert (run.info.status, run.data.tags["end_reason"]) == ("KILLED", "terminated by SIGTERM")
 
 
-def test_a_run_of_before_a_reboot_is_dead_and_one_of_another_host_is_left_alone(store):
+def test_runs_from_before_a_reboot_are_dead_and_those_of_other_hosts_stay(store):
     client = connect_store(store)
     experiment_id = client.create_experiment("reboot")
     before = {**process_tags(), "process.boot_id": "another"}
@@ -245,11 +245,12 @@ def test_a_run_ends_with_its_true_status(store, error, status, reason):
         assert raised.value is error
     ended = stored(runs[0])
     assert (ended.info.status, ended.data.tags.get("end_reason")) == (status, reason)
+    assert ended.data.tags.get("end_error") == (type(error).__name__ if status == "FAILED" else None)
     if status == "FAILED":
         assert type(error).__name__ in artifact(runs[0], "error/traceback.txt")
 
 
-def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
+def test_everything_logged_can_be_read_back(store, tmp_path):
     (tmp_path / "a.png").write_bytes(b"png")
     tags = {"fingerprint": "abc"}
     with open_run(store, "digits", "lr=0.1", {"model.units": [64, 32], "model.dropout": 0.2}, tags) as run:
@@ -280,7 +281,7 @@ def test_what_is_logged_is_stored_as_mlflow_shows_it(store, tmp_path):
     assert datasets["mnist"][1] == "evaluation"
 
 
-def test_a_run_that_is_entered_again_gets_no_point_twice_and_loses_its_end(store):
+def test_a_re_entered_run_gets_no_point_twice_and_loses_its_end(store):
     with suppress(KeyboardInterrupt), open_run(store, "digits", "first", {"seed": 0}, {}) as run:
         for epoch in (1, 2, 3):
             run.log_metrics({"loss": 1 / epoch}, epoch)
@@ -305,7 +306,7 @@ def test_an_unknown_run_is_refused(store):
         pass
 
 
-def test_a_run_to_add_to_is_known_and_what_goes_wrong_beside_the_store_is_not_blamed_on_it(store):
+def test_errors_while_adding_to_a_run_are_not_blamed_on_the_store(store):
     with pytest.raises(StoreError, match=r"There is no run 'abc' in"), reopen_ended_run(store, "abc"):
         pass
     run_id = connect_store(store).create_run("0").info.run_id
@@ -321,7 +322,7 @@ def test_a_run_to_add_to_is_known_and_what_goes_wrong_beside_the_store_is_not_bl
     connect_store(store).set_terminated(run_id)
 
 
-def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(store):
+def test_a_deleted_experiment_is_refused_with_the_command_to_restore_it(store):
     client = connect_store(store)
     experiment_id = client.create_experiment("deleted")
     client.delete_experiment(experiment_id)
@@ -334,7 +335,7 @@ def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(store
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_the_model_loads_with_mlflow_and_with_plain_keras_where_the_project_is_not(store, tmp_path):
+def test_the_model_loads_without_this_project(store, tmp_path):
     import keras
 
     layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
@@ -344,8 +345,8 @@ def test_the_model_loads_with_mlflow_and_with_plain_keras_where_the_project_is_n
     with open_run(store, "digits", "model", {}, {}) as run:
         run.log_model(model, images, outputs)
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        run.log_model(model, images, outputs)  # again, as a run that was cut off behind it does
-        # No other process loads TensorFlow and the model for it, as MLflow by itself has one do.
+        run.log_model(model, images, outputs)  # again, as a run does that was cut off right after it
+        # By default, MLflow has another process load TensorFlow and the model.
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
     code = """
 import sys; sys.modules["experiments"] = None
@@ -372,11 +373,11 @@ print(json.dumps([*predictions, str(model.metadata.signature.inputs)]))
     file = download_model(store, run.run_id, tmp_path)
     (place,) = database_file(store).parent.rglob(f"{logged.model_id}/**/model.keras")
     place.write_bytes(file.read_bytes() + b"!")
-    with pytest.raises(StoreError, match="is not the one that the run logged: its file was changed since, by its dig"):
+    with pytest.raises(StoreError, match="was changed after the run: its file does not match the tag model_digest"):
         download_model(store, run.run_id, tmp_path)
 
 
-def test_spools_that_another_process_replays_meanwhile_are_passed_over(spools):
+def test_skips_spools_that_another_process_has_replayed(spools):
     for run_id in ("a", "b", "c"):
         kept = Spool("http://host", run_id)
         kept.append({"tags": {"run": run_id}})
@@ -421,7 +422,7 @@ class Server:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_path, spools, monkeypatch, capfd):
+def test_an_outage_of_the_server_loses_nothing_and_does_not_stall_the_run(tmp_path, spools, monkeypatch, capfd):
     import keras
 
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
@@ -442,25 +443,25 @@ def test_a_server_that_goes_down_loses_nothing_and_does_not_stall_the_run(tmp_pa
             run.log_text("text", "texts/b.txt")
             run.log_dataset("digits", "d" * 36, "/data", {"train": 1})
             run.log_model(model, np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32))
-            assert time.monotonic() - started < 30  # MLflow by itself tries again for minutes
+            assert time.monotonic() - started < 30  # MLflow itself would retry for minutes
             warning = capfd.readouterr().err
             assert warning.count("\n") == 1
-            assert f"The tracking store {server.uri} does not answer; the run goes on." in warning
+            assert f"The tracking store {server.uri} does not answer; the run continues." in warning
 
             server.start()
-            monkeypatch.setattr(run, "_next_try", 0.0)  # rather than waiting for five seconds
+            monkeypatch.setattr(run, "_next_try", 0.0)  # instead of waiting five seconds
             run.log_metrics({"loss": 1 / 5}, epoch=5)
-            assert "answers again and has everything" in capfd.readouterr().err
+            assert "answers again and has received everything" in capfd.readouterr().err
             assert list(spools.iterdir()) == []
             assert history(run, "loss") == [(epoch, 1 / epoch) for epoch in (1, 2, 3, 4, 5)]
 
-            # Down again until after the end. What it then gets, it gets twice, as after a replay that was cut off.
+            # Down again until after the end; what is sent then is sent twice, as after an interrupted replay.
             server.kill()
             run.log_metrics({"loss": 1 / 6}, epoch=6)
             run.log_metrics({"loss": 1 / 7}, epoch=7)
         assert f"is kept in {spools / run.run_id}.jsonl; the next command that uses" in capfd.readouterr().err
         with (spools / f"{run.run_id}.jsonl").open("a") as file:
-            file.write('{"metr')  # a write that a kill cut off
+            file.write('{"metr')  # an interrupted write
 
         server.start()
         again = shutil.copy(spools / f"{run.run_id}.jsonl", tmp_path)

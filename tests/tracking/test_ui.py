@@ -1,4 +1,4 @@
-"""scripts/ui.py as a user runs it: real processes, a real server on a free loopback port."""
+"""scripts/ui.py as users run it: real processes and a real server on a free loopback port."""
 
 import os
 import runpy
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def processes_naming(text: str) -> list[int]:
-    """Ids of the processes whose command line or environment holds `text`."""
+    """Return the ids of the processes whose command line or environment contains `text`."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
@@ -40,7 +40,7 @@ def processes_naming(text: str) -> list[int]:
     return found
 
 
-def test_the_ui_creates_the_store_prints_the_runs_table_serves_it_and_leaves_no_process(tmp_path):
+def test_serves_a_new_store_and_leaves_no_process(tmp_path):
     uri, port = f"sqlite:///{tmp_path / 'a store' / 'mlflow.db'}", free_port()
     command = [sys.executable, UI, "--uri", uri, "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as ui:
@@ -74,15 +74,15 @@ def test_the_ui_creates_the_store_prints_the_runs_table_serves_it_and_leaves_no_
     assert [path.name for path in tmp_path.iterdir()] == ["a store"]
 
 
-def test_a_store_that_cannot_be_shown_is_told_in_one_line():
-    for uri, message in [("mlruns", "given up its file store"), ("http://127.0.0.1:9", "does not answer")]:
+def test_an_unusable_store_is_reported_in_one_line():
+    for uri, message in [("mlruns", "no longer supports file stores"), ("http://127.0.0.1:9", "does not answer")]:
         result = run_ui("--uri", uri)
         assert (result.returncode, result.stdout) == (2, "")
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
 
 
-def test_ports_and_addresses_that_cannot_be_listened_on_are_told(tmp_path, capsys, monkeypatch):
+def test_unusable_ports_and_hosts_are_reported(tmp_path, capsys, monkeypatch):
     main = runpy.run_path(str(UI))["main"]
     for port in ("0", "-1", "70000"):
         monkeypatch.setattr(sys, "argv", ["ui.py", f"--port={port}"])

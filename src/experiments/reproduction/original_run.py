@@ -207,14 +207,15 @@ def _changed_files(uri: str, run: RunRecord) -> list[str]:
         digests = dict(json.loads(run.tags[RECORD_DIGESTS]))
     except (ValueError, TypeError, RecursionError):
         digests = {}
-    return [path for path in RECORDED_FILES if digests.get(path, "") != _artifact_digest(uri, run.run_id, path)]
-
-
-def _artifact_digest(uri: str, run_id: str, path: str) -> str | None:
-    try:
-        return hashlib.sha256(read_artifact_bytes(uri, run_id, path)).hexdigest()
-    except StoreError:
-        return None
+    changed = []
+    for path in RECORDED_FILES:
+        try:
+            digest = hashlib.sha256(read_artifact_bytes(uri, run.run_id, path)).hexdigest()
+        except StoreError:
+            digest = "missing"
+        if digests.get(path) != digest:
+            changed.append(path)
+    return changed
 
 
 def _difference_from(fact: object, other: object) -> str:

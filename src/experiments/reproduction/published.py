@@ -37,7 +37,7 @@ class PublishedConfig:
 
     Attributes:
         name: its file in conf/experiment/.
-        quick: whether it is the shrunk version, of which there is no published result.
+        quick: whether it is the shrunk version, which has no published result.
         expected: the results that the file states, with overrides.
         configs: one for each seed.
         overrides: the overrides that make each config.
@@ -122,7 +122,7 @@ class PublishedOutcome:
 
 
 def published_expectations() -> dict[str, dict[str, Any]]:
-    """Return what each published config states under `expected`, by name, as it stands in the file, right or wrong.
+    """Return what each published config states under `expected`, by name, as it is in the file, right or wrong.
 
     A file that cannot be read gives {}: it may be a published config, and running it reports what is wrong.
     """
@@ -154,8 +154,8 @@ def find_published(
     """
     config = compose_job([f"experiment={name}", *overrides])
     file = compose_job([f"experiment={name}"]) if overrides else config
-    expected, stands = config.expected, file.expected
-    if expected is None or stands is None:
+    expected, stated = config.expected, file.expected
+    if expected is None or stated is None:
         raise ConfigError(
             f"{name} is not a published config: expected is null. Choices: {join_sorted(published_expectations())}"
         )
@@ -163,26 +163,27 @@ def find_published(
         raise ConfigError(f"{name} runs unchanged with each of its seeds. Choose seeds with expected.seeds=[0,1]")
     if config.distribution.strategy == "multi_worker":
         raise ConfigError("distribution=multi_worker cannot run several seeds. Use distribution=mirrored.")
-    whole, seeds, recorded_seeds = [f"experiment={name}", *overrides], expected.seeds, len(stands.seeds)
-    mean, tolerance = expected.mean, _stated_tolerance(expected, stands)
+    all_overrides, seeds, recorded_seeds = [f"experiment={name}", *overrides], expected.seeds, len(stated.seeds)
+    mean, tolerance = expected.mean, _stated_tolerance(expected, stated)
     if quick:
-        if expected.quick is None or stands.quick is None:
+        if expected.quick is None or stated.quick is None:
             raise ConfigError(f"{name} has no shrunk version: expected.quick is null. Run it without --quick.")
-        whole, seeds, recorded_seeds = [f"experiment={name}", *expected.quick.overrides, *overrides], seeds[:1], 1
+        all_overrides = [f"experiment={name}", *expected.quick.overrides, *overrides]
+        seeds, recorded_seeds = seeds[:1], 1
         mean, tolerance = expected.quick.mean, expected.quick.tolerance
-        config = compose_job(whole)
-        file = compose_job([f"experiment={name}", *stands.quick.overrides])
+        config = compose_job(all_overrides)
+        file = compose_job([f"experiment={name}", *stated.quick.overrides])
     not_comparable = None
     if fingerprint_of(config, {}) != fingerprint_of(file, {}):
         not_comparable = "The overrides make it another experiment"
-    elif expected.metric != stands.metric:
-        not_comparable = f"The expected results are for {stands.metric}, not {expected.metric}"
+    elif expected.metric != stated.metric:
+        not_comparable = f"The expected results are for {stated.metric}, not {expected.metric}"
     if not_comparable:
         nothing: dict[str, Any] = dict.fromkeys(("published", "mean", "standard_deviation", "tolerance", "versions"))
         expected, mean, tolerance = replace(expected, **nothing), None, None
     config = replace(config, tracking=replace(config.tracking, uri=uri or config.tracking.uri))
     configs = [replace(config, seed=seed) for seed in seeds]
-    each = [[*whole, f"seed={seed}"] for seed in seeds]
+    each = [[*all_overrides, f"seed={seed}"] for seed in seeds]
     return PublishedConfig(name, quick, expected, configs, each, mean, tolerance, recorded_seeds, not_comparable)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments.errors import StoreError
 from experiments.tracking.addresses import hide_credentials
@@ -11,12 +10,9 @@ from experiments.tracking.operations import find_logged_models
 from experiments.tracking.run import MODEL_NAME
 from experiments.tracking.store import connect_store, first_line, get_mlflow_run, store_errors
 
-if TYPE_CHECKING:
-    pass
-
 
 def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
-    """The content of an artifact of a run, such as a figure.
+    """Return the contents of an artifact of a run, such as a figure.
 
     Raises:
         StoreError: the store cannot be used, or the run has no such artifact.
@@ -25,17 +21,17 @@ def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
     try:
         with tempfile.TemporaryDirectory() as folder:
             return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
-    except Exception as error:  # each kind of artifact store has its own
+    except Exception as error:  # each kind of artifact store raises its own errors
         raise StoreError(
             f"Run {run_id} in {hide_credentials(uri)} has no artifact {artifact}: {first_line(error)}"
         ) from None
 
 
 def read_artifact_text(uri: str, run_id: str, artifact: str) -> str:
-    """An artifact of a run that is text, such as `config/config.yaml`.
+    """Return a text artifact of a run, such as `config/config.yaml`.
 
     Raises:
-        StoreError: the store cannot be used, the run has no such artifact, or it is no text.
+        StoreError: the store cannot be used, the run has no such artifact, or it is not text.
     """
     try:
         return read_artifact_bytes(uri, run_id, artifact).decode()
@@ -44,7 +40,7 @@ def read_artifact_text(uri: str, run_id: str, artifact: str) -> str:
 
 
 def model_location(uri: str, run_id: str) -> str:
-    """Where the store keeps the run's model.
+    """Return where the store keeps the run's model.
 
     Raises:
         StoreError: the store cannot be used, there is no such run, or it has no model.
@@ -54,17 +50,17 @@ def model_location(uri: str, run_id: str) -> str:
         logged = find_logged_models(client, get_mlflow_run(client, uri, run_id).info.experiment_id, MODEL_NAME, run_id)
     if not logged:
         raise StoreError(
-            f"Run {run_id} in {hide_credentials(uri)} has no model: a run logs it when it ends, unless"
-            f" tracking.log_model=false."
+            f"Run {run_id} in {hide_credentials(uri)} has no model: runs log it at the end, unless"
+            " tracking.log_model=false."
         )
     return str(logged[0].artifact_location)
 
 
 def download_model(uri: str, run_id: str, folder: Path) -> Path:
-    """A copy in `folder` of the run's model as Keras stores it, a `.keras` file.
+    """Download the run's model, a `.keras` file, into `folder`.
 
     Raises:
-        StoreError: the store cannot be used, the run has no model, or its file is not the one that the run logged.
+        StoreError: the store cannot be used, the run has no model, or its file was changed since.
     """
     file = download_model_unchecked(uri, run_id, folder)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -72,26 +68,25 @@ def download_model(uri: str, run_id: str, folder: Path) -> Path:
         tags = connect_store(uri).get_run(run_id).data.tags
     if tags.get("model_digest", digest) != digest:
         raise StoreError(
-            f"The model of run {run_id} in {hide_credentials(uri)} is not the one that the run logged:"
-            " its file was changed since,"
-            f" by its digest in the tag model_digest. Train it again: python scripts/reproduce.py {run_id}"
+            f"The model of run {run_id} in {hide_credentials(uri)} was changed after the run: its file does not match"
+            f" the tag model_digest. Train it again: python scripts/reproduce.py {run_id}"
         )
     return file
 
 
 def download_model_unchecked(uri: str, run_id: str, folder: Path) -> Path:
-    """The same, whether or not it is the file that the run logged.
+    """Download the run's model even if it was changed after the run.
 
     Raises:
         StoreError: the store cannot be used, or the run has no model.
     """
-    # By its place, as MLflow looks for models:/ and runs:/ in the store of $MLFLOW_TRACKING_URI, whatever it is told.
+    # By its location, because MLflow resolves models:/ and runs:/ in $MLFLOW_TRACKING_URI, whatever URI it is given.
     source = f"{model_location(uri, run_id)}/data/model.keras"
     from mlflow.artifacts import download_artifacts
 
     try:
         return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
-    except Exception as error:  # each kind of artifact store has its own
+    except Exception as error:  # each kind of artifact store raises its own errors
         raise StoreError(
             f"The model of run {run_id} in {hide_credentials(uri)} cannot be downloaded: {first_line(error)}"
         ) from None

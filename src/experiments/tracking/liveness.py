@@ -1,4 +1,4 @@
-"""Which process a run belongs to, and whether it still lives."""
+"""Tell which process a run belongs to, and whether that process is still alive."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def process_tags() -> dict[str, str]:
-    """What tells this process from all others, also after a restart of the machine."""
+    """Return tags that identify this process, also across restarts of the machine."""
     found = {"process.host": socket.gethostname(), "process.pid": str(os.getpid())}
     start = _process_start_time(found["process.pid"])
     if start is not None:
@@ -22,7 +22,7 @@ def process_tags() -> dict[str, str]:
 
 
 def is_process_dead(tags: Mapping[str, str]) -> bool:
-    """Whether the process of this host that has these tags is gone."""
+    """Return whether the process with these tags, on this host, has ended."""
     if tags.get("process.boot_id", "") != _boot_id():
         return "process.boot_id" in tags
     return _process_start_time(tags["process.pid"]) != tags["process.start_time"]
@@ -33,7 +33,7 @@ def _boot_id() -> str:
 
 
 def _process_start_time(pid: str) -> str | None:
-    """Clock ticks from the start of the machine to that of the process; None if there is none, or no /proc."""
+    """Return when a process started, in clock ticks since boot; None if there is no such process, or no /proc."""
     try:
         state, *fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -42,16 +42,16 @@ def _process_start_time(pid: str) -> str | None:
 
 
 def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = None) -> list[str]:
-    """Marks as KILLED the runs that are RUNNING in the store but whose process on this host is gone.
+    """Mark as KILLED the runs that are RUNNING in the store although their process on this host has ended.
 
-    Runs of other hosts, and all runs on systems without /proc, are left alone.
+    Runs on other hosts, and all runs on systems without /proc, stay as they are.
 
     Args:
         client: of the store.
         experiment_ids: where to look; None for everywhere.
 
     Returns:
-        The ids of the runs marked.
+        The ids of these runs.
     """
     here = process_tags()
     if "process.boot_id" not in here:
@@ -64,12 +64,12 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
     for run in dead:
         last = max((point.timestamp for point in metric_points(client, run)), default=run.info.start_time)
         end_abandoned_run(
-            client, run.info.run_id, "KILLED", "the process vanished: killed, or the machine went down", last
+            client, run.info.run_id, "KILLED", "the process disappeared: it was killed, or the machine went down", last
         )
     return [run.info.run_id for run in dead]
 
 
 def end_abandoned_run(client: "MlflowClient", run_id: str, status: str, reason: str, time: int | None = None) -> None:
-    """Gives the run of a process that is gone its status and the reason; `time` is the present one if None."""
+    """Give the run of a process that has ended its status and the reason; the end time defaults to now."""
     client.set_tag(run_id, "end_reason", reason)
     client.set_terminated(run_id, status, end_time=time)

@@ -1,4 +1,4 @@
-"""Operations on a run, applied to its store: doing one twice is the same as once."""
+"""Apply operations on a run to its store; applying one twice has the same effect as applying it once."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOperation) -> None:
-    """Does in the store what the operation says. Doing it twice is the same as once."""
+    """Apply an operation to the store."""
     from mlflow.entities import Metric, Param, RunTag
 
     match operation:
@@ -20,7 +20,7 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
             client.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
         case {"params": params}:
             items = [Param(key, value) for key, value in params.items()]
-            for start in range(0, len(items), 100):  # MLflow takes no more in one request
+            for start in range(0, len(items), 100):  # the most that MLflow accepts in one request
                 client.log_batch(run_id, params=items[start : start + 100], synchronous=True)
         case {"tags": tags}:
             client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
@@ -50,7 +50,7 @@ def _apply_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str],
     except MlflowException as error:
         if is_outage(error):
             raise
-        client.log_inputs(run_id, inputs)  # another run of the experiment added the same dataset at the same instant
+        client.log_inputs(run_id, inputs)  # another run added the same dataset at the same moment
 
 
 def _apply_model(client: "MlflowClient", run_id: str, name: str, folder: str) -> None:
@@ -72,5 +72,6 @@ def _apply_model(client: "MlflowClient", run_id: str, name: str, folder: str) ->
 
 
 def find_logged_models(client: "MlflowClient", experiment_id: str, name: str, run_id: str) -> list[Any]:
+    """Find the models of this name that a run logged."""
     chosen = f"name = '{name}' AND source_run_id = '{run_id}'"
     return list(client.search_logged_models([experiment_id], filter_string=chosen))

@@ -1,25 +1,25 @@
-"""Runs read back from a tracking store as plain records, for comparing them."""
+"""Read runs back from a tracking store as plain records."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.errors import StoreError
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.liveness import mark_dead_runs
-from experiments.tracking.store import client_uri, latest_experiment_id, search_pages, store_errors
+from experiments.tracking.store import latest_experiment_id, search_pages, store_errors
 
 if TYPE_CHECKING:
-    from experiments.tracking.store import MlflowClient, MlflowRun
+    from experiments.tracking.store import MlflowClient
 
 
-_IDS_AT_ONCE = 100  # MLflow parses the filter with a library that is slow, and gives up, on long ones
+_IDS_PER_SEARCH = 100  # MLflow parses filters with a library that is slow on long ones, and then fails
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a store knows of a run, artifacts aside. Times are milliseconds since 1970."""
+    """A run as read from a store, without artifacts. Times are milliseconds since 1970."""
 
     run_id: str
     name: str
@@ -32,19 +32,19 @@ class RunRecord:
 
 
 def find_runs(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]:
-    """The runs of these ids, or unique beginnings of ids, in the order given, each once.
+    """Find the runs with these ids or unique prefixes of ids, each once, in the given order.
 
     Raises:
-        StoreError: if an id is unknown, or begins the ids of several runs.
+        StoreError: an id is unknown, or is a prefix of several.
     """
     wanted = [run_id.strip().lower() for run_id in run_ids]
     full = [run_id for run_id in wanted if re.fullmatch("[0-9a-f]{32}", run_id)]
     filters = [
-        f"attributes.run_id IN ({', '.join(map(repr, full[start : start + _IDS_AT_ONCE]))})"
-        for start in range(0, len(full), _IDS_AT_ONCE)
+        f"attributes.run_id IN ({', '.join(map(repr, full[start : start + _IDS_PER_SEARCH]))})"
+        for start in range(0, len(full), _IDS_PER_SEARCH)
     ]
     filters += [f"attributes.run_id LIKE '{i}%'" for i in wanted if re.fullmatch("[0-9a-f]{1,31}", i)]
-    with store_errors(client_uri(client)):
+    with store_errors(client.tracking_uri):
         experiments = list(_experiment_ids(client))
         found = {run.run_id: run for filter_ in filters for run in _search_runs(client, experiments, filter_)}
     chosen: dict[str, RunRecord] = {}
@@ -60,29 +60,29 @@ def _unknown_run_message(run_id: str, matches: list[RunRecord], client: "MlflowC
     if matches and run_id:
         choices = ", ".join(f"{run.run_id} ({run.name})" for run in matches[:5])
         more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
-        return f"The run id {run_id!r} is ambiguous: it begins {choices}{more}. Give more of it."
+        return f"The run id {run_id!r} is ambiguous: it is a prefix of {choices}{more}. Give more digits."
     return (
-        f"There is no run {run_id!r} in {hide_credentials(client_uri(client))}. Expected is the id of a run, 32 hex "
-        "digits, or its beginning. See the latest runs: python scripts/compare.py"
+        f"There is no run {run_id!r} in {hide_credentials(client.tracking_uri)}. Give the id of a run, 32 hex digits,"
+        " or a prefix of it. To list the latest runs: python scripts/compare.py"
     )
 
 
 def sweep_children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
-    """The runs of the sweep with this id, or unique beginning of an id, newest first.
+    """Find the runs of the sweep with this id or unique prefix of an id, newest first.
 
     Raises:
-        StoreError: if there is no such run, or it has no children.
+        StoreError: there is no such run, or it has no children.
     """
     (parent,) = find_runs(client, [parent_id])
     found = runs_with_tags(client, {"mlflow.parentRunId": parent.run_id})
     if not found:
-        raise StoreError(f"Run {parent.run_id} ({parent.name}) is no sweep, or one without runs: it has no children.")
+        raise StoreError(f"Run {parent.run_id} ({parent.name}) is not a sweep, or it has no runs yet.")
     return found
 
 
 def runs_with_tags(client: "MlflowClient", tags: Mapping[str, str], experiment: str | None = None) -> list[RunRecord]:
-    """The runs that have all these tags, in all experiments or the one of this name, newest first."""
-    with store_errors(client_uri(client)):
+    """Find the runs with all these tags, in all experiments or in the one of this name, newest first."""
+    with store_errors(client.tracking_uri):
         if experiment is None:
             ids = list(_experiment_ids(client))
         else:
@@ -94,19 +94,19 @@ def runs_with_tags(client: "MlflowClient", tags: Mapping[str, str], experiment: 
 def experiment_runs(
     client: "MlflowClient", name: str | None = None, newest: int | None = None
 ) -> tuple[str, list[RunRecord], bool]:
-    """The runs of an experiment, newest first.
+    """Find the runs of an experiment, newest first.
 
     Args:
         name: None for the experiment with the latest run.
-        newest: at most so many; None for all.
+        newest: the largest number of runs; None for all.
 
     Returns:
         The experiment's name, its runs, and whether there are older ones.
 
     Raises:
-        StoreError: if there is no such experiment.
+        StoreError: there is no such experiment.
     """
-    with store_errors(client_uri(client)):
+    with store_errors(client.tracking_uri):
         experiment_id = latest_experiment_id(client, name)
         found = _search_runs(client, [experiment_id], "", newest and newest + 1)
         title = client.get_experiment(experiment_id).name
@@ -114,8 +114,8 @@ def experiment_runs(
 
 
 def metric_history(client: "MlflowClient", run: RunRecord) -> dict[str, list[tuple[int, float]]]:
-    """Every point of every metric of a run: (epoch, value), the first epoch first."""
-    with store_errors(client_uri(client)):
+    """Return every point of every metric of a run: (epoch, value), sorted by epoch."""
+    with store_errors(client.tracking_uri):
         return {
             key: sorted((point.step, point.value) for point in client.get_metric_history(run.run_id, key))
             for key in run.metrics
@@ -128,24 +128,21 @@ def _search_runs(
     if not experiment_ids:
         return []
     runs = search_pages(client.search_runs, limit, experiment_ids=experiment_ids, filter_string=filter_string)
-    records = [_to_record(run) for run in runs]
     running = {run.info.experiment_id for run in runs if run.info.status == "RUNNING"}
     dead = set(mark_dead_runs(client, sorted(running))) if running else set()
-    return [replace(run, status="KILLED") if run.run_id in dead else run for run in records]
-
-
-def _to_record(run: "MlflowRun") -> RunRecord:
-    info, data = run.info, run.data
-    return RunRecord(
-        info.run_id,
-        info.run_name or "",
-        info.status,
-        info.start_time or 0,
-        info.end_time,
-        dict(data.params),
-        dict(data.metrics),
-        dict(data.tags),
-    )
+    return [
+        RunRecord(
+            run.info.run_id,
+            run.info.run_name or "",
+            "KILLED" if run.info.run_id in dead else run.info.status,
+            run.info.start_time or 0,
+            run.info.end_time,
+            dict(run.data.params),
+            dict(run.data.metrics),
+            dict(run.data.tags),
+        )
+        for run in runs
+    ]
 
 
 def _experiment_ids(client: "MlflowClient") -> Iterable[str]:

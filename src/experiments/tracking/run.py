@@ -1,4 +1,4 @@
-"""Runs in MLflow: the one module that knows it. MLflow is imported inside functions, because that takes a second."""
+"""Open a run in MLflow and log to it. MLflow is imported inside functions, because that takes a second."""
 
 import getpass
 import hashlib
@@ -38,21 +38,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-
 MODEL_NAME = "model"  # runs:/<run id>/model
 
 
 @contextmanager
 def reopen_ended_run(uri: str, run_id: str) -> Iterator["TrackedRun"]:
-    """An earlier run to add results to: its status and times stay, and its last value of a metric is the one added.
+    """Open an earlier run to add results; its status and times stay.
 
     Raises:
-        StoreError: if the store cannot be used, or there is no such run.
+        StoreError: the store cannot be used, or there is no such run.
     """
     client = connect_store(uri)
     with store_errors(uri):
         run = TrackedRun(client, uri, get_mlflow_run(client, uri, run_id))
-    run._last_step.clear()  # what was added before may be added again
+    run._last_step.clear()  # metrics that were added before may be added again
     try:
         yield run
     finally:
@@ -68,19 +67,19 @@ def open_run(
     tags: Mapping[str, str],
     run_id: str | None = None,
 ) -> Iterator["TrackedRun"]:
-    """A run that ends with its true status: FINISHED at the normal end, FAILED (with the traceback as an artifact)
+    """Open a run that ends with its true status: FINISHED at the normal end, FAILED (with the traceback as an artifact)
     for an exception, KILLED for Ctrl-C and SIGTERM.
 
     Args:
         uri: resolved tracking URI.
-        experiment: name of the experiment, created if need be.
-        name: name of the run, or None for one of MLflow's.
-        params: logged as they print.
+        experiment: name of the experiment, which is created if it does not exist.
+        name: name of the run; None to let MLflow choose one.
+        params: logged as text.
         tags: such as `mlflow.parentRunId`.
         run_id: an earlier run to enter again; its name and params stay, and points it has are not logged again.
 
     Raises:
-        StoreError: if the store cannot be used, or `run_id` is unknown or still running.
+        StoreError: the store cannot be used, or `run_id` is unknown or still running.
     """
     client = connect_store(uri)
     experiment_id = _prepare_store(client, uri, experiment)
@@ -98,14 +97,17 @@ def open_run(
     except BaseException as error:
         try:
             run._end_with(error)
-        except Exception as failure:  # what ended the run matters more
+        except Exception as failure:  # the error that ended the run is the one to raise
             print(f"Run {run.run_id} could not be closed: {first_line(failure)}", file=sys.stderr)
         raise
 
 
 class TrackedRun:
-    """A run to log to. What a server that does not answer misses is kept on disk and sent, in order, when it answers
-    again: during the run, at its end, or by the next command that uses the store."""
+    """A run to log to.
+
+    While a server does not answer, what is logged is kept on disk. It is sent in order once the server answers: during
+    the run, at its end, or by the next command that uses the store.
+    """
 
     def __init__(self, client: "MlflowClient", uri: str, run: "MlflowRun") -> None:
         self.uri = uri
@@ -122,31 +124,31 @@ class TrackedRun:
             self._last_step[point.key] = max(point.step, self._last_step.get(point.key, 0))
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
-        """Logs the metrics in one batch. A re-entered run leaves out the epochs it has: they are the same."""
+        """Log the metrics in one batch, without the epochs that a re-entered run already has."""
         step, now = epoch or 0, _now_milliseconds()
         points = [[k, float(v), now, step] for k, v in metrics.items() if step > self._last_step.get(k, -1)]
         if points:
             self._log({"metrics": points})
 
     def replace_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Logs metrics of the whole run, also where a re-entered run has others: the last value is the one added."""
+        """Log metrics of the whole run even if it already has values, so that these become the last ones."""
         for name in metrics:
             self._last_step.pop(name, None)
         self.log_metrics(metrics)
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Logs the params. A re-entered run leaves out those it has: MLflow does not let them change."""
+        """Log the params that the run does not have yet: MLflow does not allow them to change."""
         self._log({"params": {key: str(value) for key, value in params.items() if key not in self._params}})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._log({"tags": dict(tags)})
 
     def log_artifacts(self, path: Path, folder: str = "") -> None:
-        """Uploads what is in a folder into a folder of the run's artifacts."""
+        """Upload the contents of a folder into a folder of the run's artifacts."""
         self._log({"artifacts": folder, "source": str(path)})
 
     def log_text(self, text: str, artifact: str) -> None:
-        """Writes a text as an artifact such as `config/config.yaml`."""
+        """Write a text as an artifact such as `config/config.yaml`."""
         folder, _, name = artifact.rpartition("/")
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary, name)
@@ -155,9 +157,9 @@ class TrackedRun:
 
     @span("tables")
     def log_table(self, columns: Any, artifact: str) -> None:
-        """Writes a table such as `tables/confusion.json`, in the form that the UI shows as a table.
+        """Write a table such as `tables/confusion.json`, which the UI shows as a table.
 
-        MLflow's own function appends to a table that exists; this one replaces it, as a re-entered run must.
+        MLflow's own function appends to an existing table; this one replaces it, which re-entered runs need.
 
         Args:
             columns: a DataFrame, or a dict of columns of equal length.
@@ -174,14 +176,14 @@ class TrackedRun:
     def log_dataset(
         self, name: str, digest: str, source: str, counts: Mapping[str, int], context: str = "training"
     ) -> None:
-        """Records data that the run used, as the UI's dataset column shows it.
+        """Record data that the run used, for the dataset column of the UI.
 
         Args:
             name: such as `mnist`.
-            digest: of all bytes, at most MLflow's 36 characters. (MLflow's own covers the first 10,000 numbers.)
-            source: the path it was read from, or in words where else it came from.
+            digest: of all bytes, at most MLflow's 36 characters. (MLflow's own covers only the first 10,000 numbers.)
+            source: the path it was read from, or a description of its source.
             counts: examples by split, such as {"train": 55000}.
-            context: what it was used for: training, evaluation.
+            context: what it was used for: training or evaluation.
         """
         dataset = {
             "name": name,
@@ -195,32 +197,21 @@ class TrackedRun:
     def share_sweep_view(
         self, params: Sequence[str], charted: Sequence[str], metric: str, mode: Literal["min", "max"]
     ) -> None:
-        """Makes the view in which the UI shows the children of this run (see `ui_pages`).
-
-        Args:
-            params: the columns; the seed is added.
-            charted: those of them, with single values, that the charts have as axes.
-            metric: the runs are sorted by it.
-            mode: which end of it comes first.
-        """
-        self._log(
-            {
-                "view": self.run_id,
-                "of": self.experiment_id,
-                "state": sweep_view(self.run_id, params, charted, metric, mode),
-            }
-        )
+        """Save the view with which the UI shows the children of this run (see `ui_pages.sweep_view`)."""
+        state = sweep_view(self.run_id, params, charted, metric, mode)
+        self._log({"view": self.run_id, "of": self.experiment_id, "state": state})
 
     @span("model")
     def log_model(self, model: "keras.Model", inputs: "np.ndarray", outputs: "np.ndarray") -> None:
-        """Stores the model so that MLflow and plain Keras load it without this project: `runs:/<run id>/model`,
-        with the file `data/model.keras` in it; the tag `model_digest` is that file's SHA-256 (hex). A run has one
-        model; logged again, it is replaced.
+        """Store the model so that MLflow and plain Keras load it without this project, as `runs:/<run id>/model`.
+
+        It contains the file `data/model.keras`, whose SHA-256 (hex) becomes the tag `model_digest`. A run has one
+        model; logging another replaces it.
 
         Args:
             model: takes raw inputs, such as uint8 images.
-            inputs: [n, ...] some raw inputs; their dtype and shape are the signature.
-            outputs: [n, ...] what the model answers to them.
+            inputs: [n, ...] some raw inputs; their dtype and shape make the signature.
+            outputs: [n, ...] the model's outputs for them.
         """
         import mlflow.keras
         from mlflow.models import ModelSignature
@@ -233,15 +224,15 @@ class TrackedRun:
                 model,
                 str(folder),
                 signature=ModelSignature(input_spec, output_spec),
-                # Given, because MLflow finds them by loading the model in another process, which takes five seconds.
+                # To find them itself, MLflow loads the model in another process, which takes five seconds.
                 pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")],
             )
             self._log({"model": MODEL_NAME, "source": str(folder)})
             stored = Path(folder, "data", "model.keras").read_bytes()
-            self.set_tags({"model_digest": hashlib.sha256(stored).hexdigest()})  # tells whether it was changed since
+            self.set_tags({"model_digest": hashlib.sha256(stored).hexdigest()})
 
     def _end_with(self, error: BaseException) -> None:
-        """Closes the run after an exception."""
+        """Close the run after an exception."""
         match error:
             case KeyboardInterrupt():
                 self._end("KILLED", "interrupted by Ctrl-C")
@@ -254,8 +245,8 @@ class TrackedRun:
                 self._end("FINISHED")
             case _:
                 self.log_text(hide_credentials("".join(traceback.format_exception(error))), "error/traceback.txt")
-                reason = f"exit code {error.code}" if isinstance(error, SystemExit) else first_line(error)
-                self._end("FAILED", reason)
+                self.set_tags({"end_error": type(error).__name__})
+                self._end("FAILED", f"exit code {error.code}" if isinstance(error, SystemExit) else first_line(error))
 
     def _end(self, status: str, reason: str | None = None) -> None:
         if reason is not None:
@@ -264,19 +255,18 @@ class TrackedRun:
         if self._spool:
             self._replay()
         if self._spool:
-            self._say(
-                f"The tracking store {hide_credentials(self.uri)} still does not answer. The rest of run"
-                f" {self.run_id} ({status}) "
-                f"is kept in {self._spool.path}; the next command that uses this store sends it."
+            self._report(
+                f"still does not answer. The rest of run {self.run_id} ({status}) is kept in {self._spool.path}; the"
+                " next command that uses this store sends it."
             )
         self._spool.close()
 
     @span("logging")
     def _log(self, operation: SpooledOperation) -> None:
-        """Sends an operation to the store, or spools it while the store does not answer.
+        """Send an operation to the store, or spool it while the store does not answer.
 
         Raises:
-            mlflow.exceptions.MlflowException: if the store answers, and refuses it.
+            mlflow.exceptions.MlflowException: the store answers and refuses it.
         """
         if not self._spool:
             try:
@@ -284,11 +274,9 @@ class TrackedRun:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                self._say(
-                    f"The tracking store {hide_credentials(self.uri)} does not answer; the run goes on."
-                    " What it logs is kept"
-                    f" in "
-                    f"{self._spool.path} and sent when the store answers again. ({first_line(error)})"
+                self._report(
+                    f"does not answer; the run continues. What it logs is kept in {self._spool.path} and sent when the"
+                    f" store answers again. ({first_line(error)})"
                 )
                 self._next_try = time.monotonic() + 5
         self._spool.append(operation)
@@ -296,34 +284,35 @@ class TrackedRun:
             self._replay()
 
     def _replay(self) -> None:
+        """Send what is spooled, if the store answers again."""
         started = time.monotonic()
         try:
             if outage_reason(self.uri, timeout=2) is None:
                 self._spool.replay(partial(apply_operation, self._client, self.run_id))
-                self._say(f"The tracking store {hide_credentials(self.uri)} answers again and has everything.")
+                self._report("answers again and has received everything.")
         except Exception as error:
             if not is_outage(error):
-                self._say(
-                    f"The tracking store {hide_credentials(self.uri)} refuses what it missed: {first_line(error)}"
-                )
-        finally:  # waiting for a silent server costs at most a tenth of the run's time
+                self._report(f"refuses what was kept for it: {first_line(error)}")
+        finally:  # waiting for a silent server takes at most a tenth of the run's time
             self._next_try = time.monotonic() + max(5, 10 * (time.monotonic() - started))
 
-    def _say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+    def _report(self, message: str) -> None:
+        print(f"The tracking store {hide_credentials(self.uri)} {message}", file=sys.stderr, flush=True)
 
 
 @span("preparing the store")
 def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
+    """Send what earlier runs left behind, mark dead runs, and return the id of the experiment."""
     from mlflow.exceptions import MlflowException
 
-    for spool in find_abandoned_spools(hide_credentials(uri)):
+    store = hide_credentials(uri)
+    for spool in find_abandoned_spools(store):
         try:
             spool.replay(partial(apply_operation, client, spool.run_id))
         except Exception as error:
             print(
-                f"What the tracking store {hide_credentials(uri)} missed of run {spool.run_id} could not be sent: "
-                f"{first_line(error)} It stays in {spool.path}; delete that file to give it up.",
+                f"What run {spool.run_id} logged while the tracking store {store} did not answer could not be sent: "
+                f"{first_line(error)} It stays in {spool.path}; delete that file to discard it.",
                 file=sys.stderr,
             )
     with store_errors(uri):
@@ -339,17 +328,16 @@ def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
                 found = client.get_experiment_by_name(experiment)  # another process was faster
         if found.lifecycle_stage == "deleted":
             raise StoreError(
-                f"The experiment {experiment!r} is deleted in {hide_credentials(uri)}. Restore it with: "
-                f"MLFLOW_TRACKING_URI='{hide_credentials(uri)}' mlflow experiments restore"
-                f" --experiment-id {found.experiment_id} "
-                "- or choose another: tracking.experiment=NAME"
+                f"The experiment {experiment!r} is deleted in {store}. Restore it with: MLFLOW_TRACKING_URI='{store}'"
+                f" mlflow experiments restore --experiment-id {found.experiment_id} - or choose another:"
+                " tracking.experiment=NAME"
             )
         mark_dead_runs(client, [found.experiment_id])
         return found.experiment_id
 
 
 def _enter_run(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str, str]) -> "MlflowRun":
-    """Makes an earlier run RUNNING again, owned by this process."""
+    """Make an earlier run RUNNING again, owned by this process."""
     from mlflow.entities import RunTag
 
     run = get_mlflow_run(client, uri, run_id)
@@ -357,17 +345,18 @@ def _enter_run(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str,
     if run.info.status == "RUNNING" and (host, pid) != (tags["process.host"], tags["process.pid"]):
         raise StoreError(f"Run {run_id} is still running, in process {pid} on {host}. Stop that process first.")
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
-    if "end_reason" in run.data.tags:
-        client.delete_tag(run_id, "end_reason")
+    for key in ("end_reason", "end_error"):
+        if key in run.data.tags:
+            client.delete_tag(run_id, key)
     client.update_run(run_id, status="RUNNING")
     return run
 
 
 def _source_tags() -> dict[str, str]:
-    """What the UI shows in its columns User and Source."""
+    """Return the tags behind the columns User and Source of the UI."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # a container's user may have no name
         user = str(os.getuid())
     return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
 

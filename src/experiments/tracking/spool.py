@@ -1,7 +1,7 @@
-"""What a tracking server missed while it did not answer: one append-only file per run, replayed in order.
+"""Keep what a tracking server missed while it did not answer: one append-only file per run, replayed in order.
 
 The file is JSON lines: the store's address, then one operation per line; files to be uploaded are copied beside it.
-Operations can be applied twice without harm, so a replay that was cut off simply starts again.
+Operations can be applied twice without harm, so an interrupted replay simply starts again.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ SPOOL_FOLDER = PROJECT / "outputs" / "spool"
 
 
 class Spool:
-    """The operations of one run that still have to reach its store. False while there are none.
+    """The operations of one run that its store has not received yet. False while there are none.
 
     Args:
         store: address of the store, without credentials.
@@ -39,7 +39,7 @@ class Spool:
         return bool(self._pending)
 
     def append(self, operation: SpooledOperation) -> None:
-        """Keeps an operation on disk, with a copy of the file or folder that its key `source` names."""
+        """Write an operation to disk, with a copy of the file or folder that its key `source` names."""
         file = self._file or self._open()
         if "source" in operation:
             source = Path(operation["source"])
@@ -54,7 +54,7 @@ class Spool:
         self._pending.append(operation)
 
     def replay(self, apply: Callable[[SpooledOperation], object]) -> None:
-        """Applies the operations in order and forgets each; stops at, and raises, the first error of `apply`."""
+        """Apply the operations in order and drop each; stop at the first error of `apply`, and raise it."""
         while self._pending:
             apply(self._pending[0])
             self._pending.popleft()
@@ -63,17 +63,17 @@ class Spool:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes replay what is left."""
+        """Let other processes replay the rest."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _open(self) -> BinaryIO:
-        """Opens, locks and reads the file, which another process may just be replaying."""
+        """Open, lock and read the file, which another process may be replaying."""
         SPOOL_FOLDER.mkdir(parents=True, exist_ok=True)
         file = self.path.open("ab+")
         fcntl.flock(file, fcntl.LOCK_EX)
-        if not os.fstat(file.fileno()).st_nlink:  # replayed and deleted while we waited
+        if not os.fstat(file.fileno()).st_nlink:  # replayed and deleted while this process waited
             file.close()
             return self._open()
         self._read(file)
@@ -82,10 +82,10 @@ class Spool:
     def _read(self, file: BinaryIO) -> None:
         file.seek(0)
         content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]  # a killed writer leaves half a line
-        file.truncate(len(whole))
-        file.seek(len(whole))
-        records = [json.loads(line) for line in whole.splitlines()]
+        complete = content[: content.rfind(b"\n") + 1]  # a kill can leave an incomplete line
+        file.truncate(len(complete))
+        file.seek(len(complete))
+        records = [json.loads(line) for line in complete.splitlines()]
         if records:
             self.store = records[0]["store"]
         else:
@@ -95,15 +95,15 @@ class Spool:
 
 
 def find_abandoned_spools(store: str) -> Iterator[Spool]:
-    """The spools of runs whose process is gone and whose store is `store`."""
+    """Find the spools for `store` of runs whose process has ended."""
     for path in sorted(SPOOL_FOLDER.glob("*.jsonl")):
         try:
             file = path.open("rb+")
-        except FileNotFoundError:  # replayed and deleted since it was listed
+        except FileNotFoundError:  # replayed and deleted in the meantime
             continue
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the run's process holds the lock while it lives
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the run's process holds the lock while it is alive
             except BlockingIOError:
                 continue
             spool = Spool(store, path.stem)

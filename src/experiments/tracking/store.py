@@ -1,4 +1,4 @@
-"""A tracking store: created, connected to and searched."""
+"""Create, connect to and search a tracking store."""
 
 import fcntl
 import logging
@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from experiments import PROJECT
-from experiments.errors import StoreError
+from experiments.errors import StoreError, join_sorted
 from experiments.profiling import span
 from experiments.tracking.addresses import SQLITE, URI_CHOICES, check_tracking_uri, database_file, hide_credentials
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 
-MLFLOW_ENVIRONMENT = {  # defaults of this project; what the user has set wins
+MLFLOW_ENVIRONMENT = {  # the user's own settings win
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own seven retries stall for four minutes; we have the spool
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's seven retries stall for four minutes; the spool replaces them
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its errors reach us as exceptions
@@ -32,7 +32,7 @@ MLFLOW_ENVIRONMENT = {  # defaults of this project; what the user has set wins
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises about the store into a StoreError."""
+    """Turn what MLflow raises about the store into a StoreError."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -45,10 +45,10 @@ def store_errors(uri: str) -> Iterator[None]:
 
 
 def connect_store(uri: str) -> "MlflowClient":
-    """A client of the store; creates a SQLite store that does not exist yet, safely against other processes and kills.
+    """Return a client of the store; create a SQLite store that does not exist yet, safely against races and kills.
 
     Raises:
-        StoreError: if the store cannot be used, within ten seconds if the server does not answer.
+        StoreError: the store cannot be used; a server that does not answer is given up within ten seconds.
     """
     check_tracking_uri(uri)
     quiet_mlflow()
@@ -60,16 +60,15 @@ def connect_store(uri: str) -> "MlflowClient":
         elif reason := outage_reason(uri, timeout=4):
             raise StoreError(
                 f"The tracking server {hide_credentials(uri)} does not answer: {reason}. Start it, correct"
-                f" tracking.uri, "
-                f"or use the local store: tracking.uri={SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
+                f" tracking.uri, or use the local store: tracking.uri={SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
             )
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def create_database(uri: str) -> None:
-    """Creates a SQLite store that does not exist, in one step: others see nothing or all of it, a kill leaves nothing.
+    """Create a SQLite store if it does not exist, in one step: other processes see nothing or all of it.
 
-    MLflow alone migrates in place, and processes that start together, or a kill, leave a database that never works.
+    MLflow itself migrates in place, so that a kill, or processes that start together, leave a broken database.
     """
     database = database_file(uri)
     if database.exists() and database.stat().st_size:
@@ -94,7 +93,7 @@ def create_database(uri: str) -> None:
 
 
 def quiet_mlflow() -> None:
-    """Sets MLflow's defaults to ours before its import, and hides its chatter."""
+    """Set our defaults for MLflow, which must happen before its import, and hide its log messages."""
     for key, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry
@@ -102,7 +101,7 @@ def quiet_mlflow() -> None:
 
 
 def outage_reason(uri: str, timeout: int) -> str | None:
-    """Why the server does not answer; None if it does, or if the store is a file."""
+    """Return why the server does not answer; None if it does, or if the store is a file."""
     if uri.startswith(SQLITE):
         return None
     from mlflow.exceptions import MlflowException
@@ -120,7 +119,7 @@ def outage_reason(uri: str, timeout: int) -> str | None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the store did not answer, rather than answered no."""
+    """Return whether the store did not answer, rather than refused."""
     import requests
 
     cause: BaseException | None = error
@@ -134,12 +133,12 @@ def is_outage(error: BaseException) -> bool:
 
 
 def search_pages(search: Callable[..., Any], limit: int | None = None, **arguments: Any) -> list[Any]:
-    """What one of the client's searches finds, at most `limit` of it, whatever it gives at once."""
+    """Return what a search of the client finds on all pages, at most `limit` results."""
     found: list[Any] = []
     token = None
     while True:
-        at_once = 1000 if limit is None else min(1000, limit - len(found))
-        page = search(max_results=at_once, page_token=token, **arguments)
+        page_size = 1000 if limit is None else min(1000, limit - len(found))
+        page = search(max_results=page_size, page_token=token, **arguments)
         found += page
         token = page.token
         if not token or (limit is not None and len(found) >= limit):
@@ -147,17 +146,15 @@ def search_pages(search: Callable[..., Any], limit: int | None = None, **argumen
 
 
 def latest_experiment_id(client: "MlflowClient", name: str | None = None) -> str:
-    """The id of the experiment `name`, else of the one with the latest run, else of MLflow's Default.
+    """Return the id of the experiment `name`, else of the one with the latest run, else of MLflow's Default.
 
     Raises:
-        StoreError: if there is no experiment of that name.
+        StoreError: there is no experiment of that name.
     """
     experiments = {experiment.name: experiment.experiment_id for experiment in search_pages(client.search_experiments)}
     if name is not None:
         if name not in experiments:
-            raise StoreError(
-                f"There is no experiment {name!r} in the store. Choices: {', '.join(sorted(experiments))}."
-            )
+            raise StoreError(f"There is no experiment {name!r} in the store. Choices: {join_sorted(experiments)}.")
         return experiments[name]
     runs = client.search_runs(list(experiments.values()), order_by=["attributes.start_time DESC"], max_results=1)
     return runs[0].info.experiment_id if runs else "0"
@@ -185,24 +182,20 @@ def first_line(error: BaseException) -> str:
 
 
 def open_existing_store(uri: str) -> "MlflowClient":
-    """A client of a store that exists: reading makes none.
+    """Return a client of an existing store, for commands that only read.
 
     Raises:
-        StoreError: if there is no store, or it cannot be used.
+        StoreError: there is no store, or it cannot be used.
     """
     check_tracking_uri(uri)
     if not store_exists(uri):
         raise StoreError(
-            f"There is no tracking store {uri} yet: the first run makes it (python run.py). "
-            f"Name another: --uri {SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
+            f"There is no tracking store {uri} yet; the first run creates it (python run.py). "
+            f"To use another: --uri {SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
         )
     return connect_store(uri)
 
 
 def store_exists(uri: str) -> bool:
-    """Whether there may be runs: of a SQLite store that no run has made yet, there are none."""
+    """Return whether the store can have runs: a SQLite store exists only after the first one."""
     return not uri.startswith(SQLITE) or database_file(uri).exists()
-
-
-def client_uri(client: "MlflowClient") -> str:
-    return str(client.tracking_uri)

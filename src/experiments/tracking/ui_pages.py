@@ -1,4 +1,4 @@
-"""Pages of MLflow's UI that show our runs: their addresses, and the views (columns, order, charts) they open with."""
+"""Addresses of pages of MLflow's UI, and the views (columns, order, charts) with which they open."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-# The columns of the runs table. MLflow's own choice has neither metrics nor params; what no run has is not shown.
+# The columns of the runs table: by default the UI shows neither metrics nor params. Those that no run has are hidden.
 TABLE_COLUMNS = {
     "metrics": [name for name, metric in FINAL_METRICS.items() if metric.column],
     "params": ["data.name", "model.name", "optimizer.name", "optimizer.learning_rate"],
@@ -23,56 +23,46 @@ SWEEP_METRICS = [
     for name, metric in FINAL_METRICS.items()
     if metric.column and metric.ranked and metric.direction and not name.startswith("best_")
 ]
-VIEW_NAME = "results"  # the name of the view of an experiment's runs that has these columns
-_MOST_AXES = 12  # parameters in the charts of a sweep
-_MOST_CHARTED = 1000  # runs in them
+VIEW_NAME = "results"  # the view of an experiment's runs with these columns
+_MOST_AXES = 12  # params in the charts of a sweep
+_MOST_CHARTED = 1000  # runs in the charts of a sweep
 
 
 def runs_table_page(experiment_id: str, tags: Mapping[str, str]) -> str:
-    """Where the UI shows the runs of an experiment as a table, with the columns of this project if it made it: the
-    part of the address after the server's.
-
-    Args:
-        tags: of the experiment.
-    """
+    """Return the address, without the server, of the table of an experiment's runs; with the columns of this project
+    if the experiment's `tags` have them."""
     view = f"&viewStateShareKey={VIEW_NAME}" if view_tag(VIEW_NAME) in tags else ""
     return f"{_table_address(experiment_id)}{view}"
 
 
 def sweep_table_page(experiment_id: str, parent_id: str) -> str:
-    """Where the UI shows the runs of a sweep as a table, best first, with the view that `sweep_view` describes:
-    the part of the address after the server's."""
+    """Return the address of the table of a sweep's runs, best first, in the view made by `sweep_view`."""
     return f"{_table_address(experiment_id)}&viewStateShareKey={parent_id}"
 
 
-def filtered_table_page(experiment_id: str, parent_id: str) -> str:
-    """The same of a sweep without that view, such as one of another program."""
-    return f"{_table_address(experiment_id)}&searchFilter={quote(_children_filter(parent_id))}"
-
-
 def charts_page(table: str) -> str:
-    """The address of a table of runs, changed to that of their charts."""
+    """Return the address of the charts for a table of runs."""
     return f"{table}&compareRunsMode=CHART"
 
 
 def compare_page(experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Where the UI shows runs side by side: the part of the address after the server's."""
+    """Return the address of the page that compares runs side by side."""
     lists = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
     return "/#/compare-runs?runs={}&experiments={}&workflowType=machine_learning".format(*lists)
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
-    """Where the UI shows a run: the part of the address after the server's."""
+    """Return the address of the page of a run."""
     return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def view_tag(name: str) -> str:
-    """The tag of an experiment that holds the state of its view of this name."""
+    """Return the tag of an experiment with the state of its view of this name."""
     return f"mlflow.sharedViewState.{name}"
 
 
 def runs_view() -> str:
-    """The state of the runs table, as the UI keeps it when somebody shares a view."""
+    """Return the state of the runs table, in the form that the UI uses for shared views."""
     columns = [f"{group}.`{name}`" for group, names in TABLE_COLUMNS.items() for name in names]
     return json.dumps({"selectedColumns": ["attributes.`Duration`", *columns]})
 
@@ -80,8 +70,16 @@ def runs_view() -> str:
 def sweep_view(
     parent_id: str, params: Sequence[str], charted: Sequence[str], metric: str, mode: Literal["min", "max"]
 ) -> str:
-    """The state of the runs table and of the charts for the children of a run, as the UI keeps it."""
-    # What was varied stands before what came of it, and what matters is not the last: the UI cuts off on the right.
+    """Return the state of the runs table and the charts for the children of a run.
+
+    Args:
+        parent_id: the run whose children are shown.
+        params: the columns of the table; the seed is added.
+        charted: the params with single values, which are the axes of the charts.
+        metric: the metric by which the runs are sorted.
+        mode: whether the smallest or the largest value comes first.
+    """
+    # Params come before metrics, and the most important first, because the UI cuts columns off on the right.
     metrics = list(dict.fromkeys([metric, *SWEEP_METRICS]))
     varied = list(dict.fromkeys([*params, "seed"]))
     columns = [*(f"params.`{name}`" for name in varied), *(f"metrics.`{name}`" for name in metrics)]
@@ -95,7 +93,7 @@ def sweep_view(
         charts.insert(
             0, {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [metric], "showAllRuns": False}
         )
-    # The UI adds its own section with all metrics below.
+    # Below this section the UI adds its own, with all metrics.
     section = {"uuid": "sweep", "name": "Sweep", "display": True, "isReordered": False}
     state = {
         "selectedColumns": [*columns, "attributes.`Duration`"],
@@ -104,8 +102,8 @@ def sweep_view(
         "searchFilter": _children_filter(parent_id),
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": mode == "min",
-        "runsHiddenMode": "SHOW_ALL",  # else the charts leave out all but the first ten
-        "isAccordionReordered": True,  # else the UI sorts its own section before ours
+        "runsHiddenMode": "SHOW_ALL",  # otherwise the charts show only the first ten
+        "isAccordionReordered": True,  # otherwise the UI puts its own section first
     }
     if charts:
         charts = [{"uuid": f"sweep-{number}", **chart, **own} for number, own in enumerate(charts)]
@@ -122,14 +120,13 @@ def _children_filter(parent_id: str) -> str:
 
 
 def sweep_page(client: "MlflowClient", parent_id: str) -> str:
-    """Where the UI shows the runs of a sweep; also of one without a view, such as one of another program.
+    """Return the address of the table of a sweep's runs, filtered if the sweep has no view, as those of other programs.
 
     Raises:
         StoreError: there is no such run.
     """
-    with store_errors(str(client.tracking_uri)):
-        run = get_mlflow_run(client, str(client.tracking_uri), parent_id)
-        experiment_id = run.info.experiment_id
+    with store_errors(client.tracking_uri):
+        experiment_id = get_mlflow_run(client, client.tracking_uri, parent_id).info.experiment_id
         if view_tag(parent_id) in client.get_experiment(experiment_id).tags:
             return sweep_table_page(experiment_id, parent_id)
-        return filtered_table_page(experiment_id, parent_id)
+        return f"{_table_address(experiment_id)}&searchFilter={quote(_children_filter(parent_id))}"
