@@ -1,7 +1,7 @@
-"""Write docs/reference.md: every config group, choice and key, from the schema and the files of conf/.
+"""Write docs/reference.md: every config group, choice and key, from the schema and the files in conf/.
 
 python scripts/reference.py           writes it
-python scripts/reference.py --check   says whether it is up to date: exit code 0, or 1
+python scripts/reference.py --check   only reports whether it is up to date: exit code 0, or 1
 """
 
 import argparse
@@ -32,7 +32,7 @@ fails when it is out of date. `GROUP=CHOICE` picks a choice, `GROUP.KEY=VALUE` c
 
 
 class Key(NamedTuple):
-    """A key below its group, such as `early_stopping.patience`; its value in the file; what it means."""
+    """A key below its group, such as `early_stopping.patience`, with its value in the file and its meaning."""
 
     name: str
     value: str
@@ -40,8 +40,8 @@ class Key(NamedTuple):
 
 
 def reference() -> str:
-    """The whole page, in Markdown."""
-    parts = [HEAD, "## Keys of no group\n", table("", _top_level())]
+    """Return the whole page in Markdown."""
+    parts = [HEAD, "## Keys outside the groups\n", table("", _top_level())]
     for group, default, comment in config_groups():
         chosen = "" if default in ("null", "default") else f" Default: `{default}`."
         parts.append(f"## {group}\n\n{comment[:1].upper()}{comment[1:]}.{chosen}\n")
@@ -61,18 +61,18 @@ def _top_level() -> list[Key]:
 
 
 def _choices(group: str, files: list[Path]) -> list[str]:
-    """A table for each choice; what is the same in most of them comes first, and once."""
+    """Return a table for each choice; keys that most of them share come first, once."""
     keys = {file: _keys_of(group, file) for file in files}
     count = Counter(key for own in keys.values() for key in own)
     common = [key for key, times in count.items() if times > 1 and times > len(files) / 2]
     prefix, parts = f"{group.replace('/', '.')}.", []
     if common:
-        parts.append(f"In every choice, where its own table does not say otherwise:\n\n{table(prefix, common)}")
+        parts.append(f"In every choice, unless its own table says otherwise:\n\n{table(prefix, common)}")
     for file, own in keys.items():
         rest, names = [key for key in own if key not in common], {key.name for key in own}
         lacking = [key.name for key in common if key.name not in names]
         parts += [f"### {group}={file.stem}\n", f"{_about(file)}\n", *([table(prefix, rest)] if rest else [])]
-        parts += [f"It has no {', '.join(map(_code, lacking))}.\n"] if lacking else []
+        parts += [f"Without {', '.join(map(_code, lacking))}.\n"] if lacking else []
     return parts
 
 
@@ -80,14 +80,14 @@ def _presets(group: str) -> list[str]:
     parts = []
     for file in choice_files(group):
         tree = yaml.safe_load(file.read_text()) or {}
-        tree.pop("expected", None)  # what comes of it, which the comment says
+        tree.pop("expected", None)  # its results, which the comment states
         chosen = [
             f"{key.removeprefix('override /')}={value}"
             for entry in tree.pop("defaults", [])
             if isinstance(entry, dict)
             for key, value in entry.items()
         ]
-        # The space of a search is flat by itself: a key there, with its distribution.
+        # The space of a search is flat: a key and its distribution.
         values = tree if group == "search" else flatten_config(tree)
         chosen += [f"{key}={value if isinstance(value, str) else _flow(value)}" for key, value in values.items()]
         sets = ", ".join(map(_code, chosen))
@@ -109,11 +109,11 @@ def _keys_of(group: str, file: Path) -> list[Key]:
 def _keys(
     tree: dict[str, Any], comments: dict[str, str], nested: dict[str, Any], meanings: dict[str, str], prefix: str = ""
 ) -> list[Key]:
-    """The keys of a mapping; of those below them where they have a dataclass of their own, or no meaning as a whole."""
+    """Return the keys of a mapping, and of nested ones that have their own dataclass or no meaning as a whole."""
     found = []
     for name, value in tree.items():
         path = prefix + str(name)
-        if name == "_target_":  # what of Hydra's a file stands for
+        if name == "_target_":  # of Hydra
             continue
         if isinstance(value, dict) and value and (nested.get(name) or not (meanings.get(name) or comments.get(path))):
             found += _keys(
@@ -125,7 +125,7 @@ def _keys(
 
 
 def _kind(group: str, name: str | None = None) -> Any:
-    """The dataclass of a group of the config; of several, the one with this name. None where there is none."""
+    """Return the dataclass of a config group, of several the one with this name; None if there is none."""
     hints = {field.name: field.type for field in dataclasses.fields(Config)}
     for candidate in get_args(hints.get(group)) or (hints.get(group),):
         if dataclasses.is_dataclass(candidate):
@@ -136,7 +136,7 @@ def _kind(group: str, name: str | None = None) -> Any:
 
 
 def _type(kind: Any, name: str) -> Any:
-    """The dataclass of a field, or None."""
+    """Return the dataclass of a field, or None."""
     for candidate in (hint := kind.__annotations__.get(name), *get_args(hint)):
         if dataclasses.is_dataclass(candidate):
             return candidate
@@ -159,14 +159,14 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
     new, old = reference(), REFERENCE.read_text() if REFERENCE.exists() else ""
     if not parser.parse_args().check:
         REFERENCE.write_text(new)
         print(f"Wrote {REFERENCE.relative_to(PROJECT)}")
     elif new != old:
         sys.stderr.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), "is", "should be", n=0))
-        sys.exit("docs/reference.md is not up to date. Renew it: python scripts/reference.py")
+        sys.exit("docs/reference.md is out of date. Renew it: python scripts/reference.py")
 
 
 if __name__ == "__main__":
