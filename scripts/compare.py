@@ -30,15 +30,13 @@ LATEST = 20
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "run_ids", metavar="RUN_ID", nargs="*", help="runs to compare; the first characters of an id suffice"
-    )
+    parser.add_argument("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by id or its first characters")
     parser.add_argument("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
     parser.add_argument("--experiment", metavar="NAME", help="add all runs of this experiment")
     parser.add_argument(
         "--group-by",
         metavar="PARAMETER",
-        help="mean and spread over the finished runs that differ only in this, e.g. seed",
+        help="mean and spread of finished runs that differ only in this, e.g. seed",
     )
     parser.add_argument(
         "--metric",

@@ -20,9 +20,7 @@ from experiments.runtime import collect_garbage_rarely
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "run_id", metavar="RUN_ID", help="run whose model to evaluate; the first characters of its id suffice"
-    )
+    parser.add_argument("run_id", metavar="RUN_ID", help="run to evaluate, by id or its first characters")
     parser.add_argument(
         "overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's data config"
     )

@@ -4,8 +4,8 @@ python scripts/predict.py RUN_ID seven.png           the probability of each cla
 python scripts/predict.py RUN_ID *.jpg --save .      also save what the network saw, as NAME.seen.png
 
 A picture is a PNG or JPEG of one digit, of any size and colour, dark on light or light on dark. The digit is found by
-its contrast, then scaled and centred like those of MNIST. --save never overwrites the picture of another digit: it writes
-NAME-2.seen.png instead, and so on.
+its contrast, then scaled and centred like those of MNIST. --save never overwrites the picture of another digit, but
+writes NAME-2.seen.png, and so on.
 """
 
 import argparse
@@ -21,11 +21,9 @@ from experiments.runtime import collect_garbage_rarely
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST; the first characters of its id suffice")
+    parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST, by id or its first characters")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
-    parser.add_argument(
-        "--save", metavar="FOLDER", type=Path, help="save what the network saw in this folder, as NAME.seen.png"
-    )
+    parser.add_argument("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
     return run_command(lambda: classify(options))
@@ -33,9 +31,7 @@ def main() -> int:
 
 def classify(options: argparse.Namespace) -> None:
     if options.save and not options.save.is_dir():
-        raise PictureError(
-            f"--save={options.save} is not a folder. Create it first, or name another one, such as . for this one."
-        )
+        raise PictureError(f"--save={options.save} is not a folder. Create it first, or name another; . is this one.")
     predictions = predict_pictures(options.run_id, options.images, options.uri)
     show(predictions)
     sys.stdout.flush()
@@ -63,7 +59,7 @@ def show(predictions: list[Prediction]) -> None:
     Console(highlight=False, markup=False, soft_wrap=True, width=10_000).print(table)
     if not probabilities:
         print(
-            "The outputs of this network are not probabilities; the class is that of the largest output.",
+            "The outputs of this network are not probabilities; the class is that of the largest.",
             file=sys.stderr,
         )
 

@@ -69,7 +69,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path, new_uri: str
             ["0" * 32, tmp_path / "none.png"],
             f"{tmp_path}/none.png is no file. Give a PNG or JPEG picture of a digit.\n",
         ),
-        (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is no folder."),
+        (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is not a folder."),
         (["0" * 32, picture, "--uri", new_uri], f"There is no tracking store {new_uri} yet"),
     ]:
         done = predict(*arguments)
