@@ -48,10 +48,10 @@ def main() -> int:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="also draw the ranking metric as a PNG")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
-    return run_command(lambda: show(options))
+    return run_command(lambda: compare(options))
 
 
-def show(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> None:
     """Print the comparison on stdout, and what to do next on stderr."""
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise ComparisonError(f"--plot writes a PNG: the name must end in .png, and is {options.plot}.")
@@ -59,7 +59,12 @@ def show(options: argparse.Namespace) -> None:
     metric, mode = objective(options, chosen)
     comparison = compare_runs(chosen, metric, mode, options.group_by)
     if options.plot is not None:
-        plot(comparison, options.plot)
+        from experiments.reports.figures.style import save_figure
+
+        try:
+            save_figure(comparison_figure(comparison), options.plot)
+        except OSError as error:
+            raise ComparisonError(f"--plot cannot write {options.plot}: {error.strerror}.") from None
     match options.format:
         case "csv":
             print(comparison_csv(comparison), end="")
@@ -106,15 +111,6 @@ def without_parents(found: list[RunRecord]) -> list[RunRecord]:
     parents = {run.tags.get("mlflow.parentRunId") for run in found}
     kept = [run for run in found if "sweep" not in run.tags and (run.metrics or run.run_id not in parents)]
     return kept or found
-
-
-def plot(comparison: Comparison, path: Path) -> None:
-    from experiments.reports.figures.style import save_figure
-
-    try:
-        save_figure(comparison_figure(comparison), path)
-    except OSError as error:
-        raise ComparisonError(f"--plot cannot write {path}: {error.strerror}.") from None
 
 
 def print_table(comparison: Comparison) -> None:

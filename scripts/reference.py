@@ -71,7 +71,11 @@ def _choices(group: str, files: list[Path]) -> list[str]:
     for file, own in keys.items():
         rest, names = [key for key in own if key not in common], {key.name for key in own}
         lacking = [key.name for key in common if key.name not in names]
-        parts += [f"### {group}={file.stem}\n", f"{_about(file)}\n", *([table(prefix, rest)] if rest else [])]
+        parts += [
+            f"### {group}={file.stem}\n",
+            f"{' '.join(choice_comment(file))}\n",
+            *([table(prefix, rest)] if rest else []),
+        ]
         parts += [f"Without {', '.join(map(_code, lacking))}.\n"] if lacking else []
     return parts
 
@@ -91,12 +95,8 @@ def _presets(group: str) -> list[str]:
         values = tree if group == "search" else flatten_config(tree)
         chosen += [f"{key}={value if isinstance(value, str) else _flow(value)}" for key, value in values.items()]
         sets = ", ".join(map(_code, chosen))
-        parts.append(f"### {group}={file.stem}\n\n{_about(file)}\n\nSets {sets or 'nothing'}.\n")
+        parts.append(f"### {group}={file.stem}\n\n{' '.join(choice_comment(file))}\n\nSets {sets or 'nothing'}.\n")
     return parts
-
-
-def _about(file: Path) -> str:
-    return " ".join(choice_comment(file))
 
 
 def _keys_of(group: str, file: Path) -> list[Key]:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 
 from experiments.errors import StoreError, UserError, run_command
@@ -110,6 +109,7 @@ def stop(server: "subprocess.Popen[bytes]") -> None:
 
 
 def is_free(host: str, port: int) -> bool:
+    """Return whether a server can listen there."""
     with socket.socket() as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores closed connections, as uvicorn does
         try:
@@ -121,8 +121,7 @@ def is_free(host: str, port: int) -> bool:
 
 def answers(host: str, port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1) as response:
-            return bool(response.status == 200)
+        return bool(urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1).status == 200)
     except OSError:
         return False
 

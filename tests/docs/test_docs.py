@@ -23,7 +23,7 @@ from conftest import PROJECT
 
 from experiments.config.choices import CONFIG_FOLDER, config_groups
 from experiments.config.composition import compose_job
-from experiments.config.hydra_internals import get_args_parser
+from experiments.config.hydra_internals import hydra_argument_parser
 from experiments.config.overrides import PRESETS
 from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
@@ -160,14 +160,14 @@ def check_word(word: str, page: Path) -> None:
     elif re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", word) and not is_ours(word):
         check_setting(word, "", new_files(page))
     elif word.startswith("--"):
-        assert f'"{word}"' in sources() or word in get_args_parser().format_usage(), f"there is no option {word}"
+        assert f'"{word}"' in sources() or word in hydra_argument_parser().format_usage(), f"there is no option {word}"
     elif re.fullmatch(r"\d*[A-Za-z_][\w*]*", key):
         assert fnmatch.filter(known_words(), key), f"nothing is called {key}"
 
 
 def check_run(arguments: list[str]) -> None:
     """Check that Hydra knows the options, and that the overrides compose, with a value for each placeholder."""
-    given = get_args_parser().parse_args(arguments)
+    given = hydra_argument_parser().parse_args(arguments)
     if given.help or given.hydra_help or given.shell_completion:
         return
     if any(override.startswith("hydra/sweeper=") for override in given.overrides):

@@ -83,7 +83,7 @@ def test_profile_logs_a_table_and_a_trace(uri: str, capsys: pytest.CaptureFixtur
         "model.units=24",
         "training.epochs=2",
         "report.figures=light",
-    ]  # otherwise the program may be compiled already
+    ]  # else its program may be compiled
     run = made(uri, *DIGITS, "debug=profile", *of_its_own)
     table = json.loads(artifact(uri, run.info.run_id, "tables/profile.json"))
     phases = [row[0] for row in table["data"]]
