@@ -1,6 +1,6 @@
 """A headless Chromium, driven through chromedriver by the WebDriver protocol: JSON over HTTP, no library needed.
 
-python tests/browser.py ADDRESS FILE.png [TEXT]     saves what the address shows, once what bears the text was clicked
+python tests/browser.py ADDRESS FILE.png [TEXT]     save a screenshot of the page, after clicking the text
 """
 
 import base64
@@ -31,7 +31,7 @@ OPTIONS = [
     "--disable-sync",
     "--force-color-profile=srgb",
 ]
-# MLflow opens a panel for its assistant at the first visit.
+# MLflow opens a panel for its assistant on the first visit.
 CLOSE_ASSISTANT = """
 const close = [...document.querySelectorAll('button')].find(button => /close/i.test(button.ariaLabel)
     && button.parentElement.parentElement.innerText.includes('MLflow Assistant'));
@@ -41,7 +41,7 @@ return Boolean(close);
 
 
 def missing() -> list[str]:
-    """The programs that are needed and not on this machine."""
+    """Return the programs that are needed but not installed."""
     return [program for program in NEEDED if shutil.which(program) is None]
 
 
@@ -50,7 +50,7 @@ class Browser:
 
     def __init__(self, driver: str, width: int, height: int) -> None:
         self.address = driver
-        # The driver would give a profile in a folder that it leaves behind when it is killed.
+        # The driver's own profile folder would be left behind if it were killed.
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         arguments = [*OPTIONS, f"--window-size={width},{height}", f"--user-data-dir={self.profile.name}"]
         options = {"binary": shutil.which("chromium"), "args": arguments}
@@ -58,18 +58,18 @@ class Browser:
         self.address += f"/session/{self._send('POST', '/session', capabilities=capabilities)['sessionId']}"
 
     def open(self, address: str) -> None:
-        self._send("POST", "/url", url="about:blank")  # else a change after the # would not load the page anew
+        self._send("POST", "/url", url="about:blank")  # otherwise a change after the # would not reload the page
         self._send("POST", "/url", url=address)
 
     def run(self, script: str) -> Any:
         return self._send("POST", "/execute/sync", script=script, args=[])
 
     def text(self) -> str:
-        """What a person can read on the page."""
+        """Return the visible text of the page."""
         return str(self.run("return document.body.innerText"))
 
     def wait(self, script: str, seconds: float = 120) -> Any:
-        """What the script returns as soon as that is true."""
+        """Return the result of the script as soon as it is true."""
         end = time.monotonic() + seconds
         while not (found := self.run(script)):
             if time.monotonic() > end:
@@ -78,7 +78,7 @@ class Browser:
         return found
 
     def wait_for_text(self, *texts: str) -> str:
-        """The page's text once it has all of these."""
+        """Return the text of the page once it contains all of these."""
         for text in texts:
             self.wait(f"return document.body.innerText.includes({json.dumps(text)})")
         return self.text()
@@ -110,7 +110,7 @@ class Browser:
 
 @contextmanager
 def browser(width: int = 1600, height: int = 1200) -> Iterator[Browser]:
-    """A fresh Chromium, ended with all its processes."""
+    """Start a fresh Chromium, and end it with all its processes."""
     driver = subprocess.Popen(
         ["chromedriver", "--port=0"], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )

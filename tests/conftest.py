@@ -1,4 +1,4 @@
-"""What several test modules share: real processes of the real commands, and stores and data for them."""
+"""Fixtures and helpers for several test modules: real commands in real processes, stores and data."""
 
 import gc
 import os
@@ -18,17 +18,17 @@ from experiments.runtime import collect_garbage_rarely
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# The default network on few images: every part of the real path, in seconds.
+# The default network on few images: the whole real path in seconds.
 SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than the cores, as much of the suite waits: for servers, dead peers and time limits."""
+    """Return one more than the cores, because tests often wait for servers, dead peers and time limits."""
     return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first: else a worker is left with one of them when the others are through."""
+    """Run files with the most slow tests first, so that no worker is left with one at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -38,7 +38,7 @@ _modules = 0
 
 
 def pytest_runtest_setup() -> None:
-    """Modules stay, and Keras looks for garbage among all that they hold whenever a test begins anew."""
+    """Keep loaded modules out of garbage collection, which Keras triggers often."""
     global _modules
     if len(sys.modules) > _modules + 300:
         gc.collect()
@@ -48,7 +48,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session")
 def mnist() -> Path:
-    """The folder with the real MNIST; without it the test is skipped."""
+    """Return the folder with the real MNIST; skip the test without it."""
     from experiments.config.composition import compose_job
     from experiments.data.datasets import find_dataset
 
@@ -60,7 +60,7 @@ def mnist() -> Path:
 
 @pytest.fixture
 def tensorflow() -> None:
-    """TensorFlow in this process, started as every test starts it: it takes its threads once."""
+    """Start TensorFlow in this process as every test does: it takes its number of threads only once."""
     from experiments.runtime import start_tensorflow
 
     start_tensorflow(1)
@@ -68,7 +68,7 @@ def tensorflow() -> None:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as the first run makes it, which takes MLflow more than a second."""
+    """Make a new database once, as it takes MLflow more than a second."""
     from experiments.tracking.store import create_database
 
     database = tmp_path_factory.mktemp("empty") / "mlflow.db"
@@ -78,13 +78,13 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def new_uri(tmp_path: Path) -> str:
-    """The tracking URI of a store of this test's own, which is not there yet."""
+    """Return the tracking URI of a store for this test, which does not exist yet."""
     return f"sqlite:///{tmp_path}/store/mlflow.db"
 
 
 @pytest.fixture
 def uri(new_uri: str, empty_store: Path) -> str:
-    """The tracking URI of a store of this test's own, with nothing in it."""
+    """Return the tracking URI of an empty store for this test."""
     database = Path(new_uri.removeprefix("sqlite:///"))
     database.parent.mkdir()
     shutil.copy(empty_store, database)
@@ -106,13 +106,13 @@ def start(*arguments: str, script: str = "run.py", **environment: str) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # As at a terminal; in the background of a shell that is no terminal's, Ctrl-C is ignored.
+        # As at a terminal: background processes of a non-interactive shell ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def command(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the project as a user would, to its end."""
+    """Run a command of the project to its end, as a user would."""
     process = start(*arguments, script=script, **environment)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)

@@ -1,4 +1,4 @@
-"""Runs as read from a store, made of literals, and a comparison of them as the terminal shows it."""
+"""Run records made from literals, and a comparison of them as shown in a terminal."""
 
 import io
 
@@ -20,7 +20,7 @@ def a_run(number, params=None, metrics=None, tags=None, status="FINISHED", name=
 
 
 def over_seeds(**accuracies):
-    """Runs with seeds 0, 1, ... for each dropout."""
+    """Return runs with seeds 0, 1, ... for each dropout."""
     return [
         a_run(
             10 * i + seed, {"model.dropout": key[1:], "seed": str(seed), "model.name": "mlp"}, {"test_accuracy": value}
@@ -36,6 +36,3 @@ def text_of(comparison, width=None):
     console = Console(file=io.StringIO(), width=width or 10_000)
     console.print(comparison_table(comparison, width)[0])
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
-
-
-# --- the comparison -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Helpers of the tests for stores: a run made in this process; runs, histories, artifacts and models read back."""
+"""Make a run in this process, and read runs, histories, artifacts and models back from a store."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ TIMES = {"epoch_seconds", "examples_per_second", "train_seconds"}
 
 
 def made(uri: str, *overrides: str) -> Any:
-    """Make a run of these overrides, in this process, and read it back."""
-    start_tensorflow(1)  # as every test does that needs TensorFlow in this process: it takes its threads once
+    """Make a run with these overrides in this process, and return it as read back."""
+    start_tensorflow(1)  # as in every test: TensorFlow takes its number of threads only once
     from experiments.experiment import run_experiment
 
     given = [*overrides, f"tracking.uri={uri}"]
@@ -23,14 +23,14 @@ def made(uri: str, *overrides: str) -> Any:
 
 
 def runs(uri: str) -> list[Any]:
-    """Every run in the store, the first first."""
+    """Return every run in the store, oldest first."""
     client = connect_store(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
 
 
 def history(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """Every point of every metric that is not a time, by step."""
+    """Return every point of every metric that is not a time, by step."""
     client = connect_store(uri)
     names = set(client.get_run(run_id).data.metrics) - TIMES
     return {n: sorted((p.step, p.value) for p in client.get_metric_history(run_id, n)) for n in names}
@@ -45,7 +45,7 @@ def files(uri: str, run_id: str, folder: str = "") -> set[str]:
 
 
 def weights(uri: str, run_id: str) -> list[np.ndarray]:
-    """The weights of the logged model."""
+    """Return the weights of the logged model."""
     start_tensorflow(1)
     import keras
     import mlflow

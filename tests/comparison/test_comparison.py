@@ -1,4 +1,4 @@
-"""Comparing runs: what the comparison says, and the command on real stores."""
+"""Comparing runs: the comparison itself, and the command on real stores."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ def order(comparison):
     return [group[0].name for group in comparison.groups]
 
 
-def test_only_the_parameters_that_differ_are_kept_and_a_missing_one_differs():
+def test_only_parameters_that_differ_are_kept_and_a_missing_one_differs():
     comparison = compare_runs(
         [
             a_run(1, {"a": "1", "b": "x", "c": "1"}),
@@ -46,7 +46,7 @@ def test_only_the_parameters_that_differ_are_kept_and_a_missing_one_differs():
     assert comparison.values("c") == ["1", "1", None]
 
 
-def test_what_changes_no_result_is_told_apart():
+def test_parameters_without_effect_on_results_are_listed_apart():
     comparison = compare_runs(
         [a_run(1, {"seed": "0", "tracking.run_name": "a"}), a_run(2, {"seed": "1", "tracking.run_name": "b"})]
     )
@@ -54,7 +54,7 @@ def test_what_changes_no_result_is_told_apart():
     assert "Also different, without effect on results: tracking.run_name." in comparison_notes(comparison)
 
 
-def test_runs_are_ranked_with_differences_to_the_best_and_those_without_the_metric_come_last():
+def test_runs_are_ranked_with_differences_from_the_best_and_those_without_the_metric_last():
     comparison = compare_runs(
         [
             a_run(1, metrics={"val_loss": 0.5}),
@@ -79,12 +79,12 @@ def test_runs_are_ranked_with_differences_to_the_best_and_those_without_the_metr
         ([{}, {}], (None, "max")),
     ],
 )
-def test_the_metric_that_ranks_by_default_is_one_that_all_have(metrics, expected):
+def test_default_metric_is_one_that_all_runs_have(metrics, expected):
     comparison = compare_runs([a_run(i, metrics=m) for i, m in enumerate(metrics)])
     assert (comparison.metric, comparison.mode) == expected
 
 
-def test_a_killed_run_does_not_change_which_metric_ranks():
+def test_killed_run_does_not_change_the_default_metric():
     runs = [a_run(1, metrics={"test_accuracy": 0.9, "loss": 1}), a_run(2, metrics={"loss": 0.5}, status="KILLED")]
     assert compare_runs(runs).metric == "test_accuracy"
 
@@ -97,18 +97,18 @@ def test_a_killed_run_does_not_change_which_metric_ranks():
         ("best_epoch", None), ("learning_rate", None), ("learned_weight", None),
     ],
 )  # fmt: skip
-def test_the_name_of_a_metric_tells_which_direction_is_better(metric, mode):
+def test_direction_follows_from_the_name_of_a_metric(metric, mode):
     assert metric_direction(metric) == mode
 
 
-def test_the_mode_overrides_the_direction():
+def test_mode_overrides_the_direction():
     runs = [a_run(1, metrics={"reward": 1.0}), a_run(2, metrics={"reward": 3.0})]
     assert order(compare_runs(runs)) == ["run-2", "run-1"]
     turned = compare_runs(runs, mode="min")
     assert (order(turned), turned.difference["reward"].tolist()) == (["run-1", "run-2"], [0, 2])
 
 
-def test_grouping_by_seed_gives_mean_sample_deviation_and_n():
+def test_grouping_by_seed_gives_mean_sample_deviation_and_count():
     comparison = compare_runs(over_seeds(_0=[0.5, 0.75, 1.0], _1=[0.25, 0.5]), group_by="seed")
     assert comparison.params == ["model.dropout"]
     assert comparison.values("model.dropout") == ["0", "1"]
@@ -119,18 +119,18 @@ def test_grouping_by_seed_gives_mean_sample_deviation_and_n():
 
 
 @pytest.mark.parametrize("tags", [{"git_commit": "b" * 40}, {"data_digest": "other"}, {"git_dirty": "true"}])
-def test_runs_of_other_code_or_data_do_not_join_a_group(tags):
+def test_runs_of_other_code_or_data_form_another_group(tags):
     here = {"git_commit": "a" * 40, "data_digest": "one", "git_dirty": "false"}
     runs = [a_run(1, {"seed": "0"}, {"loss": 1}, here), a_run(2, {"seed": "1"}, {"loss": 1}, here | tags)]
     assert len(compare_runs(runs, group_by="seed").groups) == 2
 
 
-def test_bookkeeping_does_not_split_a_group():
+def test_parameters_without_effect_do_not_split_a_group():
     runs = [a_run(i, {"seed": str(i), "tracking.run_name": str(i)}, {"loss": i}) for i in range(3)]
     assert len(compare_runs(runs, group_by="seed").groups) == 1
 
 
-def test_unfinished_runs_enter_no_mean():
+def test_unfinished_runs_are_left_out_of_means():
     killed = a_run(9, {"model.dropout": "0", "seed": "9", "model.name": "mlp"}, {"test_accuracy": 0.0}, status="KILLED")
     comparison = compare_runs([*over_seeds(_0=[0.5, 0.75]), killed], group_by="seed")
     assert comparison.left_out == [killed]
@@ -150,13 +150,13 @@ def test_unfinished_runs_enter_no_mean():
         ),
     ],
 )
-def test_a_metric_or_parameter_that_no_run_has_is_refused_with_the_choices(arguments, message):
+def test_unknown_metric_or_parameter_is_refused_with_the_choices(arguments, message):
     with pytest.raises(ComparisonError) as error:
         compare_runs(over_seeds(_0=[0.5]), **arguments)
     assert str(error.value) == message
 
 
-def test_there_must_be_runs_and_finished_ones_to_group():
+def test_comparison_needs_runs_and_grouping_needs_finished_ones():
     with pytest.raises(ComparisonError, match="There are no runs to compare"):
         compare_runs([])
     with pytest.raises(ComparisonError, match="None of the 1 runs is finished"):
@@ -168,7 +168,7 @@ def test_there_must_be_runs_and_finished_ones_to_group():
 
 @pytest.fixture
 def repository(tmp_path):
-    """A git repository with two commits; the second changes model.py."""
+    """Make a git repository with two commits; the second changes model.py."""
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     commits = []
     subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
@@ -181,7 +181,7 @@ def repository(tmp_path):
     return tmp_path, *commits
 
 
-def test_the_changed_files_between_the_commits_of_runs_are_found_and_shown(repository, monkeypatch):
+def test_changed_files_between_the_commits_of_runs_are_shown(repository, monkeypatch):
     folder, first, second = repository
     runs = [a_run(number, tags={"git_commit": commit}) for number, commit in ((3, second), (2, second), (1, first))]
     (change,) = find_code_changes(runs, folder)
@@ -199,7 +199,7 @@ def test_the_changed_files_between_the_commits_of_runs_are_found_and_shown(repos
     assert shown == {"command": change.command, "files": change.files}
 
 
-def test_differing_code_is_noted_with_the_command_and_without_files_where_it_is_of_another_repository():
+def test_code_of_another_repository_is_noted_with_the_command_only():
     first, second = "a" * 40, "c" * 40
     tags = [{"git_commit": second}, {"git_commit": second}, {"mlflow.source.git.commit": first}]
     comparison = compare_runs([a_run(3 - i, tags=tags[i]) for i in range(3)])
@@ -212,7 +212,7 @@ def test_differing_code_is_noted_with_the_command_and_without_files_where_it_is_
     assert tree["code_changes"] == [{"command": "git diff aaaaaaaaaaaa cccccccccccc", "files": ""}]
 
 
-def test_a_tag_that_is_no_commit_never_reaches_git(repository):
+def test_tag_that_is_not_a_commit_never_reaches_git(repository):
     folder, first, _ = repository
     written = folder / "written"
     runs = [a_run(1, tags={"git_commit": first}), a_run(2, tags={"git_commit": f"--output={written}"})]
@@ -227,7 +227,7 @@ def test_uncommitted_changes_and_differing_data_are_noted():
     ]
     comparison = compare_runs(runs)
     notes = "\n".join(comparison_notes(comparison))
-    assert "Uncommitted changes in 1 of 2 runs (+): code of one commit may differ too" in notes
+    assert "1 of 2 runs had uncommitted changes (+), so runs of the same commit may differ in code too:" in notes
     assert "The data differs: d1 (1 run), not recorded (1 run)." in notes
     assert [line.split()[1:] for line in text_of(comparison)] == [
         ["name", "code", "data"],
@@ -236,7 +236,7 @@ def test_uncommitted_changes_and_differing_data_are_noted():
     ]
 
 
-def test_equal_code_and_data_are_not_mentioned():
+def test_equal_code_and_data_are_not_noted():
     tags = {"git_commit": "a" * 40, "git_dirty": "false", "data_digest": "d"}
     notes = comparison_notes(compare_runs([a_run(1, {"seed": "0"}, tags=tags), a_run(2, {"seed": "1"}, tags=tags)]))
     assert notes == []
@@ -262,7 +262,7 @@ def log(client, experiment, name, params, metrics, status="FINISHED", tags=None)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with a sweep of two runs and its parent, a failed run, and an older experiment of other code."""
+    """Make a store with a sweep of two runs, its parent, a failed run, and an older experiment of other code."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
     client = connect_store(uri)
     foreign, ours = client.create_experiment("sklearn"), client.create_experiment("digits")
@@ -278,7 +278,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def command(capsys, monkeypatch):
-    """Runs the script in this process: its exit code, and what it wrote to stdout and stderr."""
+    """Return a function that runs the script in this process and returns its exit code, stdout and stderr."""
     main = runpy.run_path(str(SCRIPT))["main"]
 
     def run(*arguments):
@@ -289,7 +289,7 @@ def command(capsys, monkeypatch):
     return run
 
 
-def test_without_arguments_the_latest_experiment_is_shown_and_data_is_apart_from_hints(store, tmp_path):
+def test_latest_experiment_is_shown_by_default_with_hints_on_stderr(store, tmp_path):
     uri, ids = store
     command = [sys.executable, str(SCRIPT), "--uri", uri, "--plot", str(tmp_path / "plot.png")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
@@ -306,14 +306,14 @@ def test_without_arguments_the_latest_experiment_is_shown_and_data_is_apart_from
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_runs_are_found_by_beginnings_of_ids_across_experiments(store):
+def test_runs_are_found_by_prefixes_of_ids_across_experiments(store):
     uri, ids = store
     client = open_existing_store(uri)
     wanted = [ids["forest"][:12], ids["one"], ids["one"][:20], ids["zero"].upper()]
     assert [run.name for run in find_runs(client, wanted)] == ["forest", "one", "zero"]
 
 
-def test_a_sweep_is_its_children_and_an_experiment_all_of_its_runs(store):
+def test_sweep_selects_its_children_and_experiment_all_of_its_runs(store):
     uri, ids = store
     client = open_existing_store(uri)
     assert {run.name for run in sweep_children(client, ids["parent"][:10])} == {"zero", "one"}
@@ -323,7 +323,7 @@ def test_a_sweep_is_its_children_and_an_experiment_all_of_its_runs(store):
     assert (name, [run.metrics for run in found], older) == ("sklearn", [{"rmse": 0.5, "r2": 0.8}], False)
 
 
-def test_a_sweep_is_ranked_by_its_own_objective_unless_another_is_asked_for(tmp_path, command):
+def test_sweep_is_ranked_by_its_objective_unless_another_is_given(tmp_path, command):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = connect_store(uri)
     experiment = client.create_experiment("digits")
@@ -345,7 +345,7 @@ def test_a_sweep_is_ranked_by_its_own_objective_unless_another_is_asked_for(tmp_
     assert "Best first by test_accuracy: higher is better." in err
 
 
-def test_a_run_whose_process_is_gone_is_shown_as_killed(tmp_path):
+def test_run_without_a_live_process_is_shown_as_killed(tmp_path):
     client = connect_store(f"sqlite:///{tmp_path}/mlflow.db")
     gone = {**process_tags(), "process.boot_id": "an earlier start"}
     log(client, "0", "gone", {}, {"loss": 1.0}, "RUNNING", gone)
@@ -355,7 +355,7 @@ def test_a_run_whose_process_is_gone_is_shown_as_killed(tmp_path):
     assert {run.name: run.status for run in found} == {"gone": "KILLED", "alive": "RUNNING", "foreign": "RUNNING"}
 
 
-def test_unknown_and_ambiguous_ids_and_runs_that_are_no_sweep_are_refused(store):
+def test_unknown_and_ambiguous_ids_and_runs_that_are_not_sweeps_are_refused(store):
     uri, ids = store
     client = open_existing_store(uri)
     for unknown in ("f" * 32, "0" * 31, "no-id", "a%", "' OR 1=1", ""):
@@ -370,7 +370,7 @@ def test_unknown_and_ambiguous_ids_and_runs_that_are_no_sweep_are_refused(store)
             find_runs(client, [shared])
 
 
-def test_mistakes_end_with_one_line_and_exit_code_2(store, tmp_path, command, monkeypatch):
+def test_mistakes_end_in_one_line_and_exit_code_2(store, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store[0])
     cases = {
@@ -403,14 +403,14 @@ def test_csv_and_json_stand_alone_on_stdout(store, command):
     assert json.loads(text)["groups"][0]["metrics"]["test_accuracy"]["mean"] == 0.8125
 
 
-def test_the_next_command_names_the_store_that_was_named(store, command):
+def test_next_command_names_the_given_store(store, command):
     uri, ids = store
     _, _, said = command("--uri", uri, "--experiment", "sklearn")
     assert "Experiment 'sklearn': 1 run.\n" in said
     assert f"  python scripts/reproduce.py {ids['forest'][:12]} --uri {uri}  repeat the best run\n" in said
 
 
-def test_on_a_terminal_the_table_keeps_to_its_width(store):
+def test_table_fits_the_width_of_a_terminal(store):
     uri, _ = store
     parent, child = pty.openpty()
     environment = {**os.environ, "COLUMNS": "50", "TERM": "xterm"}
@@ -425,7 +425,7 @@ def test_on_a_terminal_the_table_keeps_to_its_width(store):
     assert "No room for loss: --format csv has all." in done.stderr.decode()
 
 
-def test_a_reader_that_has_enough_is_no_error(store):
+def test_closed_pipe_is_not_an_error(store):
     uri, _ = store
     done = subprocess.run(
         f'"{sys.executable}" "{SCRIPT}" --uri "{uri}" --format json | head -c 1; echo " ${{PIPESTATUS[0]}}"',
@@ -435,7 +435,7 @@ def test_a_reader_that_has_enough_is_no_error(store):
     assert "Error" not in done.stderr
 
 
-def test_help_loads_no_heavy_module():
+def test_compare_help_loads_no_heavy_module():
     code = (
         f"import runpy, sys; sys.argv = ['compare.py', '--help']\n"
         f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
@@ -448,7 +448,7 @@ def test_help_loads_no_heavy_module():
 
 
 def copy_run(database, run_id, count):
-    """Copies a run in the store's tables; each copy has its own id, a seed and a learning rate."""
+    """Copy a run in the store's tables; each copy has its own id, a seed and a learning rate."""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.row_factory = sqlite3.Row
         for table in ("runs", "params", "latest_metrics", "metrics", "tags"):

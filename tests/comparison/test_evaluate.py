@@ -1,4 +1,4 @@
-"""The model of a run, evaluated again: real runs on the digits, and the command as a user runs it."""
+"""Evaluating the model of a run again: real runs on the digits, and the command as a user runs it."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def evaluate(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 
 def own_images(folder: Path, classes: int = 10) -> list[str]:
-    """Files of 30 random images as large as digits, and the overrides to read them."""
+    """Write files of 30 random images the size of digits, and return the overrides that read them."""
     folder.mkdir()
     images = np.random.default_rng(0).integers(0, 17, (30, 8, 8), np.uint8)
     for prefix in ("train", "t10k"):
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return uri, made(uri, *SMALL, "model.kernel_regularizer={l2: {l2: 0.001}}").info.run_id
 
 
-def test_help_is_given_without_loading_anything_heavy() -> None:
+def test_evaluate_help_loads_no_heavy_module() -> None:
     script = (
         "import atexit, runpy, sys; sys.argv = ['evaluate.py', '--help'];"
         "heavy = ('tensorflow', 'keras', 'mlflow', 'pandas');"
@@ -58,18 +58,18 @@ def test_help_is_given_without_loading_anything_heavy() -> None:
 @pytest.mark.parametrize(
     "override", ["model.dropout=0.3", "data.mean=0.5", "data.padding=2", "data.limit=100", "data.augmentation.shift=1"]
 )
-def test_only_the_test_set_can_be_another(override: str) -> None:
+def test_overrides_may_change_only_the_test_set(override: str) -> None:
     with pytest.raises(ConfigError) as caught:
         evaluate_run("1234", ["data=digits", override])
     assert str(caught.value) == (
-        f"{override!r} is not about the test set, and all else is the run's own, its preprocessing too. Expected:"
-        " data=NAME, or data.KEY=VALUE with one of path, checksums, train_examples, test_examples, shape, classes,"
-        " class_names, pixel_max, slope, noise"
+        f"{override!r} does not concern the test set; everything else, including preprocessing, stays as in the run."
+        " Expected: data=NAME, or data.KEY=VALUE with one of path, checksums, train_examples, test_examples, shape,"
+        " classes, class_names, pixel_max, slope, noise"
     )
 
 
 @pytest.mark.slow
-def test_on_its_own_test_set_a_run_gets_its_own_test_metrics_and_stays_finished(run: tuple[str, str]) -> None:
+def test_evaluation_on_the_own_test_set_repeats_the_test_metrics(run: tuple[str, str]) -> None:
     uri, run_id = run
     (before,) = runs(uri)
     done = evaluate(run_id[:12], "--uri", uri)
@@ -96,9 +96,7 @@ def test_on_its_own_test_set_a_run_gets_its_own_test_metrics_and_stays_finished(
 
 
 @pytest.mark.slow
-def test_on_files_of_ones_own_the_result_is_added_under_the_digest_and_replaces_none(
-    run: tuple[str, str], tmp_path: Path
-) -> None:
+def test_evaluation_on_own_files_is_added_under_their_digest(run: tuple[str, str], tmp_path: Path) -> None:
     uri, run_id = run
     own = own_images(tmp_path / "ten")
     done = evaluate(run_id, "--uri", uri, *own)
@@ -126,13 +124,13 @@ def test_on_files_of_ones_own_the_result_is_added_under_the_digest_and_replaces_
 
 
 @pytest.mark.slow
-def test_data_that_does_not_fit_or_is_not_there_is_refused_in_one_line(run: tuple[str, str], tmp_path: Path) -> None:
+def test_data_that_is_missing_or_does_not_fit_is_refused_in_one_line(run: tuple[str, str], tmp_path: Path) -> None:
     uri, run_id = run
     takes = "images of 8 x 8 pixels from 0 to 16 in 10 classes"
     for overrides, message in [
-        (["data=mnist"], f"it takes {takes}, and these are images of 28 x 28 pixels from 0 to 255 in 10 classes."),
-        (["data=linear"], f"it takes {takes}, and these are single numbers to predict a number."),
-        (["data.classes=2", "data.class_names=[a,b]"], "and these are images of 8 x 8 pixels from 0 to 16 in 2 cl"),
+        (["data=mnist"], f"which takes {takes}: these are images of 28 x 28 pixels from 0 to 255 in 10 classes."),
+        (["data=linear"], f"which takes {takes}: these are single numbers to predict a number."),
+        (["data.classes=2", "data.class_names=[a,b]"], ": these are images of 8 x 8 pixels from 0 to 16 in 2 cl"),
         (["data.test_examples=10"], "expected images (10, 8, 8) (data.test_examples and data.shape)"),
         (["data=digit"], "data=digit is not a choice (did you mean 'digits'?)"),
         ([*own_images(tmp_path / "own"), f"data.path={tmp_path}/none"], f"{tmp_path}/none does not exist"),
@@ -146,7 +144,7 @@ def test_data_that_does_not_fit_or_is_not_there_is_refused_in_one_line(run: tupl
 
 
 @pytest.mark.slow
-def test_a_run_that_is_unknown_or_has_no_model_is_refused_in_one_line(uri: str) -> None:
+def test_run_that_is_unknown_or_has_no_model_is_refused_in_one_line(uri: str) -> None:
     connect_store(uri)
     unknown = evaluate("0" * 32, "--uri", uri)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
@@ -162,7 +160,7 @@ def test_a_run_that_is_unknown_or_has_no_model_is_refused_in_one_line(uri: str) 
 
 
 @pytest.mark.slow
-def test_a_regression_has_its_mean_absolute_error_and_no_classes(uri: str) -> None:
+def test_evaluation_of_a_regression_has_no_classes(uri: str) -> None:
     run_id = made(uri, "experiment=single_neuron", "training.epochs=2", "report.figures=none").info.run_id
     done = evaluate(run_id, MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A person's pictures of digits: whatever their size, colours and light, the digit comes out as MNIST would have it."""
+"""Pictures of digits: whatever their size, colours and light, the digit looks as in MNIST."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from experiments.comparison.pictures import PictureError, read_picture
 
 @pytest.fixture(scope="module")
 def digit(mnist: Path) -> np.ndarray:
-    """A 7 as MNIST has it, uint8 [28, 28]: which end is up and which side is left can be seen."""
+    """Return a 7 from MNIST, uint8 [28, 28], which looks different when turned or mirrored."""
     from experiments.config.composition import compose_job
     from experiments.data.datasets import load_dataset
 
@@ -38,7 +38,7 @@ def off_centre(digit: np.ndarray) -> Image.Image:
 
 
 def red_on_green(digit: np.ndarray) -> Image.Image:
-    """Of the same lightness, so that only the colour tells."""
+    """Return a digit that differs from its paper only in hue."""
     mask = np.asarray(enlarged(digit), float)[..., None] / 255
     return Image.fromarray((mask * [200, 60, 30] + (1 - mask) * [40, 130, 60]).astype(np.uint8))
 
@@ -77,13 +77,13 @@ def png(image: Image.Image) -> bytes:
 
 
 def read(content: bytes, folder: Path) -> np.ndarray:
-    file = folder / "picture"  # the name tells nothing
+    file = folder / "picture"  # the name says nothing about the format
     file.write_bytes(content)
     return read_picture(file)
 
 
 def assert_like(seen: np.ndarray, digit: np.ndarray) -> None:
-    """As the digit itself, but for the edges of its strokes and, with its middle between pixels, for one of them."""
+    """Assert that the digit is the same but for soft edges and a shift of at most one pixel."""
     assert (seen.shape, seen.dtype) == ((28, 28), np.uint8)
     steps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     moved = [np.roll(seen, step, (0, 1)).ravel() for step in steps]
@@ -107,13 +107,13 @@ def assert_like(seen: np.ndarray, digit: np.ndarray) -> None:
     ],
     ids=lambda draw: draw.__name__,
 )
-def test_the_digit_is_found_whatever_the_picture(
+def test_digit_is_found_whatever_the_picture(
     draw: Callable[[np.ndarray], Image.Image], digit: np.ndarray, tmp_path: Path
 ) -> None:
     assert_like(read(png(draw(digit)), tmp_path), digit)
 
 
-def test_a_photo_in_uneven_light_with_noise(digit: np.ndarray, tmp_path: Path) -> None:
+def test_digit_is_found_in_a_noisy_photo_in_uneven_light(digit: np.ndarray, tmp_path: Path) -> None:
     mask = np.zeros((600, 800))
     mask[150:450, 250:550] = np.asarray(enlarged(digit, 300), float) / 255
     y, x = np.mgrid[-1:1:600j, -1:1:800j]
@@ -124,7 +124,7 @@ def test_a_photo_in_uneven_light_with_noise(digit: np.ndarray, tmp_path: Path) -
     assert_like(read(stream.getvalue(), tmp_path), digit)
 
 
-def test_a_camera_that_was_held_sideways_says_so(digit: np.ndarray, tmp_path: Path) -> None:
+def test_picture_is_turned_as_its_exif_data_says(digit: np.ndarray, tmp_path: Path) -> None:
     exif, stream = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6  # turn by 90 degrees to the right to see it upright
     dark_on_light(digit).rotate(90).save(stream, "JPEG", exif=exif)
@@ -132,14 +132,14 @@ def test_a_camera_that_was_held_sideways_says_so(digit: np.ndarray, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_what_a_camera_says_of_a_picture_may_be_damaged(digit: np.ndarray, tmp_path: Path) -> None:
+def test_damaged_exif_data_is_ignored(digit: np.ndarray, tmp_path: Path) -> None:
     exif, stream = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
     dark_on_light(digit).save(stream, "JPEG", exif=exif.tobytes()[:-8])
     assert_like(read(stream.getvalue(), tmp_path), digit)
 
 
-def test_a_faint_digit_is_found_among_dark_specks(digit: np.ndarray, tmp_path: Path) -> None:
+def test_faint_digit_is_found_among_dark_specks(digit: np.ndarray, tmp_path: Path) -> None:
     picture = np.full((200, 200), 255, np.uint8)
     picture[80:120, 80:120] = 135
     for row in range(2, 198, 10):
@@ -149,7 +149,7 @@ def test_a_faint_digit_is_found_among_dark_specks(digit: np.ndarray, tmp_path: P
     assert found.max() == 255
 
 
-def test_a_digit_is_20_pixels_long_with_its_mass_in_the_middle(tmp_path: Path) -> None:
+def test_digit_is_20_pixels_long_with_its_mass_in_the_middle(tmp_path: Path) -> None:
     page = Image.new("L", (300, 200), 255)
     ImageDraw.Draw(page).rectangle((20, 40, 59, 139), fill=0)  # a bar, 40 wide and 100 high
     seen = read(png(page), tmp_path)
@@ -166,7 +166,7 @@ def test_thin_strokes_do_not_fade(tmp_path: Path) -> None:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of a few bytes that says it is so many pixels high and wide."""
+    """Return a PNG of a few bytes that claims to be `side` pixels high and wide."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -179,9 +179,9 @@ def bomb(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", " is no PNG or JPEG picture."),
-        (b"GIF89a", " is no PNG or JPEG picture."),
-        (bomb(60_000), " is too large: it has 60000 x 60000 pixels, and at most 100,000,000 are read. Give a smaller"),
+        (b"", " is not a PNG or JPEG picture."),
+        (b"GIF89a", " is not a PNG or JPEG picture."),
+        (bomb(60_000), " is too large: it has 60000 x 60000 pixels, more than 100,000,000. Use a smaller"),
         (bomb(11_000), " is too large: it has 11000 x 11000 pixels, "),
         (bomb(9_900), " cannot be read: "),
         (png(Image.new("RGB", (300, 300), "red"))[:200], " cannot be read: "),
@@ -195,14 +195,14 @@ def bomb(side: int) -> bytes:
     ids=["empty", "GIF", "bomb", "too large", "large", "cut off", "grey", "one pixel", "transparent"],
 )
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")  # it would be a second line
-def test_what_shows_no_digit_is_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_file_that_shows_no_digit_is_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(PictureError) as caught:
         read(content, tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'picture'}{message}")
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_file_is_reported(tmp_path: Path) -> None:
     for file in (tmp_path, tmp_path / "none.png"):
-        with pytest.raises(PictureError, match=r"is no file\. Give a PNG or JPEG picture of a digit"):
+        with pytest.raises(PictureError, match=r"is not a file\. Expected a PNG or JPEG picture of a digit"):
             read_picture(file)

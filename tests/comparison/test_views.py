@@ -13,7 +13,7 @@ from experiments.comparison.views import comparison_csv, comparison_figure, comp
 from experiments.reports.figures.style import save_figure
 
 
-def test_the_table_shows_values_differences_and_states_that_are_not_finished():
+def test_table_shows_values_differences_and_unfinished_states():
     runs = [
         a_run(0xA << 124, {"seed": "0"}, {"test_accuracy": 0.9785, "test_loss": 0.07}, name="first"),
         a_run(0xB << 124, {"seed": "1"}, {"test_accuracy": 0.975, "test_loss": 0.06}, name="x" * 50),
@@ -27,7 +27,7 @@ def test_the_table_shows_values_differences_and_states_that_are_not_finished():
     ]
 
 
-def test_a_group_shows_its_mean_to_the_decimals_that_its_spread_leaves_sure():
+def test_group_shows_its_mean_to_the_decimals_that_its_spread_justifies():
     lines = text_of(compare_runs(over_seeds(_0=[0.971, 0.974], _1=[0.95]), group_by="seed"))
     assert lines == [
         "model.dropout  n  test_accuracy",
@@ -36,7 +36,7 @@ def test_a_group_shows_its_mean_to_the_decimals_that_its_spread_leaves_sure():
     ]
 
 
-def test_metrics_that_a_terminal_has_no_room_for_are_dropped_and_named():
+def test_metrics_without_room_on_the_terminal_are_left_out_and_named():
     runs = [a_run(i, {"seed": str(i)}, {"test_accuracy": 0.5, "b_loss": 0.5, "c_loss": 0.5}) for i in range(9)]
     comparison = compare_runs(runs)
     assert comparison_table(comparison, 200)[1] == []
@@ -44,7 +44,7 @@ def test_metrics_that_a_terminal_has_no_room_for_are_dropped_and_named():
     assert comparison_table(comparison, 20)[1] == ["b_loss", "c_loss"]
 
 
-def test_two_runs_that_are_too_wide_stand_side_by_side():
+def test_two_runs_that_are_too_wide_are_shown_side_by_side():
     runs = [a_run(i, {f"parameter.{n}": str(i) for n in range(9)}, {"loss": i + 1.0}) for i in range(2)]
     lines = text_of(compare_runs(runs), width=90)
     assert lines[0].split() == ["run", *(run.run_id for run in runs)]
@@ -74,7 +74,7 @@ def test_csv_of_groups_has_mean_std_and_n():
     assert (second["test_accuracy_std"], second["test_accuracy_difference"]) == ("", "-0.375")
 
 
-def test_json_is_strict_and_holds_numbers():
+def test_json_is_strict_and_has_numbers():
     runs = [
         a_run(1, {"rate": "0.01", "code": "007", "name": "x"}, {"loss": float("nan"), "accuracy": 0.5}),
         a_run(2, {"rate": "0.1", "code": "008", "name": "y"}, {"loss": float("inf"), "accuracy": 1.0}),
@@ -107,7 +107,7 @@ def title_and_axes(comparison):
     return figure.texts[0].get_text(), axes
 
 
-def test_one_numeric_parameter_is_the_axis_logarithmic_over_orders_of_magnitude():
+def test_numeric_parameter_is_the_axis_logarithmic_over_orders_of_magnitude():
     rates = ("0.0001", "0.001", "0.01")
     title, axes = title_and_axes(compare_runs(grid(rate=rates, seed=("0", "1")), group_by="seed"))
     assert (title, axes.get_xlabel(), axes.get_xscale()) == ("test_accuracy over rate", "rate", "log")
@@ -123,13 +123,13 @@ def test_two_numeric_parameters_are_a_heat_map_with_the_best_framed():
     assert axes.patches[0].get_xy() == (1.5, 0.5)
 
 
-def test_a_number_and_a_name_are_one_line_for_each_name():
+def test_numeric_and_named_parameters_give_a_line_for_each_name():
     title, axes = title_and_axes(compare_runs(grid(optimizer=("adam", "sgd"), dropout=("0.0", "0.5"))))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["adam", "sgd"]
     assert (title, axes.get_xlabel()) == ("test_accuracy over dropout, for each optimizer", "dropout")
 
 
-def test_many_runs_are_ranked_and_names_are_taken_literally(tmp_path):
+def test_many_runs_are_ranked_by_name_with_dollar_signs_as_they_are(tmp_path):
     many = [
         a_run(i, {"a": str(i), "b": str(i * i), "c": "x" * i}, {"loss": float(i)}, name=rf"$\run{i}") for i in range(50)
     ]

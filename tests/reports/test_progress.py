@@ -1,4 +1,4 @@
-"""What training shows: one plain line per epoch in a file, a live bar in a terminal."""
+"""The progress of training: one plain line per epoch in a file, a live bar in a terminal."""
 
 import os
 import pty
@@ -22,7 +22,7 @@ with ProgressDisplay(epochs=2, steps=10, examples=320, done=0, alive=lambda: Non
 """
 
 
-def test_a_file_gets_one_plain_line_per_epoch() -> None:
+def test_file_gets_one_plain_line_per_epoch() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == [
         "epoch 1/2  loss 0.5000  val_loss 0.2500  1.50 s  2,000 examples/s",
@@ -31,7 +31,7 @@ def test_a_file_gets_one_plain_line_per_epoch() -> None:
     assert done.stderr == ""
 
 
-def test_a_terminal_gets_a_live_bar_with_loss_accuracy_speed_and_time_left() -> None:
+def test_terminal_gets_a_live_bar_with_metrics_speed_and_time_left() -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=theirs, stderr=theirs, env=environment)
@@ -49,7 +49,7 @@ def test_a_terminal_gets_a_live_bar_with_loss_accuracy_speed_and_time_left() -> 
         assert fact in text
 
 
-def test_the_speed_is_of_the_steps_that_this_process_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_counts_only_the_steps_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     with ProgressDisplay(epochs=3, steps=10, examples=32_000, done=15, alive=lambda: None) as progress:
         for epoch, facts in ((2, "160 examples/s"), (3, "320 examples/s")):

@@ -1,4 +1,4 @@
-"""What a run shows when it ends, from real small models and real data that needs no download."""
+"""The report of a run, from real small models and data that needs no download."""
 
 import csv
 import io
@@ -57,7 +57,7 @@ def fitted(*overrides: str) -> Results:
 
 
 def answered(*predicted: int) -> Results:
-    """Results in which the first test digits are answered like this, each more certain than the next; others right."""
+    """Return results with these predictions for the first digits, in falling confidence; the others are correct."""
     results = classified()
     targets = results.dataset.test.targets
     outputs = np.full((len(targets), 10), 0.001, np.float32)
@@ -68,7 +68,7 @@ def answered(*predicted: int) -> Results:
     return replace(results, test=Evaluation(outputs, {"loss": 0.5, "accuracy": float((answers == targets).mean())}))
 
 
-def test_the_metrics_of_a_classification_are_those_of_the_test_set_the_best_epoch_and_the_cost():
+def test_metrics_of_a_classification_cover_test_set_best_epoch_and_time():
     targets = classified().dataset.test.targets
     metrics = final_metrics(answered((targets[0] + 1) % 10, (targets[1] + 1) % 10, targets[2]))
     assert metrics == {
@@ -87,17 +87,17 @@ def test_without_validation_there_is_no_best_epoch():
     assert set(metrics) == {"test_loss", "test_accuracy", "test_error_percent", "train_seconds"}
 
 
-def test_the_metrics_of_a_single_neuron_are_its_error_and_what_it_learned():
+def test_metrics_of_a_single_neuron_are_its_error_weight_and_bias():
     metrics = final_metrics(fitted())
     assert set(metrics) == {"test_loss", "test_mean_absolute_error", "train_seconds", "learned_weight", "learned_bias"}
     assert (metrics["learned_weight"], metrics["learned_bias"], metrics["train_seconds"]) == (0.5, 0.25, 3.0)
 
 
-def test_another_model_of_the_line_has_no_weight_to_report():
+def test_another_model_of_the_line_reports_no_weight():
     assert "learned_weight" not in final_metrics(fitted("model=mlp"))
 
 
-def test_the_table_per_class_counts_examples_and_errors():
+def test_per_class_table_counts_examples_and_errors():
     targets = classified().dataset.test.targets
     first = int(targets[0])
     table = report_tables(answered((first + 1) % 10))["per_class"]
@@ -109,7 +109,7 @@ def test_the_table_per_class_counts_examples_and_errors():
     assert table["error_percent"] == [round(100 / examples, 4) if label == first else 0 for label in range(10)]
 
 
-def test_the_table_of_mistakes_begins_with_the_most_confident():
+def test_table_of_mistakes_begins_with_the_most_confident():
     targets = classified().dataset.test.targets[:3]
     wrong = (targets + 1) % 10
     table = report_tables(answered(wrong[0], targets[1], wrong[2]))["mistakes"]
@@ -122,7 +122,7 @@ def test_the_table_of_mistakes_begins_with_the_most_confident():
     }
 
 
-def test_the_table_of_mistakes_ends_after_a_hundred():
+def test_table_of_mistakes_has_at_most_a_hundred_rows():
     assert len(report_tables(classified())["mistakes"]["index"]) == 100
 
 
@@ -130,7 +130,7 @@ def test_a_regression_has_no_tables():
     assert report_tables(fitted()) == {}
 
 
-def test_the_predictions_are_a_line_for_each_test_image():
+def test_predictions_have_a_line_for_each_test_image():
     targets = classified().dataset.test.targets
     rows = list(csv.DictReader(io.StringIO(predictions_csv(answered((targets[0] + 1) % 10)))))
     assert len(rows) == 360
@@ -139,7 +139,7 @@ def test_the_predictions_are_a_line_for_each_test_image():
     assert rows[359]["actual"] == rows[359]["predicted"] == str(targets[359])
 
 
-def test_the_predictions_of_a_regression_are_numbers():
+def test_predictions_of_a_regression_are_numbers():
     results = fitted()
     rows = list(csv.DictReader(io.StringIO(predictions_csv(results))))
     assert len(rows) == 1000
@@ -147,7 +147,7 @@ def test_the_predictions_of_a_regression_are_numbers():
     assert float(rows[7]["predicted"]) == pytest.approx(results.test.outputs[7, 0])
 
 
-def test_outputs_that_are_no_probabilities_are_not_called_so():
+def test_outputs_are_called_probabilities_only_if_they_are():
     results = classified("training.loss=mean_squared_error", "model.output_activation=linear")
     assert set(report_tables(results)["mistakes"]) >= {"output", "output_of_actual"}
     assert predictions_csv(results).startswith("index,actual,predicted,output\n")
@@ -181,7 +181,7 @@ FULL = [
         (("report.figures=none",), []),
     ],
 )
-def test_the_figures_of_a_classification(overrides, names, tmp_path):
+def test_figures_of_a_classification(overrides, names, tmp_path):
     results = classified(*overrides)
     assert list(report_figures(results)) == names
     write_figures(results, tmp_path)
@@ -200,12 +200,12 @@ def test_the_figures_of_a_classification(overrides, names, tmp_path):
         (("report.figures=none",), []),
     ],
 )
-def test_the_figures_of_a_regression(overrides, names, tmp_path):
+def test_figures_of_a_regression(overrides, names, tmp_path):
     write_figures(fitted(*overrides), tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{name}.png" for name in names]
 
 
-def test_the_style_colours_every_figure(tmp_path):
+def test_style_colours_every_figure(tmp_path):
     from matplotlib.image import imread
 
     for style, corner in (("light", 1.0), ("dark", 0.1)):

@@ -6,29 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments import PROJECT
 from experiments.tracking.records import RunRecord
 
-if TYPE_CHECKING:
-    pass
-
 
 def recorded_code(run: RunRecord) -> tuple[str, bool]:
-    """The commit the run was made with, empty if not recorded, and whether there were uncommitted changes."""
+    """Return the commit of a run, empty if not recorded, and whether there were uncommitted changes."""
     commit = run.tags.get("git_commit") or run.tags.get("mlflow.source.git.commit", "")
     return commit, run.tags.get("git_dirty", "").lower() == "true"
 
 
 def recorded_data(run: RunRecord) -> str:
-    """The digest of the run's data; empty if not recorded."""
+    """Return the digest of a run's data; empty if not recorded."""
     return run.tags.get("data_digest", "")
 
 
 @dataclass(frozen=True)
 class CodeChange:
-    """Two commits that runs were made with, one after the other, and how to see what lies between."""
+    """Two commits of runs, one after the other, and how to see the changes between them."""
 
     older: str
     newer: str
@@ -40,21 +36,17 @@ class CodeChange:
 
 
 def find_code_changes(runs: Sequence[RunRecord], project: Path = PROJECT) -> list[CodeChange]:
-    """The steps between the commits of the runs, in the order in which they were first used."""
+    """Find the changes between the commits of the runs, in the order in which the commits were first used."""
     in_order = (recorded_code(run)[0] for run in sorted(runs, key=lambda run: run.start_time))
-    # Tags are foreign text, and this goes into a command.
+    # Tags are untrusted, and these become part of a command.
     commits = list(dict.fromkeys(commit for commit in in_order if re.fullmatch("[0-9a-f]{7,64}", commit)))
-    return [
-        CodeChange(older, newer, _changed_files_summary(older, newer, project)) for older, newer in pairwise(commits)
-    ]
+    return [CodeChange(*commits, _changed_files_summary(*commits, project)) for commits in pairwise(commits)]
 
 
 def _changed_files_summary(older: str, newer: str, project: Path) -> str:
     command = ["git", "diff", "--no-color", "--stat=100", "--stat-count=10", older, newer, "--"]
     try:
         done = subprocess.run(command, cwd=project, capture_output=True, text=True, errors="replace")
-    except FileNotFoundError:  # a machine without git
+    except FileNotFoundError:  # git is not installed
         return ""
-    if done.returncode:
-        return ""
-    return done.stdout.rstrip() or "no file differs"
+    return "" if done.returncode else done.stdout.rstrip() or "no file differs"

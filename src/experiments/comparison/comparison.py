@@ -1,10 +1,10 @@
-"""Sets runs side by side: what differs in parameters, code and data, and how far metrics are from the best."""
+"""Runs side by side: how parameters, code and data differ, and how far metrics are from the best."""
 
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,49 +25,49 @@ _METRIC_ORDER = ("test_", "best_", "train_", "val_")  # of the metrics in tables
 
 
 class ComparisonError(UserError):
-    """Runs that cannot be compared as asked: what was asked for, what there is."""
+    """Runs that cannot be compared as requested: what was requested, and the choices."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, best first. The frames have a row for each group and a column for each metric, NaN where a
-    group has none of it."""
+    """Groups of runs, best first. The frames have a row for each group and a column for each metric, NaN if a group
+    does not have it."""
 
     groups: list[list[RunRecord]]  # of one run each, unless grouped
     group_by: str | None
-    left_out: list[RunRecord]  # runs that are not finished: they enter no mean
+    left_out: list[RunRecord]  # unfinished runs, which are left out of means
     params: list[str]  # that differ
-    bookkeeping: list[str]  # that differ too, and change no result
+    bookkeeping: list[str]  # that differ too, without effect on results
     metric: str | None  # that ranks; None if there are no metrics
     mode: Mode
     mean: "pd.DataFrame"
     std: "pd.DataFrame"  # of the sample (n - 1); NaN for one run
     count: "pd.DataFrame"  # runs that have the metric
-    difference: "pd.DataFrame"  # to the best group; NaN where the name does not tell which direction is better
+    difference: "pd.DataFrame"  # from the best group; NaN if the better direction of the metric is unknown
 
     @property
     def runs(self) -> list[RunRecord]:
         return [run for group in self.groups for run in group]
 
     def values(self, param: str) -> list[str | None]:
-        """The parameter's value in each group; None where it has none."""
+        """Return the parameter's value in each group; None if it has none."""
         return [group[0].params.get(param) for group in self.groups]
 
 
 def compare_runs(
     runs: Sequence[RunRecord], metric: str | None = None, mode: Mode | None = None, group_by: str | None = None
 ) -> Comparison:
-    """Ranks runs, or groups of runs that differ in one parameter only.
+    """Rank runs, or groups of runs that differ in one parameter only.
 
     Args:
-        runs: those without the metric come last; among equals the order stays.
+        runs: those without the metric come last; ties keep their order.
         metric: that ranks; by default `test_accuracy` if all finished runs have it, else `best_val_accuracy`, ...
-        mode: whether the least or the greatest value is best; by default the metric's name tells.
-        group_by: a parameter such as `seed`: finished runs that differ only in it form a group. Runs of other code or
-            other data do not join.
+        mode: whether the least or the greatest value is best; by default it depends on the metric.
+        group_by: a parameter such as `seed`: finished runs that differ only in it form a group, if they have the same
+            code and data.
 
     Raises:
-        CompareError: no runs, none finished to group, or a metric or parameter that no run has.
+        ComparisonError: no runs, none finished to group, or a metric or parameter that no run has.
     """
     import pandas as pd
 
@@ -83,7 +83,7 @@ def compare_runs(
     metrics = pd.DataFrame([run.metrics for run in runs], dtype=float)
     metrics = metrics[sorted(metrics, key=_metric_position)]
     if metric is not None:
-        _check_choice("metric", metric, metrics.columns)
+        _check_choice("metric", metric, set(metrics))
     elif len(metrics.columns):
         finished = [run.status == "FINISHED" for run in runs]
         metric = _default_metric(metrics[finished] if any(finished) else metrics)
@@ -94,20 +94,17 @@ def compare_runs(
         mode = modes[metric] = mode or modes[metric] or "max"
 
     labels = [_group_identity(run, group_by) for run in runs] if group_by else [run.run_id for run in runs]
-    numbers = pd.factorize(pd.Series(labels))[0]
-    grouped = metrics.groupby(numbers)
+    grouped = metrics.groupby(pd.factorize(pd.Series(labels))[0])
     mean, std, count = grouped.mean(), grouped.std(), grouped.count()
     best = pd.Series({name: getattr(mean[name], mode)() if mode else math.nan for name, mode in modes.items()})
     order = list(mean.index)
     if metric is not None:
         order = list(mean[metric].sort_values(ascending=mode == "min", kind="stable").index)
-    members: dict[int, list[RunRecord]] = {}
-    for number, run in zip(numbers, runs, strict=True):
-        members.setdefault(number, []).append(run)
-    differing = [name for name in _differing_params(runs) if name != group_by]
     mean, std, count = (frame.loc[order].reset_index(drop=True) for frame in (mean, std, count))
+    names = dict.fromkeys(name for run in runs for name in run.params if name != group_by)
+    differing = [name for name in names if len({run.params.get(name) for run in runs}) > 1]
     return Comparison(
-        groups=[members[number] for number in order],
+        groups=[[runs[i] for i in grouped.indices[number]] for number in order],
         group_by=group_by,
         left_out=left_out,
         params=[name for name in differing if affects_result(name)],
@@ -122,56 +119,46 @@ def compare_runs(
 
 
 def metric_direction(metric: str) -> Mode | None:
-    """Whether the least or the greatest value of a metric is best, as far as its name tells.
+    """Return whether the least or the greatest value of a metric is best; None if its name does not show it.
 
-    >>> direction("test_accuracy"), direction("val_loss"), direction("examples_per_second"), direction("best_epoch")
-    ('max', 'min', 'max', None)
+    >>> [metric_direction(name) for name in ("test_accuracy", "val_loss", "examples_per_second", "best_epoch")]
+    ['max', 'min', 'max', None]
     """
     if known := find_metric(metric):
         return known.direction
-    name = metric.lower()  # of another program's
+    name = metric.lower()  # logged by another program
     return "max" if re.search(_HIGHER, name) else "min" if re.search(_LOWER, name) else None
 
 
 def _default_metric(metrics: "pd.DataFrame") -> str:
-    """The preferred metric that all runs have, else that most have."""
+    """Return the first preferred metric that all runs have, else the one that most have."""
     count = metrics.count()
     preferred = [name for name in PREFERRED_METRICS if name in metrics]
-    for name in preferred:
-        if count[name] == len(metrics):
-            return name
-    others = sorted(
-        (name for name in metrics if name not in preferred), key=lambda name: metric_direction(name) is None
-    )
-    return max([*preferred, *others], key=lambda name: count[name])
+    complete = [name for name in preferred if count[name] == len(metrics)]
+    others = sorted(metrics.columns.difference(preferred, sort=False), key=lambda name: metric_direction(name) is None)
+    return complete[0] if complete else max([*preferred, *others], key=lambda name: count[name])
 
 
 def _metric_position(metric: str) -> tuple[int, str]:
     return next((i for i, prefix in enumerate(_METRIC_ORDER) if metric.startswith(prefix)), len(_METRIC_ORDER)), metric
 
 
-def _differing_params(runs: Sequence[RunRecord]) -> list[str]:
-    """The parameters that are not the same in all runs, in the order in which the runs have them."""
-    names = dict.fromkeys(name for run in runs for name in run.params)
-    return [name for name in names if len({run.params.get(name) for run in runs}) > 1]
-
-
 def _group_identity(run: RunRecord, group_by: str) -> str:
-    """What the runs of a group have in common."""
+    """Return what the runs of a group have in common."""
     params = {k: v for k, v in run.params.items() if k != group_by and affects_result(k)}
     return json.dumps([params, recorded_code(run), recorded_data(run)], sort_keys=True)
 
 
-def _check_choice(what: str, name: str, choices: Iterable[str]) -> None:
-    known = sorted(choices)
-    if name in known:
-        return
-    listed = ", ".join(known[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
-    raise ComparisonError(f"No run has the {what} {name!r}{did_you_mean(name, known)}. Choices: {listed or 'none'}.")
+def _check_choice(what: str, name: str, choices: Collection[str]) -> None:
+    if name not in choices:
+        known = sorted(choices)
+        listed = ", ".join(known[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
+        suggestion = did_you_mean(name, known)
+        raise ComparisonError(f"No run has the {what} {name!r}{suggestion}. Choices: {listed or 'none'}.")
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """In lines of text: how the runs are ranked, and how their code and data differ."""
+    """Describe, in lines of text, how the runs are ranked and how their code and data differ."""
     runs = comparison.runs
     lines = []
     if comparison.metric is not None:
@@ -187,17 +174,16 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         lines.append(f"The code differs: {_count_values(commits)}.")
         changes = find_code_changes(runs)
         for change in changes[-5:]:
-            lines.append(f"  {change.command}")
             files = change.files or "these commits are not both in this repository"
-            lines += [f"    {line.strip()}" for line in files.splitlines()]
+            lines += [f"  {change.command}", *(f"    {line.strip()}" for line in files.splitlines())]
         if len(changes) > 5:
-            lines.append(f"  and {len(changes) - 5} earlier changes of code; --format json has all")
+            lines.append(f"  and {len(changes) - 5} earlier changes; --format json has all")
     dirty = sum(recorded_code(run)[1] for run in runs)
     if dirty:
         marked = " (+)" if len({recorded_code(run) for run in runs}) > 1 else ""
         lines.append(
-            f"Uncommitted changes in {dirty} of {plural(len(runs), 'run')}{marked}: code of one commit may differ too; "
-            "see each run's environment/uncommitted.diff."
+            f"{dirty} of {plural(len(runs), 'run')} had uncommitted changes{marked}, so runs of the same commit may"
+            " differ in code too: see environment/uncommitted.diff among their artifacts."
         )
     digests = Counter(recorded_data(run) for run in runs)
     if len(digests) > 1:

@@ -1,4 +1,4 @@
-"""A run's model on its official test set again, or on that of other data; what comes out is added to the run."""
+"""Evaluate a run's model again on its official test set, or on that of other data, and add the result to the run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,19 +28,19 @@ from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
 from experiments.training.saved_models import load_keras_model
 
-# Keys of the group `data` that an evaluation depends on: where images are and what they are; how points are generated.
+# Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
 IMAGE_KEYS = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
 TEST_SET_KEYS = (*IMAGE_KEYS, "slope", "noise")
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """What a run's model made of a test set.
+    """The result of a run's model on a test set.
 
     Attributes:
-        config: the run's, with the data that it was evaluated on and the store that it is in.
+        config: the run's, with the data it was evaluated on and the store it is in.
         source: where the data came from.
-        metrics: as they were added to the run.
+        metrics: as added to the run.
         per_class: a table, as columns; empty for regression.
     """
 
@@ -54,17 +54,17 @@ class EvaluatedRun:
 def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = None) -> EvaluatedRun:
     """Evaluate the model of a run on the whole official test split, and add the result to the run.
 
-    The run's status and times stay as they were. The metrics are named `evaluation_NAME_...` by the data, with the
-    beginning of its digest unless it is what conf/data/NAME.yaml describes. A second evaluation on the same data
-    replaces the first.
+    The run's status and times do not change. The metrics are named `evaluation_NAME_...` after the data, with the
+    beginning of its digest unless it is the data that conf/data/NAME.yaml describes. A second evaluation on the same
+    data replaces the first.
 
     Args:
         run_id: of the run, or a unique beginning of it.
-        overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys in TEST_SET.
-        uri: of the tracking store; None for the one in force.
+        overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys in TEST_SET_KEYS.
+        uri: of the tracking store; None for the default one.
 
     Raises:
-        ConfigError: an override is not of the test set, or not allowed.
+        ConfigError: an override does not concern the test set, or is not allowed.
         DataError: the data cannot be found, is damaged, or does not fit the model.
         StoreError: there is no such run, or it has no model.
     """
@@ -83,25 +83,22 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
     prefix = f"evaluation_{dataset.name}"
     if not _is_as_shipped(chosen):
         prefix += f"_{dataset.digest[:8]}"
-    metrics = {
-        f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, dataset.test.targets, config).items()
-    }
-    per_class = {}
-    if dataset.class_names:
-        per_class = per_class_table(dataset.test.targets, test.outputs.argmax(1), dataset.class_names)
+    targets, names = dataset.test.targets, dataset.class_names
+    metrics = {f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, targets, config).items()}
+    per_class = per_class_table(targets, test.outputs.argmax(1), names) if names else {}
     with reopen_ended_run(store, run.run_id) as ended, store_errors(store):
         ended.log_metrics(metrics)
         if per_class:
             ended.log_table(per_class, f"tables/{prefix}.json")
         if dataset.digest != run.tags.get("data_digest"):
-            counts = {"test": len(dataset.test.targets)}
+            counts = {"test": len(targets)}
             ended.log_dataset(dataset.name, dataset.digest, dataset.source, counts, context="evaluation")
     config = replace(config, data=chosen, tracking=replace(config.tracking, uri=uri))
     return EvaluatedRun(run, config, dataset.source, metrics, per_class)
 
 
 def draw_full_report(run_id: str, uri: str) -> None:
-    """Add to a finished run all the figures that its report can have, drawn from its model and its record."""
+    """Add all the figures of a full report to a finished run, drawn from its model and its record."""
     client = open_existing_store(uri)
     (run,) = find_runs(client, [run_id])
     config, _ = read_recorded_config(uri, run_id)
@@ -124,36 +121,34 @@ def _refuse_other_overrides(overrides: Sequence[str]) -> None:
         group, *keys = override.partition("=")[0].split(".")
         if group != "data" or (keys and keys[0] not in TEST_SET_KEYS):
             raise ConfigError(
-                f"{override!r} is not about the test set, and all else is the run's own, its preprocessing too."
-                f" Expected: data=NAME, or data.KEY=VALUE with one of {', '.join(TEST_SET_KEYS)}"
+                f"{override!r} does not concern the test set; everything else, including preprocessing, stays as in the"
+                f" run. Expected: data=NAME, or data.KEY=VALUE with one of {', '.join(TEST_SET_KEYS)}"
             )
 
 
 def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
-    """The run's group `data`, or the one that the overrides choose, with their values."""
+    """Return the run's group `data`, or the one that the overrides choose, with their values."""
     if not overrides:
         return config.data
     named = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
     linear = named[-1] == "linear" if named else isinstance(config.data, LinearData)
-    # The test split is all that counts, so nothing about training may be in its way.
+    # Only the test split counts, so no setting of training may conflict with it.
     loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"
     neutral = ["data.validation=0", "training.batch_size=1", f"training.loss={loss}"]
     if named:
-        composed = compose_job([*neutral, *overrides])
-        return composed.data
+        return compose_job([*neutral, *overrides]).data
     with TemporaryDirectory() as folder:
         file = Path(folder, "data", "recorded.yaml")
         file.parent.mkdir()
         file.write_text(yaml.safe_dump(config_to_dict(config)["data"]))
-        composed = compose_job(["data=recorded", *neutral, *overrides], config_dir=folder)
-    return composed.data
+        return compose_job(["data=recorded", *neutral, *overrides], config_dir=folder).data
 
 
 def _is_as_shipped(config: DataConfig) -> bool:
-    """Whether the official splits are those of conf/data/: only one test set of a name goes without its digest."""
+    """Return whether the official splits are those of conf/data/; only their metrics are named without a digest."""
     shipped = choice_values("data", config.name)
     if isinstance(config, ImageFileData) and config.path and "md5-gzip" in str(config.checksums):
-        return False  # of a folder that is named; only what is packed as published can be compared with such a checksum
+        return False  # such a checksum can verify only files packed as published, which those in a folder may not be
     return all(getattr(config, key) == shipped[key] for key in TEST_SET_KEYS if key in shipped and key != "path")
 
 
@@ -161,13 +156,13 @@ def _check_data_fits(run_id: str, trained: DataConfig, chosen: DataConfig) -> No
     expected, found = _describe_examples(trained), _describe_examples(chosen)
     if found != expected:
         raise DataError(
-            f"data={chosen.name} does not fit the model of run {run_id}: it takes {expected}, and these are {found}."
+            f"data={chosen.name} does not fit the model of run {run_id}, which takes {expected}: these are {found}."
             f" Choose data like data={trained.name}, or train a model: python run.py data={chosen.name}"
         )
 
 
 def _describe_examples(config: DataConfig) -> str:
-    """What a model that is trained on such data relies on, in words."""
+    """Describe what a model trained on such data relies on."""
     if isinstance(config, LinearData):
         return "single numbers to predict a number"
     size = " x ".join(map(str, config.shape))
@@ -178,6 +173,6 @@ def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -
     metrics = test.metrics | {
         name.removeprefix("test_"): value for name, value in split_metrics(targets, test.outputs, "test_").items()
     }
-    if "crossentropy" in config.training.loss:  # else the outputs are no probabilities
+    if "crossentropy" in config.training.loss:  # else the outputs are not probabilities
         metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)
     return metrics

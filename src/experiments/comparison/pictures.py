@@ -1,8 +1,8 @@
-"""A person's picture of a digit, found in it and brought to the form of MNIST's images.
+"""Find the digit in a person's picture, and convert it to an image like MNIST's.
 
-The form is that of LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998,
-section III-A: the digit is scaled into 20 x 20 pixels, its aspect kept, with grey levels from the scaling, and put into
-28 x 28 so that its centre of mass is in the middle.
+The conversion follows LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998,
+section III-A: the digit is scaled to fit 20 x 20 pixels, keeping its aspect ratio, with grey levels from the scaling,
+and placed in 28 x 28 pixels with its centre of mass in the middle.
 """
 
 import struct
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-SIZE = 28  # pixels, of an image and of the digit in it
-BOX = 20  # pixels, of an image and of the digit in it
+SIZE = 28  # pixels of an image
+BOX = 20  # pixels of the digit in it
 WORKING_SIZE = 400  # pixels: larger pictures are scaled down to it
 MOST_PIXELS = 100_000_000
-LEAST_CONTRAST = 24  # grey levels of 255 between ink and ground
-SPECK = 0.03  # of the largest piece of ink: what is smaller is dirt
-THIN = 2.0  # pixels in the box; MNIST's strokes are 2 to 3 wide, and thinner ones would fade in the scaling
+LEAST_CONTRAST = 24  # of 255 grey levels, between ink and paper
+SPECK = 0.03  # of the largest piece of ink; anything smaller is dirt
+THIN = 2.0  # pixels in the box; MNIST's strokes are 2 to 3 wide, and thinner ones would fade when scaled
 
 
 class PictureError(UserError):
-    """A file that is no picture of a digit, or cannot be read."""
+    """A file that is not a picture of a digit, or cannot be read."""
 
 
 def read_picture(file: Path) -> np.ndarray:
-    """The digit in a PNG or JPEG file, of any size and colour, dark on light or light on dark.
+    """Return the digit in a PNG or JPEG file of any size and colour, dark on light or light on dark.
 
     Returns:
-        uint8 [28, 28], light on dark as MNIST's images.
+        uint8 [28, 28], light on dark like MNIST's images.
 
     Raises:
-        PictureError: it is no such file, or shows nothing.
+        PictureError: it is not such a file, or shows nothing.
     """
     picture = _picture_colours(_open_picture(file))
     ink = _find_ink(picture)
     if ink is None:
         raise PictureError(
             f"{file} shows nothing: expected one digit, dark on light or light on dark, with a contrast of at least"
-            f" {LEAST_CONTRAST} of 255 grey levels to what is around it."
+            f" {LEAST_CONTRAST} of 255 grey levels to its surroundings."
         )
     return _like_mnist(ink)
 
@@ -52,34 +52,34 @@ def read_picture(file: Path) -> np.ndarray:
 def _open_picture(file: Path) -> "Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which warns and does not say what is allowed
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, without saying what is allowed
     try:
         image = Image.open(file, formats=("PNG", "JPEG"))
         if image.width * image.height > MOST_PIXELS:
             raise PictureError(
-                f"{file} is too large: it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are"
-                " read. Give a smaller copy of it."
+                f"{file} is too large: it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}."
+                " Use a smaller copy."
             )
         try:
             return ImageOps.exif_transpose(image)
-        except struct.error:  # how the camera was held is damaged
+        except struct.error:  # damaged EXIF data
             return image
     except (FileNotFoundError, IsADirectoryError):
-        raise PictureError(f"{file} is no file. Give a PNG or JPEG picture of a digit.") from None
+        raise PictureError(f"{file} is not a file. Expected a PNG or JPEG picture of a digit.") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{file} is no PNG or JPEG picture.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # as Pillow says that a file is damaged
+        raise PictureError(f"{file} is not a PNG or JPEG picture.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's errors for a damaged file
         raise PictureError(f"{file} cannot be read: {error}.") from None
 
 
 def _picture_colours(image: "Image") -> np.ndarray:
-    """float64 [height, width, 3] from 0 to 255, no side longer than WORKING_SIZE, on a ground where it is transparent.
+    """Return float64 [height, width, 3] from 0 to 255, no side longer than WORKING_SIZE.
 
-    The ground is black or white, whichever is further from what is opaque.
+    What is transparent becomes black or white, whichever is further from the opaque part.
     """
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off rather than scale
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
         image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
     image = image.convert("RGBA")
     image.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
@@ -90,14 +90,14 @@ def _picture_colours(image: "Image") -> np.ndarray:
 
 
 def _find_ink(picture: np.ndarray) -> np.ndarray | None:
-    """How much of each pixel is ink, from 0 to 1, float64 [height, width]; None where there is none.
+    """Return how much of each pixel is ink, from 0 to 1, float64 [height, width]; None if there is none.
 
-    Ink is what differs from the ground in any colour, whichever is lighter.
+    Ink is what differs from the paper in any colour, lighter or darker.
     """
     from scipy import ndimage
 
     difference = np.abs(picture - _paper_colour(picture)).max(2)
-    noise = 4 * 1.4826 * np.median(difference)  # of the ground, of which most of the picture is
+    noise = 4 * 1.4826 * np.median(difference)  # of the paper, which is most of the picture
     edge = _otsu_threshold(difference)
     found = difference > max(edge, noise)
     if not found.any() or np.median(difference[found]) < LEAST_CONTRAST:
@@ -106,13 +106,13 @@ def _find_ink(picture: np.ndarray) -> np.ndarray | None:
     sizes = np.bincount(pieces.ravel())[1:]
     kept = np.isin(pieces, 1 + np.flatnonzero(sizes >= SPECK * sizes.max()))
     full = np.median(difference[kept])
-    near = ndimage.binary_dilation(kept, iterations=2 + max(picture.shape) // 100)  # with the soft edges of the strokes
+    near = ndimage.binary_dilation(kept, iterations=2 + max(picture.shape) // 100)  # include the soft edges of strokes
     faintest = min(noise, edge) + 0.05 * full
     return np.where(near, ((difference - faintest) / (full - faintest)).clip(0, 1), 0)
 
 
 def _paper_colour(picture: np.ndarray) -> np.ndarray:
-    """The colour of the paper at each pixel, as light falls on it: a quadratic surface, fitted to what is no ink."""
+    """Return the colour of the paper at each pixel, lit unevenly: a quadratic surface fitted to what is not ink."""
     sample = picture[:: 1 + picture.shape[0] // 60, :: 1 + picture.shape[1] // 60]
     terms, pixels = _quadratic_terms(*sample.shape[:2]), sample.reshape(-1, 3)
     border = np.abs(terms[:, 1:3]).max(1) > 0.9
@@ -129,13 +129,13 @@ def _paper_colour(picture: np.ndarray) -> np.ndarray:
 
 
 def _quadratic_terms(height: int, width: int) -> np.ndarray:
-    """The terms of a quadratic surface at each pixel, float64 [height * width, 6]; x and y go from -1 to 1."""
+    """Return the terms of a quadratic surface at each pixel, float64 [height * width, 6]; x and y go from -1 to 1."""
     y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j])
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
 
 
 def _otsu_threshold(values: np.ndarray) -> float:
-    """Where values fall into two groups that differ the most (Otsu 1979)."""
+    """Return the threshold between the two groups of values that differ the most (Otsu 1979)."""
     counts, edges = np.histogram(values, 256)
     middles = (edges[1:] + edges[:-1]) / 2
     below, sums = np.cumsum(counts), np.cumsum(counts * middles)

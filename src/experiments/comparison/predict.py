@@ -1,4 +1,4 @@
-"""What a run's model makes of a person's own pictures of digits."""
+"""Classify a person's own pictures of digits with the model of a run."""
 
 import io
 import itertools
@@ -20,12 +20,12 @@ from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
 from experiments.training.saved_models import load_keras_model
 
-ENLARGED = 10  # pixels of a saved picture for each that the network saw
+ENLARGED = 10  # pixels of a saved picture for each one that the network saw
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model made of one picture.
+    """The model's answer to one picture.
 
     Attributes:
         seen: uint8 [28, 28], the digit as the network saw it.
@@ -39,17 +39,18 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """The class with the largest output."""
+        """Return the class with the largest output."""
         return self.class_names[int(self.outputs.argmax())]
 
     @property
     def are_probabilities(self) -> bool:
-        """Whether the outputs are the probabilities of the classes, as those of softmax are."""
+        """Return whether the outputs are probabilities of the classes, as from softmax."""
         return bool((self.outputs >= 0).all() and abs(self.outputs.sum() - 1) < 1e-3)
 
     def save(self, folder: Path) -> Path:
-        """Save what the network saw, enlarged, as NAME.seen.png in the folder: as NAME-2.seen.png, and so on, where
-        there is another picture of that name.
+        """Save what the network saw, enlarged, as NAME.seen.png in the folder.
+
+        If that is another picture, save it as NAME-2.seen.png, and so on.
 
         Raises:
             PictureError: it cannot be written.
@@ -67,7 +68,9 @@ class Prediction:
             target = next(target for target in targets if not target.exists() or target.read_bytes() == content)
             target.write_bytes(content)
         except OSError as error:
-            raise PictureError(f"{self.file} cannot be saved in {folder} as it was seen: {error.strerror}.") from None
+            raise PictureError(
+                f"What the network saw of {self.file} cannot be saved in {folder}: {error.strerror}."
+            ) from None
         return target
 
 
@@ -77,10 +80,10 @@ def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None)
     Args:
         run_id: of the run, or a unique beginning of it.
         files: PNG or JPEG pictures of one digit each, of any size and colour.
-        uri: of the tracking store; None for the one in force.
+        uri: of the tracking store; None for the default one.
 
     Raises:
-        PictureError: a file is no such picture; nothing is classified then.
+        PictureError: a file is not such a picture; then nothing is classified.
         DataError: the run was not trained on MNIST.
         StoreError: there is no such run, or it has no model.
     """
@@ -101,7 +104,7 @@ def _digit_names(data: DataConfig, run_id: str) -> Sequence[str]:
     size = [SIZE, SIZE]
     if not (isinstance(data, ImageData) and data.name == "mnist" and data.shape == size and data.pixel_max == 255):
         raise DataError(
-            f"Run {run_id} was trained on data={data.name}, and pictures are brought to the form of MNIST's images."
-            " Give a run on MNIST: python run.py data=mnist"
+            f"Run {run_id} was trained on data={data.name}, but pictures are converted to images like MNIST's."
+            " Use a run on MNIST: python run.py data=mnist"
         )
     return data.class_names

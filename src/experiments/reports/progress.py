@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar per epoch in a terminal, one plain line per epoch elsewhere."""
+"""The progress of training: a live bar per epoch in a terminal, one plain line per epoch elsewhere."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class ProgressDisplay:
-    """Shows the progress of one run; use as a context manager around training.
+    """The progress of one run on the console; a context manager around training.
 
     Args:
         epochs: of the whole run.
-        steps: of one epoch.
-        examples: trained on in one epoch.
-        done: steps that an earlier process has done; they do not count for the speed and the time that is left.
+        steps: in one epoch.
+        examples: in one epoch.
+        done: steps done by an earlier process, which do not count for the speed and the time left.
         alive: called at each sign of progress.
     """
 
@@ -48,7 +48,7 @@ class ProgressDisplay:
             self.bar.stop()
 
     def step(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """After some steps: the means of the epoch so far."""
+        """Show the means of the epoch so far."""
         self.alive()
         if not self.bar or self.task is None:
             return
@@ -61,7 +61,7 @@ class ProgressDisplay:
         self.bar.update(self.task, completed=step, description=self._title(epoch), facts=facts)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """After an epoch: its metrics, on a line that stays."""
+        """Print the metrics of a finished epoch."""
         rate = f"{metrics['examples_per_second']:,.0f} examples/s"
         self.console.print(f"{self._title(epoch)}  {_list_metrics(metrics)}  {metrics['epoch_seconds']:.2f} s  {rate}")
         self.epoch_started = time.perf_counter()

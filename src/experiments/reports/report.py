@@ -1,4 +1,4 @@
-"""What a run shows when it ends: metrics, figures, tables and predictions, from the model's outputs on the test set."""
+"""The report of a finished run: metrics, figures, tables and predictions, from the outputs on the test set."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MOST_MISTAKES = 100  # rows of the table of mistakes, the most confident first
+MOST_MISTAKES = 100  # rows of the table of mistakes
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report is drawn from.
+    """What a report is made from.
 
     Attributes:
-        model: trained.
+        model: after training.
         history: metric -> one value per epoch.
         untrained: outputs for the training inputs before training, [n, 1]; regression only.
         test: the trained model on the whole official test split.
@@ -50,17 +50,17 @@ class Results:
 
     @property
     def unit(self) -> Literal["probability", "output"]:
-        """What the model's outputs for the classes are; only a cross-entropy makes them probabilities."""
+        """Return what the outputs for the classes are: only a cross-entropy makes them probabilities."""
         return "probability" if "crossentropy" in self.config.training.loss else "output"
 
     @property
     def predicted(self) -> np.ndarray:
-        """The most probable class of each test example, int [n]."""
+        """Return the most probable class of each test example, int [n]."""
         return self.test.outputs.argmax(1)
 
 
 def import_matplotlib_ahead() -> None:
-    """Load Matplotlib, which shares nothing with training, on the core that training leaves free."""
+    """Import Matplotlib in the background, on a core that training leaves free."""
 
     @span("importing Matplotlib")
     def load() -> None:
@@ -72,10 +72,10 @@ def import_matplotlib_ahead() -> None:
 
 
 def final_metrics(results: Results) -> dict[str, float]:
-    """The metrics of the whole run: on the test set, of the best epoch, and what it cost.
+    """Return the metrics of the whole run: on the test set, of the best epoch, and the training time.
 
     Raises:
-        NotFiniteError: one on the test set is not finite.
+        NotFiniteError: a metric on the test set is not finite.
     """
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
     refuse_not_finite(metrics, "after training")
@@ -88,9 +88,9 @@ def final_metrics(results: Results) -> dict[str, float]:
 
 
 def best_epoch_metrics(history: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The best epoch, from 1 on, by the held-out examples, and what it came to there.
+    """Return the best epoch, from 1 on, and its result, by the validation examples.
 
-    >>> best({"loss": [0.5, 0.4, 0.3], "val_accuracy": [0.75, 0.875, 0.875]})
+    >>> best_epoch_metrics({"loss": [0.5, 0.4, 0.3], "val_accuracy": [0.75, 0.875, 0.875]})
     {'best_val_accuracy': 0.875, 'best_epoch': 2}
     """
     metrics: dict[str, float] = {}
@@ -111,9 +111,9 @@ def write_figures(results: Results, folder: Path) -> None:
 
 
 def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
-    """The figures that `report.figures` asks for: names in the order in which they are best read, and what draws each.
+    """Return the figures that `report.figures` asks for, by name in reading order, each as a function that draws it.
 
-    A figure has the same number in every run, because MLflow compares the artifacts of runs by their names.
+    A figure has the same number in every run, because MLflow compares artifacts of runs by name.
     """
     config, data = results.config, results.dataset
     if config.report.figures == "none":
@@ -141,9 +141,8 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
             del chosen["05_calibration"]
     chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style=style)
     if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:
-        chosen["10_activation"] = partial(
-            activation_functions, activation, _activation_function(activation), style=style
-        )
+        function = _activation_function(activation)
+        chosen["10_activation"] = partial(activation_functions, activation, function, style=style)
     shape = tuple(config.data.shape)
     weights = _first_layer_weights(results.model)
     if len(shape) > 1 and weights is not None and (weights.ndim == 4 or len(weights) == np.prod(shape)):
@@ -161,22 +160,20 @@ def _draw_regression_fit(results: Results, slope: float) -> "Figure":
 
 
 def _neuron_line(neuron: "keras.Model") -> tuple[float, float]:
-    """Weight and bias of a single neuron."""
+    """Return weight and bias of a single neuron."""
     weight, bias = (float(np.ravel(value)[0]) for value in neuron.get_weights())
     return weight, bias
 
 
 def _layer_boxes(model: "keras.Model") -> list[LayerBox]:
     return [
-        LayerBox(
-            layer.name, type(layer).__name__, tuple(layer.output.shape[1:]), layer.count_params(), _layer_note(layer)
-        )
-        for layer in model.layers
+        LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
+        for x in model.layers
     ]
 
 
 def _layer_note(layer: "keras.Layer") -> str:
-    """What matters about a layer beside its shape."""
+    """Return what matters about a layer besides its shape."""
     if hasattr(layer, "rate"):
         return f"rate {layer.rate:g}"
     if getattr(layer, "activation", None) is not None:
@@ -201,7 +198,7 @@ def _first_layer_weights(model: "keras.Model") -> np.ndarray | None:
 
 
 def report_tables(results: Results) -> dict[str, dict[str, list[Any]]]:
-    """Tables by name, as columns: accuracy per class, and the most confident mistakes."""
+    """Return tables by name, as columns: accuracy per class, and the most confident mistakes, the worst first."""
     if isinstance(results.config.data, LinearData):
         return {}
     labels, predicted, names = results.dataset.test.targets, results.predicted, results.dataset.class_names
@@ -219,7 +216,7 @@ def report_tables(results: Results) -> dict[str, dict[str, list[Any]]]:
 
 
 def per_class_table(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, list[Any]]:
-    """A table with a row for each class, as columns; `labels` and `predicted` are classes, int [n]."""
+    """Return a table with a row for each class, as columns; `labels` and `predicted` are classes, int [n]."""
     examples = np.bincount(labels, minlength=len(names))
     errors = np.bincount(labels[labels != predicted], minlength=len(names))
     share = errors / np.maximum(examples, 1)
@@ -234,7 +231,7 @@ def per_class_table(labels: np.ndarray, predicted: np.ndarray, names: Sequence[s
 
 @span("predictions")
 def predictions_csv(results: Results) -> str:
-    """Every test example's prediction as CSV, in the order of the official test set."""
+    """Return the prediction for every test example as CSV, in the order of the official test set."""
     import pandas as pd
 
     targets, outputs = results.dataset.test.targets, results.test.outputs

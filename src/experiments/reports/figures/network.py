@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -43,23 +42,14 @@ FORMULAS = {
 }
 
 
-@dataclass(frozen=True)
-class LayerBox:
-    """One layer in the diagram.
+class LayerBox(NamedTuple):
+    """One layer in the diagram."""
 
-    Attributes:
-        name: The layer's own name, such as "dense_1".
-        kind: Its class, such as "Dense".
-        output_shape: Of one example, without the batch axis.
-        parameters: Number of weights, trained or not.
-        note: What matters about it, such as "relu" or "rate 0.2".
-    """
-
-    name: str
-    kind: str
-    output_shape: tuple[int | None, ...]
-    parameters: int
-    note: str = ""
+    name: str  # such as "dense_1"
+    kind: str  # its class, such as "Dense"
+    output_shape: tuple[int | None, ...]  # of one example
+    parameters: int  # weights, trained or not
+    note: str = ""  # such as "relu" or "rate 0.2"
 
 
 def network_diagram(layers: Sequence[LayerBox], style: Style = "light") -> Figure:
