@@ -1,7 +1,7 @@
-"""Compares runs: the parameters, code and data that differ, and the metrics with their difference to the best.
+"""Compare runs: the parameters, code and data that differ, and the metrics with their distance from the best.
 
 python scripts/compare.py                            the latest runs of the latest experiment
-python scripts/compare.py RUN_ID RUN_ID              these runs; the beginning of an id will do
+python scripts/compare.py RUN_ID RUN_ID              these runs, by id or its first characters
 python scripts/compare.py --sweep RUN_ID             the runs of a sweep
 python scripts/compare.py --experiment NAME          all runs of an experiment
 python scripts/compare.py --group-by seed            mean ± standard deviation over seeds
@@ -30,34 +30,41 @@ LATEST = 20
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by the beginnings of their ids")
+    parser.add_argument("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by id or its first characters")
     parser.add_argument("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
     parser.add_argument("--experiment", metavar="NAME", help="add all runs of this experiment")
     parser.add_argument(
-        "--group-by", metavar="PARAMETER", help="mean and spread of the finished runs that differ only in this: seed"
+        "--group-by",
+        metavar="PARAMETER",
+        help="mean and spread of finished runs that differ only in this, e.g. seed",
     )
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        help="metric that ranks (default: a sweep's objective, else test_accuracy if all runs have it)",
+        help="metric to rank by (default: the sweep's objective, else test_accuracy if all runs have it)",
     )
-    parser.add_argument("--mode", choices=["min", "max"], help="which is best (default: by the metric's name)")
+    parser.add_argument("--mode", choices=["min", "max"], help="which value is best (default: depends on the metric)")
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="write the metric that ranks as a PNG too")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="also draw the ranking metric as a PNG")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
-    return run_command(lambda: show(options))
+    return run_command(lambda: compare(options))
 
 
-def show(options: argparse.Namespace) -> None:
-    """Prints the comparison on stdout, and what to do next on stderr."""
+def compare(options: argparse.Namespace) -> None:
+    """Print the comparison on stdout, and what to do next on stderr."""
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise ComparisonError(f"--plot writes a PNG: the name must end in .png, and is {options.plot}.")
     chosen = select(options)
     metric, mode = objective(options, chosen)
     comparison = compare_runs(chosen, metric, mode, options.group_by)
     if options.plot is not None:
-        plot(comparison, options.plot)
+        from experiments.reports.figures.style import save_figure
+
+        try:
+            save_figure(comparison_figure(comparison), options.plot)
+        except OSError as error:
+            raise ComparisonError(f"--plot cannot write {options.plot}: {error.strerror}.") from None
     match options.format:
         case "csv":
             print(comparison_csv(comparison), end="")
@@ -70,7 +77,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def select(options: argparse.Namespace) -> list[RunRecord]:
-    """The runs that the command names, each once; without any, the latest."""
+    """Return the runs that the command names, each once; without any, the latest."""
     client = open_existing_store(resolve_tracking_uri(options.uri))
     chosen = find_runs(client, options.run_ids)
     if options.sweep is not None:
@@ -90,7 +97,7 @@ def select(options: argparse.Namespace) -> list[RunRecord]:
 
 
 def objective(options: argparse.Namespace, chosen: list[RunRecord]) -> tuple[str | None, Literal["min", "max"] | None]:
-    """The metric that ranks, and its mode: as asked for, else as the sweep itself ranks its runs."""
+    """Return the metric to rank by and its mode: those asked for, else those of the sweep."""
     if options.sweep is not None and options.metric is None:
         (parent,) = find_runs(open_existing_store(resolve_tracking_uri(options.uri)), [options.sweep])
         metric, _, mode = parent.tags.get("objective", "").partition(" ")
@@ -100,23 +107,14 @@ def objective(options: argparse.Namespace, chosen: list[RunRecord]) -> tuple[str
 
 
 def without_parents(found: list[RunRecord]) -> list[RunRecord]:
-    """The runs less those that only hold a sweep together: what metrics they have are those of its best run."""
+    """Return the runs without the parents of sweeps, whose metrics are those of their best run."""
     parents = {run.tags.get("mlflow.parentRunId") for run in found}
     kept = [run for run in found if "sweep" not in run.tags and (run.metrics or run.run_id not in parents)]
     return kept or found
 
 
-def plot(comparison: Comparison, path: Path) -> None:
-    from experiments.reports.figures.style import save_figure
-
-    try:
-        save_figure(comparison_figure(comparison), path)
-    except OSError as error:
-        raise ComparisonError(f"--plot cannot write {path}: {error.strerror}.") from None
-
-
 def print_table(comparison: Comparison) -> None:
-    """Prints the table, as wide as it gets where no terminal limits it, and its notes."""
+    """Print the table and its notes; without a terminal, the table is as wide as it needs to be."""
     from rich.console import Console
 
     console = Console(highlight=False)

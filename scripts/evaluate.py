@@ -1,8 +1,8 @@
-"""Evaluates the model of a run on its official test set, or on that of other data, and adds the result to the run.
+"""Evaluate the model of a run on its official test set, or on other data, and add the result to the run.
 
-python scripts/evaluate.py RUN_ID                       the run's own test set; the beginning of an id will do
+python scripts/evaluate.py RUN_ID                       its own test set; the first characters of an id suffice
 python scripts/evaluate.py RUN_ID data=fashion_mnist    other data that fits the model
-python scripts/evaluate.py RUN_ID data.path=FOLDER      other files; of your own: with data.checksums=null
+python scripts/evaluate.py RUN_ID data.path=FOLDER      other files; add data.checksums=null for your own
 """
 
 import argparse
@@ -20,9 +20,9 @@ from experiments.runtime import collect_garbage_rarely
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_id", metavar="RUN_ID", help="run whose model to evaluate, by the beginning of its id")
+    parser.add_argument("run_id", metavar="RUN_ID", help="run to evaluate, by id or its first characters")
     parser.add_argument(
-        "overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's own data config"
+        "overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's data config"
     )
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_intermixed_args()
@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def show(evaluated: EvaluatedRun) -> None:
-    """Prints the tables on stdout, and what to do next on stderr."""
+    """Print the tables on stdout, and what to do next on stderr."""
     from rich.console import Console
     from rich.table import Table
 

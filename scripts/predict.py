@@ -1,11 +1,11 @@
-"""Classifies a person's own pictures of digits with the model of a run on MNIST.
+"""Classify your own pictures of digits with the model of a run on MNIST.
 
-python scripts/predict.py RUN_ID seven.png           the probability of each class; the beginning of an id will do
-python scripts/predict.py RUN_ID *.jpg --save .      and saves what the network saw, as NAME.seen.png
+python scripts/predict.py RUN_ID seven.png           the probability of each class
+python scripts/predict.py RUN_ID *.jpg --save .      also save what the network saw, as NAME.seen.png
 
 A picture is a PNG or JPEG of one digit, of any size and colour, dark on light or light on dark. The digit is found by
-its contrast, and scaled and centred as those of MNIST were. --save overwrites no picture: where NAME.seen.png shows
-another digit, it writes NAME-2.seen.png, and so on.
+its contrast, then scaled and centred like those of MNIST. --save never overwrites the picture of another digit, but
+writes NAME-2.seen.png, and so on.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from experiments.runtime import collect_garbage_rarely
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST, by the beginning of its id")
+    parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST, by id or its first characters")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
-    parser.add_argument("--save", metavar="FOLDER", type=Path, help="save what the network saw there, as NAME.seen.png")
+    parser.add_argument("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
     parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
     return run_command(lambda: classify(options))
@@ -31,7 +31,7 @@ def main() -> int:
 
 def classify(options: argparse.Namespace) -> None:
     if options.save and not options.save.is_dir():
-        raise PictureError(f"--save={options.save} is no folder. Make it first, or give another; . is this one.")
+        raise PictureError(f"--save={options.save} is not a folder. Create it first, or name another; . is this one.")
     predictions = predict_pictures(options.run_id, options.images, options.uri)
     show(predictions)
     sys.stdout.flush()
@@ -42,7 +42,7 @@ def classify(options: argparse.Namespace) -> None:
 
 
 def show(predictions: list[Prediction]) -> None:
-    """Prints a row for each picture: the class, and what the model gave to each class."""
+    """Print a row for each picture: its class, and the output for each class."""
     from rich.console import Console
     from rich.table import Table
 
@@ -55,10 +55,13 @@ def show(predictions: list[Prediction]) -> None:
     for prediction in predictions:
         numbers = [f"{value:.1%}" if probabilities else f"{value:.3g}" for value in map(float, prediction.outputs)]
         table.add_row(str(prediction.file), prediction.name, *numbers)
-    # Wide enough for any name: one that is cut off could not be told from another.
+    # Wide enough for any name, so that no two are cut to the same.
     Console(highlight=False, markup=False, soft_wrap=True, width=10_000).print(table)
     if not probabilities:
-        print("The outputs of this network are no probabilities; the class is that of the largest.", file=sys.stderr)
+        print(
+            "The outputs of this network are not probabilities; the class is that of the largest.",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Shows the runs of a tracking store in MLflow's UI, until Ctrl-C.
+"""Show the runs of a tracking store in MLflow's UI, until Ctrl-C.
 
 python scripts/ui.py                          the store that run.py uses
 python scripts/ui.py --port 5001              on another port
-python scripts/ui.py --experiment NAME        opens another experiment than the latest
+python scripts/ui.py --experiment NAME        opens this experiment instead of the latest
 python scripts/ui.py --sweep RUN_ID           opens the runs of a sweep
 """
 
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 
 from experiments.errors import StoreError, UserError, run_command
@@ -49,22 +48,22 @@ def main() -> int:
 
 
 def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | None) -> None:
-    """Prints where the runs are shown, and serves it until interrupted; a server's own address needs no serving."""
+    """Print the addresses of the pages, and serve them until interrupted; a tracking server already serves its own."""
     if uri.startswith("http"):
         print(*(uri.rstrip("/") + page for page in pages(uri, experiment, sweep)), sep="\n")
         return
     if not is_free(host, port):
         other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(host, p)), None)
-        way_on = f". Try: python scripts/ui.py --port {other}"
+        fix = f". Try: python scripts/ui.py --port {other}"
         if other is None:
-            way_on = ", and so are those after it. Give another --host or --port."
-        raise UserError(f"Port {port} on {host} is in use or not allowed{way_on}")
+            fix = ", as are the ports after it. Choose another --host or --port."
+        raise UserError(f"Port {port} on {host} is in use or not allowed{fix}")
     check_tracking_uri(uri)
     create_database(uri)
     with tempfile.TemporaryFile() as log:
         server = start(uri, host, port, log.fileno())
         try:
-            found = pages(uri, experiment, sweep)  # takes two seconds, in which the server starts
+            found = pages(uri, experiment, sweep)  # takes two seconds, while the server starts
             while server.poll() is None and not answers(host, port):
                 time.sleep(0.1)
             if server.poll() is None:
@@ -73,13 +72,13 @@ def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | No
                 server.wait()
             log.seek(0)
             print(log.read().decode(errors="replace")[-4000:], file=sys.stderr)
-            raise StoreError("The MLflow server ended by itself; the lines above say why.")
+            raise StoreError("The MLflow server ended unexpectedly; the lines above say why.")
         finally:
             stop(server)
 
 
 def pages(uri: str, experiment: str | None, sweep: str | None) -> list[str]:
-    """What to open, without the server: the table of the experiment's runs, or that of the sweep's and their charts."""
+    """Return the pages to open, without the host: the table of the runs, and for a sweep also their charts."""
     client = connect_store(uri)
     mark_dead_runs(client)
     if sweep is None:
@@ -90,7 +89,7 @@ def pages(uri: str, experiment: str | None, sweep: str | None) -> list[str]:
 
 
 def start(uri: str, host: str, port: int, log: int) -> "subprocess.Popen[bytes]":
-    """Starts `mlflow server` in a process group of its own: with one worker and no jobs it answers in 5 s, not 19."""
+    """Start `mlflow server` in its own process group; with one worker and no jobs it answers in 5 s instead of 19."""
     artifacts = (database_file(uri).parent / "artifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
@@ -100,7 +99,7 @@ def start(uri: str, host: str, port: int, log: int) -> "subprocess.Popen[bytes]"
 
 
 def stop(server: "subprocess.Popen[bytes]") -> None:
-    """Ends the server and the processes it started."""
+    """End the server and the processes it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, number)
@@ -110,10 +109,9 @@ def stop(server: "subprocess.Popen[bytes]") -> None:
 
 
 def is_free(host: str, port: int) -> bool:
+    """Return whether a server can listen there."""
     with socket.socket() as attempt:
-        attempt.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as uvicorn does: closed connections do not count
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores closed connections, as uvicorn does
         try:
             attempt.bind((host, port))
         except OSError:
@@ -123,8 +121,7 @@ def is_free(host: str, port: int) -> bool:
 
 def answers(host: str, port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1) as response:
-            return bool(response.status == 200)
+        return bool(urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1).status == 200)
     except OSError:
         return False
 

@@ -1,11 +1,11 @@
-"""Remakes the pictures and the printed lines of docs/walkthrough.md by running the commands that stand in it.
+"""Renew the pictures and the printed lines of docs/walkthrough.md by running its commands.
 
-python scripts/walkthrough.py           all of it, in ten minutes on two quiet cores, in a store of its own
+python scripts/walkthrough.py           all of them, in ten minutes on two cores, in a temporary store
 
 A picture's title is the artifact of the run above it: ![What it shows](images/walkthrough/NAME.png "figures/NAME.png"),
 or a file that the command above it writes: "outputs/NAME.png". A block of text below a command holds lines that it
-prints; each is renewed by the next line that begins with the same word. RUN_ID stands for the last run that is no
-sweep, SWEEP_ID for the last sweep.
+prints; each is replaced by the next printed line that begins with the same word. RUN_ID stands for the last single run,
+SWEEP_ID for the last sweep.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.store import connect_store
 
 PAGE = PROJECT / "docs" / "walkthrough.md"
-COLOURS = 256  # of a picture on the page, which makes it half as large
+COLOURS = 256  # of a picture on the page; halves its size
 PARTS = re.compile(
     r"```bash\n(?P<commands>.*?)```|```text\n(?P<printed>.*?)```|\]\((?P<picture>[^) ]+) \"(?P<artifact>.+?)\"\)",
     re.DOTALL,
@@ -33,11 +33,11 @@ PARTS = re.compile(
 
 
 class Step(NamedTuple):
-    """A command of the page, and what of its output the page shows.
+    """A command of the page, and the parts of its output that the page shows.
 
     Attributes:
-        command: as it is written, comment aside.
-        printed: lines of text below it.
+        command: as written, without its comment.
+        printed: the lines of text below it.
         pictures: file on the page -> artifact of the last run, or file in outputs/.
     """
 
@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 
 def steps(text: str) -> list[Step]:
-    """The page's commands in their order."""
+    """Return the commands of the page in order."""
     found: list[Step] = []
     for part in PARTS.finditer(text):
         if part["commands"]:
@@ -61,15 +61,15 @@ def steps(text: str) -> list[Step]:
 
 
 def first_word(line: str) -> str:
-    """What a printed line is known by; nothing for one without letters or digits, such as a rule."""
+    """Return the first word of a printed line; empty for a line without letters or digits, such as a rule."""
     return next(iter(re.findall(r"[\w./-]*\w[\w./-]*", line)), "")
 
 
 def renewed(lines: list[str], output: str) -> list[str]:
-    """For each line the next one of the output that begins with the same word.
+    """Return for each line the next one of the output that begins with the same word.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such line.
     """
     rest = iter(output.splitlines())
     found = []
@@ -83,12 +83,12 @@ def renewed(lines: list[str], output: str) -> list[str]:
 
 
 def last_run(uri: str) -> RunRecord:
-    """The last run in the store, or sweep: its parent."""
+    """Return the latest single run or parent of a sweep in the store."""
     return next(run for run in runs_with_tags(connect_store(uri), {}) if "mlflow.parentRunId" not in run.tags)
 
 
 def run_steps(text: str, uri: str) -> str:
-    """Run every command, renew the pictures, and return the page with its printed lines renewed."""
+    """Run every command, renew the pictures, and return the page with renewed lines."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "COLUMNS": "120", "NO_COLOR": "1"}
     blocks: list[str] = []
@@ -117,7 +117,7 @@ def run_steps(text: str, uri: str) -> str:
 
 
 def shrink(picture: bytes, target: Path) -> None:
-    """Save a picture with few colours."""
+    """Save a picture with fewer colours."""
     from PIL import Image
 
     target.parent.mkdir(exist_ok=True)

@@ -69,7 +69,7 @@ def test_mistakes_are_reported_before_a_model_is_loaded(tmp_path: Path, new_uri:
             ["0" * 32, tmp_path / "none.png"],
             f"{tmp_path}/none.png is not a file. Expected a PNG or JPEG picture of a digit.\n",
         ),
-        (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is no folder."),
+        (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is not a folder."),
         (["0" * 32, picture, "--uri", new_uri], f"There is no tracking store {new_uri} yet"),
     ]:
         done = predict(*arguments)

@@ -1,4 +1,4 @@
-"""The benchmark as a command: what it writes, and what it says without MNIST. Never how long a thing took."""
+"""The benchmark as a command: what it writes, and what it reports without MNIST, but never how long anything took."""
 
 import json
 from math import isfinite
@@ -12,16 +12,14 @@ BENCHMARK = "scripts/benchmark.py"
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> dict[str, str]:
-    """Variables under which MNIST is found neither in a folder of the user's nor in the cache of Keras."""
+    """Return variables that hide MNIST in the user's folder and in the Keras cache."""
     if (PROJECT / "data" / "mnist").exists():
-        pytest.skip("MNIST lies in data/mnist of the project, where it is always found")
+        pytest.skip("MNIST is in data/mnist of the project, where it is always found")
     return {"EXPERIMENTS_DATA_DIR": str(tmp_path), "KERAS_HOME": str(tmp_path)}
 
 
 @pytest.mark.slow
-def test_startup_is_measured_side_by_side_also_without_mnist_and_written_as_json(
-    tmp_path: Path, nowhere: dict[str, str]
-) -> None:
+def test_startup_needs_no_mnist_and_is_written_as_json(tmp_path: Path, nowhere: dict[str, str]) -> None:
     file = tmp_path / "startup.json"
     done = command("startup", "--quick", "--json", str(file), script=BENCHMARK, **nowhere)
     assert done.returncode == 0, done.stderr
@@ -40,7 +38,7 @@ def test_startup_is_measured_side_by_side_also_without_mnist_and_written_as_json
         assert row["measured"] in done.stdout
 
 
-def test_figures_that_need_mnist_say_so_without_it(nowhere: dict[str, str]) -> None:
+def test_other_figures_are_refused_without_mnist(nowhere: dict[str, str]) -> None:
     done = command("startup", "report", "--quick", script=BENCHMARK, **nowhere)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

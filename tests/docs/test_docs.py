@@ -1,8 +1,8 @@
-"""Every page is true: its commands compose or exist, and so does what it names: keys, choices, files, links, words.
+"""Every page is true: its commands compose or exist, and so do the keys, choices, files, links and words it names.
 
-What stands in backticks is held against the files of conf/ and the sources, word by word. The commands of the README
-are also run (test_readme.py), as are the single runs of docs/walkthrough.md and the code of its notebook
-(test_walkthrough.py); the blocks of docs/extending.md are applied, and its runs made there (test_extending.py).
+Words in backticks are looked up in conf/ and in the sources. The commands of the README are also run (test_readme.py),
+as are the single runs of docs/walkthrough.md and the code of its notebook (test_walkthrough.py); the blocks of
+docs/extending.md are applied, and its runs made (test_extending.py).
 """
 
 import ast
@@ -20,22 +20,22 @@ from typing import Any
 import pytest
 import yaml
 from conftest import PROJECT
-from hydra._internal.utils import get_args_parser
 
 from experiments.config.choices import CONFIG_FOLDER, config_groups
 from experiments.config.composition import compose_job
+from experiments.config.hydra_internals import hydra_argument_parser
 from experiments.config.overrides import PRESETS
 from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("docs/*.ipynb")])
-CHECKED = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which is about the past
+CHECKED = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it is about the past
 GROUPS = [group.name for group in config_groups()]
-OF_THE_SYSTEM = ("cd", "eval", "export", "git", "pip", "source")
-OF_OTHERS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
-OF_HYDRA = "hydra/launcher=basic"
-OF_LIBRARIES = ("gc.", "keras.", "lax.")  # dotted names that are neither keys nor ours
-OF_MLFLOW = (["mlflow", "artifacts", "download"],)
+SHELL_COMMANDS = ("cd", "eval", "export", "git", "pip", "source")
+FOREIGN_WORDS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
+HYDRA_CHOICE = "hydra/launcher=basic"
+LIBRARY_PREFIXES = ("gc.", "keras.", "lax.")  # dotted names that are neither keys nor ours
+MLFLOW_COMMANDS = (["mlflow", "artifacts", "download"],)
 FOLDERS = ("conf/", "docs/", "scripts/", "src/", "tests/", ".ci/")
 FILE = re.compile(r"[\w$.*-]*/[\w$./*-]*|[\w*-]*\.(csv|db|ipynb|json|keras|lock|md|npz|png|py|toml|yaml)")
 PLACEHOLDER = re.compile(r"[A-Z]{2,}[A-Z_]*|\.\.\.|\[.*\]")
@@ -48,7 +48,7 @@ def name_of(page: Path) -> str:
 
 @cache
 def text_of(page: Path) -> str:
-    """The page in Markdown; of a notebook its text, not its code."""
+    """Return the page in Markdown; for a notebook only its text, not its code."""
     if page.suffix != ".ipynb":
         return page.read_text()
     cells = json.loads(page.read_text())["cells"]
@@ -60,18 +60,18 @@ def without_blocks(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[str]:
-    """The blocks of commands of a page, less what one of them hands to Python line by line."""
+    """Return the blocks of commands of a page, without the Python code that one of them contains."""
     found = re.findall(r"```bash\n(.*?)```", text_of(page), re.DOTALL)
     return [re.sub(r" && python - <<'END'.*\nEND", "", block, flags=re.DOTALL) for block in found]
 
 
 def inline(page: Path) -> list[str]:
-    """What stands in backticks in the text of a page."""
+    """Return the inline code in the text of a page."""
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without_blocks(page))]
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of a page, from its blocks and from its text."""
+    """Return the commands in the blocks and in the text of a page."""
     lines = [line for block in blocks(page) for line in block.replace("\\\n", " ").splitlines()]
     lines += [code for code in inline(page) if code.startswith(("python ", "make "))]
     return list(dict.fromkeys(" ".join(line.partition(" #")[0].split()) for line in lines if line.strip("# ")))
@@ -79,7 +79,7 @@ def commands(page: Path) -> list[str]:
 
 @cache
 def new_files(page: Path) -> dict[str, str]:
-    """What a page adds to the project: the text of each new file."""
+    """Return the new files that a page adds to the project: their text by path."""
     return dict(re.findall(r"^A new file, `([^`]+)`:\n\n```\w+\n(.*?)```", text_of(page), re.DOTALL | re.MULTILINE))
 
 
@@ -97,14 +97,14 @@ def known_keys() -> set[str]:
     for group in set(GROUPS) - set(PRESETS):
         for file in (CONFIG_FOLDER / group).glob("*.yaml"):
             found |= set(keys(yaml.safe_load(file.read_text()), f"{group.replace('/', '.')}."))
-    for file in CONFIG_FOLDER.glob("experiment/*.yaml"):  # null but where a published config says what it gives
+    for file in CONFIG_FOLDER.glob("experiment/*.yaml"):  # null except in published configs
         found |= set(keys(yaml.safe_load(file.read_text()).get("expected") or {}, "expected."))
     return found
 
 
 @cache
 def sources() -> str:
-    """The text of conf/ and of the code; not of the tests, which also say what is wrong."""
+    """Return the text of conf/ and of the code, without the tests, which also contain wrong words."""
     files = [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "scripts").glob("*.py"), *CONFIG_FOLDER.rglob("*.yaml")]
     text = [file.read_text() for file in [*files, PROJECT / "pyproject.toml", PROJECT / "Makefile"]]
     return "\n".join([*text, *(file.stem for file in files)])
@@ -116,7 +116,7 @@ def known_words() -> set[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether `module.function` is one of the package."""
+    """Return whether `module.function` exists in the package."""
     try:
         pkgutil.resolve_name(f"experiments.{name}")
     except (AttributeError, ImportError):
@@ -125,7 +125,7 @@ def is_ours(name: str) -> bool:
 
 
 def check_setting(key: str, value: str, added: dict[str, str]) -> None:
-    """The key or the choice is one of conf/, or of the files that the page adds."""
+    """Check that the key or the choice is in conf/, or in a file that the page adds."""
     if key in GROUPS:
         if re.fullmatch(r"[a-z_0-9]+", value):
             file = f"conf/{key}/{value}.yaml"
@@ -137,7 +137,7 @@ def check_setting(key: str, value: str, added: dict[str, str]) -> None:
 
 
 def check_file(name: str, page: Path) -> None:
-    """The file exists, or the page adds it, or it is one that a run or a command of the page writes or looks for."""
+    """Check that the file exists, that the page adds it, or that the code or a command of the page mentions it."""
     pattern = name if (PROJECT / name).exists() else re.sub(r"[A-Z]{3,}", "*", name.rstrip("/"))
     folders = [PROJECT, page.parent, *(PROJECT / folder for folder in ("src/experiments", "scripts", "tests"))]
     if name not in new_files(page) and not any(any(folder.glob(pattern)) for folder in folders):
@@ -147,11 +147,11 @@ def check_file(name: str, page: Path) -> None:
 
 
 def check_word(word: str, page: Path) -> None:
-    """What a word in backticks looks like, it is: a setting, a file, a key, or something that the sources name."""
+    """Check that a word is what it looks like: a setting, a file, a key, or a word of the sources."""
     key, equals, value = word.partition("=")
-    if word in (*OF_OTHERS, OF_HYDRA):
+    if word in (*FOREIGN_WORDS, HYDRA_CHOICE):
         return
-    if word.startswith(OF_LIBRARIES):
+    if word.startswith(LIBRARY_PREFIXES):
         assert re.search(rf"\b{re.escape(word)}\b", sources()), f"nothing uses {word}"
     elif equals and re.fullmatch(r"[a-z_/]+(\.[a-z_0-9]+)*", key):
         check_setting(key, value, new_files(page))
@@ -160,18 +160,18 @@ def check_word(word: str, page: Path) -> None:
     elif re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", word) and not is_ours(word):
         check_setting(word, "", new_files(page))
     elif word.startswith("--"):
-        assert f'"{word}"' in sources() or word in get_args_parser().format_usage(), f"there is no option {word}"
+        assert f'"{word}"' in sources() or word in hydra_argument_parser().format_usage(), f"there is no option {word}"
     elif re.fullmatch(r"\d*[A-Za-z_][\w*]*", key):
         assert fnmatch.filter(known_words(), key), f"nothing is called {key}"
 
 
 def check_run(arguments: list[str]) -> None:
-    """Hydra knows the options; the overrides, with something for each placeholder, make a config that could be run."""
-    given = get_args_parser().parse_args(arguments)
+    """Check that Hydra knows the options, and that the overrides compose, with a value for each placeholder."""
+    given = hydra_argument_parser().parse_args(arguments)
     if given.help or given.hydra_help or given.shell_completion:
         return
     if any(override.startswith("hydra/sweeper=") for override in given.overrides):
-        for override in given.overrides:  # the grammar of their values is held by the tests of a search
+        for override in given.overrides:  # the tests of a search check the grammar of the values
             check_setting(*override.partition("=")[::2], {})
         return
     overrides = [o.replace("RUN_ID", RUN_ID).replace("FOLDER", "folder") for o in given.overrides]
@@ -180,7 +180,7 @@ def check_run(arguments: list[str]) -> None:
 
 
 def check(line: str) -> None:
-    """The command exists, and what it is given is something that it takes."""
+    """Check that the command exists, and that it takes these arguments."""
     words = shlex.split(line)
     if words[:2] == ["python", "run.py"]:
         check_run(words[2:])
@@ -197,7 +197,7 @@ def check(line: str) -> None:
             assert not re.fullmatch(r"[a-z_]+", word) or word in known_words(), f"nothing is called {word}"
     elif words[0] == "python":
         own = PROJECT / "src" / Path(*words[2].split("."))
-        assert own.with_suffix(".py").exists() or words[2] == "pytest" or words[2:5] in OF_MLFLOW, line
+        assert own.with_suffix(".py").exists() or words[2] == "pytest" or words[2:5] in MLFLOW_COMMANDS, line
     elif words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -205,13 +205,13 @@ def check(line: str) -> None:
             if word.startswith("ARGS="):
                 check_run(shlex.split(word.removeprefix("ARGS=")))
     else:
-        assert words[0] in OF_THE_SYSTEM, f"{words[0]} is no command of this project"
+        assert words[0] in SHELL_COMMANDS, f"{words[0]} is not a command of this project"
 
 
 @pytest.mark.parametrize("page", CHECKED, ids=name_of)
-def test_every_command_of_a_page_is_one_that_could_be_run(page: Path) -> None:
+def test_every_command_of_a_page_is_valid(page: Path) -> None:
     for line in commands(page):
-        if line.startswith("python run.py ") and new_files(page):  # composes only once they are there
+        if line.startswith("python run.py ") and new_files(page):  # composes only with the new files
             for word in shlex.split(line)[2:]:
                 check_word(word, page)
         else:
@@ -219,15 +219,15 @@ def test_every_command_of_a_page_is_one_that_could_be_run(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", CHECKED, ids=name_of)
-def test_every_word_in_backticks_is_a_key_a_choice_a_file_or_a_word_of_the_sources(page: Path) -> None:
+def test_every_word_in_backticks_exists(page: Path) -> None:
     for code in inline(page):
-        if not code.endswith(" ..."):  # cut short
+        if not code.endswith(" ..."):  # abbreviated
             for word in code.split():
                 check_word(word.strip("'\""), page)
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -254,7 +254,7 @@ def test_every_link_and_image_of_a_page_exists(page: Path) -> None:
         "./run.sh",
     ],
 )
-def test_a_command_that_is_wrong_would_be_found(line: str) -> None:
+def test_a_wrong_command_is_found(line: str) -> None:
     with pytest.raises((AssertionError, ConfigError)):
         check(line)
 
@@ -277,6 +277,6 @@ def test_a_command_that_is_wrong_would_be_found(line: str) -> None:
         "nothing.py",
     ],
 )
-def test_a_word_that_is_wrong_would_be_found(word: str) -> None:
+def test_a_wrong_word_is_found(word: str) -> None:
     with pytest.raises(AssertionError, match=r"there is no|nothing"):
         check_word(word, PROJECT / "README.md")

@@ -1,4 +1,4 @@
-"""The README is enforced: its commands are run, its outputs compared. test_docs.py checks what all pages name."""
+"""The README is enforced: its commands are run, and its outputs compared."""
 
 import re
 import shlex
@@ -22,15 +22,15 @@ SHRINK = "data.limit={} data.validation={} training.epochs={} training.threads=1
 
 
 def arguments(line: str) -> list[str]:
-    # Unlike a shell, shlex leaves brackets alone, as a shell does when no file matches.
+    # shlex leaves brackets alone, as a shell does when no file matches.
     return shlex.split(line)[2:]
 
 
 def shrunk(line: str, uri: str, folder: Path) -> list[str]:
-    """The overrides of a command, on little data and in a store of this test's own."""
+    """Return the overrides of a command, on little data and in the store of this test."""
     limit = SHRINK.format(400, 100, 2).split()
     if "debug=overfit" in line:
-        limit = SHRINK.split()[3:]  # one batch it is
+        limit = SHRINK.split()[3:]  # it trains on one batch
     if "single_neuron" in line:
         limit = ["training.epochs=2"]
     if "fashion_mnist" in line:
@@ -44,7 +44,7 @@ def shrunk(line: str, uri: str, folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", RUNS)
-def test_a_command_of_the_readme_does_what_it_says(line: str, uri: str, tmp_path: Path, mnist: Path) -> None:
+def test_a_run_of_the_readme_finishes(line: str, uri: str, tmp_path: Path, mnist: Path) -> None:
     overrides = shrunk(line, uri, tmp_path)
     from experiments.experiment import run_experiment
 
@@ -54,7 +54,7 @@ def test_a_command_of_the_readme_does_what_it_says(line: str, uri: str, tmp_path
     assert run.info.status == "FINISHED"
 
 
-def test_every_other_command_is_one_that_these_tests_know() -> None:
+def test_every_other_command_has_a_test() -> None:
     known = {
         "make run": "Makefile",
         'make run ARGS="model.dropout=0.3"': "Makefile",
@@ -88,7 +88,7 @@ def test_every_other_command_is_one_that_these_tests_know() -> None:
 
 
 @pytest.mark.parametrize(("line", "runs"), list(zip(SWEEPS, (6, 6, 5), strict=True)))
-def test_a_sweep_of_the_readme_is_the_plan_that_it_says(line: str, runs: int, new_uri: str, mnist: Path) -> None:
+def test_a_sweep_of_the_readme_plans_its_runs(line: str, runs: int, new_uri: str, mnist: Path) -> None:
     done = command(
         *arguments(line), *SHRINK.format(200, 50, 1).split(), "sweep.dry_run=true", f"tracking.uri={new_uri}"
     )
@@ -96,14 +96,14 @@ def test_a_sweep_of_the_readme_is_the_plan_that_it_says(line: str, runs: int, ne
     assert f"Sweep of {runs} runs in experiment mnist" in done.stdout
 
 
-def test_outputs_shown_in_the_readme_are_those_of_the_commands() -> None:
+def test_the_outputs_in_the_readme_are_real() -> None:
     (session,) = [text for kind, text in BLOCKS if kind == "console"]
     for part in session.strip().split("$ ")[1:]:
         line, _, expected = part.partition("\n")
         assert command(*arguments(line)).stderr.strip() == expected.strip()
 
 
-def test_yaml_shown_in_the_readme_composes(tmp_path: Path) -> None:
+def test_the_yaml_in_the_readme_composes(tmp_path: Path) -> None:
     (text,) = [text for kind, text in BLOCKS if kind == "yaml"]
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "own.yaml").write_text(text)

@@ -1,4 +1,4 @@
-"""docs/reference.md is what the schema and the files say."""
+"""docs/reference.md matches the schema and the files in conf/."""
 
 import re
 

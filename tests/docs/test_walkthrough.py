@@ -1,7 +1,7 @@
-"""docs/walkthrough.md and its notebook do what they say.
+"""docs/walkthrough.md and its notebook work.
 
-On little data every single run is made, with the pictures and lines below it, and so is every cell. Of the sweeps every
-config is composed; what reads a sweep (SWEEP_ID) is left to the tests of compare.py.
+Every single run of the page and every cell is made on little data, with the pictures and lines below it. Of sweeps only
+the configs are composed; commands on SWEEP_ID are covered by the tests of compare.py.
 """
 
 import ast
@@ -45,7 +45,7 @@ def run_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_it(
+def test_every_command_makes_the_pictures_and_lines_below_it(
     uri: str,
     tmp_path: Path,
     mnist: Path,
@@ -61,7 +61,7 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
     for step in STEPS:
         line = step.command.replace("RUN_ID", run_id).replace("outputs", str(tmp_path))
         words = shlex.split(line)[1:]
-        if "SWEEP_ID" in words:  # tests/test_compare.py has sweeps
+        if "SWEEP_ID" in words:  # tests/comparison has sweeps
             assert set(step.pictures.values()) <= set(shlex.split(step.command)), step.command
             continue
         made: set[str] = set()
@@ -70,7 +70,7 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
             overrides = shrunk(words[1 + is_sweep :])
             if is_neuron in drawn:
                 overrides.append("report.figures=none")
-            if is_sweep:  # tests/test_pool_launcher.py runs some
+            if is_sweep:  # tests/sweeps runs some
                 assert compose_sweep(overrides).jobs
                 assert set(step.pictures.values()) <= FIGURES_OF_A_SWEEP, step.command
                 continue
@@ -92,7 +92,7 @@ def test_every_command_of_the_page_runs_and_makes_the_pictures_and_lines_below_i
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
 
 
-def test_the_pictures_are_there_and_small_and_each_is_on_the_page() -> None:
+def test_the_pictures_are_small_and_on_the_page() -> None:
     named = {path for step in STEPS for path in step.pictures}
     there = set((PAGE.parent / "images" / "walkthrough").iterdir())
     assert {path.name for path in there - named} == {"seven.png", "unsure.png"}  # inputs, drawn by hand
@@ -101,7 +101,7 @@ def test_the_pictures_are_there_and_small_and_each_is_on_the_page() -> None:
     assert sum(path.stat().st_size for path in there) < LARGEST_TOGETHER
 
 
-def test_a_step_is_a_command_with_what_stands_below_it_up_to_the_next() -> None:
+def test_a_step_is_a_command_with_its_lines_and_pictures() -> None:
     block = "```bash\npython a.py  # says why\npython b.py \\\n    c=d\n```\n"
     text = block + '```text\none  1\n───\n```\n![x](images/x.png "f/1.png")'
     first, second = SCRIPT["steps"](text)
@@ -109,26 +109,26 @@ def test_a_step_is_a_command_with_what_stands_below_it_up_to_the_next() -> None:
     assert second == ("python b.py c=d", ["one  1", "───"], {PAGE.parent / "images" / "x.png": "f/1.png"})
 
 
-def test_a_printed_line_is_renewed_by_the_next_one_that_begins_with_its_word() -> None:
+def test_a_printed_line_is_replaced_by_the_next_one_with_its_first_word() -> None:
     output = "two   5\n one   7 \none   8\n"
     assert SCRIPT["renewed"](["one  1", "───", "one  2"], output) == [" one   7", "───", "one   8"]
     with pytest.raises(ValueError, match="No further line begins with 'two'"):
         SCRIPT["renewed"](["one  1", "two  1"], output)
 
 
-def test_what_the_notebook_takes_from_this_project_is_there() -> None:
+def test_the_notebooks_imports_exist() -> None:
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and "experiments" in str(node.module)]
     ours: dict[str, Any] = {}
-    exec(compile(ast.Module(list(imports), []), str(NOTEBOOK), "exec"), ours)  # which loads nothing heavy
+    exec(compile(ast.Module(list(imports), []), str(NOTEBOOK), "exec"), ours)  # loads nothing heavy
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = ours.get(node.value.id)
             assert not isinstance(module, ModuleType) or hasattr(module, node.attr), f"no {node.value.id}.{node.attr}"
 
 
-def test_the_weights_that_the_page_counts_are_those_of_the_first_dense_layer() -> None:
+def test_the_page_counts_the_weights_of_the_first_dense_layer() -> None:
     config = compose_job(["experiment=walkthrough"])
     (units,) = config.model.units
     pixels = math.prod(config.data.shape)

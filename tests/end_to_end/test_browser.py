@@ -1,4 +1,4 @@
-"""What a person sees: a real run and a real sweep, MLflow's real server as scripts/ui.py starts it, a real browser."""
+"""What a person sees: a real run and a real sweep, the server that scripts/ui.py starts, and a real browser."""
 
 import json
 import signal
@@ -35,18 +35,18 @@ class Page:
         self.browser.open(f"{table}/{run_id or self.run_id}{tab}?{query}")
 
     def follow(self, text: str) -> None:
-        """Open what the link with this text leads to; it would open in another tab."""
+        """Open the target of the link with this text in this tab instead of a new one."""
         link = f"[...document.querySelectorAll('a')].find(link => link.innerText === {json.dumps(text)})"
         self.browser.open(self.browser.wait(f"const link = {link}; return link && link.href"))
 
     def columns(self) -> list[str]:
-        """The columns of the runs table from left to right."""
+        """Return the columns of the runs table from left to right."""
         script = "[...document.querySelectorAll('[role=columnheader][col-id*=\"`\"]')]"
         script += ".sort((a, b) => a.getBoundingClientRect().x - b.getBoundingClientRect().x).map(e => e.innerText)"
         return [str(name) for name in self.browser.run(f"return {script}")]
 
     def column(self, name: str) -> list[str]:
-        """The cells of a column of the runs table from top to bottom."""
+        """Return the cells of a column of the runs table from top to bottom."""
         cells = f"[...document.querySelectorAll('[role=gridcell][col-id*=\"{name}\"]')]"
         cells += ".sort((a, b) => a.getBoundingClientRect().y - b.getBoundingClientRect().y).map(e => e.innerText)"
         return [str(text) for text in self.browser.wait(f"const cells = {cells}; return cells.length && cells")]
@@ -119,7 +119,7 @@ def test_the_note_opens_to_the_worst_classes_the_commands_and_the_figures(page: 
     page.browser.click("Show more")
     text = page.browser.wait_for_text("Worst classes:", "most often taken for", "# resume")
     assert "python scripts/compare.py" in text
-    assert "**" not in text  # nothing of the Markdown is left unrendered
+    assert "**" not in text  # all Markdown is rendered
     assert "```" not in text
     widths = page.browser.wait(
         "const pictures = [...document.querySelectorAll('img[src^=get-artifact]')];"

@@ -1,4 +1,4 @@
-"""The presets for when something is wrong, and starting from another run's weights: whole runs in this process."""
+"""The debug presets, and starting from another run's weights: whole runs in this process."""
 
 import json
 from typing import Any
@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One store for this module: to make one takes seconds."""
+    """Return the URI of one store for this module; creating one takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
 
 
 @pytest.mark.parametrize("file", sorted(CONFIG_FOLDER.glob("debug/*.yaml")), ids=lambda file: file.stem)
-def test_every_preset_names_its_command_and_composes_with_every_experiment(file: Any) -> None:
+def test_every_preset_composes_with_every_experiment(file: Any) -> None:
     assert f"# Command: python run.py debug={file.stem}" in file.read_text()
     for experiment_file in CONFIG_FOLDER.glob("experiment/*.yaml"):
         config = compose_job([f"experiment={experiment_file.stem}", f"debug={file.stem}"])
@@ -49,7 +49,7 @@ def test_overfit_is_refused_on_more_than_one_batch(override: str, now: str) -> N
     compose_job(["debug=overfit", "data.limit=64", "training.batch_size=64"])
 
 
-def test_smoke_does_a_few_batches_of_everything_in_an_experiment_of_its_own(uri: str) -> None:
+def test_smoke_runs_a_few_batches_in_its_own_experiment(uri: str) -> None:
     run = made(uri, *DIGITS, "debug=smoke")
     client = connect_store(uri)
     assert client.get_experiment(run.info.experiment_id).name == "debug"
@@ -64,7 +64,7 @@ def test_smoke_does_a_few_batches_of_everything_in_an_experiment_of_its_own(uri:
     [("0.01", "Goal reached in epoch "), ("1e-9", "Goal NOT reached in 40 epochs: loss 2.")],
     ids=["it learns", "it does not"],
 )
-def test_overfit_says_whether_the_loss_came_near_zero(
+def test_overfit_says_whether_the_loss_reached_zero(
     rate: str, said: str, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["debug=overfit", "training.epochs=40", f"optimizer.learning_rate={rate}", "tracking.log_model=false"]
@@ -75,13 +75,15 @@ def test_overfit_says_whether_the_loss_came_near_zero(
     assert "wanted at most 0.01." in printed
     if "NOT" not in said:
         losses = [loss for _, loss in history(uri, run.info.run_id)["loss"]]
-        assert losses[-1] <= 0.01 < min(losses[:-1])  # it ended at the first such epoch
+        assert losses[-1] <= 0.01 < min(losses[:-1])  # it stopped at the first such epoch
 
 
-def test_profile_says_where_the_time_went_as_a_table_and_as_a_trace(
-    uri: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    of_its_own = ["model.units=24", "training.epochs=2", "report.figures=light"]  # else it need not be compiled
+def test_profile_logs_a_table_and_a_trace(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    of_its_own = [
+        "model.units=24",
+        "training.epochs=2",
+        "report.figures=light",
+    ]  # else its program may be compiled
     run = made(uri, *DIGITS, "debug=profile", *of_its_own)
     table = json.loads(artifact(uri, run.info.run_id, "tables/profile.json"))
     phases = [row[0] for row in table["data"]]
@@ -95,7 +97,7 @@ def test_profile_says_where_the_time_went_as_a_table_and_as_a_trace(
     assert "compiling and the first step" in capsys.readouterr().out
 
 
-def test_a_run_starts_from_the_weights_of_another_and_its_fingerprint_says_so(uri: str) -> None:
+def test_a_run_starts_from_anothers_weights_with_its_own_fingerprint(uri: str) -> None:
     small = [*DIGITS, "training.epochs=1", "report.figures=none", "model.units=16"]
     first = made(uri, *small)
     start = f"model.weights={first.info.run_id}"
@@ -115,9 +117,9 @@ def test_a_run_starts_from_the_weights_of_another_and_its_fingerprint_says_so(ur
     without_model = made(uri, *small, "tracking.log_model=false")
     with pytest.raises(StoreError, match="has no model: a run logs it when it ends"):
         made(uri, *small, f"model.weights={without_model.info.run_id}")
-    connect_store(uri).delete_tag(first.info.run_id, "model_digest")  # as of a run of before there were any
+    connect_store(uri).delete_tag(first.info.run_id, "model_digest")  # like a run recorded before digests existed
     for file in database_file(uri).parent.rglob("model.keras"):
         file.write_bytes(b"no model")
     with pytest.raises(StoreError, match=f"^model.weights: The model of run {first.info.run_id} cannot be loaded: "):
         made(uri, *small, start)
-    assert len(runs(uri)) == before + 1  # what was refused made none
+    assert len(runs(uri)) == before + 1  # refused runs are not recorded

@@ -92,5 +92,5 @@ def test_unusable_ports_and_hosts_are_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["ui.py", "--host=192.0.2.1", f"--uri=sqlite:///{tmp_path}/mlflow.db"])
     assert main() == 2
     assert capsys.readouterr().err == (
-        "Port 5000 on 192.0.2.1 is in use or not allowed, and so are those after it. Give another --host or --port.\n"
+        "Port 5000 on 192.0.2.1 is in use or not allowed, as are the ports after it. Choose another --host or --port.\n"
     )
