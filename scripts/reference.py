@@ -113,8 +113,6 @@ def _keys(
     found = []
     for name, value in tree.items():
         path = prefix + str(name)
-        if name == "_target_":  # of Hydra
-            continue
         if isinstance(value, dict) and value and (nested.get(name) or not (meanings.get(name) or comments.get(path))):
             found += _keys(
                 value, comments, {}, field_descriptions(nested[name]) if nested.get(name) else {}, f"{path}."

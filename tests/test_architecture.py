@@ -17,7 +17,7 @@ PACKAGES = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 COMMANDS = [PROJECT / "run.py", *sorted((PROJECT / "scripts").glob("*.py"))]
 HEAVY = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "scipy", "optuna", "PIL", "h5py"}
 HYDRA_INTERNALS = PACKAGE / "config" / "hydra_internals.py"  # the one module that may use private parts of Hydra
-PUBLIC_DESPITE_UNDERSCORE = {"_exit", "_asdict", "_replace", "_trial_id"}  # os, named tuples, Optuna's key of a trial
+PUBLIC_DESPITE_UNDERSCORE = {"_exit", "_asdict", "_replace", "_trial_id", "_fields"}  # os, named tuples, Optuna, ast
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -109,6 +109,26 @@ def test_every_top_level_name_is_unique() -> None:
         for name in set(top_level_names(path)) - {"__all__", "main"}:
             places[name].append(module_name(path))
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def offered_modules(package: str) -> set[str]:
+    """Return the modules in a package's `__all__`: those that others may use."""
+    tree = tree_of(PACKAGE / package / "__init__.py")
+    (listed,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
+    return set(ast.literal_eval(listed))
+
+
+def test_others_use_only_the_modules_that_a_package_offers() -> None:
+    offered = {package: offered_modules(package) for package in PACKAGES}
+    used: dict[str, set[str]] = defaultdict(set)
+    for path in [*MODULES, *COMMANDS]:
+        own = module_name(path).partition(".")[0] if path in MODULES else ""
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("experiments."):
+                _, package, *modules = str(node.module).split(".")
+                if package in offered and package != own:
+                    used[package] |= set(modules[:1]) or {alias.name for alias in node.names}
+    assert used == offered
 
 
 @pytest.mark.parametrize("package", PACKAGES)

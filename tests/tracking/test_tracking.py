@@ -313,7 +313,7 @@ def test_errors_while_adding_to_a_run_are_not_blamed_on_the_store(store):
 
     def add():
         with reopen_ended_run(store, run_id) as run:
-            run._spool.append({"tags": {}})
+            run.spool.append({"tags": {}})
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):

@@ -17,7 +17,7 @@ from train_once import train
 
 from experiments.config.composition import compose_job
 from experiments.errors import ConfigError
-from experiments.training.cluster import _free_ports, read_tf_config, supervises_cluster
+from experiments.training.cluster import free_local_ports, read_tf_config, supervises_cluster
 
 # Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
 # weights, a constraint, and a last batch of 10 that 4 replicas cannot share evenly.
@@ -143,7 +143,7 @@ def test_run_fails_when_a_worker_dies_or_hangs_and_can_be_resumed(
 
 @pytest.mark.slow
 def test_run_fails_and_names_a_peer_that_never_starts(uri: str) -> None:
-    ports = _free_ports(2)
+    ports = free_local_ports(2)
     task = {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": 0}}
     arguments = ["data=digits", "distribution=multi_worker", "distribution.timeout_seconds=20", f"tracking.uri={uri}"]
     done = command(*arguments, TF_CONFIG=json.dumps(task))

@@ -1,1 +1,27 @@
-"""TODO."""
+"""What an experiment is: the schema, its metrics, how a command line becomes a checked config, and what identifies it.
+
+`composition` and `sweep_composition` lead from overrides to configs, `schema` holds their types, `identity` their
+fingerprint. Nothing here loads TensorFlow, Keras or MLflow.
+"""
+
+__all__ = [
+    "choices",
+    "composition",
+    "data_schema",
+    "expected_schema",
+    "explanation",
+    "extra_optimizers",
+    "facts",
+    "hydra_internals",
+    "identity",
+    "keras_checks",
+    "keras_table",
+    "metrics",
+    "model_schema",
+    "neutral_values",
+    "optimizer_schema",
+    "overrides",
+    "schema",
+    "sweep_composition",
+    "validation",
+]

@@ -1,1 +1,3 @@
-"""TODO."""
+"""Arrays to learn from: datasets by name, found or downloaded, checked and split. NumPy only."""
+
+__all__ = ["datasets"]

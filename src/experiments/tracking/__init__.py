@@ -1,1 +1,18 @@
-"""TODO."""
+"""Runs in MLflow, which only this package imports: the store, a run being logged, and recorded runs read back.
+
+`run` logs, `records`, `artifacts` and `recorded_config` read, `liveness` finds runs whose process is gone.
+"""
+
+__all__ = [
+    "addresses",
+    "artifacts",
+    "environment",
+    "initial_weights",
+    "liveness",
+    "recorded_config",
+    "records",
+    "run",
+    "start_record",
+    "store",
+    "ui_pages",
+]

@@ -55,7 +55,7 @@ def reopen_ended_run(uri: str, run_id: str) -> Iterator["TrackedRun"]:
     try:
         yield run
     finally:
-        run._spool.close()
+        run.spool.close()
 
 
 @contextmanager
@@ -115,7 +115,7 @@ class TrackedRun:
         self.experiment_id: str = run.info.experiment_id
         self.name: str = run.info.run_name
         self._client = client
-        self._spool = Spool(hide_credentials(uri), self.run_id)
+        self.spool = Spool(hide_credentials(uri), self.run_id)
         self._next_try = 0.0
         self._tables: list[dict[str, str]] = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
         self._params = set(run.data.params)
@@ -252,14 +252,14 @@ class TrackedRun:
         if reason is not None:
             self.set_tags({"end_reason": reason})
         self._log({"status": status, "time": _now_milliseconds()})
-        if self._spool:
+        if self.spool:
             self._replay()
-        if self._spool:
+        if self.spool:
             self._report(
-                f"still does not answer. The rest of run {self.run_id} ({status}) is kept in {self._spool.path}; the"
+                f"still does not answer. The rest of run {self.run_id} ({status}) is kept in {self.spool.path}; the"
                 " next command that uses this store sends it."
             )
-        self._spool.close()
+        self.spool.close()
 
     @span("logging")
     def _log(self, operation: SpooledOperation) -> None:
@@ -268,18 +268,18 @@ class TrackedRun:
         Raises:
             mlflow.exceptions.MlflowException: the store answers and refuses it.
         """
-        if not self._spool:
+        if not self.spool:
             try:
                 return apply_operation(self._client, self.run_id, operation)
             except Exception as error:
                 if not is_outage(error):
                     raise
                 self._report(
-                    f"does not answer; the run continues. What it logs is kept in {self._spool.path} and sent when the"
+                    f"does not answer; the run continues. What it logs is kept in {self.spool.path} and sent when the"
                     f" store answers again. ({first_line(error)})"
                 )
                 self._next_try = time.monotonic() + 5
-        self._spool.append(operation)
+        self.spool.append(operation)
         if time.monotonic() > self._next_try:
             self._replay()
 
@@ -288,7 +288,7 @@ class TrackedRun:
         started = time.monotonic()
         try:
             if outage_reason(self.uri, timeout=2) is None:
-                self._spool.replay(partial(apply_operation, self._client, self.run_id))
+                self.spool.replay(partial(apply_operation, self._client, self.run_id))
                 self._report("answers again and has received everything.")
         except Exception as error:
             if not is_outage(error):

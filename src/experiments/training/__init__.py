@@ -1,1 +1,6 @@
-"""TODO."""
+"""Everything that decides a number: networks, optimizers, loops, randomness, evaluation, checkpoints and devices.
+
+`trainer` runs the epochs of one run; `network_cache` keeps what it compiled for the next run of the same kind.
+"""
+
+__all__ = ["checkpoints", "cluster", "devices", "evaluation", "network_cache", "networks", "saved_models", "trainer"]

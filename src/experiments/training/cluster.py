@@ -174,12 +174,12 @@ def _cluster_tasks(workers: int | None) -> Iterator[tuple[int, str | None]]:
     elif on_slurm():
         yield int(os.environ["SLURM_PROCID"]), None
     else:
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers or 0)]
+        addresses = [f"127.0.0.1:{port}" for port in free_local_ports(workers or 0)]
         for index in range(len(addresses)):
             yield index, json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
 
-def _free_ports(count: int) -> list[int]:
+def free_local_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
