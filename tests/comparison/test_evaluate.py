@@ -155,7 +155,7 @@ def test_run_that_is_unknown_or_has_no_model_is_refused_in_one_line(uri: str) ->
     done = evaluate(without.run_id, "--uri", uri)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"Run {without.run_id} in {uri} has no model: a run logs it when it ends, unless tracking.log_model=false.\n"
+        f"Run {without.run_id} in {uri} has no model: runs log it at the end, unless tracking.log_model=false.\n"
     )
 
 

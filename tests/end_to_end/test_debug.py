@@ -34,16 +34,16 @@ def test_every_preset_composes_with_every_experiment(file: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "now"),
     [
-        ("data.limit=2000", "data.limit=2000 and training.batch_size=32 there are 63"),
-        ("training.batch_size=16", "data.limit=32 and training.batch_size=16 there are 2"),
-        ("data.limit=null", "data.limit=null and training.batch_size=32 there are 1,875"),
+        ("data.limit=2000", "data.limit=2000 and training.batch_size=32 make 63"),
+        ("training.batch_size=16", "data.limit=32 and training.batch_size=16 make 2"),
+        ("data.limit=null", "data.limit=null and training.batch_size=32 make 1,875"),
     ],
 )
 def test_overfit_is_refused_on_more_than_one_batch(override: str, now: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose_job(["debug=overfit", override])
     assert str(caught.value) == (
-        f"debug=overfit trains on one batch, and with {now}. Leave both out, or give both the same number:"
+        f"debug=overfit trains on one batch, but {now}. Leave both out, or set both to the same number:"
         " data.limit=64 training.batch_size=64"
     )
     compose_job(["debug=overfit", "data.limit=64", "training.batch_size=64"])
@@ -115,7 +115,7 @@ def test_a_run_starts_from_anothers_weights_with_its_own_fingerprint(uri: str) -
     )
     before = len(runs(uri))
     without_model = made(uri, *small, "tracking.log_model=false")
-    with pytest.raises(StoreError, match="has no model: a run logs it when it ends"):
+    with pytest.raises(StoreError, match="has no model: runs log it at the end"):
         made(uri, *small, f"model.weights={without_model.info.run_id}")
     connect_store(uri).delete_tag(first.info.run_id, "model_digest")  # like a run recorded before digests existed
     for file in database_file(uri).parent.rglob("model.keras"):

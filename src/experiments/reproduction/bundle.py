@@ -26,7 +26,13 @@ from experiments.tracking.records import RunRecord
 
 BUNDLE_FORMAT = "keras-hydra-experiments run 1"
 LARGEST_BUNDLE = 64 * 2**20  # bytes
-BUNDLED_TAGS = (*IDENTITY_TAGS, "fingerprint", "git_commit", "git_dirty")  # no names of users or machines
+BUNDLED_TAGS = (
+    *IDENTITY_TAGS,
+    "code_digest_rule",
+    "fingerprint",
+    "git_commit",
+    "git_dirty",
+)  # no names of users or machines
 PLACE_KEYS = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
 
