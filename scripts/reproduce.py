@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from experiments.config.expected_schema import Expectation
+from experiments.config.schema import Expectation
 from experiments.errors import ConfigError, Terminated, did_you_mean, raise_terminated, run_command
 from experiments.formatting import printable
 from experiments.reproduction.bundle import read_bundle, write_bundle

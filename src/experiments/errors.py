@@ -4,8 +4,8 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -68,33 +68,30 @@ def raise_terminated(*_: object) -> NoReturn:
 class OutputStream(io.TextIOWrapper):
     """A standard stream whose reader may leave, such as `head`: what is written then is lost, and nothing else."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
-        self._below = stream  # which would be closed if nobody held it
+    def __init__(self, stream: TextIO | None) -> None:
+        # None: it was closed before the command began. Held, as it would be closed if nobody did.
+        self._below = stream or Path(os.devnull).open("w")  # noqa: SIM115
+        super().__init__(self._below.buffer, self._below.encoding, "backslashreplace", line_buffering=True)
 
     def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except BrokenPipeError:
-            self._lose()
-            return len(text)
+        with self._losing_the_unread():
+            super().write(text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._losing_the_unread():
             super().flush()
-        except BrokenPipeError:
-            self._lose()
 
     def close(self) -> None:
         """Leaves the stream below open, which others write to."""
         self.flush()
 
-    def _lose(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-
-
-def _output_stream(stream: TextIO | None) -> OutputStream:
-    return OutputStream(stream or Path(os.devnull).open("w"))  # None: it was closed before the command began
+    @contextmanager
+    def _losing_the_unread(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 def run_command(command: Callable[[], int | None]) -> int:
@@ -102,7 +99,7 @@ def run_command(command: Callable[[], int | None]) -> int:
 
     That a reader of stdout or stderr has enough, such as `head`, ends nothing and is no mistake.
     """
-    with redirect_stdout(_output_stream(sys.stdout)), redirect_stderr(_output_stream(sys.stderr)):
+    with redirect_stdout(OutputStream(sys.stdout)), redirect_stderr(OutputStream(sys.stderr)):
         try:
             return command() or 0
         except (UserError, TrainingError) as error:
@@ -111,9 +108,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
             return 130
-        except Terminated as termination:
+        except Terminated:
             print("Terminated.", file=sys.stderr)
-            return termination.exit_code
+            return Terminated.exit_code
         finally:
             sys.stdout.flush()
 
@@ -132,18 +129,14 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Return the message for a key that does not exist.
-
-    Args:
-        known: the dotted keys that do exist, all of them or those beside it.
+    """Return the message for a key that does not exist; `known` are the dotted keys that do, or those beside it.
 
     >>> unknown_key("model.dropuot", ["model.units", "model.dropout"])
     "unknown key 'model.dropuot' (did you mean 'model.dropout'?). Keys of model: dropout, units"
     """
-    known = list(known)
     group, _, last = key.rpartition(".")
     groups: dict[str, dict[str, str]] = {"": {}}
-    for name in known:
+    for name in (known := list(known)):
         groups.setdefault(name.rpartition(".")[0], {})[name.rpartition(".")[2]] = name
     meant = next((names[last] for names in groups.values() if last in names), None)
     if group in groups:
@@ -152,10 +145,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
         meant = meant or nearest(key, known)
     while group not in groups:
         group = group.rpartition(".")[0]
-    return (
-        f"unknown key {key!r}{f' (did you mean {meant!r}?)' if meant else ''}. Keys{f' of {group}' if group else ''}:"
-        f" {join_sorted(groups[group])}"
-    )
+    suggestion, where = f" (did you mean {meant!r}?)" if meant else "", f" of {group}" if group else ""
+    return f"unknown key {key!r}{suggestion}. Keys{where}: {join_sorted(groups[group])}"
 
 
 def join_sorted(names: Iterable[object]) -> str:

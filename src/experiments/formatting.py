@@ -9,9 +9,7 @@ def format_with_spread(mean: float, std: float) -> str:
     """The mean to the decimals that its spread leaves sure: `0.9785 ± 0.0012`."""
     if not math.isfinite(std):
         return f"{mean:.5g}"
-    if std == 0:
-        return f"{mean:.5g} ± 0"
-    if not 1e-6 < std < 1e6:
+    if not 1e-6 < std < 1e6:  # 0 too
         return f"{mean:.5g} ± {std:.2g}"
     return f"{mean:.{certain_decimals(std)}f} ± {std:.{certain_decimals(std)}f}"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 SPAN_SEPARATOR = " / "
 
-_open_span: ContextVar[str] = ContextVar("_open_span", default="")  # path of the open span, one per thread
+_open_span = ContextVar("_open_span", default="")  # path of the open span, one per thread
 _profile_start = time.perf_counter()
 _is_first_profile = True
 _spans: list["Span"] = []
@@ -35,10 +35,7 @@ class Span:
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """Measure the time of a block, or, as a decorator, of each call.
-
-    Do not keep it open across the `yield` of a generator.
-    """
+    """Measure the time of a block or, as a decorator, of each call; not across the `yield` of a generator."""
     within = _open_span.get()
     path = f"{within}{SPAN_SEPARATOR}{name}" if within else name
     token, start = _open_span.set(path), time.perf_counter()
@@ -77,16 +74,12 @@ def profile_table() -> dict[str, list[Any]]:
     last row is the time outside all spans, so that own_seconds add up to the whole.
     """
     whole = time.perf_counter() - _profile_start
-    seconds: dict[str, float] = {}
-    times: Counter[str] = Counter()
-    for item in sorted(_spans, key=lambda item: (item.start, len(item.path))):
-        if item.thread == threading.get_native_id():
-            seconds[item.path] = seconds.get(item.path, 0.0) + item.seconds
-            times[item.path] += 1
+    mine = [item for item in _spans if item.thread == threading.get_native_id()]
+    times = Counter(item.path for item in sorted(mine, key=lambda item: (item.start, len(item.path))))
+    seconds = {path: sum(item.seconds for item in mine if item.path == path) for path in times}
     own = dict(seconds)
-    for path in seconds:
-        if SPAN_SEPARATOR in path:
-            own[path.rpartition(SPAN_SEPARATOR)[0]] -= seconds[path]
+    for path in filter(lambda path: SPAN_SEPARATOR in path, seconds):
+        own[path.rpartition(SPAN_SEPARATOR)[0]] -= seconds[path]
     rest = whole - sum(own.values())
     spent = [*seconds.values(), rest]
     return {
@@ -105,20 +98,10 @@ def trace_page() -> str:
 
 
 def trace_events() -> str:
-    """Return all spans as Chrome trace events (JSON), for https://ui.perfetto.dev and other tools.
-
-    One `X` event per span: `ts` and `dur` in microseconds, `tid` the thread.
-    """
-    events = [
-        {
-            "name": item.path.rpartition(SPAN_SEPARATOR)[2],
-            "cat": item.path.partition(SPAN_SEPARATOR)[0],
-            "ph": "X",
-            "ts": round(1e6 * item.start, 1),
-            "dur": round(1e6 * item.seconds, 1),
-            "pid": os.getpid(),
-            "tid": item.thread,
-        }
-        for item in sorted(_spans, key=lambda item: item.start)
-    ]
+    """Return all spans as Chrome trace events (JSON), for https://ui.perfetto.dev and other tools."""
+    events = []
+    for item in sorted(_spans, key=lambda item: item.start):
+        names, times = item.path.split(SPAN_SEPARATOR), {"ts": item.start, "dur": item.seconds}
+        times = {key: round(1e6 * seconds, 1) for key, seconds in times.items()}  # in microseconds
+        events.append({"name": names[-1], "cat": names[0], "ph": "X", **times, "pid": os.getpid(), "tid": item.thread})
     return json.dumps({"displayTimeUnit": "ms", "traceEvents": events})

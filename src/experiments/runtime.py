@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from experiments.errors import UserError
 
@@ -28,22 +28,19 @@ def collect_garbage_rarely() -> None:
 def start_tensorflow(threads: int, devices: int = 1) -> None:
     """Load TensorFlow with this number of threads within an operation, and of logical CPU devices.
 
-    The number of threads changes the last bits of a result, so it is part of the config. It cannot be changed once
-    TensorFlow has started.
-
-    Raises:
-        UserError: TensorFlow has already started in this process with other numbers.
+    The number of threads changes the last bits of a result, so it is part of the config. Raises UserError if TensorFlow
+    has already started in this process with other numbers.
     """
     global _started
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # By default XLA uses half of AVX-512, for the sake of old processors; with all of it an epoch is a tenth faster.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
-    with _hold_back_stderr(), _hide_packages(SKIPPED_PACKAGES):
+    with _hold_back_stderr(), _hide_skipped_packages():
         import keras  # noqa: F401
         import tensorflow as tf
 
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for logger in ("tensorflow", "absl"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"keras|tensorflow")
     tf.autograph.set_verbosity(0)
     if _started == (threads, devices):
@@ -66,11 +63,10 @@ def start_tensorflow(threads: int, devices: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def _hide_packages(packages: Iterable[str]) -> Iterator[None]:
+def _hide_skipped_packages() -> Iterator[None]:
     """Make packages that are not loaded yet appear as not installed."""
-    hidden = [package for package in packages if package not in sys.modules]
-    for package in hidden:
-        sys.modules[package] = None  # type: ignore[assignment] # makes import fail
+    hidden = [package for package in SKIPPED_PACKAGES if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None makes an import fail
     try:
         yield
     finally:

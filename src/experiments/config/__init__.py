@@ -8,7 +8,6 @@ __all__ = [
     "choices",
     "composition",
     "data_schema",
-    "expected_schema",
     "explanation",
     "extra_optimizers",
     "facts",

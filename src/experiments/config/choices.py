@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +34,7 @@ def group_names() -> tuple[str, ...]:
 
 def choice_files(group: str) -> list[Path]:
     """The choices of a group, by name."""
-    found = sorted((CONFIG_FOLDER / group).glob("*.yaml"))
-    return [file for file in found if file.is_file()]  # an editor's lock is a broken link
+    return sorted(filter(Path.is_file, (CONFIG_FOLDER / group).glob("*.yaml")))  # an editor's lock is a broken link
 
 
 @cache  # what this process began with stays as it is when a file is edited
@@ -48,13 +48,8 @@ def choice_values(group: str, name: str) -> Mapping[str, Any]:
 
 def choice_comment(file: Path) -> list[str]:
     """The lines of the comment that a config file begins with; the first is a sentence on what it is."""
-    lines = []
-    for line in file.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.removeprefix("#").strip())
-    return lines
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return [line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")]
 
 
 def key_comments(file: Path) -> dict[str, str]:
@@ -70,9 +65,7 @@ def key_comments(file: Path) -> dict[str, str]:
 
 def choices_overview() -> str:
     """For --help: every group with its choices, then every key of no group, each on a line of its own."""
-    choices = {
-        group: [file for file in choice_files(group.name) if file.stem != "default"] for group in config_groups()
-    }
+    choices = {group: [f for f in choice_files(group.name) if f.stem != "default"] for group in config_groups()}
     longest = max(len(file.stem) for group in choices.values() for file in group)
     lines = ["== Groups and their choices (GROUP=CHOICE) ==", ""]
     for group, own in choices.items():

@@ -24,7 +24,13 @@ from experiments.config.choices import CONFIG_FOLDER, choices_overview, group_na
 from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.facts import count_training_examples
 from experiments.config.hydra_internals import apply_overrides, config_keys, start_hydra
-from experiments.config.overrides import is_hydra_key, parse_overrides, refuse_several_values, split_override
+from experiments.config.overrides import (
+    is_hydra_key,
+    override_key,
+    parse_overrides,
+    refuse_several_values,
+    split_override,
+)
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
@@ -37,15 +43,7 @@ OmegaConf.register_new_resolver("choices", lambda: choices_overview().replace("$
 
 
 def compose_job(overrides: Sequence[str], config_dir: str | None = None) -> Config:
-    """Compose and validate the config of a single run.
-
-    Args:
-        overrides: Hydra overrides as given on the command line.
-        config_dir: a further folder of config files, as Hydra's --config-dir.
-
-    Raises:
-        ConfigError: the config cannot run; the message says what is wrong and what is allowed.
-    """
+    """Compose and validate the config of a single run; raises ConfigError, which says what is wrong and allowed."""
     with composing(config_dir):
         parsed = parse_overrides(overrides)
         refuse_space(parsed)
@@ -77,30 +75,22 @@ def composing(config_dir: str | None = None) -> Iterator[None]:
 
 
 def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
-    """Compose and validate jobs, each given by its overrides; needs `composing`.
-
-    Raises:
-        ConfigError: for the first job that cannot run.
-    """
+    """Compose and validate jobs, given by overrides, or raise ConfigError for the first bad one; needs `composing`."""
     for chosen in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
         with contextlib.suppress(*NOT_COMPOSABLE):  # reported when the job is composed
             _refuse_files_that_set_hydra(list(chosen))
     cache: dict[tuple[str, ...], DictConfig] = {}
     composed = [ComposedJob(validate_config(_compose(job, cache)), job) for job in jobs]
     for job in composed:
-        _refuse_several_batches(job)
+        examples, batch = count_training_examples(job.config), job.config.training.batch_size
+        # Overrides win over the preset.
+        if examples > batch and ("debug", "overfit") in [split_override(o)[1:] for o in job.overrides]:
+            raise ConfigError(
+                f"debug=overfit trains on one batch, but data.limit={show_value(job.config.data.limit)} and"
+                f" training.batch_size={batch} make {math.ceil(examples / batch):,}. Leave both out, or set both to the"
+                " same number: data.limit=64 training.batch_size=64"
+            )
     return composed
-
-
-def _refuse_several_batches(job: ComposedJob) -> None:
-    """Refuse debug=overfit with more than one batch, as overrides win over the preset."""
-    examples, batch = count_training_examples(job.config), job.config.training.batch_size
-    if examples > batch and ("debug", "overfit") in [split_override(o)[1:] for o in job.overrides]:
-        raise ConfigError(
-            f"debug=overfit trains on one batch, but data.limit={show_value(job.config.data.limit)} and"
-            f" training.batch_size={batch} make {math.ceil(examples / batch):,}. Leave both out, or set both to the"
-            " same number: data.limit=64 training.batch_size=64"
-        )
 
 
 def _add_config_folder(folder: Path) -> None:
@@ -123,14 +113,13 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
     """Compose overrides; `cache` keeps the configs of the chosen files, as reading these takes longest."""
     parsed = parse_overrides(overrides)
     _check_group_choices(parsed)
-    files = tuple(o for o in overrides if _may_choose_a_file(o) or split_override(o).is_hydra)
+    files = tuple(o for o in overrides if _may_choose_a_file(o) or is_hydra_key(override_key(o)))
     try:
         if files not in cache:
             cache[files] = compose("config", overrides=list(files))
         composed = copy.deepcopy(cache[files])
-        values = [override for override in parsed if override.input_line not in files]
         try:
-            apply_overrides(values, composed)
+            apply_overrides([override for override in parsed if override.input_line not in files], composed)
         except TypeError:
             raise ConfigError(
                 f"{' '.join(o for o in overrides if o.startswith('~'))}: an item of a list cannot be deleted. Give the"
@@ -142,16 +131,11 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
 
 
 def read_search_space(overrides: Sequence[str]) -> dict[str, Any]:
-    """Read the space of a search from the files that these overrides choose; needs `composing`.
-
-    Raises:
-        ConfigError: there is no such file, or it does not contain a mapping.
-    """
+    """Read the space of a search from the files that overrides choose, or raise ConfigError; needs `composing`."""
     space = _compose([o for o in overrides if split_override(o).is_group_choice], {}).get("search")
     if not isinstance(space or {}, dict):
-        raise ConfigError(
-            f"search={show_value(space)} is not a search space, which maps keys to distributions: see conf/search."
-        )
+        what = "not a search space, which maps keys to distributions: see conf/search."
+        raise ConfigError(f"search={show_value(space)} is {what}")
     return space or {}
 
 
@@ -186,7 +170,9 @@ def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
             raise ConfigError(f"{source.path}/{path}.yaml is not a mapping. Write a line KEY: VALUE for each setting.")
         keys = [f"@package {package}"] if is_hydra_key(package) else []
         keys += ["hydra"] if package == "" and "hydra" in content else []
-        keys += [group for group in map(_defaults_group, content.get("defaults", [])) if is_hydra_key(group)]
+        defaults = (d if isinstance(d, str) else str(next(iter(d), "")) for d in content.get("defaults", []))
+        groups = (default.split(" ")[-1].partition("@")[0] for default in defaults)  # of `override /model@package`
+        keys += filter(is_hydra_key, groups)
         if keys:
             raise ConfigError(
                 f"{source.path}/{path}.yaml sets {keys[0]!r}, but Hydra's own keys can name code to run, and config"
@@ -195,14 +181,8 @@ def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
 
 
 def _may_choose_a_file(override: str) -> bool:
-    key = split_override(override).key
+    key = override_key(override)
     return "." not in key and (key in group_names() or key not in field_descriptions(Config))
-
-
-def _defaults_group(default: Any) -> str:
-    """`override /model@package: mlp` in a defaults list -> "/model"."""
-    key = default if isinstance(default, str) else next(iter(default), "")
-    return str(key).split(" ")[-1].partition("@")[0]
 
 
 def _check_group_choices(parsed: Iterable[Override]) -> None:
@@ -210,9 +190,8 @@ def _check_group_choices(parsed: Iterable[Override]) -> None:
     for override in parsed:
         group, choice = override.key_or_group, override.value()
         if override.is_delete() and group in group_names():
-            raise ConfigError(
-                f"{override.input_line!r} removes the group {group!r}, which every run needs. Leave it out."
-            )
+            why = f"removes the group {group!r}, which every run needs. Leave it out."
+            raise ConfigError(f"{override.input_line!r} {why}")
         if group == "hydra.searchpath":
             raise ConfigError(f"{override.input_line!r} is not supported. Use --config-dir FOLDER for your own files.")
         if group not in group_names() or (choice is None and group not in field_descriptions(Config)):

@@ -18,16 +18,15 @@ class LinearData:
     """A line with noise, generated: y = slope * x + N(0, noise), x in [0, 1]."""
 
     name: Literal["linear"]
-    validation: Annotated[Count, VALIDATION]
-    limit: Annotated[Positive | None, LIMIT]
-    shape: Annotated[
-        list[Annotated[int, Field(ge=1, le=1)]],
-        Field(min_length=1, max_length=1, description="shape of one input, always [1]"),
-    ]
-    slope: Annotated[float, described("slope of the line, a finite number")]
-    noise: Annotated[float, Field(ge=0, description="standard deviation of the noise, 0 or more")]
-    train_examples: Annotated[ExampleCount, TRAIN_EXAMPLES]
-    test_examples: Annotated[ExampleCount, TEST_EXAMPLES]
+    validation: Count = VALIDATION
+    limit: Positive | None = LIMIT
+    shape: list[Annotated[int, Field(ge=1, le=1)]] = Field(
+        min_length=1, max_length=1, description="shape of one input, always [1]"
+    )
+    slope: float = described("slope of the line, a finite number")
+    noise: float = Field(ge=0, description="standard deviation of the noise, 0 or more")
+    train_examples: ExampleCount = TRAIN_EXAMPLES
+    test_examples: ExampleCount = TEST_EXAMPLES
 
 
 NOT_NEGATIVE = "0 (none) or more"
@@ -37,18 +36,15 @@ NOT_NEGATIVE = "0 (none) or more"
 class AugmentationConfig:
     """Random changes to each training image, drawn again in every epoch."""
 
-    shift: Annotated[float, Field(ge=0, description=f"largest move along each axis, in pixels, {NOT_NEGATIVE}")]
-    rotation: Annotated[float, Field(ge=0, le=180, description="largest turn either way, in degrees, 0 (none) to 180")]
-    scale: Annotated[
-        float, Field(ge=0, lt=1, description="largest change of size either way, a fraction, from 0 (none) to below 1")
-    ]
-    elastic: Annotated[
-        float, Field(ge=0, description=f"size of the field of elastic distortions, in pixels, {NOT_NEGATIVE}")
-    ]
-    smoothness: Annotated[
-        PositiveFloat,
-        described("standard deviation of the Gaussian that smooths that field, in pixels, greater than 0"),
-    ]
+    shift: float = Field(ge=0, description=f"largest move along each axis, in pixels, {NOT_NEGATIVE}")
+    rotation: float = Field(ge=0, le=180, description="largest turn either way, in degrees, 0 (none) to 180")
+    scale: float = Field(
+        ge=0, lt=1, description="largest change of size either way, a fraction, from 0 (none) to below 1"
+    )
+    elastic: float = Field(ge=0, description=f"size of the field of elastic distortions, in pixels, {NOT_NEGATIVE}")
+    smoothness: PositiveFloat = described(
+        "standard deviation of the Gaussian that smooths that field, in pixels, greater than 0"
+    )
 
     def __bool__(self) -> bool:
         return any((self.shift, self.rotation, self.scale, self.elastic))
@@ -65,27 +61,25 @@ class ImageData:
     """Images with classes; this one is bundled with scikit-learn."""
 
     name: Literal["digits"]
-    validation: Annotated[Count, VALIDATION]
-    limit: Annotated[Positive | None, LIMIT]
+    validation: Count = VALIDATION
+    limit: Positive | None = LIMIT
     shape: Annotated[
         list[Positive],
         Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels: 1 or 3)"),
         AfterValidator(check_channels),
     ]
-    classes: Annotated[int, Field(ge=2, description="number of classes, 2 or more")]
-    class_names: Annotated[list[str], described("one name per class, in the order of the labels")]
-    pixel_max: Annotated[Positive, described("largest value of a pixel, 1 or more; pixels are divided by it")]
-    mean: Annotated[float, described("subtracted from the pixels after that division, a finite number")]
-    standard_deviation: Annotated[PositiveFloat, described("the pixels are then divided by it, greater than 0")]
-    padding: Annotated[Count, described("pixels of background added around an image for the network, 0 or more")]
-    augmentation: Annotated[
-        AugmentationConfig, described("random changes to each training image: shift, rotation, ...")
-    ]
-    train_examples: Annotated[ExampleCount, TRAIN_EXAMPLES]
-    test_examples: Annotated[ExampleCount, TEST_EXAMPLES]
-    checksums: Annotated[
-        dict[str, str] | None, described("file -> 'sha256:...' or 'md5-gzip:...', or null to accept any content")
-    ]
+    classes: int = Field(ge=2, description="number of classes, 2 or more")
+    class_names: list[str] = described("one name per class, in the order of the labels")
+    pixel_max: Positive = described("largest value of a pixel, 1 or more; pixels are divided by it")
+    mean: float = described("subtracted from the pixels after that division, a finite number")
+    standard_deviation: PositiveFloat = described("the pixels are then divided by it, greater than 0")
+    padding: Count = described("pixels of background added around an image for the network, 0 or more")
+    augmentation: AugmentationConfig = described("random changes to each training image: shift, rotation, ...")
+    train_examples: ExampleCount = TRAIN_EXAMPLES
+    test_examples: ExampleCount = TEST_EXAMPLES
+    checksums: dict[str, str] | None = described(
+        "file -> 'sha256:...' or 'md5-gzip:...', or null to accept any content"
+    )
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -93,7 +87,7 @@ class ImageFileData(ImageData):
     """Images with classes in MNIST's file format."""
 
     name: Literal["mnist", "fashion_mnist"]  # type: ignore[assignment]
-    path: Annotated[str | None, described("folder with the IDX or npz files, or null to search the usual places")]
+    path: str | None = described("folder with the IDX or npz files, or null to search the usual places")
 
 
 DataConfig = ImageData | ImageFileData | LinearData

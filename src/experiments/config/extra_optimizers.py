@@ -1,6 +1,5 @@
 """Optimizers that Keras lacks: a function each, whose arguments beside the learning rate are the config's keys."""
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,3 @@ def signsgd(learning_rate: float) -> "keras.optimizers.Optimizer":
 
 
 EXTRA_OPTIMIZERS: dict[str, Callable[..., "keras.optimizers.Optimizer"]] = {"signsgd": signsgd}
-
-
-def extra_optimizer_arguments() -> dict[str, dict[str, Any]]:
-    """By name of the optimizer: its arguments and their defaults, "required" where there is none."""
-    return {
-        name: {
-            key: "required" if parameter.default is parameter.empty else parameter.default
-            for key, parameter in inspect.signature(function).parameters.items()
-            if key != "learning_rate"
-        }
-        for name, function in EXTRA_OPTIMIZERS.items()
-    }

@@ -65,12 +65,10 @@ def estimate_weights(config: Config) -> float:
             return sum(a * b for a, b in pairwise(sizes))
         case NeuronConfig():
             return prod(config.data.shape) + 1
-        case _:
-            return float("inf")  # convolutions gain from all cores at any size
+    return float("inf")  # convolutions gain from all cores at any size
 
 
 def available_cores() -> int:
     """How many cores this process may use, which a scheduler such as Slurm can have made fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

@@ -42,13 +42,7 @@ def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity_tags(config: Config, data_digest: str) -> dict[str, str]:
-    """Return what a result depends on, as tags.
-
-    Returns:
-        code_digest (of the code that computes) with code_digest_rule, versions (of the libraries that compute),
-        data_digest, and fingerprint: SHA-256 (hex) of the three digests and the config, less what cannot change a
-        result.
-    """
+    """Return what a result depends on, as tags: digests of code and data, versions, and the fingerprint of all."""
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
     parts = {"code_digest": code_digest(), "versions": versions, "data_digest": data_digest}
     return {**parts, "code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}

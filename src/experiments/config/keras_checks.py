@@ -35,30 +35,25 @@ def keras_name_check(kind: str) -> Callable[[str], str]:
 
     def check(name: str) -> str:
         known = [*keras_table()[kind], *([SCALED_TANH] if kind == "activations" else [])]
-        if not isinstance(name, str) or name not in known:
-            raise refusal(
-                f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, known)}; choices: {join_sorted(known)}"
-            )
-        return name
+        if name in known:
+            return name
+        raise refusal(f"Keras has no {kind[:-1]} {name!r}{did_you_mean(name, known)}; choices: {join_sorted(known)}")
 
     return check
 
 
-def keras_object_check(kind: str) -> Callable[[Any], Any]:
+def keras_object_check(kind: str, *, or_null: bool = False) -> Callable[[Any], Any]:
     """A validator: a name, or {name: {argument: value}}, of this kind."""
 
     def check(value: Any) -> Any:
-        name, arguments = split_named(value, f"{kind[:-1]}")
+        if value is None and or_null:
+            return value
+        name, arguments = split_named(value, kind[:-1])
         keras_name_check(kind)(name)
         check_arguments(f"{kind[:-1]} {name}", arguments, keras_table()[kind][name]["arguments"])
         return value
 
     return check
-
-
-def allow_null(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same validator, which also takes null."""
-    return lambda value: value if value is None else check(value)
 
 
 def split_named(value: Any, what: str) -> tuple[str, dict[str, Any]]:
@@ -69,10 +64,9 @@ def split_named(value: Any, what: str) -> tuple[str, dict[str, Any]]:
         name, arguments = next(iter(value.items()))
         if isinstance(name, str) and (arguments is None or isinstance(arguments, dict)):
             return name, arguments or {}
-    what = f"an {what}" if what[0] in "aeiou" else f"a {what}"
-    raise refusal(
-        f"{what} is a name, or one name with its arguments as {{name: {{argument: value}}}}; received {value!r}"
-    )
+    article = "an" if what[0] in "aeiou" else "a"
+    form = "a name, or one name with its arguments as {name: {argument: value}}"
+    raise refusal(f"{article} {what} is {form}; received {value!r}")
 
 
 def check_arguments(of: str, given: dict[str, Any], known: dict[str, Any]) -> None:
@@ -89,23 +83,17 @@ def check_arguments(of: str, given: dict[str, Any], known: dict[str, Any]) -> No
 def check_argument(where: str, name: str, value: Any, default: Any) -> None:
     for suffix in ("initializer", "regularizer", "constraint", "activation"):
         if name.endswith(suffix) and value is not None:
-            keras_object_check(f"{suffix}s")(value) if suffix != "activation" else keras_name_check("activations")(
-                value
-            )
+            check = keras_name_check if suffix == "activation" else keras_object_check
+            check(f"{suffix}s")(value)
             return
     if not is_plain_value(value):
         raise refusal(f"{where} takes a finite number, a name or a list of them; received {value!r}")
     if default == "required" or value is None or (isinstance(value, list) and not isinstance(default, bool | str)):
         return
-    fits, expected = True, ""
-    if isinstance(default, bool):
-        fits, expected = isinstance(value, bool), "true or false"
-    elif isinstance(default, int | float):
-        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    elif isinstance(default, str):
-        fits, expected = isinstance(value, str), "a name"
-    if not fits:
-        raise refusal(f"{where} takes {expected}; received {value!r}")
+    expected = {bool: "true or false", int: "a number", float: "a number", str: "a name"}
+    kind = type(default)
+    if kind in expected and expected[kind] != expected.get(type(value)):
+        raise refusal(f"{where} takes {expected[kind]}; received {value!r}")
 
 
 def is_plain_value(value: Any) -> bool:
@@ -129,19 +117,15 @@ def check_layer(value: Any) -> Any:
     if SCALED_TANH in arguments.values() and "recurrent_initializer" in layers[name]["arguments"]:
         raise refusal(f"layer {name!r} is refused with {SCALED_TANH}, which is made of layers behind it; use tanh")
     if name == "Normalization" and None in (arguments.get("mean"), arguments.get("variance")):
-        raise refusal(
-            f"layer {name!r} needs mean and variance: it is not adapted to the data; or use BatchNormalization"
-        )
+        why = "it is not adapted to the data; or use BatchNormalization"
+        raise refusal(f"layer {name!r} needs mean and variance: {why}")
     for argument, choices in XLA_ARGUMENT_CHOICES.items():
         if argument in arguments and arguments[argument] not in choices:
-            raise refusal(
-                f"layer {name}: {argument}={arguments[argument]!r} is refused: XLA cannot compile it;"
-                f" choices: {join_sorted(choices)}"
-            )
-    if any(arguments.get(rate) for rate in ("dropout", "recurrent_dropout")):
-        raise refusal(
-            f"layer {name!r} is refused with a dropout rate: its masks could not be repeated; add a Dropout layer"
-        )
+            why = f"XLA cannot compile it; choices: {join_sorted(choices)}"
+            raise refusal(f"layer {name}: {argument}={arguments[argument]!r} is refused: {why}")
+    if any(map(arguments.get, ("dropout", "recurrent_dropout"))):
+        why = "its masks could not be repeated; add a Dropout layer"
+        raise refusal(f"layer {name!r} is refused with a dropout rate: {why}")
     return value
 
 

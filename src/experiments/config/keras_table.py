@@ -7,6 +7,7 @@ The table is also the limit of what a config may name: nothing in it runs code t
 import functools
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,25 @@ def describe_keras() -> dict[str, dict[str, Any]]:
 
     return {
         "optimizers": {
-            name.lower(): {"class": name, "arguments": _constructor_arguments(cls)}
+            name.lower(): {"class": name, "arguments": configurable_arguments(cls)}
             for name, cls in _public_classes(keras.optimizers)
             if name not in NOT_AN_OPTIMIZER
         },
-        "activations": {name: {} for name in _functions_of_one_argument(keras.activations)},
-        "initializers": _by_lower_case_name(keras.initializers),
-        "regularizers": _by_lower_case_name(keras.regularizers),
-        "constraints": _by_lower_case_name(keras.constraints),
+        "activations": {
+            name: {}
+            for name, function in inspect.getmembers(keras.activations, inspect.isfunction)
+            if name not in NOT_AN_ACTIVATION and list(configurable_arguments(function).values()).count("required") == 1
+        },
+        **{
+            kind: {
+                name: {"arguments": configurable_arguments(cls)}
+                for name, cls in _public_classes(getattr(keras, kind))
+                if name.islower()
+            }
+            for kind in ("initializers", "regularizers", "constraints")
+        },
         "layers": {
-            name: {"arguments": _constructor_arguments(cls), "refused": _why_refused(name, cls)}
+            name: {"arguments": configurable_arguments(cls), "refused": _why_refused(name, cls)}
             for name, cls in _public_classes(keras.layers)
         },
     }
@@ -65,39 +75,23 @@ def _public_classes(module: Any) -> list[tuple[str, type]]:
     return [(name, cls) for name, cls in inspect.getmembers(module, inspect.isclass) if not name.startswith("_")]
 
 
-def _by_lower_case_name(module: Any) -> dict[str, Any]:
-    return {name: {"arguments": _constructor_arguments(cls)} for name, cls in _public_classes(module) if name.islower()}
-
-
-def _functions_of_one_argument(module: Any) -> list[str]:
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return [
-        name
-        for name, function in functions
-        if name not in NOT_AN_ACTIVATION
-        and sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
-    ]
-
-
-def _constructor_arguments(cls: type) -> dict[str, Any]:
+def configurable_arguments(function: Callable[..., Any]) -> dict[str, Any]:
     """Argument -> default as JSON; an argument that must be given has the default "required"."""
-    parameters = inspect.signature(cls).parameters.values()
     return {
         p.name: "required" if p.default is p.empty else p.default
-        for p in parameters
+        for p in inspect.signature(function).parameters.values()
         if p.name not in NOT_CONFIGURABLE and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
 
 
 def _why_refused(name: str, cls: type) -> str | None:
-    for reason, names in REFUSED_LAYERS.items():
-        if name in names.split():
-            return reason
     arguments = inspect.signature(cls).parameters
-    has_rates = "dropout" in arguments  # recurrent layers: exact while their dropout rates are 0
-    if ("seed" in arguments and name not in EXACT_RANDOM_LAYERS and not has_rates) or name == "AlphaDropout":
-        return "its random numbers depend on the order of calls, so a run could not be repeated exactly"
-    return None
+    # Recurrent layers, which have a rate `dropout`, are exact while it is 0.
+    is_exact = name in EXACT_RANDOM_LAYERS or "seed" not in arguments or "dropout" in arguments
+    random = (
+        None if is_exact else "its random numbers depend on the order of calls, so a run could not be repeated exactly"
+    )
+    return next((reason for reason, names in REFUSED_LAYERS.items() if name in names.split()), random)
 
 
 def main() -> None:

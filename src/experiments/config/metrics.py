@@ -15,25 +15,19 @@ Prefix = Literal["", "val_", "test_", "best_val_"]
 class Metric:
     """A metric, logged under its name with one or more prefixes.
 
-    Attributes:
-        direction: whether the greatest or the least value is best; None: neither.
-        prefixes: `""` after each epoch on the training examples, `val_` after each epoch on the validation examples,
-            `best_val_` its best over the epochs, `test_` at the end; none: one number for the run, under the bare name.
-        task: what the model has to predict for the metric to be logged; None: either.
-        whole: the value that stands for all examples, where the metric is a share of them: 1, or 100 in percent.
-        ranked: whether runs may be ranked by it where nobody names a metric.
-        column: whether the table of runs in the UI has a column for it.
+    The prefixes are `""` after each epoch on the training examples, `val_` after each epoch on the validation examples,
+    `best_val_` for its best over the epochs, `test_` at the end. Without one it is a single number for the run.
     """
 
     name: str
-    direction: Mode | None = None
+    direction: Mode | None = None  # whether the greatest or the least value is best; None: neither
     prefixes: tuple[Prefix, ...] = ()
-    task: Task | None = None
-    whole: float | None = None
+    task: Task | None = None  # what the model has to predict for the metric to be logged; None: either
+    whole: float | None = None  # the value for all examples, where the metric is a share of them: 1, or 100 in percent
     title: str = ""
     shown: str = "{:.4g}"
-    ranked: bool = True
-    column: bool = True
+    ranked: bool = True  # whether runs may be ranked by it where nobody names a metric
+    column: bool = True  # whether the table of runs in the UI has a column for it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,5 +97,4 @@ FINAL_METRICS = {
 
 def higher_is_better(name: str) -> bool:
     """Return whether the greatest value is best, of a metric in the table."""
-    metric = find_metric(name)
-    return metric is not None and metric.direction == "max"
+    return (metric := find_metric(name)) is not None and metric.direction == "max"

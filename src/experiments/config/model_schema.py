@@ -5,24 +5,25 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from experiments.config.fields import (
-    STRICT_FIELDS,
-    ActivationName,
-    ConstraintValue,
-    InitializerValue,
-    Positive,
-    Rate,
-    RegularizerValue,
-    described,
-    wrap_number,
-)
-from experiments.config.keras_checks import DROPOUT_RATE_RANGE, check_layer
+from experiments.config.fields import STRICT_FIELDS, Positive, Rate, described
+from experiments.config.keras_checks import DROPOUT_RATE_RANGE, check_layer, keras_name_check, keras_object_check
 
-DROPOUT = described(DROPOUT_RATE_RANGE)
+
+def wrap_number(value: Any) -> Any:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Counts = Annotated[list[Positive], BeforeValidator(wrap_number)]
+ActivationName = Annotated[str, AfterValidator(keras_name_check("activations"))]
+InitializerValue = Annotated[Any, AfterValidator(keras_object_check("initializers"))]
+RegularizerValue = Annotated[Any, AfterValidator(keras_object_check("regularizers", or_null=True))]
+ConstraintValue = Annotated[Any, AfterValidator(keras_object_check("constraints", or_null=True))]
+
 ACTIVATION = described("activation function, a name in Keras such as relu, tanh, gelu, or scaled_tanh")
 INITIALIZER = described("initial weights, a name in Keras such as glorot_uniform, or {name: {argument: value}}")
 REGULARIZER = described("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
 CONSTRAINT = described("limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none")
+DROPOUT = described(DROPOUT_RATE_RANGE)
 BATCH_NORMALIZATION = described("normalize each layer's values over the batch before the activation: true or false")
 InitialWeights = Annotated[
     Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None,
@@ -37,18 +38,17 @@ class MlpConfig:
 
     name: Literal["mlp"]
     weights: InitialWeights
-    units: Annotated[list[Positive], BeforeValidator(wrap_number), UNITS]
-    activation: Annotated[ActivationName, ACTIVATION]
-    dropout: Annotated[Rate, DROPOUT]
-    input_dropout: Annotated[Rate, DROPOUT]
-    kernel_initializer: Annotated[InitializerValue, INITIALIZER]
-    kernel_regularizer: Annotated[RegularizerValue, REGULARIZER]
-    kernel_constraint: Annotated[ConstraintValue, CONSTRAINT]
-    batch_normalization: Annotated[bool, BATCH_NORMALIZATION]
-    output_activation: Annotated[
-        ActivationName | None,
-        described("activation of the output layer, or null: softmax for classes, none for a number"),
-    ]
+    units: Counts = UNITS
+    activation: ActivationName = ACTIVATION
+    dropout: Rate = DROPOUT
+    input_dropout: Rate = DROPOUT
+    kernel_initializer: InitializerValue = INITIALIZER
+    kernel_regularizer: RegularizerValue = REGULARIZER
+    kernel_constraint: ConstraintValue = CONSTRAINT
+    batch_normalization: bool = BATCH_NORMALIZATION
+    output_activation: ActivationName | None = described(
+        "activation of the output layer, or null: softmax for classes, none for a number"
+    )
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -57,22 +57,16 @@ class CnnConfig:
 
     name: Literal["cnn"]
     weights: InitialWeights
-    filters: Annotated[
-        list[Positive], BeforeValidator(wrap_number), described("filters of each convolution, 1 or more")
-    ]
-    kernel_size: Annotated[Positive, described("height and width of each convolution, in pixels, 1 or more")]
-    pool_size: Annotated[
-        Positive, described("height and width of the max pooling after each convolution, 1 (none) or more")
-    ]
-    padding: Annotated[
-        Literal["valid", "same"], described("border of a convolution: valid (shrinks the image) or same")
-    ]
-    units: Annotated[list[Positive], BeforeValidator(wrap_number), UNITS]
-    activation: Annotated[ActivationName, ACTIVATION]
-    dropout: Annotated[Rate, DROPOUT]
-    kernel_initializer: Annotated[InitializerValue, INITIALIZER]
-    kernel_regularizer: Annotated[RegularizerValue, REGULARIZER]
-    batch_normalization: Annotated[bool, BATCH_NORMALIZATION]
+    filters: Counts = described("filters of each convolution, 1 or more")
+    kernel_size: Positive = described("height and width of each convolution, in pixels, 1 or more")
+    pool_size: Positive = described("height and width of the max pooling after each convolution, 1 (none) or more")
+    padding: Literal["valid", "same"] = described("border of a convolution: valid (shrinks the image) or same")
+    units: Counts = UNITS
+    activation: ActivationName = ACTIVATION
+    dropout: Rate = DROPOUT
+    kernel_initializer: InitializerValue = INITIALIZER
+    kernel_regularizer: RegularizerValue = REGULARIZER
+    batch_normalization: bool = BATCH_NORMALIZATION
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -81,8 +75,8 @@ class NeuronConfig:
 
     name: Literal["neuron"]
     weights: InitialWeights
-    activation: Annotated[ActivationName, ACTIVATION]
-    kernel_initializer: Annotated[InitializerValue, INITIALIZER]
+    activation: ActivationName = ACTIVATION
+    kernel_initializer: InitializerValue = INITIALIZER
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -91,10 +85,9 @@ class LayersConfig:
 
     name: Literal["layers"]
     weights: InitialWeights
-    layers: Annotated[
-        list[Annotated[Any, AfterValidator(check_layer)]],
-        Field(min_length=1, description="Keras layers from input to output, each a name or {name: {argument: value}}"),
-    ]
+    layers: list[Annotated[Any, AfterValidator(check_layer)]] = Field(
+        min_length=1, description="Keras layers from input to output, each a name or {name: {argument: value}}"
+    )
 
 
 ModelConfig = MlpConfig | CnnConfig | NeuronConfig | LayersConfig

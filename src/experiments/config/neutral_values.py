@@ -5,27 +5,23 @@ fingerprints stay the same.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 NEUTRAL_VALUES: dict[str, Any] = {}  # by dotted key, such as "training.label_smoothing": 0.0
 
 
 def complete(tree: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a recorded config with the keys that were added since it was recorded.
+    """Return a recorded config with the keys that were added since; `neutral` replaces NEUTRAL_VALUES.
 
-    Args:
-        tree: the config as plain dictionaries; a group that is not a mapping is left for validation to refuse.
-        neutral: values by dotted key; NEUTRAL_VALUES if not given.
+    A group that is not a mapping is left for validation to refuse.
 
     >>> complete({"training": {"epochs": 2}}, {"training.label_smoothing": 0.0})
     {'training': {'epochs': 2, 'label_smoothing': 0.0}}
     """
     completed = copy.deepcopy(dict(tree))
-    for key, value in (NEUTRAL_VALUES if neutral is None else neutral).items():
-        parent, name = _locate(completed, key)
-        if parent is not None:
-            parent.setdefault(name, copy.deepcopy(value))
+    for parent, name, value in _places(completed, neutral):
+        parent.setdefault(name, copy.deepcopy(value))
     return completed
 
 
@@ -36,17 +32,18 @@ def without_neutral(tree: Mapping[str, Any], neutral: Mapping[str, Any] | None =
     {'training': {'epochs': 2}}
     """
     reduced = copy.deepcopy(dict(tree))
-    for key, value in (NEUTRAL_VALUES if neutral is None else neutral).items():
-        parent, name = _locate(reduced, key)
-        if parent is not None and name in parent and parent[name] == value:
+    for parent, name, value in _places(reduced, neutral):
+        if name in parent and parent[name] == value:
             del parent[name]
     return reduced
 
 
-def _locate(tree: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the mapping in which a dotted key belongs, or None if there is none, and the last part of the key."""
-    *groups, name = key.split(".")
-    parent: Any = tree
-    for group in groups:
-        parent = parent.get(group) if isinstance(parent, dict) else None
-    return (parent if isinstance(parent, dict) else None), name
+def _places(tree: dict[str, Any], neutral: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Yield for each key the mapping in which it belongs, if there is one, its last part and its neutral value."""
+    for key, value in (NEUTRAL_VALUES if neutral is None else neutral).items():
+        *groups, name = key.split(".")
+        parent: Any = tree
+        for group in groups:
+            parent = parent.get(group) if isinstance(parent, dict) else None
+        if isinstance(parent, dict):
+            yield parent, name, value

@@ -7,16 +7,11 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from experiments.config.extra_optimizers import extra_optimizer_arguments
+from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
 from experiments.config.keras_checks import check_arguments, refusal
-from experiments.config.keras_table import keras_table
+from experiments.config.keras_table import configurable_arguments, keras_table
 from experiments.errors import did_you_mean, join_sorted, unknown_key
-
-
-def _is_count(least: int) -> Callable[[float], bool]:
-    return lambda value: isinstance(value, int) and value >= least
-
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "from 0 up to but not including 1": (
@@ -35,9 +30,9 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "0 or less": ("learning_rate_power", lambda value: value <= 0),
     "less than 0": ("beta_2_decay", lambda value: value < 0),
     "a finite number": ("beta muon_a muon_b muon_c adam_lr_ratio", lambda value: True),
-    "a whole number, 1 or more": ("ema_overwrite_frequency ns_steps", _is_count(1)),
-    "a whole number, 2 or more": ("gradient_accumulation_steps", _is_count(2)),
-    "a number of steps, 0 or more": ("warmup_steps", _is_count(0)),
+    "a whole number, 1 or more": ("ema_overwrite_frequency ns_steps", lambda n: isinstance(n, int) and n >= 1),
+    "a whole number, 2 or more": ("gradient_accumulation_steps", lambda n: isinstance(n, int) and n >= 2),
+    "a number of steps, 0 or more": ("warmup_steps", lambda n: isinstance(n, int) and n >= 0),
 }
 OPTIMIZER_RANGES = {key: (allowed, words) for words, (keys, allowed) in RANGES.items() for key in keys.split()}
 # Where Keras takes None although its default is a number; elsewhere null is refused.
@@ -48,9 +43,8 @@ CLIPPING_KEYS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 def optimizer_arguments() -> dict[str, dict[str, Any]]:
     """Return the arguments of each optimizer by its name, with their defaults."""
-    return {
-        name: entry["arguments"] for name, entry in keras_table()["optimizers"].items()
-    } | extra_optimizer_arguments()
+    of_keras = {name: entry["arguments"] for name, entry in keras_table()["optimizers"].items()}
+    return of_keras | {name: configurable_arguments(function) for name, function in EXTRA_OPTIMIZERS.items()}
 
 
 def check_optimizer_name(name: str) -> str:
@@ -64,10 +58,10 @@ def check_optimizer_name(name: str) -> str:
 class OptimizerConfig:
     """An optimizer by its name (Keras's in lower case), with its own arguments beside name and learning rate."""
 
-    name: Annotated[
-        str, AfterValidator(check_optimizer_name), described("a Keras optimizer, in lower case, such as adam")
-    ]
-    learning_rate: Annotated[PositiveFloat, described("step size, any finite number greater than 0")]
+    name: Annotated[str, AfterValidator(check_optimizer_name)] = described(
+        "a Keras optimizer, in lower case, such as adam"
+    )
+    learning_rate: PositiveFloat = described("step size, any finite number greater than 0")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -84,8 +78,8 @@ class OptimizerConfig:
         for key, value in self.arguments.items():
             null_is_meant = value is None and (known[key] is None or (self.name, key) in NULL_FOR_NONE)
             if key in OPTIMIZER_RANGES and not null_is_meant:
-                allowed, words = OPTIMIZER_RANGES[key]
-                if isinstance(value, str | bool | list | None) or not allowed(value):
+                allows, words = OPTIMIZER_RANGES[key]
+                if isinstance(value, str | bool | list | None) or not allows(value):
                     raise refusal(f"optimizer.{key} must be {words}; received {value!r}")
         if self.name in BETA_1_ABOVE_0 and self.arguments.get("beta_1") == 0:
             raise refusal(f"optimizer.beta_1 of {self.name} must be greater than 0 and less than 1; received 0")
@@ -94,9 +88,8 @@ class OptimizerConfig:
             raise refusal(f"optimizer.exclude_layers must be a list of names, or null; received {excluded!r}")
         clipping = [key for key in CLIPPING_KEYS if self.arguments.get(key) is not None]
         if len(clipping) > 1:
-            raise refusal(
-                f"optimizer: only one of {join_sorted(CLIPPING_KEYS)} may be set; received {join_sorted(clipping)}"
-            )
+            allowed, given = join_sorted(CLIPPING_KEYS), join_sorted(clipping)
+            raise refusal(f"optimizer: only one of {allowed} may be set; received {given}")
         return self
 
 
@@ -116,9 +109,9 @@ class ExponentialSchedule:
     """learning_rate * decay_rate ** (epochs / decay_epochs)."""
 
     name: Literal["exponential"]
-    decay_rate: Annotated[float, Field(gt=0, le=1, description="factor per decay_epochs, above 0 up to 1")]
-    decay_epochs: Annotated[PositiveFloat, described(f"length of one decay, {EPOCH_UNIT}, greater than 0")]
-    staircase: Annotated[bool, described("decay in steps, once per decay_epochs, rather than smoothly: true or false")]
+    decay_rate: float = Field(gt=0, le=1, description="factor per decay_epochs, above 0 up to 1")
+    decay_epochs: PositiveFloat = described(f"length of one decay, {EPOCH_UNIT}, greater than 0")
+    staircase: bool = described("decay in steps, once per decay_epochs, rather than smoothly: true or false")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -126,8 +119,8 @@ class CosineSchedule:
     """Linear warm-up from 0, then half a cosine down to the final fraction at the last step."""
 
     name: Literal["cosine"]
-    warmup_epochs: Annotated[float, Field(ge=0, description=f"length of the warm-up, {EPOCH_UNIT}, 0 or more")]
-    final_fraction: Annotated[float, Field(ge=0, le=1, description="last learning rate over its peak, from 0 to 1")]
+    warmup_epochs: float = Field(ge=0, description=f"length of the warm-up, {EPOCH_UNIT}, 0 or more")
+    final_fraction: float = Field(ge=0, le=1, description="last learning rate over its peak, from 0 to 1")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -135,12 +128,8 @@ class PiecewiseSchedule:
     """The learning rate times factors[i] from boundaries[i] on."""
 
     name: Literal["piecewise"]
-    boundaries: Annotated[
-        list[PositiveFloat], described(f"where the rate changes, rising, {EPOCH_UNIT}, greater than 0")
-    ]
-    factors: Annotated[
-        list[PositiveFloat], described("learning rate from each boundary on, over optimizer.learning_rate")
-    ]
+    boundaries: list[PositiveFloat] = described(f"where the rate changes, rising, {EPOCH_UNIT}, greater than 0")
+    factors: list[PositiveFloat] = described("learning rate from each boundary on, over optimizer.learning_rate")
 
     def __post_init__(self) -> None:
         if len(self.boundaries) != len(self.factors) or sorted(set(self.boundaries)) != self.boundaries:
@@ -155,11 +144,9 @@ class OneCycleSchedule:
     """Cosine up from initial_fraction to the peak, then cosine down to final_fraction (Smith & Topin 2017)."""
 
     name: Literal["one_cycle"]
-    warmup_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="share of all steps before the peak, between 0 and 1")
-    ]
-    initial_fraction: Annotated[float, Field(ge=0, le=1, description="first learning rate over its peak, from 0 to 1")]
-    final_fraction: Annotated[float, Field(ge=0, le=1, description="last learning rate over its peak, from 0 to 1")]
+    warmup_fraction: float = Field(gt=0, lt=1, description="share of all steps before the peak, between 0 and 1")
+    initial_fraction: float = Field(ge=0, le=1, description="first learning rate over its peak, from 0 to 1")
+    final_fraction: float = Field(ge=0, le=1, description="last learning rate over its peak, from 0 to 1")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -167,11 +154,11 @@ class ReduceOnPlateauSchedule:
     """The learning rate times `factor` whenever the metric has not improved for `patience` epochs."""
 
     name: Literal["reduce_on_plateau"]
-    metric: Annotated[str, described(WATCHED_METRIC)]
-    factor: Annotated[float, Field(gt=0, lt=1, description="what the learning rate is multiplied by, between 0 and 1")]
-    patience: Annotated[Positive, described("epochs without improvement before the rate falls, 1 or more")]
-    min_delta: Annotated[float, Field(ge=0, description="smallest change that counts as improvement, 0 or more")]
-    smallest_fraction: Annotated[float, Field(ge=0, le=1, description="smallest learning rate over first, from 0 to 1")]
+    metric: str = described(WATCHED_METRIC)
+    factor: float = Field(gt=0, lt=1, description="what the learning rate is multiplied by, between 0 and 1")
+    patience: Positive = described("epochs without improvement before the rate falls, 1 or more")
+    min_delta: float = Field(ge=0, description="smallest change that counts as improvement, 0 or more")
+    smallest_fraction: float = Field(ge=0, le=1, description="smallest learning rate over first, from 0 to 1")
 
 
 ScheduleConfig = (

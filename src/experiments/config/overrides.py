@@ -21,17 +21,11 @@ CHOICE_KEYS = {"distribution": "strategy"}  # the key with the name of the group
 
 
 class SplitOverride(NamedTuple):
-    """The parts of an override.
+    """The parts of an override."""
 
-    Attributes:
-        sign: "", "+" (add), "++" (add or change) or "~" (delete).
-        key: a dotted key or a group, without the package of `group@package`.
-        value: the text after the equals sign, "" if there is none.
-    """
-
-    sign: str
-    key: str
-    value: str
+    sign: str  # "", "+" (add), "++" (add or change) or "~" (delete)
+    key: str  # a dotted key or a group, without the package of `group@package`
+    value: str  # the text after the equals sign, "" if there is none
 
     @property
     def is_group_choice(self) -> bool:
@@ -68,11 +62,7 @@ def choice_key(group: str) -> str:
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides with Hydra's grammar; needs `composing`.
-
-    Raises:
-        ConfigError: for the first that is not an override.
-    """
+    """Parse overrides with Hydra's grammar; needs `composing`. Raises ConfigError for the first that is not one."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = []
     for override in overrides:
@@ -91,9 +81,8 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def refuse_several_values(parsed: Iterable[Override]) -> None:
-    for override in parsed:
-        if override.is_sweep_override():
-            raise ConfigError(
-                f"{override.input_line!r} has several values. For a sweep add -m: python run.py -m"
-                f" {override.input_line}; for one list, write it in brackets: key=[a,b]."
-            )
+    if given := next((override.input_line for override in parsed if override.is_sweep_override()), None):
+        raise ConfigError(
+            f"{given!r} has several values. For a sweep add -m: python run.py -m {given}; for one list, write it in"
+            " brackets: key=[a,b]."
+        )

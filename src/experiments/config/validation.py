@@ -1,35 +1,173 @@
-"""From a composed dict to a validated Config: check everything once.
+"""From a composed dict to a validated Config: the schema, then the rules across fields.
 
 Nothing here loads Hydra, TensorFlow, Keras or MLflow.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.config.data_schema import ImageData, LinearData
 from experiments.config.explanation import explain_invalid
-from experiments.config.facts import LARGE_NETWORK, available_cores, estimate_weights
-from experiments.config.rules import RULES
-from experiments.config.schema import Config
+from experiments.config.facts import (
+    LARGE_NETWORK,
+    available_cores,
+    count_training_examples,
+    epoch_metric_names,
+    estimate_weights,
+    final_metric_names,
+    network_input_shape,
+    objective_metric_names,
+    task_of,
+)
+from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS
+from experiments.config.model_schema import CnnConfig, NeuronConfig
+from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
+from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config
+from experiments.errors import ConfigError, did_you_mean, join_sorted
 
 
 def validate_config(raw: Mapping[str, Any]) -> Config:
-    """Check a composed config against the schema and across its fields, and resolve `training.threads`.
-
-    Raises:
-        ConfigError: one line for each problem.
-    """
+    """Check a composed config, resolving `training.threads`; raises ConfigError with a line for each problem."""
     raw = {key: value for key, value in raw.items() if key != "search"}  # the space of a search is in no run
     try:
         # As JSON: pydantic's strict mode then takes plain dictionaries, and still no "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
         raise explain_invalid(raw, error) from None
-    for rule in RULES:
+    for rule in (_check_data, _check_model, _check_training, _check_distribution, _check_metrics):
         rule(config)
-    threads = config.training.threads
-    resolved = (1 if estimate_weights(config) < LARGE_NETWORK else available_cores()) if threads == "auto" else threads
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, threads=resolved))
+    if config.training.threads == "auto":
+        config.training.threads = 1 if estimate_weights(config) < LARGE_NETWORK else available_cores()
+    return config
+
+
+def _check_data(config: Config) -> None:
+    data, examples = config.data, count_training_examples(config)
+    if examples < 1:
+        available = examples + data.validation
+        raise ConfigError(
+            f"data.validation={data.validation} leaves no training image: {data.name} has {available:,} training"
+            f" examples{' (data.limit)' if data.limit else ''}. Allowed: 0 to {available - 1:,}"
+        )
+    if config.training.batch_size > examples:
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size} is larger than the training split: {examples:,} examples"
+            f" ({data.name} less data.validation={data.validation}). Allowed: 1 to {examples:,}"
+        )
+    if isinstance(data, ImageData) and len(data.class_names) != data.classes:
+        raise ConfigError(f"data.class_names has {len(data.class_names)} names for data.classes={data.classes}")
+    what = task_of(config)
+    allowed = REGRESSION_LOSSES if what == "numbers" else CLASSIFICATION_LOSSES
+    if config.training.loss not in allowed:
+        raise ConfigError(
+            f"training.loss={config.training.loss} does not fit data={data.name}, whose targets are {what}."
+            f" Choose training.loss from: {join_sorted(allowed)}"
+        )
+
+
+def _check_distribution(config: Config) -> None:
+    wanted = config.distribution
+    if wanted.workers is not None and wanted.strategy != "multi_worker":
+        raise ConfigError(
+            f"distribution.workers={wanted.workers} needs distribution=multi_worker. Add it, or leave it out."
+        )
+    if (wanted.devices or 1) > 1 and wanted.strategy in ("one_device", "multi_worker"):
+        raise ConfigError(
+            f"distribution.devices={wanted.devices} does not go with distribution={wanted.strategy}, which has one"
+            " device in each process. Use distribution=mirrored."
+        )
+
+
+def _check_training(config: Config) -> None:
+    training, schedule, arguments = config.training, config.schedule, config.optimizer.arguments
+    if isinstance(schedule, CosineSchedule) and schedule.warmup_epochs >= training.epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves nothing of training.epochs={training.epochs} for"
+            f" the cosine. Allowed: 0 to less than {training.epochs}"
+        )
+    stopping, watched = training.early_stopping, {}
+    if training.restore_best or (stopping.patience, stopping.goal) != (None, None):
+        watched["training.early_stopping.metric"] = stopping.metric
+    if isinstance(schedule, ReduceOnPlateauSchedule):
+        watched["schedule.metric"] = schedule.metric
+    known = epoch_metric_names(config)
+    for key, metric in watched.items():
+        if metric not in known:
+            why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
+            raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {join_sorted(known)}")
+    if training.loop == "fit" and config.distribution.strategy in ("mirrored", "multi_worker"):
+        raise ConfigError(
+            f"training.loop=fit with distribution={config.distribution.strategy}: Keras's fit weighs batches that do"
+            " not divide wrongly, repeats dropout masks on every replica and clips before it sums the gradients. Use"
+            " training.loop=compiled, which is exact on any number of devices."
+        )
+    if training.loop == "fit" and arguments.get("gradient_accumulation_steps"):
+        raise ConfigError(
+            "optimizer.gradient_accumulation_steps under training.loop=fit fails in Keras. Use training.loop=compiled."
+        )
+    if arguments.get("use_ema") and (training.restore_best or training.loop == "fit"):
+        other, why = "training.loop=fit", "Keras's fit puts the average in place of the weights after every epoch"
+        if training.restore_best:
+            other = "training.restore_best"
+            why = "the average of all steps and the best epoch are two answers to which weights to keep"
+        raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
+    if training.initial_momentum is not None:
+        if config.optimizer.name != "sgd" or not arguments.get("momentum"):
+            raise ConfigError(
+                f"training.initial_momentum={training.initial_momentum:g} needs an optimizer whose momentum it leads"
+                " to. Use optimizer=sgd and optimizer.momentum greater than 0."
+            )
+        for key in ("nesterov", "gradient_accumulation_steps"):
+            if arguments.get(key):
+                raise ConfigError(f"training.initial_momentum and optimizer.{key} do not go together. Set only one.")
+    clips = [key for key in CLIPPING_KEYS if arguments.get(key)]
+    if training.gradient_clipping and clips:
+        raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
+
+
+def _check_metrics(config: Config) -> None:
+    metric, expected, finals = config.objective.metric, config.expected, final_metric_names(config)
+    known = objective_metric_names(config)
+    if metric not in ("auto", *known):
+        nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
+        why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""
+        raise ConfigError(
+            f"objective.metric={metric} is not a metric of these runs{why}{did_you_mean(metric, known)}."
+            f" Choices: auto, {join_sorted(known)}"
+        )
+    if expected is not None and expected.metric not in finals:
+        raise ConfigError(
+            f"expected.metric={expected.metric} is not a metric of a run with data={config.data.name} and"
+            f" data.validation={config.data.validation}. Choices: {join_sorted(finals)}"
+        )
+
+
+def _check_model(config: Config) -> None:
+    model, data = config.model, config.data
+    if isinstance(model, NeuronConfig) and not isinstance(data, LinearData):
+        raise ConfigError(
+            f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
+            " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
+        )
+    if isinstance(model, CnnConfig):
+        if len(data.shape) < 2:
+            raise ConfigError(
+                f"model=cnn needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
+            )
+        shape = network_input_shape(data)[:2]
+        size = min(shape)
+        for number, _ in enumerate(model.filters, 1):
+            size = (size if model.padding == "same" else size - model.kernel_size + 1) // model.pool_size
+            if size < 1:
+                raise ConfigError(
+                    f"model.filters={model.filters}: nothing is left of a {'x'.join(map(str, shape))} image after"
+                    f" convolution {number} (kernel {model.kernel_size}, pooling {model.pool_size}, padding"
+                    f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
+                )
+    if isinstance(model, NeuronConfig) and model.activation in LAYER_WIDE_ACTIVATIONS:
+        raise ConfigError(
+            f"model.activation={model.activation} of one neuron is constant. Choose another, such as tanh"
+        )

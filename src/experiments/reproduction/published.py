@@ -14,11 +14,10 @@ import yaml
 
 from experiments.config.choices import choice_files
 from experiments.config.composition import compose_job
-from experiments.config.expected_schema import Expectation
 from experiments.config.identity import affects_result, fingerprint_of, identity_tags
 from experiments.config.metrics import find_metric, higher_is_better
 from experiments.config.overrides import override_key
-from experiments.config.schema import Config
+from experiments.config.schema import Config, Expectation
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, join_sorted
 from experiments.experiment import run_experiment
