@@ -13,12 +13,7 @@ from experiments.config.composition import compose_job
 from experiments.config.hydra_internals import hydra_argument_parser
 from experiments.config.overrides import split_override
 from experiments.config.schema import Config
-from experiments.config.sweep_composition import (
-    ComposedSweep,
-    PoolSettings,
-    check_hydra_overrides,
-    compose_sweep,
-)
+from experiments.config.sweep_composition import PoolSettings, check_hydra_overrides, compose_sweep
 from experiments.errors import ConfigError, raise_terminated, run_command
 from experiments.runtime import collect_garbage_rarely
 
@@ -58,7 +53,7 @@ def _run_arguments() -> None:
 
 def _run(arguments: Namespace) -> None:
     config = compose_job(arguments.overrides, arguments.config_dir)
-    if _asks_question(arguments):
+    if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:  # --version has ended by now
         return _answer_question()
     _check_surroundings([config])
     from experiments.experiment import run_experiment
@@ -80,17 +75,24 @@ def _sweep(arguments: Namespace) -> None:
         from experiments.sweeps.search import check_search
 
         sweep = check_search(sweep)
-    if _asks_question(arguments):
+    if arguments.help or arguments.hydra_help:
         return _answer_question()
-    _check_surroundings([job.config for job in sweep.jobs])
-    _check_sweep(sweep)
+    jobs = [job.config for job in sweep.jobs]
+    _check_surroundings(jobs)
+    if any(config.resume for config in jobs):
+        raise ConfigError(
+            "resume=RUN_ID resumes one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
+            " which resumes all of its runs."
+        )
+    if any(config.distribution.strategy == "multi_worker" for config in jobs):
+        raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
+    if not isinstance(sweep.launcher, PoolSettings):
+        from experiments.sweeps.engines.in_process import check_shared_process
+
+        check_shared_process(jobs)
     from experiments.sweeps.sweep import run_sweep
 
     run_sweep(sweep, sys.argv[1:])
-
-
-def _asks_question(arguments: Namespace) -> bool:
-    return bool(arguments.cfg or arguments.help or arguments.hydra_help or arguments.info)  # --version has ended by now
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
@@ -110,18 +112,3 @@ def _check_surroundings(jobs: Sequence[Config]) -> None:
         check_tracking_uri(resolve_tracking_uri(config.tracking.uri))
         find_dataset(config.data)
         check_initial_weights(config)
-
-
-def _check_sweep(sweep: ComposedSweep) -> None:
-    jobs = [job.config for job in sweep.jobs]
-    if any(config.resume for config in jobs):
-        raise ConfigError(
-            "resume=RUN_ID resumes one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
-            " which resumes all of its runs."
-        )
-    if any(config.distribution.strategy == "multi_worker" for config in jobs):
-        raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
-    if not isinstance(sweep.launcher, PoolSettings):
-        from experiments.sweeps.engines.in_process import check_shared_process
-
-        check_shared_process(jobs)

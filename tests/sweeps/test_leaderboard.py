@@ -12,8 +12,7 @@ from stores import artifact, files
 from experiments.config.composition import compose_job
 from experiments.config.identity import config_to_dict
 from experiments.sweeps.leaderboard import leaderboard_verdict, rank_children
-from experiments.sweeps.leaderboard_figures import leaderboard_figures
-from experiments.sweeps.leaderboard_report import publish_leaderboard, sweep_commands
+from experiments.sweeps.leaderboard_report import leaderboard_figures, publish_leaderboard, sweep_commands
 from experiments.sweeps.leaderboard_text import (
     TOP_ROWS,
     leaderboard_headline,
@@ -107,7 +106,7 @@ def test_leaves_out_runs_that_are_unfinished_or_lack_a_finite_objective():
         a_run(4, {**params, "seed": "3"}, {"best_val_accuracy": 0.9}, "KILLED"),
     ]
     assert rank(children).table.n.tolist() == [1]
-    assert rank_children(children[1:], "best_val_accuracy", "max") is None
+    assert rank_children(children[1:], "best_val_accuracy", "max", []) is None
 
 
 def test_a_setting_is_what_the_sweep_varies_or_else_what_differs():
@@ -191,7 +190,7 @@ def store(tmp_path_factory):
 
 def publish(uri, parent_id, run, board, failures=()):
     commands = sweep_commands(board, uri, parent_id, "python run.py -m seed=0,1")
-    publish_leaderboard(run, board, commands, failures)
+    publish_leaderboard(run, board, commands, failures, "light")
     return commands
 
 

@@ -7,7 +7,7 @@ import pytest
 from experiments.config.composition import composing
 from experiments.config.overrides import parse_overrides
 from experiments.errors import ConfigError
-from experiments.sweeps.search_space import (
+from experiments.sweeps.search import (
     Parameter,
     SearchSpace,
     parse_search_space,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hydra import compose
@@ -71,21 +71,13 @@ TAKEN = re.compile(r"hydra[./](launcher|sweeper)(\..+)?|hydra\.mode")
 
 @dataclass(frozen=True)
 class ComposedSweep:
-    """What a command with -m stands for.
+    """What a command with -m stands for: its jobs, and the settings of what runs and of what makes them."""
 
-    Attributes:
-        jobs: every job, in Hydra's order; for a search see search.py.
-        launcher: the settings of what runs the jobs.
-        sweeper: the settings of what makes the jobs.
-        overrides: of the command, without `hydra.*`.
-        config_dir: a further folder of config files.
-    """
-
-    jobs: list[ComposedJob]
+    jobs: list[ComposedJob]  # in Hydra's order; for a search see search.py
     launcher: BasicSettings | PoolSettings
     sweeper: ProductSettings | SearchSettings
-    overrides: list[str]
-    config_dir: str | None
+    overrides: list[str]  # of the command, without `hydra.*`
+    config_dir: str | None  # a further folder of config files
 
     @property
     def is_search(self) -> bool:
@@ -96,15 +88,6 @@ class ComposedSweep:
         """SHA-256 (hex) of the jobs' configs in any order, by which the sweep is found again."""
         parts = sorted(fingerprint_of(job.config, {}) for job in self.jobs)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def compose_more(self, jobs: Sequence[Sequence[str]]) -> list[ComposedJob]:
-        """Compose further jobs of a search, each from all its overrides.
-
-        Raises:
-            ConfigError: for the first job that cannot run.
-        """
-        with composing(self.config_dir):
-            return compose_jobs([list(job) for job in jobs])
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> ComposedSweep:
@@ -120,19 +103,16 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
             *parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()]),
             *(override for override in parsed if not is_hydra_key(override.key_or_group)),
         ]
-        sweep = ComposedSweep([], launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
-        if sweep.is_search:
-            return sweep
-        refuse_space(parsed)
-        return replace(sweep, jobs=compose_jobs(_expand_sweep(parsed)))
+        jobs: list[ComposedJob] = []
+        if not isinstance(sweeper, SearchSettings):
+            refuse_space(parsed)
+            _refuse_sweeps_without_values(parsed)
+            jobs = compose_jobs(expand_product(parsed))
+        return ComposedSweep(jobs, launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
 
 
 def check_hydra_overrides(overrides: Iterable[str]) -> None:
-    """Refuse settings of Hydra's that would have no effect, as it runs no job here, and plug-ins other than ours.
-
-    Raises:
-        ConfigError: names the setting, and what there is.
-    """
+    """Raise ConfigError for settings of Hydra's without effect, as it runs no job here, and for foreign plug-ins."""
     for override in overrides:
         _, key, value = split_override(override)
         if is_hydra_key(key) and not TAKEN.fullmatch(key):
@@ -147,19 +127,15 @@ def check_hydra_overrides(overrides: Iterable[str]) -> None:
             )
 
 
-def _expand_sweep(parsed: list[Override]) -> list[list[str]]:
+def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
     for override in filter(Override.is_sweep_override, parsed):
         if not override.is_discrete_sweep():
-            raise ConfigError(
-                f"{override.input_line!r} is a range to search in. Add hydra/sweeper=optuna, or name the values:"
-                f" {override.key_or_group}=A,B,C."
-            )
-        if next(override.sweep_string_iterator(), None) is None:
-            raise ConfigError(
-                f"{override.input_line!r} matches no value, so there is nothing to run. Name the values:"
-                f" {override.key_or_group}=A,B,C."
-            )
-    return expand_product(parsed)
+            problem = "is a range to search in. Add hydra/sweeper=optuna, or name"
+        elif next(override.sweep_string_iterator(), None) is None:
+            problem = "matches no value, so there is nothing to run. Name"
+        else:
+            continue
+        raise ConfigError(f"{override.input_line!r} {problem} the values: {override.key_or_group}=A,B,C.")
 
 
 def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
@@ -174,25 +150,17 @@ def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
         lines.append(f"++{line}" if explained_here else line)  # or Hydra explains an unknown key, in words of its own
     try:
         hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra
-        # Not resolved, as some of it refers to a job.
-        settings: Any = OmegaConf.to_container(hydra)
+        settings: Any = OmegaConf.to_container(hydra)  # not resolved, as some of it refers to a job
     except NOT_COMPOSABLE as error:
         raise explain_composition(lines, error) from None
     chosen = hydra.runtime.choices
-    return (
-        _validate_settings("hydra.launcher", LAUNCHERS[chosen["hydra/launcher"]], settings["launcher"]),
-        _validate_settings("hydra.sweeper", SWEEPERS[chosen["hydra/sweeper"]], settings["sweeper"]),
-    )
+    launcher = _validate_settings("hydra.launcher", LAUNCHERS[chosen["hydra/launcher"]], settings["launcher"])
+    return launcher, _validate_settings("hydra.sweeper", SWEEPERS[chosen["hydra/sweeper"]], settings["sweeper"])
 
 
 def _validate_settings(prefix: str, schema: Any, given: Mapping[str, Any]) -> Any:
-    """Check settings as Hydra composed them.
-
-    Raises:
-        ConfigError: one line for each that is not allowed.
-    """
+    given = {key: value for key, value in given.items() if key != "_target_"}  # of Hydra's own `basic`
     try:
-        given = {key: value for key, value in given.items() if key != "_target_"}  # of Hydra's own `basic`
         return TypeAdapter(schema).validate_json(json.dumps(given))
     except ValidationError as error:
         known = field_descriptions(schema)
@@ -205,6 +173,6 @@ def _validate_settings(prefix: str, schema: Any, given: Mapping[str, Any]) -> An
                 lines.append(f"{prefix}.{key} is missing: {known[key]}")
             else:
                 value, choices = show_value(given[key]), finding.get("ctx", {}).get("expected", "")
-                near = did_you_mean(value, choices.replace("'", "").replace(" or ", ", ").split(", "))
+                near = did_you_mean(value, re.findall(r"'(.*?)'", choices))
                 lines.append(f"{prefix}.{key}={value} is not allowed{near}: {known[key]}")
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None

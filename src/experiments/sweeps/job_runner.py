@@ -10,31 +10,22 @@ from experiments.config.facts import objective_of
 from experiments.errors import Terminated
 from experiments.formatting import format_duration
 from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
-from experiments.sweeps.outcomes import NO_OUTCOME, JobOutcome, end_lost_job, job_outcome, outcomes_by_fingerprint
-from experiments.sweeps.plan import SweepJob, first_equal_job
+from experiments.sweeps.plan import JobOutcome, SweepJob, first_equal_job, job_outcomes, read_job_outcome
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.records import runs_with_tags
 from experiments.tracking.store import open_existing_store
 
 
 class JobRunner:
-    """The jobs of a sweep that is running.
-
-    Attributes:
-        jobs: by their number.
-        expected: in a search: how many jobs there will be.
-        is_stopped: a job failed, and `sweep.on_error=stop` says that no further one starts.
-        seconds: that each job took, of those that ran.
-    """
+    """The jobs of a sweep that is running."""
 
     def __init__(self, engine: Engine, parent_id: str) -> None:
         self.engine, self.parent_id = engine, parent_id
-        self.jobs: list[SweepJob] = []
-        self.expected = 0
-        self.is_stopped = False
-        self.seconds: list[float] = []
-        self._reasons: dict[int, str] = {}  # of jobs that failed without a run
-        self._ended: set[int] = set()  # jobs that are done, or were tried
+        self.jobs: list[SweepJob] = []  # by their number
+        self.expected = 0  # in a search: how many jobs there will be
+        self.is_stopped = False  # a job failed, and `sweep.on_error=stop` says that no further one starts
+        self.seconds: list[float] = []  # that each job took, of those that ran
+        self._ended: dict[int, str] = {}  # jobs that are done or were tried, with the reason if that left no run
         self._most_at_once = 1
         engine.start(parent_id)
 
@@ -43,9 +34,8 @@ class JobRunner:
         if not self.jobs:
             return []
         client = open_existing_store(resolve_tracking_uri(self.jobs[0].config.tracking.uri))
-        found = outcomes_by_fingerprint(runs_with_tags(client, {"mlflow.parentRunId": self.parent_id}))
-        outcomes = [found.get(job.fingerprint, NO_OUTCOME) for job in self.jobs]
-        return [o if o.reason else replace(o, reason=self._reasons.get(n, "")) for n, o in enumerate(outcomes)]
+        outcomes = job_outcomes(self.jobs, runs_with_tags(client, {"mlflow.parentRunId": self.parent_id}))
+        return [o if o.reason else replace(o, reason=self._ended.get(n, "")) for n, o in enumerate(outcomes)]
 
     def run(self, jobs: Sequence[SweepJob]) -> None:
         """Run those of these jobs that are not done; of several that are the same experiment, the first.
@@ -54,7 +44,7 @@ class JobRunner:
             KeyboardInterrupt, Terminated: after the running jobs have checkpointed; a second Ctrl-C ends them at once.
         """
         outcomes = self.outcomes()
-        self._ended |= {number for number, outcome in enumerate(outcomes) if outcome.is_done}
+        self._ended |= {number: "" for number, outcome in enumerate(outcomes) if outcome.is_done}
         to_do = [j for j in jobs if not outcomes[j.number].is_done and first_equal_job(self.jobs, j.number) == j.number]
         kinds = list(dict.fromkeys(process_kind(job.config) for job in to_do))
         pending = deque(sorted(to_do, key=lambda job: kinds.index(process_kind(job.config))))  # processes are kept
@@ -94,15 +84,11 @@ class JobRunner:
             self._read_outcome(end)
 
     def _read_outcome(self, end: JobEnd) -> JobOutcome:
-        if end.lost_status:
-            return end_lost_job(end.job, self.parent_id, end.lost_status, end.reason)
-        return job_outcome(end.job, self.parent_id, end.reason)
+        return read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
 
     def _report(self, end: JobEnd, outcome: JobOutcome) -> None:
         """Print a line on a job that has ended, with the time that the whole sweep still takes."""
-        if not outcome.run_id:
-            self._reasons[end.job.number] = outcome.reason
-        self._ended.add(end.job.number)
+        self._ended[end.job.number] = "" if outcome.run_id else outcome.reason
         self.seconds.append(end.seconds)
         total = max(len(self.jobs), self.expected)
         metric, _ = objective_of(end.job.config)

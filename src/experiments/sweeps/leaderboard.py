@@ -14,23 +14,16 @@ if TYPE_CHECKING:
 
 
 SEED_PARAM = "seed"
-CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05  # below this p-value a difference counts as beyond noise
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The settings of a sweep, best first: the finished runs, grouped over seeds.
+    """The settings of a sweep, best first: the finished runs, grouped over seeds."""
 
-    Attributes:
-        comparison: of the runs that have the objective, ranked by it.
-        varied: the parameters that make a setting.
-        metric: the objective.
-    """
-
-    comparison: Comparison
-    varied: list[str]
-    metric: str
+    comparison: Comparison  # of the runs that have the objective, ranked by it
+    varied: list[str]  # the parameters that make a setting
+    metric: str  # the objective
     mode: Mode
 
     @property
@@ -51,7 +44,7 @@ class Leaderboard:
         frames = (self.comparison.mean, self.comparison.std, self.comparison.count)
         mean, std, n = (frame[self.metric].to_numpy(dtype=float) for frame in frames)
         with np.errstate(all="ignore"):
-            half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * std / np.sqrt(n)
+            half = stats.t.ppf(0.975, n - 1) * std / np.sqrt(n)
             p = stats.ttest_ind_from_stats(mean[0], std[0], n[0], mean, std, n, equal_var=False).pvalue
         constant = std <= 1e-12 * np.abs(mean)  # over seeds, up to rounding
         p = np.where((n < 2) | (n[0] < 2) | (constant & constant[0]), math.nan, p)
@@ -71,14 +64,10 @@ class Leaderboard:
         )
 
 
-def rank_children(
-    children: Sequence[RunRecord], metric: str, mode: Mode, varied: Sequence[str] = ()
-) -> Leaderboard | None:
+def rank_children(children: Sequence[RunRecord], metric: str, mode: Mode, varied: Sequence[str]) -> Leaderboard | None:
     """Return the leaderboard of a sweep's runs, or None if no run has finished with the objective.
 
     Args:
-        children: in any state; those that are not finished, or lack the objective, are left out.
-        metric: the objective.
         varied: the keys that the sweep varies, of parameters or of groups (`optimizer` stands for `optimizer.name`);
             where they do not tell the settings apart, the parameters that differ.
     """

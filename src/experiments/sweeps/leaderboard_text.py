@@ -89,25 +89,19 @@ def _leaderboard_rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
 
 def leaderboard_table(board: Leaderboard) -> "Table":
     """Return the top of the leaderboard for the terminal."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     header, rows = _leaderboard_rows(board)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in header:
-        table.add_column(Text(printable(name)), overflow="fold")
+    columns = (Column(Text(printable(name)), overflow="fold") for name in header)
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
 def print_leaderboard(run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str]) -> None:
-    """Print the top of the leaderboard, what it means, and the next commands.
-
-    Args:
-        run: the parent.
-        commands: what to do next, each with a word for it.
-    """
+    """Print the top of the leaderboard, what it means, and the next commands, each with a word for it."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -170,8 +164,7 @@ def sweep_note(
         if len(board.table) > TOP_ROWS:
             blocks.append(f"The best {TOP_ROWS} of {len(board.table)} settings; all: `tables/leaderboard.json`.")
         blocks.append(f"Best run: `{board.best.run_id}`; its config: `config/best.yaml`.")
-    listed = [f"# {word}\n{line}" for word, line in commands.items()]
-    blocks.append("\n".join(["```", *listed, "```"]))
-    files = [f"figures/{name}.png" for name in pictures]
-    blocks += [f"![{file}](get-artifact?path={file}&run_uuid={parent_id})" for file in files]
+    blocks.append("\n".join(["```", *(f"# {word}\n{line}" for word, line in commands.items()), "```"]))
+    for file in (f"figures/{name}.png" for name in pictures):
+        blocks.append(f"![{file}](get-artifact?path={file}&run_uuid={parent_id})")
     return "\n\n".join(blocks)

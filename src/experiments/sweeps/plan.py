@@ -1,9 +1,9 @@
-"""What the command of a sweep stands for: the jobs, their names, fingerprints and earlier outcomes."""
+"""What the command of a sweep stands for: the jobs, their names and fingerprints, and their outcomes in MLflow."""
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.config.composition import ComposedJob
@@ -16,10 +16,10 @@ from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError
 from experiments.formatting import plural
 from experiments.reports.differences import run_name
-from experiments.sweeps.outcomes import NO_OUTCOME, JobOutcome, outcomes_by_fingerprint
 from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.liveness import end_abandoned_run
 from experiments.tracking.records import RunRecord, runs_with_tags
-from experiments.tracking.store import open_existing_store, store_exists
+from experiments.tracking.store import connect_store, open_existing_store, store_exists
 from experiments.training.checkpoints import checkpoint_path
 
 MADE_BY = {"other code": ("code_digest", "code_digest_rule"), "other package versions": ("versions",)}  # by tags
@@ -27,43 +27,47 @@ MADE_BY = {"other code": ("code_digest", "code_digest_rule"), "other package ver
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job of a sweep, as it was when the sweep started.
+    """One job of a sweep, as it was when the sweep started."""
 
-    Attributes:
-        number: position in the sweep, from 0 on.
-        name: what differs from the other jobs, differing value first; MLflow cuts names near 14 characters.
-        config: with `name` as the run's name.
-        overrides: those of the command line and of the sweep, without those of `hydra.*`.
-        fingerprint: of config, code and data.
-        data_digest: of the data.
-        trial: in a search: what identifies the trial.
-    """
-
-    number: int
-    name: str
-    config: Config
-    overrides: list[str]
-    fingerprint: str
+    number: int  # position in the sweep, from 0 on
+    name: str  # what differs from the other jobs, differing value first; MLflow cuts names near 14 characters
+    config: Config  # with `name` as the run's name
+    overrides: list[str]  # those of the command line and of the sweep, without those of `hydra.*`
+    fingerprint: str  # of config, code and data
     data_digest: str
-    trial: Mapping[str, Any] | None = None
+    trial: Mapping[str, Any] | None = None  # in a search: what identifies the trial
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """How a job ended, by its run in MLflow; it has no run if it failed before one was made."""
+
+    run_id: str | None = None
+    status: str = "NONE"  # or of its run: FINISHED, FAILED, KILLED (also by pruning) or RUNNING
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""  # why it is not finished
+    pruned: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.status == "FINISHED" or self.pruned
+
+    def __str__(self) -> str:
+        """`FAILED (1f0a...): the reason`"""
+        status = f"{self.status} ({self.run_id})" if self.run_id else "no run"
+        return f"{status}: {self.reason}" if self.reason else status
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a command stands for, and how much of it is done.
-
-    Attributes:
-        parent: the run of the sweep that the command enters again, if there is one.
-        before: the earlier outcome of each job.
-        notice: why every job runs anew though the parent has finished runs, else empty.
-    """
+    """What a command stands for, and how much of it is done."""
 
     composed: ComposedSweep
     jobs: list[SweepJob]
     uri: str
-    parent: RunRecord | None = None
-    before: Sequence[JobOutcome] = ()
-    notice: str = ""
+    parent: RunRecord | None = None  # the run of the sweep that the command enters again, if there is one
+    before: Sequence[JobOutcome] = ()  # the earlier outcome of each job
+    notice: str = ""  # why every job runs anew though the parent has finished runs
 
     @property
     def base(self) -> Config:
@@ -125,19 +129,16 @@ def plan_sweep(composed: ComposedSweep) -> SweepPlan:
     plan = SweepPlan(composed, jobs, uri)
     parent = find_parent(plan)
     children = runs_with_tags(open_existing_store(uri), {"mlflow.parentRunId": parent.run_id}) if parent else []
-    outcomes = outcomes_by_fingerprint(children)
-    before = [outcomes.get(job.fingerprint, NO_OUTCOME) for job in jobs]
     notice = _explain_fresh_start(children, identity_tags(plan.base, ""))
-    return replace(plan, parent=parent, before=before, notice=notice)
+    return replace(plan, parent=parent, before=job_outcomes(jobs, children), notice=notice)
 
 
 def find_parent(plan: SweepPlan) -> RunRecord | None:
     """Find the run of the sweep that the command enters again."""
     if plan.base.sweep.rerun or not store_exists(plan.uri):
         return None
-    tags = {"sweep": plan.composed.digest}
-    found = runs_with_tags(open_existing_store(plan.uri), tags, plan.base.tracking.experiment)
-    return found[0] if found else None
+    tags, experiment = {"sweep": plan.composed.digest}, plan.base.tracking.experiment
+    return next(iter(runs_with_tags(open_existing_store(plan.uri), tags, experiment)), None)
 
 
 def _explain_fresh_start(children: Sequence[RunRecord], now: Mapping[str, str]) -> str:
@@ -163,27 +164,19 @@ def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list
 def plan_jobs(
     composed: Sequence[ComposedJob], keys: Sequence[str], first: int = 0, trial: Mapping[str, Any] | None = None
 ) -> list[SweepJob]:
-    """Name the jobs and compute their fingerprints.
-
-    Args:
-        keys: that the sweep varies.
-        first: number of the first job.
-        trial: in a search: what identifies the trial.
-    """
+    """Name the jobs by the keys that the sweep varies, number them from `first` on, and compute their fingerprints."""
     digests: dict[str, str] = {}
     found = []
     for number, job in enumerate(composed, first):
         whole = replace(job.config.data, validation=0, limit=None)
-        if repr(whole) not in digests:
-            digests[repr(whole)] = load_dataset(whole, 0).digest
-        digest = digests[repr(whole)]
+        if (data := repr(whole)) not in digests:
+            digests[data] = load_dataset(whole, 0).digest
         name = _job_name(job, keys)
-        # Few look at the figures of a hundred children; the best one gets all of them in the end.
-        light = has_light_figures(job.overrides)
-        report = replace(job.config.report, figures="light") if light else job.config.report
-        config = replace(job.config, report=report, tracking=replace(job.config.tracking, run_name=name))
-        fingerprint = identity_tags(config, digest)["fingerprint"]
-        found.append(SweepJob(number, name, config, job.overrides, fingerprint, digest, trial))
+        config = replace(job.config, tracking=replace(job.config.tracking, run_name=name))
+        if has_light_figures(job.overrides):  # few look at those of a hundred children; the best gets all in the end
+            config = replace(config, report=replace(config.report, figures="light"))
+        fingerprint = identity_tags(config, digests[data])["fingerprint"]
+        found.append(SweepJob(number, name, config, job.overrides, fingerprint, digests[data], trial))
     return found
 
 
@@ -206,3 +199,30 @@ def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
 def first_equal_job(jobs: Sequence[SweepJob], number: int) -> int:
     """Return the first job with the same fingerprint: it is the same experiment, and runs once."""
     return next(job.number for job in jobs if job.fingerprint == jobs[number].fingerprint)
+
+
+def job_outcomes(jobs: Sequence[SweepJob], children: Iterable[RunRecord]) -> list[JobOutcome]:
+    """Return each job's outcome among the children of a parent; a finished run wins over another."""
+    found: dict[str, JobOutcome] = {}
+    for run in children:
+        outcome = JobOutcome(run.run_id, run.status, run.metrics, run.tags.get("end_reason", ""), "pruned" in run.tags)
+        key = run.tags.get("fingerprint", "")
+        if key not in found or (outcome.is_done and not found[key].is_done):
+            found[key] = outcome
+    return [found.get(job.fingerprint, JobOutcome()) for job in jobs]
+
+
+def read_job_outcome(job: SweepJob, parent_id: str, reason: str = "", lost_status: str | None = None) -> JobOutcome:
+    """Return the outcome of a job in the store.
+
+    Args:
+        reason: of a failure that left no run.
+        lost_status: if its process is gone: the status that its unfinished run is given, with the reason.
+    """
+    uri = resolve_tracking_uri(job.config.tracking.uri)
+    tags = {"mlflow.parentRunId": parent_id, "fingerprint": job.fingerprint}
+    (outcome,) = job_outcomes([job], runs_with_tags(open_existing_store(uri), tags))
+    if lost_status and outcome.run_id and outcome.status != "FINISHED":
+        end_abandoned_run(connect_store(uri), outcome.run_id, lost_status, reason)
+        return replace(outcome, status=lost_status, reason=reason)
+    return outcome if outcome.reason or outcome.is_done else replace(outcome, reason=reason)

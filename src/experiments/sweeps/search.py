@@ -1,37 +1,241 @@
-"""What a search is: its space, sampler, pruner and objective, checked before anything heavy is loaded."""
+"""What a search is: its space, sampler, pruner and objective, checked before Optuna or TensorFlow are loaded.
+
+The space is what varies, between which bounds, under which condition; its corners must compose.
+"""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any, Literal
 
-from experiments.config.composition import composing, read_search_space
+from hydra.core.override_parser.types import Override
+
+from experiments.config.choices import choice_files
+from experiments.config.composition import ComposedJob, compose_jobs, composing, read_search_space
+from experiments.config.explanation import show_value
 from experiments.config.facts import epoch_metric_names, objective_of
+from experiments.config.hydra_internals import override_value_text
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import parse_overrides
 from experiments.config.sweep_composition import ComposedSweep, SearchSettings
-from experiments.errors import ConfigError, join_sorted
-from experiments.sweeps.search_space import SearchSpace, compose_corners, parse_search_space
+from experiments.errors import ConfigError, did_you_mean, join_sorted
+
+ParameterValue = str | int | float
+Point = Mapping[str, ParameterValue]  # of the space, by the keys of the parameters that exist there
+ALLOWED_DISTRIBUTIONS = (
+    "choice(a,b), range(1,5), interval(0,0.5), int(interval(1,8)), tag(log,interval(1e-4,1e-2)) or"
+    " tag(log,int(interval(8,512)))"
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One dimension of the space."""
+
+    key: str  # as in an override: a key of the config, or a group
+    choices: tuple[str, ...] = ()  # as an override takes them; empty for numbers between bounds
+    low: int | float = 0  # inclusive, as `high`; whole numbers make the parameter a whole number
+    high: int | float = 0
+    step: int | float | None = None  # between neighbouring values, or None for any
+    log: bool = False  # the scale is logarithmic
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the choices of others beside which it exists
+
+    def __str__(self) -> str:
+        step = f" in steps of {self.step:g}" if self.step else ""
+        numbers = f"{self.low:g} to {self.high:g}{step}{', logarithmic' if self.log else ''}"
+        values = ", ".join(self.choices) or numbers
+        condition = " and ".join(f"{key}={' or '.join(allowed)}" for key, allowed in self.when.items())
+        return f"{self.key}: {values}{f' (with {condition})' if condition else ''}"
+
+    def exists(self, values: Point) -> bool:
+        """Return whether the parameter exists beside these values of the parameters before it."""
+        return all(values.get(key) in allowed for key, allowed in self.when.items())
+
+    def grid(self) -> list[ParameterValue]:
+        """Return every value, or the bounds of a continuous interval."""
+        if self.choices or self.step is None:
+            return self.extremes()
+        return [self.low + number * self.step for number in range(round((self.high - self.low) / self.step) + 1)]
+
+    def extremes(self) -> list[ParameterValue]:
+        """Return every choice, or the bounds of the numbers."""
+        return list(self.choices) or list(dict.fromkeys([self.low, self.high]))
+
+
+SearchSpace = tuple[Parameter, ...]
+
+
+def parse_search_space(given: Sequence[Override], in_yaml: Mapping[str, Any]) -> tuple[SearchSpace, list[str]]:
+    """Return the space of a search, and the overrides that all its trials share; needs `composing`.
+
+    The command line wins over the same key in YAML; a single value there is a choice of one.
+
+    Args:
+        in_yaml: key -> distribution as in an override, or `{distribution: ..., when: {other key: value or values}}`.
+
+    Raises:
+        ConfigError: something is not a distribution, has bounds in the wrong order, or a condition that cannot hold.
+    """
+    entries: dict[str, tuple[Override, Mapping[str, Any]]] = {}
+    for key, entry in in_yaml.items():
+        whole = entry if isinstance(entry, dict) else {"distribution": entry}
+        distribution, when = whole.get("distribution"), whole.get("when", {})
+        if "distribution" not in whole or set(whole) - {"distribution", "when"} or not isinstance(when, dict):
+            raise ConfigError(
+                f"search: {key} is {show_value(entry)}. Write a distribution, such as interval(0,0.5), or a mapping"
+                " with distribution and when, such as {distribution: 'interval(0,0.9)', when: {optimizer: sgd}}."
+            )
+        (override,) = parse_overrides([f"{key}={distribution}"])
+        if not override.is_sweep_override():
+            raise ConfigError(f"search: {key}: {distribution} is one value. Write {ALLOWED_DISTRIBUTIONS}.")
+        entries[key] = override, when
+    fixed: dict[str, str] = {}
+    for override in given:
+        key = override.get_key_element()
+        if override.is_sweep_override() or key in entries:
+            entries[key] = override, entries[key][1] if key in entries else {}
+            fixed.pop(key, None)
+        elif key != "search":
+            fixed[key] = str(override.input_line)
+    space: dict[str, Parameter] = {}
+    for key, (override, when) in entries.items():
+        space[key] = _parse_parameter(override, _parse_conditions(key, when, space))
+    if not space:
+        names = ", ".join(file.stem for file in choice_files("search"))
+        raise ConfigError(
+            f"This search has nothing to vary. Give a key {ALLOWED_DISTRIBUTIONS}, for example"
+            f" model.dropout=interval(0,0.5), or a space from conf/search: search=NAME ({names})."
+        )
+    return tuple(space.values()), list(fixed.values())
+
+
+def point_overrides(values: Point) -> list[str]:
+    """Return a point of the space as overrides, fractions with six digits: more mean nothing and make names long."""
+    return [f"{k}={float(f'{v:.6g}') if isinstance(v, float) else v}" for k, v in values.items()]
+
+
+def space_combinations(space: SearchSpace) -> Iterator[dict[str, ParameterValue]]:
+    """Yield every point of a space of choices and ranges once, the last parameter varying fastest."""
+    keys = [parameter.key for parameter in space]
+    points = (_existing_values(space, dict(zip(keys, v, strict=True))) for v in product(*(p.grid() for p in space)))
+    yield from {tuple(point.items()): point for point in points}.values()
+
+
+def space_corners(space: SearchSpace) -> list[dict[str, ParameterValue]]:
+    """Return points of the space in which every choice and every bound of each parameter occurs."""
+    found = []
+    for parameter in space:
+        for value in parameter.extremes():
+            wanted: dict[str, ParameterValue] = {parameter.key: value}
+            for other in reversed(space):  # a condition names parameters before its own
+                if other.key in wanted:
+                    wanted = {**{key: allowed[0] for key, allowed in other.when.items()}, **wanted}
+            point = _existing_values(space, {other.key: other.extremes()[0] for other in space} | wanted)
+            if point not in found:
+                found.append(point)
+    return found
+
+
+def _existing_values(space: SearchSpace, values: Point) -> dict[str, ParameterValue]:
+    """The values of those parameters that exist beside the values of the parameters before them."""
+    point: dict[str, ParameterValue] = {}
+    for parameter in space:
+        if parameter.exists(point):
+            point[parameter.key] = values[parameter.key]
+    return point
+
+
+def compose_corners(space: SearchSpace, fixed: Sequence[str]) -> list[ComposedJob]:
+    """Compose the jobs at the space's corners; raise ConfigError for the first that cannot run; needs `composing`."""
+    corners = [point_overrides(point) for point in space_corners(space)]
+    try:
+        return compose_jobs([[*fixed, *corner] for corner in corners])
+    except ConfigError:
+        for corner in corners:
+            try:
+                compose_jobs([[*fixed, *corner]])
+            except ConfigError as error:
+                suggestion = _suggest_space(space, error)
+                raise ConfigError(f"The search reaches {' '.join(corner)}: {error}{suggestion}") from None
+        raise
+
+
+def _suggest_space(space: SearchSpace, error: ConfigError) -> str:
+    for parameter in space:
+        problem = next((kind for key, kind in error.problems.items() if f"{key}.".startswith(f"{parameter.key}.")), "")
+        if problem in ("int_type", "int_from_float") and isinstance(parameter.low, float) and not parameter.choices:
+            return f" Whole numbers: {parameter.key}=int(interval({parameter.low:g},{parameter.high:g}))"
+        if problem == "unknown_key":
+            return " A key that not every choice has needs a condition: `when` in a file of conf/search."
+    return ""
+
+
+def _parse_conditions(key: str, when: Mapping[str, Any], before: Mapping[str, Parameter]) -> dict[str, tuple[str, ...]]:
+    conditions = {}
+    for other, values in when.items():
+        if other not in before or not before[other].choices:
+            choices = [name for name, parameter in before.items() if parameter.choices]
+            raise ConfigError(
+                f"search: {key} has a condition on {other!r}, which is not a choice before it"
+                f"{did_you_mean(other, choices)}. Choices before it: {join_sorted(choices)}"
+            )
+        known = before[other].choices
+        texts = [override_value_text(value) for value in (values if isinstance(values, list) else [values])]
+        if unknown := [text for text in texts if text not in known]:
+            raise ConfigError(
+                f"search: the condition {other}={unknown[0]} of {key} never holds{did_you_mean(unknown[0], known)}."
+                f" Choices of {other}: {join_sorted(known)}"
+            )
+        conditions[other] = tuple(texts)
+    return conditions
+
+
+def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) -> Parameter:
+    key, given = override.get_key_element(), override.input_line
+    value: Any = override.value()
+    if override.is_hydra_override() or override.key_or_group == "search":
+        raise ConfigError(f"{given!r}: a search cannot vary {override.key_or_group}. Give one value.")
+    tags: set[str] = getattr(value, "tags", set())
+    if tags - {"log"} or (tags and not override.is_interval_sweep()):
+        raise ConfigError(
+            f"{given!r} has the tag {join_sorted(tags)}. The only tag in a search is log, of an interval."
+            f" Write {ALLOWED_DISTRIBUTIONS}."
+        )
+    if override.is_interval_sweep():
+        low, high = value.start, value.end
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ConfigError(f"{given!r}: the bounds must be finite and ascending; received {low:g} and {high:g}.")
+        if tags and low <= 0:
+            raise ConfigError(f"{given!r}: a logarithmic interval must begin above 0; received {low:g}.")
+        return Parameter(key, low=low, high=high, log=bool(tags), when=when)
+    if override.is_range_sweep():
+        values = list(value.range()) if value.step else []
+        if not values:
+            raise ConfigError(f"{given!r} is an empty range. Write range(START,STOP,STEP).")
+        step = abs(value.step) if len(values) > 1 else None
+        return Parameter(key, low=min(values), high=max(values), step=step, when=when)
+    if override.is_choice_sweep():
+        if hasattr(value, "shuffle"):
+            value.shuffle = False  # the sampler chooses the order
+        if choices := tuple(dict.fromkeys(override.sweep_string_iterator())):
+            return Parameter(key, choices, when=when)
+        raise ConfigError(f"{given!r} matches no value.")
+    return Parameter(key, (override.get_value_element_as_str(),), when=when)
 
 
 @dataclass(frozen=True)
 class Search(ComposedSweep):
-    """A search, checked. Its `jobs` are corners of the space, in which every choice and bound occurs.
-
-    Attributes:
-        sweeper: sampler, pruner and number of trials.
-        space: what varies.
-        fixed: the overrides that all trials share.
-        metric, mode: the objective.
-        reported: the metric after each epoch by which trials are pruned.
-    """
+    """A search, checked. Its `jobs` are corners of the space, in which every choice and bound occurs."""
 
     sweeper: SearchSettings
     space: SearchSpace
-    fixed: list[str]
-    metric: str
+    fixed: list[str]  # the overrides that all trials share
+    metric: str  # the objective
     mode: Literal["max", "min"]
-    reported: str
+    reported: str  # the metric after each epoch by which trials are pruned
 
     def __str__(self) -> str:
         trials = f"{self.sweeper.n_trials} trials by {self.sweeper.sampler} for the {self.mode} of {self.metric}"
@@ -48,11 +252,7 @@ class Search(ComposedSweep):
 
 
 def check_search(composed: ComposedSweep) -> Search:
-    """Check a search as a whole.
-
-    Raises:
-        ConfigError: what cannot be searched, why, and what to do.
-    """
+    """Check a search as a whole, or raise ConfigError: what cannot be searched, why, and what to do."""
     settings = composed.sweeper
     assert isinstance(settings, SearchSettings)
     with composing(composed.config_dir):
@@ -62,7 +262,8 @@ def check_search(composed: ComposedSweep) -> Search:
         _check_sampler(space, settings.sampler)
         jobs = compose_corners(space, fixed)
     corners = [job.config for job in jobs]
-    if not all(config.data.validation for config in corners) and corners[0].objective.metric == "auto":
+    held_out = all(config.data.validation for config in corners)
+    if not held_out and corners[0].objective.metric == "auto":
         raise ConfigError(
             "data.validation=0 leaves nothing to rank the trials by but the test set, which a search must not be"
             " fitted to. Set data.validation, or name another metric, such as objective.metric=loss."
@@ -74,7 +275,7 @@ def check_search(composed: ComposedSweep) -> Search:
     ((metric, mode),) = objectives
     reported = metric.removeprefix("best_")
     if metric.startswith("test_"):
-        reported = metric.replace("test_", "val_", 1) if all(config.data.validation for config in corners) else ""
+        reported = metric.replace("test_", "val_", 1) if held_out else ""
     known = set.intersection(*(set(epoch_metric_names(config)) for config in corners))
     if settings.pruner != "none" and reported not in known:
         raise ConfigError(

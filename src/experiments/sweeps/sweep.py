@@ -26,10 +26,17 @@ from experiments.sweeps.job_runner import JobRunner
 from experiments.sweeps.leaderboard import Leaderboard, rank_children
 from experiments.sweeps.leaderboard_report import publish_leaderboard, share_view, sweep_commands
 from experiments.sweeps.leaderboard_text import print_leaderboard
-from experiments.sweeps.outcomes import JobOutcome
-from experiments.sweeps.plan import SweepJob, SweepPlan, find_parent, has_light_figures, plan_sweep, varied_overrides
+from experiments.sweeps.plan import (
+    JobOutcome,
+    SweepJob,
+    SweepPlan,
+    find_parent,
+    has_light_figures,
+    plan_sweep,
+    varied_overrides,
+)
 from experiments.sweeps.search import Search
-from experiments.sweeps.trials import run_search
+from experiments.sweeps.study import run_search
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.records import runs_with_tags
 from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
@@ -57,8 +64,10 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     plan.show()
     if plan.base.sweep.dry_run:
         return
-    if plan.is_finished:
-        return _show_finished_sweep(plan, again)
+    if plan.is_finished and plan.parent:
+        board = _sweep_leaderboard(plan, plan.parent.run_id, plan.jobs, plan.before)
+        with reopen_ended_run(plan.uri, plan.parent.run_id) as run:
+            return print_leaderboard(run, board, sweep_commands(board, plan.base.tracking.uri, run.run_id, again))
     with lock_sweep(plan), _open_parent(plan, again) as parent:
         runner = JobRunner(create_engine(composed.launcher), parent.run_id)
         try:
@@ -71,10 +80,9 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
             else:
                 runner.run(runner.jobs)
             _finish_sweep(plan, parent, runner, refused, again)
-        except TrainingError:
-            raise
-        except BaseException:
-            print(f"\nResume the sweep: {again}", file=sys.stderr)
+        except BaseException as error:
+            if not isinstance(error, TrainingError):
+                print(f"\nResume the sweep: {again}", file=sys.stderr)
             raise
         finally:
             runner.close()
@@ -82,26 +90,19 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
 
 @contextmanager
 def lock_sweep(plan: SweepPlan) -> Iterator[None]:
-    """Hold the sweep's lock on this machine. (On other machines the status of the parent run is the lock.)
-
-    Raises:
-        UserError: another process holds it.
-    """
+    """Hold the sweep's lock on this machine, or raise UserError. (Elsewhere the parent run's status is the lock.)"""
     key = hashlib.sha256(f"{plan.uri} {plan.base.tracking.experiment} {plan.composed.digest}".encode()).hexdigest()
     path = SWEEP_FOLDER / f"{key[:32]}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             raise UserError(
-                f"This sweep is already running, in process {file.read() or 'unknown'} of this machine. Wait for it, or"
-                " stop that process; the same command then resumes it."
+                f"This sweep is already running, in process {path.read_text() or 'unknown'} of this machine. Wait for"
+                " it, or stop that process; the same command then resumes it."
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        path.write_text(str(os.getpid()))
         yield
 
 
@@ -124,11 +125,8 @@ def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedR
 def _log_plan(parent: TrackedRun, jobs: Sequence[SweepJob]) -> None:
     plan = [
         {
-            "number": job.number,
-            "name": job.name,
+            **{key: getattr(job, key) for key in ("number", "name", "fingerprint", "trial")},
             "overrides": [hide_credentials(override) for override in job.overrides],
-            "fingerprint": job.fingerprint,
-            "trial": job.trial,
             # Whoever reads this knows the store, and its address may hold a password.
             "config": config_to_dict(replace(job.config, tracking=replace(job.config.tracking, uri=None))),
         }
@@ -138,18 +136,14 @@ def _log_plan(parent: TrackedRun, jobs: Sequence[SweepJob]) -> None:
 
 
 def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refused: Sequence[str], again: str) -> None:
-    """Record and print the results of a sweep.
-
-    Raises:
-        TrainingError: jobs failed or were not started; lists all of them.
-    """
+    """Record and print the results of a sweep; raise TrainingError with a list of the jobs that did not finish."""
     jobs, outcomes = runner.jobs, runner.outcomes()
     _log_plan(parent, jobs)
-    ended = zip(jobs, outcomes, strict=True)
+    ended = list(zip(jobs, outcomes, strict=True))
     failed = [*refused, *(f"{job.name}: {outcome}" for job, outcome in ended if not outcome.is_done)]
     board = _sweep_leaderboard(plan, parent.run_id, jobs, outcomes)
     if board and runner.seconds:  # else the best run was drawn when the last job ran
-        best = next(job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.run_id == board.best.run_id)
+        best = next(job for job, outcome in ended if outcome.run_id == board.best.run_id)
         if has_light_figures(best.overrides) and best.config.tracking.log_model:
             runner.draw(best, board.best.run_id)
     commands = sweep_commands(board, plan.base.tracking.uri, parent.run_id, again)
@@ -163,17 +157,10 @@ def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refuse
         )
 
 
-def _show_finished_sweep(plan: SweepPlan, again: str) -> None:
-    assert plan.parent is not None
-    board = _sweep_leaderboard(plan, plan.parent.run_id, plan.jobs, plan.before)
-    with reopen_ended_run(plan.uri, plan.parent.run_id) as run:
-        print_leaderboard(run, board, sweep_commands(board, plan.base.tracking.uri, plan.parent.run_id, again))
-
-
 def _sweep_leaderboard(
     plan: SweepPlan, parent_id: str, jobs: Sequence[SweepJob], outcomes: Sequence[JobOutcome]
 ) -> Leaderboard | None:
-    children = {outcome.run_id for outcome in outcomes}  # the others were made by other code: not to be compared
+    known = {outcome.run_id for outcome in outcomes}  # the others were made by other code: not to be compared
     found = runs_with_tags(open_existing_store(plan.uri), {"mlflow.parentRunId": parent_id})
-    varied = list(varied_overrides(jobs))
-    return rank_children([run for run in found if run.run_id in children], *objective_of(plan.base), varied)
+    children = [run for run in found if run.run_id in known]
+    return rank_children(children, *objective_of(plan.base), list(varied_overrides(jobs)))

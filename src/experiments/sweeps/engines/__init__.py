@@ -18,48 +18,39 @@ from experiments.training.devices import logical_devices
 
 @dataclass(frozen=True)
 class JobEnd:
-    """The end of a job as its engine saw it; its outcome is in its MLflow run.
-
-    Attributes:
-        seconds: that it took.
-        reason: why it failed, or empty.
-        lost_status: FAILED or KILLED if its process ended without closing the job's run, else None.
-    """
+    """The end of a job as its engine saw it; its outcome is in its MLflow run."""
 
     job: SweepJob
     seconds: float
-    reason: str = ""
-    lost_status: str | None = None
+    reason: str = ""  # why it failed
+    lost_status: str | None = None  # FAILED or KILLED if its process ended without closing the job's run
 
 
 class Engine(Protocol):
     """Runs jobs of a sweep, each once; a job that fails is reported and raises nothing."""
 
+    parent_id: str
+
     def start(self, parent_id: str) -> None:
         """Prepare to run jobs as children of this run."""
+        self.parent_id = parent_id
 
     def max_parallel(self, config: Config) -> int:
         """Return how many jobs with this config can run at once."""
 
     def give(self, job: SweepJob, draw: str | None = None) -> None:
-        """Start a job; the sweep gives no more than there is room for.
-
-        Args:
-            draw: id of the job's finished run: draw its full report instead of running the job.
-        """
+        """Start a job, where there is room, or `draw` the full report of its finished run, given by its id."""
 
     def wait(self) -> JobEnd:
-        """Wait until one of the jobs given has ended.
-
-        Raises:
-            KeyboardInterrupt, Terminated: a signal came while waiting.
-        """
+        """Wait until one of the jobs given has ended; a signal raises KeyboardInterrupt or Terminated."""
 
     def interrupt(self, sent: Signals) -> None:
         """Let all running jobs checkpoint and close their runs, for a limited time."""
+        return
 
     def close(self) -> list[JobEnd]:
         """Leave no process behind; return the jobs that had to be killed."""
+        return []
 
 
 def create_engine(settings: BasicSettings | PoolSettings) -> Engine:

@@ -2,23 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from signal import Signals
 
 from experiments.config.schema import Config
 from experiments.errors import ConfigError
-from experiments.sweeps.engines import JobEnd, process_kind
-from experiments.sweeps.jobs import draw_report, try_job
+from experiments.sweeps.engines import Engine, JobEnd, process_kind
+from experiments.sweeps.jobs import try_job
 from experiments.sweeps.plan import SweepJob
 
 
-class InProcessEngine:
+class InProcessEngine(Engine):
     """Runs a job while the sweep waits for it. A signal reaches the job itself, which closes its run and raises."""
 
-    parent_id: str
     given: tuple[SweepJob, str | None]
-
-    def start(self, parent_id: str) -> None:
-        self.parent_id = parent_id
 
     def max_parallel(self, config: Config) -> int:
         return 1
@@ -29,22 +24,12 @@ class InProcessEngine:
     def wait(self) -> JobEnd:
         started = time.monotonic()
         job, draw = self.given
-        reason = draw_report(job, draw) if draw else try_job(job, self.parent_id)
+        reason = try_job(job, self.parent_id, draw)
         return JobEnd(job, time.monotonic() - started, reason)
-
-    def interrupt(self, sent: Signals) -> None:
-        pass
-
-    def close(self) -> list[JobEnd]:
-        return []
 
 
 def check_shared_process(jobs: Sequence[Config]) -> None:
-    """Check that these jobs can run in one process.
-
-    Raises:
-        ConfigError: they differ in what TensorFlow takes once per process, or layers do not fit.
-    """
+    """Raise ConfigError if the jobs differ in what TensorFlow takes once per process, or layers do not fit."""
     if len({process_kind(config) for config in jobs}) > 1:
         raise ConfigError(
             "The jobs of this sweep differ in training.threads (which `auto` chooses by the network), or in"

@@ -25,8 +25,8 @@ from experiments.config.facts import available_cores
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings
 from experiments.errors import Terminated, raise_terminated
-from experiments.sweeps.engines import JobEnd, has_room, process_kind
-from experiments.sweeps.jobs import draw_report, try_job
+from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
+from experiments.sweeps.jobs import try_job
 from experiments.sweeps.plan import SweepJob
 
 GRACE_SECONDS = 30  # seconds that a worker has to checkpoint and close its run
@@ -35,43 +35,32 @@ TICK_SECONDS = 1.0  # seconds between looks at the clock
 
 @dataclass
 class PoolWorker:
-    """A process that runs one job after another.
+    """A process that runs one job after another."""
 
-    Attributes:
-        config: of the job that it was started for; all its jobs take the same of a process.
-        job: that it runs now.
-        started: when it began the job; infinity while it loads TensorFlow.
-    """
-
-    config: Config
-    gpu: int | None
+    config: Config  # of the job that it was started for; all its jobs take the same of a process
+    gpu: str | None
     process: subprocess.Popen
     connection: Connection
     job: SweepJob | None = None
-    started: float = math.inf
+    started: float = math.inf  # when it began the job; infinity while it loads TensorFlow
 
-    @property
-    def seconds(self) -> float:
-        """Since it began the job."""
-        return max(0.0, time.monotonic() - self.started)
+    def end(self, reason: str, lost_status: str | None = None) -> JobEnd:
+        """Return the end of its job."""
+        assert self.job is not None
+        return JobEnd(self.job, max(0.0, time.monotonic() - self.started), reason, lost_status)
 
 
-class PoolEngine:
+class PoolEngine(Engine):
     """Keeps the workers between jobs, and starts and ends them as the jobs need."""
-
-    parent_id: str
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.gpus = visible_gpus()
         self.workers: list[PoolWorker] = []
 
-    def start(self, parent_id: str) -> None:
-        self.parent_id = parent_id
-
     def max_parallel(self, config: Config) -> int:
         threads, _, devices = process_kind(config)
-        return self.settings.workers or self.gpus or max(1, available_cores() // (threads * devices))
+        return self.settings.workers or len(self.gpus) or max(1, available_cores() // (threads * devices))
 
     def give(self, job: SweepJob, draw: str | None = None) -> None:
         idle = [worker for worker in self.workers if not worker.job]
@@ -81,7 +70,8 @@ class PoolEngine:
                 break
         else:
             while idle and not has_room(self, (worker.config for worker in self.workers), job.config):
-                self._dismiss(idle.pop())
+                self.workers.remove(idle[-1])
+                idle.pop().connection.close()  # it ends when nobody is at the other end
             worker = self._start_worker(job.config)
         worker.job = job
         with contextlib.suppress(OSError):  # it has died, which `wait` sees
@@ -89,14 +79,14 @@ class PoolEngine:
 
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
-        free = [gpu for gpu in range(self.gpus) if gpu not in {worker.gpu for worker in self.workers}]
-        gpu = free[0] if free else None
+        taken = {worker.gpu for worker in self.workers}
+        gpu = next((gpu for gpu in self.gpus if gpu not in taken), None)
         threads, _, devices = process_kind(config)
         arguments = [str(theirs.fileno()), self.parent_id, str(threads), str(devices)]
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
             pass_fds=[theirs.fileno()],
-            env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu_name(gpu)})},
+            env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # the sweep alone reports on jobs that run at once
             start_new_session=True,  # a Ctrl-C reaches the sweep's process, which passes it on
@@ -105,11 +95,6 @@ class PoolEngine:
         self.workers.append(PoolWorker(config, gpu, process, ours))
         return self.workers[-1]
 
-    def _dismiss(self, worker: PoolWorker) -> None:
-        """Let go of a worker without a job: it ends when nobody is at the other end."""
-        self.workers.remove(worker)
-        worker.connection.close()
-
     def wait(self) -> JobEnd:
         while True:
             busy = {worker.connection: worker for worker in self.workers if worker.job}
@@ -117,11 +102,10 @@ class PoolEngine:
                 if end := self._receive(busy[connection]):  # type: ignore[index]
                     return end
             for worker in busy.values():
-                if worker.seconds > 60 * (self.settings.timeout_minutes or math.inf):
+                if time.monotonic() - worker.started > 60 * (self.settings.timeout_minutes or math.inf):
                     return self._time_out(worker)
 
     def _receive(self, worker: PoolWorker) -> JobEnd | None:
-        assert worker.job is not None
         try:
             message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -130,19 +114,18 @@ class PoolEngine:
         if message is None:  # it has loaded TensorFlow, and begins
             worker.started = time.monotonic()
             return None
-        end, worker.job = JobEnd(worker.job, worker.seconds, message), None
+        end, worker.job = worker.end(message), None
         return end
 
     def _time_out(self, worker: PoolWorker) -> JobEnd:
-        assert worker.job is not None
         self.workers.remove(worker)
         worker.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.process.wait(GRACE_SECONDS)
         worker.process.kill()
         worker.process.wait()
-        reason = f"it took longer than hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
-        return JobEnd(worker.job, worker.seconds, reason, "KILLED")
+        limit = f"hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
+        return worker.end(f"it took longer than {limit}", "KILLED")
 
     def interrupt(self, sent: signal.Signals) -> None:
         busy = [worker for worker in self.workers if worker.job]
@@ -155,39 +138,33 @@ class PoolEngine:
 
     def close(self) -> list[JobEnd]:
         killed = []
-        for worker in list(self.workers):
+        for worker in self.workers:
             if worker.job and worker.process.poll() is None:
                 worker.process.kill()
                 killed.append(_end_of_dead_worker(worker, worker.process.wait()))
-            self._dismiss(worker)
+            worker.connection.close()
+        self.workers.clear()
         return killed
 
 
 def _end_of_dead_worker(worker: PoolWorker, code: int) -> JobEnd:
-    assert worker.job is not None
     if code == Terminated.exit_code:  # it has closed its run
-        return JobEnd(worker.job, worker.seconds, "its worker process was terminated by SIGTERM")
+        return worker.end("its worker process was terminated by SIGTERM")
     if code < 0:
-        reason = f"its worker process was killed by {signal.Signals(-code).name}"
-        return JobEnd(worker.job, worker.seconds, reason, "KILLED")
-    return JobEnd(worker.job, worker.seconds, f"its worker process ended with exit code {code}", "FAILED")
+        return worker.end(f"its worker process was killed by {signal.Signals(-code).name}", "KILLED")
+    return worker.end(f"its worker process ended with exit code {code}", "FAILED")
 
 
-def visible_gpus() -> int:
-    """Return how many GPUs workers may use, found without TensorFlow, which would take their memory."""
+def visible_gpus() -> list[str]:
+    """Return the GPUs of the workers, as CUDA names them, without TensorFlow, which would take their memory."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return len([device for device in chosen.split(",") if device.strip() not in ("", "-1")])
+        return [device.strip() for device in chosen.split(",") if device.strip() not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
-        return 0
+        return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
-
-
-def gpu_name(gpu: int) -> str:
-    """Return the name of a GPU in CUDA_VISIBLE_DEVICES."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",")[gpu].strip() if chosen else str(gpu)
+    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in lines))]
 
 
 def run_worker(connection: Connection, parent_id: str, threads: int, devices: int) -> None:
@@ -205,7 +182,7 @@ def run_worker(connection: Connection, parent_id: str, threads: int, devices: in
         while (given := jobs.get()) is not None:
             busy.set()
             job, draw = given
-            connection.send(draw_report(job, draw) if draw else try_job(job, parent_id))
+            connection.send(try_job(job, parent_id, draw))
             busy.clear()
             if not gc.get_freeze_count():  # Keras looks for garbage before each model, also among what stays
                 gc.collect()
