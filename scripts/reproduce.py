@@ -30,13 +30,14 @@ from experiments.reproduction.published import (
     AS_PUBLISHED,
     PublishedConfig,
     PublishedOutcome,
+    check_document,
     find_published,
     judge_published,
     published_expectations,
     show_metric,
     version_changes,
+    write_table,
 )
-from experiments.reproduction.published_table import check_document, write_table
 from experiments.reproduction.rerun import TOLERANCE_TEXT, MetricRow, RerunVerdict, judge_rerun, repeat_run
 from experiments.runtime import collect_garbage_rarely
 

@@ -61,8 +61,8 @@ def _run(arguments: Namespace) -> None:
 
     overrides = [override for override in arguments.overrides if not split_override(override).is_hydra]
     if config.resume:
-        resumed = find_resumed_run(config, overrides)
-        run_experiment(resumed.config, resumed.overrides, run_id=resumed.run.run_id)
+        resumed, recorded_overrides = find_resumed_run(config, overrides)
+        run_experiment(resumed, recorded_overrides, run_id=resumed.resume)
     else:
         run_experiment(config, overrides)
 
@@ -104,7 +104,7 @@ def _check_surroundings(jobs: Sequence[Config]) -> None:
     """Check what the jobs need outside their configs: folders, stores, data and weights to start from."""
     from experiments.data.datasets import find_dataset
     from experiments.tracking.addresses import check_tracking_uri, resolve_tracking_uri
-    from experiments.tracking.initial_weights import check_initial_weights
+    from experiments.tracking.artifacts import check_initial_weights
     from experiments.training.checkpoints import check_checkpoint_folder
 
     check_checkpoint_folder()

@@ -18,11 +18,10 @@ from experiments.reports.publishing import publish_results
 from experiments.reports.report import Results, final_metrics, import_matplotlib_ahead
 from experiments.reports.summary import print_resume_hint, print_summary
 from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.artifacts import load_initial_weights
 from experiments.tracking.environment import loaded_code_state
-from experiments.tracking.initial_weights import load_initial_weights
-from experiments.tracking.recorded_config import check_identity
+from experiments.tracking.recorded_config import check_identity, record_start, run_params
 from experiments.tracking.run import TrackedRun, open_run
-from experiments.tracking.start_record import record_start, run_params
 from experiments.training.checkpoints import checkpoint_path
 from experiments.training.cluster import ClusterMember, join_cluster
 from experiments.training.devices import start_strategy

@@ -16,6 +16,8 @@ from stores import runs
 from experiments.errors import ConfigError
 from experiments.reproduction.published import (
     AS_PUBLISHED,
+    TABLE_BEGIN,
+    TABLE_END,
     PublishedConfig,
     PublishedOutcome,
     find_published,
@@ -24,8 +26,8 @@ from experiments.reproduction.published import (
     show_mean,
     show_metric,
     version_changes,
+    write_table,
 )
-from experiments.reproduction.published_table import TABLE_BEGIN, TABLE_END, write_table
 from experiments.tracking.records import RunRecord
 
 SCRIPT = "scripts/reproduce.py"

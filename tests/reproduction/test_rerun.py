@@ -24,8 +24,7 @@ from experiments.config.composition import compose_job
 from experiments.config.identity import fingerprint_of
 from experiments.errors import ConfigError, StoreError, UserError
 from experiments.reproduction.bundle import BundleError, write_bundle
-from experiments.reproduction.logged_model import stored_weights
-from experiments.reproduction.original_run import RECORDED_FILES, find_original_run, with_moved_data
+from experiments.reproduction.original_run import RECORDED_FILES, find_original_run, stored_weights, with_moved_data
 from experiments.reproduction.rerun import MetricRow, compare_points, judge_rerun, repeat_run
 from experiments.tracking.artifacts import model_location
 from experiments.tracking.recorded_config import read_recorded_config

@@ -120,7 +120,7 @@ def test_keys_that_cannot_affect_the_result_can_be_changed(uri: str, tmp_path: P
     connect_store(uri).set_terminated(run_id, "KILLED")
     anew = [f"data.path={tmp_path}", "report.style=dark", "training.checkpoint_minutes=7", "expected.seeds=[1]"]
     config = compose_job([f"resume={run_id}", f"tracking.uri={uri}", "experiment=walkthrough", *anew])
-    found = find_resumed_run(config, [f"resume={run_id}", *anew]).config
+    found = find_resumed_run(config, [f"resume={run_id}", *anew])[0]
     assert (found.data.path, found.training.checkpoint_minutes) == (str(tmp_path), 7)
     assert (found.report.style, found.report.figures) == ("dark", "none")
     assert (found.data.limit, found.training.epochs, found.expected) == (100, 1, None)

@@ -3,4 +3,4 @@
 `original_run` reads what a run recorded, `rerun` repeats it, `published` runs the published configs.
 """
 
-__all__ = ["bundle", "original_run", "published", "published_table", "rerun", "resume"]
+__all__ = ["bundle", "original_run", "published", "rerun", "resume"]

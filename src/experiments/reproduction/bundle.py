@@ -44,8 +44,8 @@ def _check_printable(value: Any) -> Any:
     """Refuse control characters at any depth: they could overwrite what a terminal shows."""
     if isinstance(value, str) and not value.isprintable():
         raise ValueError(f"{value!r} is not printable")
-    within = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    for item in within:
+    within = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    for item in within if isinstance(within, list) else ():
         _check_printable(item)
     return value
 
@@ -60,30 +60,22 @@ def _check_bundled_override(value: str) -> str:
 BundleLine = Annotated[str, Field(max_length=20_000), AfterValidator(_check_printable)]
 BundleText = Annotated[str, Field(max_length=LARGEST_BUNDLE)]
 BundleOverride = Annotated[BundleLine, AfterValidator(_check_bundled_override)]
-MetricPoint = tuple[int, float]
 
 
 @dataclass(config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), kw_only=True)
 class Bundle:
-    """The contents of the file.
-
-    Attributes:
-        metrics: the last value of each metric that is not a time.
-        points: (epoch, value) of each of these metrics.
-        config: resolved, without the store, the folder of the data and the run to resume.
-        packages: the packages that were installed, as `name==version`.
-    """
+    """The contents of the file."""
 
     format: Literal[BUNDLE_FORMAT]  # type: ignore[valid-type]
     run_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     name: BundleLine
     params: dict[BundleLine, BundleLine]
     tags: dict[Literal[BUNDLED_TAGS], BundleLine]  # type: ignore[valid-type]
-    metrics: dict[BundleLine, float]
-    points: dict[BundleLine, list[MetricPoint]]
-    config: Annotated[dict[str, Any], AfterValidator(_check_printable)]
+    metrics: dict[BundleLine, float]  # the last value of each metric that is not a time
+    points: dict[BundleLine, list[tuple[int, float]]]  # (epoch, value)
+    config: Annotated[dict[str, Any], AfterValidator(_check_printable)]  # resolved, without PLACE_KEYS
     overrides: Annotated[list[BundleOverride], Field(max_length=1000)]
-    packages: list[BundleLine]
+    packages: list[BundleLine]  # `name==version`
     hardware: Annotated[dict[str, Any], AfterValidator(_check_printable)]
     lock: BundleText
     uncommitted_diff: BundleText
@@ -106,7 +98,6 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
         )
     if changes := original.record_changes():
         raise BundleError(f"Run {run.run_id} cannot be exported: its record was changed: {changes[0]}.")
-    lock = read_artifact_text(store, run.run_id, "environment/requirements.lock")
     diff = read_artifact_bytes(store, run.run_id, "environment/uncommitted.diff")
     parts = {
         "format": BUNDLE_FORMAT,
@@ -120,7 +111,7 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
         "overrides": [o for o in original.overrides if not override_key(o).startswith(PLACE_KEYS)],
         "packages": sorted(original.packages, key=str.lower),
         "hardware": original.hardware,
-        "lock": lock,
+        "lock": read_artifact_text(store, run.run_id, "environment/requirements.lock"),
         "uncommitted_diff": diff.decode(errors="backslashreplace"),  # JSON needs text; files may have any encoding
     }
     content = json.dumps(parts, indent=1).encode()

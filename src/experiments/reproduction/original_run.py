@@ -1,11 +1,20 @@
-"""Finished runs with all that repeating them needs, and whether their records were changed."""
+"""Finished runs with all that repeating them needs, and whether their records were changed.
+
+Logged models are read without Keras, because their contents are untrusted.
+"""
 
 import hashlib
+import io
 import json
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from experiments.config.composition import composing
 from experiments.config.data_schema import ImageFileData
@@ -15,57 +24,62 @@ from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, NotFiniteError, StoreError
-from experiments.reproduction.logged_model import LoggedModel, read_logged_model
 from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_text
+from experiments.tracking.artifacts import download_model, read_artifact_bytes, read_artifact_text
 from experiments.tracking.environment import installed_packages, read_code_state
-from experiments.tracking.recorded_config import identity_changes, read_recorded_config
+from experiments.tracking.recorded_config import RECORD_DIGESTS, identity_changes, read_recorded_config
 from experiments.tracking.records import RunRecord, find_runs, metric_history, runs_with_tags
-from experiments.tracking.start_record import RECORD_DIGESTS
 from experiments.tracking.store import open_existing_store
 
 if TYPE_CHECKING:
-    from experiments.tracking.store import MlflowClient
+    from mlflow import MlflowClient
 
 TIME_METRICS = ("epoch_seconds", "examples_per_second", "train_seconds")
 # The facts in environment/hardware.json that decide the last bits: processors of one name can differ in instructions.
 MACHINE_FACTS = ("processor", "instructions", "gpus", "threads", "switches")
 RECORDED_FILES = (
-    "config/config.yaml",
-    "config/overrides.yaml",
-    "environment/hardware.json",
-    "environment/packages.txt",
-    "environment/requirements.lock",
-    "environment/uncommitted.diff",
+    *("config/config.yaml", "config/overrides.yaml", "environment/hardware.json", "environment/packages.txt"),
+    *("environment/requirements.lock", "environment/uncommitted.diff"),
 )
 
 MetricPoints = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
 
 
 @dataclass(frozen=True)
+class LoggedModel:
+    """A logged model."""
+
+    digest: str  # SHA-256 (hex) of its file; empty if the file is missing
+    network: Any  # Keras's description of it; None if it cannot be read
+    weights: Mapping[str, np.ndarray]  # by their path in the file; empty if they cannot be read
+
+    def equals(self, other: "LoggedModel") -> bool:
+        """Return whether network and weights are equal to the last bit. (The files differ in names and times.)"""
+        return (
+            self.network == other.network
+            and self.weights.keys() == other.weights.keys()
+            and all(np.array_equal(weights, other.weights[path]) for path, weights in self.weights.items())
+        )
+
+    def fits(self, other: "LoggedModel") -> bool:
+        """Return whether the weights have the same shapes; their paths may differ between versions of Keras."""
+        own, others = (sorted(weights.shape for weights in model.weights.values()) for model in (self, other))
+        return own == others
+
+
+@dataclass(frozen=True)
 class OriginalRun:
-    """A finished run, to be repeated.
+    """A finished run, to be repeated."""
 
-    Attributes:
-        uri: tracking URI of the store, as it was given; None for the default one.
-        run: its name, params, tags and last metrics.
-        config, overrides: what it was started with.
-        points: every metric that is not a time, at every epoch.
-        packages: the packages that were installed, as `name==version`.
-        hardware: the machine it ran on.
-        model: the logged model; None if the run did not log one.
-        changed_files: the recorded files that differ from what was logged.
-    """
-
-    uri: str | None
+    uri: str | None  # of the store, as it was given; None for the default one
     run: RunRecord
     config: Config
     overrides: list[str]
-    points: MetricPoints
-    packages: frozenset[str]
+    points: MetricPoints  # every metric that is not a time, at every epoch
+    packages: frozenset[str]  # that were installed, as `name==version`
     hardware: Mapping[str, object]
-    model: LoggedModel | None = None
-    changed_files: Sequence[str] = ()
+    model: LoggedModel | None = None  # None if the run did not log one
+    changed_files: Sequence[str] = ()  # the recorded files that differ from what was logged
 
     def record_changes(self) -> list[str]:
         """List what was changed in the store after the run: files, results and the model."""
@@ -88,18 +102,14 @@ class OriginalRun:
         current = identity_tags(self.config, load_dataset(self.config.data, self.config.seed).digest)
         found = identity_changes(self.run, current)
         if self.run.tags.get("git_commit"):  # otherwise neither the commit nor uncommitted changes are known
-            code = read_code_state().tags
-            found += [
-                f"{key} was {self.run.tags.get(key)}, is {value or 'not known'}"
-                for key, value in code.items()
-                if self.run.tags.get(key) != value
-            ]
+            for key, value in read_code_state().tags.items():
+                if self.run.tags.get(key) != value:
+                    found.append(f"{key} was {self.run.tags.get(key)}, is {value or 'not known'}")
         packages = frozenset(installed_packages().splitlines())
         if self.packages != packages:
-            removed, added = (
-                sorted(names, key=str.lower) for names in (self.packages - packages, packages - self.packages)
-            )
-            found.append(f"installed packages: was {_abbreviate(removed)}, is {_abbreviate(added)}")
+            removed, added = self.packages - packages, packages - self.packages
+            was, now = (_abbreviate(sorted(names, key=str.lower)) for names in (removed, added))
+            found.append(f"installed packages: was {was}, is {now}")
         return found
 
     def machine_changes(self, hardware: Mapping[str, object]) -> list[str]:
@@ -122,7 +132,13 @@ def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
     resolved = resolve_tracking_uri(uri)
     client = open_existing_store(resolved)
     (run,) = find_runs(client, [run_id])
-    _refuse_sweep_parent(client, run)
+    children = runs_with_tags(client, {"mlflow.parentRunId": run.run_id})
+    if children or "sweep" in run.tags:
+        named = _abbreviate([f"{child.run_id} ({child.name})" for child in children])
+        raise StoreError(
+            f"Run {run.run_id} ({run.name}) is a sweep. Choose one of its runs: {named}. To see them all: python"
+            f" scripts/compare.py --sweep {run.run_id}"
+        )
     if run.status != "FINISHED":
         advice = f"Resume it first: python run.py resume={run.run_id}"
         if run.tags.get("end_error") == NotFiniteError.__name__:
@@ -133,17 +149,11 @@ def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
     if wrong := [f"{key}={value!r}" for key, value in run.metrics.items() if not isinstance(value, int | float)]:
         raise StoreError(f"Run {run.run_id} is damaged: the metric {wrong[0]} is not a number.")
     config, overrides = read_recorded_config(resolved, run.run_id)
-    return OriginalRun(
-        uri,
-        run,
-        config,
-        overrides,
-        recorded_points(client, run),
-        frozenset(read_artifact_text(resolved, run.run_id, "environment/packages.txt").splitlines()),
-        recorded_hardware(resolved, run.run_id),
-        read_logged_model(resolved, run, config.tracking.log_model),
-        _changed_files(resolved, run),
-    )
+    points = recorded_points(client, run)
+    packages = frozenset(read_artifact_text(resolved, run.run_id, "environment/packages.txt").splitlines())
+    hardware = recorded_hardware(resolved, run.run_id)
+    model, changed = read_logged_model(resolved, run, config.tracking.log_model), _changed_files(resolved, run)
+    return OriginalRun(uri, run, config, overrides, points, packages, hardware, model, changed)
 
 
 def with_moved_data(original: OriginalRun, override: str) -> OriginalRun:
@@ -167,16 +177,6 @@ def with_moved_data(original: OriginalRun, override: str) -> OriginalRun:
     return replace(original, config=moved, overrides=[*others, override])
 
 
-def _refuse_sweep_parent(client: "MlflowClient", run: RunRecord) -> None:
-    children = runs_with_tags(client, {"mlflow.parentRunId": run.run_id})
-    if children or "sweep" in run.tags:
-        named = _abbreviate([f"{child.run_id} ({child.name})" for child in children])
-        raise StoreError(
-            f"Run {run.run_id} ({run.name}) is a sweep. Choose one of its runs: {named}. To see them all: python"
-            f" scripts/compare.py --sweep {run.run_id}"
-        )
-
-
 def recorded_points(client: "MlflowClient", run: RunRecord) -> MetricPoints:
     """Return what the run itself measured, without times and without what evaluate.py added later."""
     history = metric_history(client, run).items()
@@ -191,16 +191,15 @@ def recorded_hardware(uri: str, run_id: str) -> dict[str, object]:
     """
     try:
         hardware = json.loads(read_artifact_text(uri, run_id, "environment/hardware.json"))
+        if not isinstance(hardware, dict):
+            raise ValueError("it is not a mapping.")
     except (ValueError, RecursionError) as error:
         raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: {error}") from None
-    if not isinstance(hardware, dict):
-        raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: it is not a mapping.")
     return hardware
 
 
 def _changed_files(uri: str, run: RunRecord) -> list[str]:
-    """List the recorded files that are missing or differ from what was logged; none for runs recorded before digests
-    existed."""
+    """List the recorded files that are missing or changed; none for runs recorded before digests existed."""
     if RECORD_DIGESTS not in run.tags:
         return []
     try:
@@ -232,3 +231,50 @@ def _difference_from(fact: object, other: object) -> str:
 def _abbreviate(names: list[str]) -> str:
     shown = ", ".join(names[:5]) or "none"
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def read_logged_model(uri: str, run: RunRecord, logged: bool) -> LoggedModel | None:
+    """Read the run's model; without digest and weights if the run logged one, by `logged` or its tags, that is gone."""
+    with TemporaryDirectory() as folder:
+        try:
+            content = download_model(uri, run.run_id, Path(folder), accept_changed=True).read_bytes()
+        except StoreError:
+            return LoggedModel("", None, {}) if logged or "model_digest" in run.tags else None
+    return LoggedModel(hashlib.sha256(content).hexdigest(), _network_description(content), stored_weights(content))
+
+
+def _network_description(content: bytes) -> Any:
+    """Return Keras's description of the network in a `.keras` file, without names and ids, which differ per build."""
+    try:
+        return _without_names(json.loads(zipfile.ZipFile(io.BytesIO(content)).read("config.json")))
+    except Exception:  # anything may have been put into the file
+        return None
+
+
+def _without_names(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_without_names(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    is_layer = "trainable" in tree or "batch_shape" in tree
+    left_out = ("shared_object_id", "name") if is_layer else ("shared_object_id",)
+    return {key: _without_names(value) for key, value in tree.items() if key not in left_out}
+
+
+def stored_weights(content: bytes) -> dict[str, np.ndarray]:
+    """Return the weights in a `.keras` file by their paths; none if the file is damaged."""
+    import h5py
+
+    weights: dict[str, np.ndarray] = {}
+
+    def add(path: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            weights[path] = item[()]
+
+    try:
+        stored = zipfile.ZipFile(io.BytesIO(content)).read("model.weights.h5")
+        with h5py.File(io.BytesIO(stored), "r") as file:
+            file.visititems(add)
+    except Exception:  # anything may have been put into the file
+        return {}
+    return weights

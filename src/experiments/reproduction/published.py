@@ -1,13 +1,16 @@
-"""Run published configs over their seeds, and compare the results with those that the configs state."""
+"""Run published configs over their seeds, and compare the results, also in a table, with those the configs state."""
 
+import os
 import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import sqrt
-from statistics import fmean, stdev
+from pathlib import Path
+from statistics import fmean, median, stdev
 from typing import Any
 
 import yaml
@@ -21,6 +24,8 @@ from experiments.config.schema import Config, Expectation
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, join_sorted
 from experiments.experiment import run_experiment
+from experiments.formatting import format_duration
+from experiments.reproduction.original_run import recorded_hardware
 from experiments.reproduction.resume import find_resumed_run
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.records import RunRecord, runs_with_tags
@@ -28,32 +33,24 @@ from experiments.tracking.store import connect_store
 
 CUT_OFF = ("KILLED", "RUNNING")  # entering a run that another process is still running is refused
 AS_PUBLISHED = ".4g"  # no more digits than the source gives
+TABLE_BEGIN = "<!-- reproduce.py --table: begin -->\n"
+TABLE_END = "<!-- reproduce.py --table: end -->\n"
+TABLE_HEADINGS = ("Config", "Metric", "Published", "Reached", "Recorded", "Seeds", "Rerun", "Seeds", "Time", "Date")
 
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """A published config, to be run once for each seed.
-
-    Attributes:
-        name: its file in conf/experiment/.
-        quick: whether it is the shrunk version, which has no published result.
-        expected: the results that the file states, with overrides.
-        configs: one for each seed.
-        overrides: the overrides that make each config.
-        mean, tolerance: the recorded mean and the allowed difference from it; None if it was not measured.
-        recorded_seeds: the number of seeds behind the recorded mean.
-        not_comparable: why the results cannot be compared with those in the file; None if they can.
-    """
+    """A published config, to be run once for each seed."""
 
     name: str
-    quick: bool
-    expected: Expectation
-    configs: list[Config]
-    overrides: list[list[str]]
-    mean: float | None
-    tolerance: float | None
-    recorded_seeds: int
-    not_comparable: str | None = None
+    quick: bool  # whether it is the shrunk version, which has no published result
+    expected: Expectation  # with overrides
+    configs: list[Config]  # one for each seed
+    overrides: list[list[str]]  # that make each config
+    mean: float | None  # recorded; None if it was not measured
+    tolerance: float | None  # the allowed difference from the mean
+    recorded_seeds: int  # behind the mean
+    not_comparable: str | None = None  # why the results cannot be compared with those in the file
 
     @property
     def uri(self) -> str:
@@ -68,10 +65,8 @@ class PublishedConfig:
         """
         digest = load_dataset(self.configs[0].data, self.configs[0].seed).digest
         client = connect_store(self.uri)
-        return [
-            runs_with_tags(client, {"fingerprint": identity_tags(config, digest)["fingerprint"]})
-            for config in self.configs
-        ]
+        fingerprints = [identity_tags(config, digest)["fingerprint"] for config in self.configs]
+        return [runs_with_tags(client, {"fingerprint": fingerprint}) for fingerprint in fingerprints]
 
     def finished_runs(self) -> list[RunRecord]:
         """Find one finished run for each seed that has one."""
@@ -92,32 +87,23 @@ class PublishedConfig:
                 cut_off = next((run.run_id for run in found if run.status in CUT_OFF), None)
                 action = f"resuming run {cut_off}" if cut_off else "starting a new run"
                 print(f"{self.name}, seed {config.seed}: {action}.")
-                # The recorded overrides may differ from these, as another command can make the same config.
-                anew = [o for o in overrides if not affects_result(override_key(o))]
                 if cut_off:
-                    resumed = find_resumed_run(replace(config, resume=cut_off), anew)
-                    run_experiment(resumed.config, resumed.overrides, run_id=cut_off)
-                else:
-                    run_experiment(config, overrides)
+                    # The recorded overrides may differ from these, as another command can make the same config.
+                    anew = [o for o in overrides if not affects_result(override_key(o))]
+                    config, overrides = find_resumed_run(replace(config, resume=cut_off), anew)
+                run_experiment(config, overrides, run_id=cut_off)
         return self.finished_runs()
 
 
 @dataclass(frozen=True)
 class PublishedOutcome:
-    """The results of finished runs of a published config.
+    """The results of finished runs of a published config."""
 
-    Attributes:
-        values: the metric of each run.
-        mean, standard_deviation: of the values; the latter, with n - 1 in the denominator, is None for one run.
-        reproduced: whether the mean is within the tolerance of the recorded one; None if there is none.
-        reached: whether the mean is at least as good as the published number; None if there is none.
-    """
-
-    values: list[float]
+    values: list[float]  # the metric of each run
     mean: float
-    standard_deviation: float | None
-    reproduced: bool | None
-    reached: bool | None
+    standard_deviation: float | None  # with n - 1 in the denominator; None for one run
+    reproduced: bool | None  # whether the mean is within the tolerance of the recorded one; None if there is none
+    reached: bool | None  # whether the mean is at least as good as the published number; None if there is none
 
 
 def published_expectations() -> dict[str, dict[str, Any]]:
@@ -139,14 +125,10 @@ def published_expectations() -> dict[str, dict[str, Any]]:
 def find_published(
     name: str, overrides: Sequence[str] = (), uri: str | None = None, quick: bool = False
 ) -> PublishedConfig:
-    """Find the published config of this name, with its seeds.
+    """Find the published config in conf/experiment/ of this name, or its shrunk version, with its seeds.
 
-    Args:
-        name: its file in conf/experiment/.
-        overrides: further changes; `expected.seeds=[0]` for other seeds. Overrides that can affect the result make it
-            another experiment, which has no expected results.
-        uri: of the tracking store; None for the one that the config names.
-        quick: whether to take the shrunk version.
+    Overrides such as `expected.seeds=[0]` choose other seeds; those that can affect the result make it another
+    experiment, which has no expected results. `uri` is that of the store, by default the one that the config names.
 
     Raises:
         ConfigError: it states no expected results, has no shrunk version, or an override is not allowed.
@@ -257,3 +239,63 @@ def _installed_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def check_document(document: Path) -> None:
+    """Check early that the table has a place in this file.
+
+    Raises:
+        ConfigError: it has none, or the file cannot be read or written.
+    """
+    try:
+        text = document.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{document} cannot be read: {error}") from None
+    if not 0 <= text.find(TABLE_BEGIN) < text.find(TABLE_END):
+        raise ConfigError(
+            f"{document} has no place for the table. Add the lines {TABLE_BEGIN.strip()} and {TABLE_END.strip()}"
+        )
+    if not os.access(document, os.W_OK) or not os.access(document.parent, os.W_OK):
+        raise ConfigError(f"{document} cannot be written: no permission. Give a copy of it to --table.")
+
+
+def write_table(document: Path, configs: Sequence[PublishedConfig]) -> None:
+    """Write the table of published configs between the two lines that mark its place.
+
+    Reruns are the finished runs in the store that were made with this code, these packages and this data. They, or
+    without them the recorded results in the configs, decide whether the published number is reached.
+    """
+    before, _, rest = document.read_text(encoding="utf-8").partition(TABLE_BEGIN)
+    after = rest.partition(TABLE_END)[2]
+    rows = [(published, published.finished_runs()) for published in configs]
+    lines = [TABLE_HEADINGS, ["---"] * len(TABLE_HEADINGS), *(_table_cells(*row) for row in rows)]
+    machines = sorted({_describe_machine(published.uri, run) for published, finished in rows for run in finished})
+    text = "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", *(f"Rerun on {m}." for m in machines)])
+    temporary = document.with_name(f".{document.name}.tmp")
+    temporary.write_text(f"{before}{TABLE_BEGIN}{text}\n{TABLE_END}{after}", encoding="utf-8")
+    temporary.rename(document)
+
+
+def _table_cells(published: PublishedConfig, finished: Sequence[RunRecord]) -> list[str]:
+    expected, outcome = published.expected, judge_published(published, finished)
+    reached = outcome.reached if outcome else is_reached(expected, expected.mean)
+    stated = show_metric(expected.metric, expected.published, AS_PUBLISHED)
+    recorded = show_mean(expected.metric, expected.mean, expected.standard_deviation)
+    recorded_seeds = "-" if expected.mean is None else str(published.recorded_seeds)
+    answer = {True: "yes", False: "no", None: "-"}[reached]
+    cells = [f"`{published.name}`", f"`{expected.metric}`", stated, answer, recorded, recorded_seeds]
+    if outcome is None:
+        return [*cells, "-", "-", "-", "-"]
+    mean = show_mean(expected.metric, outcome.mean, outcome.standard_deviation)
+    seeds, all_seeds = len(finished), len(published.configs)
+    seconds = median(run.metrics["train_seconds"] for run in finished)
+    date = datetime.fromtimestamp(max(run.end_time or 0 for run in finished) / 1000, UTC).date()
+    share = str(seeds) if seeds == all_seeds else f"{seeds} of {all_seeds}"
+    return [*cells, mean, share, format_duration(seconds), str(date)]
+
+
+def _describe_machine(uri: str, run: RunRecord) -> str:
+    hardware: dict[str, Any] = recorded_hardware(uri, run.run_id)
+    gpus = ", ".join(hardware["gpus"]) or "no GPU"
+    software = f"Python {hardware['python']}, {run.tags['versions'].replace(' ', ', ').replace('==', ' ')}"
+    return f"{hardware['processor']}, {hardware['cores']} cores, {gpus}, {software}"

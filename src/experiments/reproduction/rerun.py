@@ -12,12 +12,16 @@ from experiments.config.metrics import find_metric
 from experiments.data.datasets import load_dataset
 from experiments.errors import StoreError
 from experiments.experiment import run_experiment
-from experiments.reproduction.logged_model import read_logged_model
-from experiments.reproduction.original_run import MetricPoints, OriginalRun, recorded_hardware, recorded_points
+from experiments.reproduction.original_run import (
+    MetricPoints,
+    OriginalRun,
+    read_logged_model,
+    recorded_hardware,
+    recorded_points,
+)
 from experiments.runtime import start_tensorflow
 from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.artifacts import download_model_unchecked
-from experiments.tracking.initial_weights import check_initial_weights
+from experiments.tracking.artifacts import check_initial_weights, download_model
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
 from experiments.training.cluster import CLUSTER_FOLDER_VARIABLE
@@ -38,21 +42,14 @@ TOLERANCE_TEXT = (
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric in both runs.
-
-    Attributes:
-        recorded, repeated: the last values in the recorded run and in the new one; None where it is missing.
-        difference: the largest absolute difference of all epochs; None if the runs have different epochs.
-        epoch: the epoch with the largest difference.
-        equal: whether all differences are within the tolerance.
-    """
+    """A metric in both runs."""
 
     metric: str
-    recorded: float | None
+    recorded: float | None  # the last value; None where it is missing
     repeated: float | None
-    difference: float | None
-    epoch: int | None
-    equal: bool
+    difference: float | None  # the largest absolute difference of all epochs; None if the runs have different epochs
+    epoch: int | None  # with the largest difference
+    equal: bool  # whether all differences are within the tolerance
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,11 @@ class RerunVerdict:
     """How a new run compares with the recorded one.
 
     Attributes:
-        exact: whether equality to the last bit is required: machine, versions and code are the same.
-        rows: the metrics of both runs.
         same_weights: whether the two logged models are equal; without `exact`, whether their weights have the same
             shapes and the recorded model has its recorded test metrics. None if a model is missing.
-        record_changes: what was changed in the record after the run.
-        machine_changes: the facts about the machine that differ.
     """
 
-    exact: bool
+    exact: bool  # whether equality to the last bit is required: machine, versions and code are the same
     rows: list[MetricRow]
     same_weights: bool | None
     record_changes: list[str]
@@ -82,8 +75,7 @@ class RerunVerdict:
 def repeat_run(original: OriginalRun) -> str:
     """Run it as a new run with the tag `reproduces`, in the same store and experiment.
 
-    Returns:
-        The new run's id; empty in a worker of a cluster that is not the chief.
+    Return the new run's id; empty in a worker of a cluster that is not the chief.
 
     Raises:
         UserError: devices or store cannot be used, or the run whose weights it starts from is missing.
@@ -108,10 +100,10 @@ def judge_rerun(original: OriginalRun, run_id: str) -> RerunVerdict:
     rows = compare_points(original.points, recorded_points(client, new), None if exact else images)
     model = read_logged_model(resolved, new, False)
     same_weights = None
-    if original.model and model:
-        same_weights = (
-            original.model.equals(model) if exact else original.model.fits(model) and _has_recorded_metrics(original)
-        )
+    if original.model and model and exact:
+        same_weights = original.model.equals(model)
+    elif original.model and model:
+        same_weights = original.model.fits(model) and _has_recorded_metrics(original)
     return RerunVerdict(exact, rows, same_weights, original.record_changes(), machine)
 
 
@@ -120,27 +112,22 @@ def _has_recorded_metrics(original: OriginalRun) -> bool:
     config, store = original.config, resolve_tracking_uri(original.uri)
     start_tensorflow(int(config.training.threads), logical_devices(config.distribution))
     with TemporaryDirectory() as folder:
-        file = download_model_unchecked(store, original.run.run_id, Path(folder))
+        file = download_model(store, original.run.run_id, Path(folder), accept_changed=True)
         try:
             model = load_keras_model(file, original.run.run_id)
         except StoreError:
             return False
     metrics = Evaluator(model, config.training.loss)(load_dataset(config.data, config.seed).test).metrics
     allowed = max(SAME_MODEL_TOLERANCE, 1 / config.data.test_examples)
-    return all(
-        _is_close(name, original.run.metrics.get(f"test_{name}", math.nan), value, allowed)
-        for name, value in metrics.items()
-    )
+    recorded = {name: original.run.metrics.get(f"test_{name}", math.nan) for name in metrics}
+    return all(_is_close(name, recorded[name], value, allowed) for name, value in metrics.items())
 
 
 def compare_points(recorded: MetricPoints, repeated: MetricPoints, images: Mapping[str, int] | None) -> list[MetricRow]:
     """Return a row for each metric of either run.
 
-    Args:
-        recorded: the points of the recorded run.
-        repeated: the points of the new run.
-        images: the number of images that a metric covers, by the beginning of its name, for the tolerance; None to
-            require equality to the last bit.
+    `images` is the number of images that a metric covers, by the beginning of its name, for the tolerance; None to
+    require equality to the last bit.
 
     >>> compare_points({"loss": [(1, 0.5), (2, 0.25)]}, {"loss": [(1, 0.5625), (2, 0.25)]}, None)
     [MetricRow(metric='loss', recorded=0.25, repeated=0.25, difference=0.0625, epoch=1, equal=False)]

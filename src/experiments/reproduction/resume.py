@@ -1,7 +1,7 @@
 """Resume a run that was cut off, with its recorded config."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from experiments.config.choices import group_names
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
@@ -11,7 +11,7 @@ from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.recorded_config import read_recorded_config
-from experiments.tracking.records import RunRecord, find_runs
+from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
 
 
@@ -21,21 +21,10 @@ class NothingToResumeError(UserError):
     exit_code = 0
 
 
-@dataclass(frozen=True)
-class ResumedRun:
-    """A run to resume, the config it was started with, and the overrides that made it."""
+def find_resumed_run(config: Config, overrides: Sequence[str]) -> tuple[Config, list[str]]:
+    """Return the recorded config of the run that `config.resume` names, to resume it, and the overrides that made it.
 
-    run: RunRecord
-    config: Config
-    overrides: list[str]
-
-
-def find_resumed_run(config: Config, overrides: Sequence[str]) -> ResumedRun:
-    """Find the run that `config.resume` names, with its recorded config.
-
-    Args:
-        config: composed from the command.
-        overrides: given with `resume=`; what they set must agree with the recorded config.
+    The given overrides must agree with the recorded config.
 
     Raises:
         NothingToResumeError: the run is finished.
@@ -46,48 +35,37 @@ def find_resumed_run(config: Config, overrides: Sequence[str]) -> ResumedRun:
     client = open_existing_store(uri)
     (run,) = find_runs(client, [str(config.resume)])
     recorded, recorded_overrides = read_recorded_config(uri, run.run_id)
-    _check_given_overrides(config_to_dict(config), config_to_dict(recorded), overrides, recorded_overrides, run.run_id)
+    _check_given_overrides(config, recorded, overrides, recorded_overrides, run.run_id)
     if run.status == "FINISHED":
         raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
-    resumed = replace(
-        _with_given_places(recorded, config, overrides),
-        resume=run.run_id,
-        resume_anyway=config.resume_anyway,
-        tracking=replace(recorded.tracking, uri=uri),
-    )
-    return ResumedRun(run, resumed, recorded_overrides)
-
-
-def _with_given_places(recorded: Config, config: Config, overrides: Sequence[str]) -> Config:
-    """Return the recorded config with the given keys that cannot affect the result, such as the folder of the data."""
     tree, given = config_to_dict(recorded), config_to_dict(config)
-    for override in overrides:
-        key = override_key(override)
+    for key in map(override_key, overrides):
         group, _, name = key.partition(".")
         if group in ("data", "report", "training", "distribution") and name and not affects_result(key):
-            tree[group][name] = given[group][name]
-    return validate_config(tree)
+            tree[group][name] = given[group][name]  # such as the folder of the data
+    tracking = replace(recorded.tracking, uri=uri)
+    resumed = replace(validate_config(tree), resume=run.run_id, resume_anyway=config.resume_anyway, tracking=tracking)
+    return resumed, recorded_overrides
 
 
 def _check_given_overrides(
-    given: dict, recorded: dict, overrides: Sequence[str], recorded_overrides: list[str], run_id: str
+    given: Config, recorded: Config, overrides: Sequence[str], recorded_overrides: list[str], run_id: str
 ) -> None:
-    flat_given, flat_recorded = flatten_config(given), flatten_config(recorded)
+    flat_given, flat_recorded = (flatten_config(config_to_dict(config)) for config in (given, recorded))
     for override in overrides:
         key = override_key(override)
         if not affects_result(key):
             continue
+        started_with = []
         if key in PRESETS and override not in recorded_overrides:
-            raise ConfigError(
-                f"{override} disagrees with run {run_id}, which was started with"
-                f" {' '.join(recorded_overrides) or 'the defaults'}. Leave it out, or start a new run without resume."
-            )
+            started_with = [" ".join(recorded_overrides) or "the defaults"]
         chosen = [name for name in flat_given if name == key or name.startswith(f"{key}.")] or [key]
         if key in group_names() and key not in PRESETS:
             chosen = [choice_key(key)]
-        for name in chosen:
-            if flat_given.get(name) != flat_recorded.get(name):
-                raise ConfigError(
-                    f"{override} disagrees with run {run_id}, which was started with"
-                    f" {name}={flat_recorded.get(name)}. Leave it out, or start a new run without resume."
-                )
+        differing = [name for name in chosen if flat_given.get(name) != flat_recorded.get(name)]
+        started_with += [f"{name}={flat_recorded.get(name)}" for name in differing]
+        if started_with:
+            raise ConfigError(
+                f"{override} disagrees with run {run_id}, which was started with {started_with[0]}. Leave it out, or"
+                " start a new run without resume."
+            )

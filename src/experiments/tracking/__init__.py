@@ -7,12 +7,10 @@ __all__ = [
     "addresses",
     "artifacts",
     "environment",
-    "initial_weights",
     "liveness",
     "recorded_config",
     "records",
     "run",
-    "start_record",
     "store",
     "ui_pages",
 ]

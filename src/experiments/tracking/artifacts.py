@@ -1,14 +1,27 @@
-"""Artifacts and models of recorded runs, read back."""
+"""Artifacts and models of recorded runs, read back; such a model may be the start of another run (`model.weights`)."""
 
 import hashlib
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+from experiments.config.schema import Config
 from experiments.errors import StoreError
-from experiments.tracking.addresses import hide_credentials
-from experiments.tracking.operations import find_logged_models
+from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
+from experiments.tracking.records import find_runs
 from experiments.tracking.run import MODEL_NAME
-from experiments.tracking.store import connect_store, first_line, get_mlflow_run, store_errors
+from experiments.tracking.store import (
+    connect_store,
+    find_logged_models,
+    first_line,
+    get_mlflow_run,
+    open_existing_store,
+    store_errors,
+)
+from experiments.training.saved_models import load_keras_model
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
@@ -19,7 +32,7 @@ def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
     """
     client = connect_store(uri)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder:
             return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
     except Exception as error:  # each kind of artifact store raises its own errors
         raise StoreError(
@@ -56,37 +69,61 @@ def model_location(uri: str, run_id: str) -> str:
     return str(logged[0].artifact_location)
 
 
-def download_model(uri: str, run_id: str, folder: Path) -> Path:
+def download_model(uri: str, run_id: str, folder: Path, accept_changed: bool = False) -> Path:
     """Download the run's model, a `.keras` file, into `folder`.
 
     Raises:
         StoreError: the store cannot be used, the run has no model, or its file was changed since.
-    """
-    file = download_model_unchecked(uri, run_id, folder)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    with store_errors(uri):
-        tags = connect_store(uri).get_run(run_id).data.tags
-    if tags.get("model_digest", digest) != digest:
-        raise StoreError(
-            f"The model of run {run_id} in {hide_credentials(uri)} was changed after the run: its file does not match"
-            f" the tag model_digest. Train it again: python scripts/reproduce.py {run_id}"
-        )
-    return file
-
-
-def download_model_unchecked(uri: str, run_id: str, folder: Path) -> Path:
-    """Download the run's model even if it was changed after the run.
-
-    Raises:
-        StoreError: the store cannot be used, or the run has no model.
     """
     # By its location, because MLflow resolves models:/ and runs:/ in $MLFLOW_TRACKING_URI, whatever URI it is given.
     source = f"{model_location(uri, run_id)}/data/model.keras"
     from mlflow.artifacts import download_artifacts
 
     try:
-        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+        file = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except Exception as error:  # each kind of artifact store raises its own errors
         raise StoreError(
             f"The model of run {run_id} in {hide_credentials(uri)} cannot be downloaded: {first_line(error)}"
         ) from None
+    if not accept_changed:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        with store_errors(uri):
+            tags = connect_store(uri).get_run(run_id).data.tags
+        if tags.get("model_digest", digest) != digest:
+            raise StoreError(
+                f"The model of run {run_id} in {hide_credentials(uri)} was changed after the run: its file does not"
+                f" match the tag model_digest. Train it again: python scripts/reproduce.py {run_id}"
+            )
+    return file
+
+
+def check_initial_weights(config: Config) -> None:
+    """Check before TensorFlow loads that the run that `model.weights` names is in this run's store, and has a model.
+
+    Raises:
+        StoreError: it is not, or has none.
+    """
+    if config.model.weights is not None:
+        uri = resolve_tracking_uri(config.tracking.uri)
+        try:
+            (run,) = find_runs(open_existing_store(uri), [config.model.weights])
+            model_location(uri, run.run_id)
+        except StoreError as error:
+            raise StoreError(f"model.weights: {error}") from None
+
+
+def load_initial_weights(config: Config) -> "list[np.ndarray] | None":
+    """Return the weights of the run that `model.weights` names, None if it names none.
+
+    Raises:
+        StoreError: they cannot be read.
+    """
+    if config.model.weights is None:
+        return None
+    uri = resolve_tracking_uri(config.tracking.uri)
+    try:
+        with TemporaryDirectory() as folder:
+            file = download_model(uri, config.model.weights, Path(folder))
+            return load_keras_model(file, config.model.weights).get_weights()
+    except StoreError as error:
+        raise StoreError(f"model.weights: {error}") from None

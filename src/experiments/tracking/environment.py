@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
+from itertools import islice
 from pathlib import Path
 
 from experiments import PROJECT
@@ -37,10 +38,6 @@ class CodeState:
         return {"git_commit": self.commit, "git_dirty": str(bool(self.diff)).lower()}
 
 
-class _GitError(Exception):
-    """Git failed, with its message, or is not installed."""
-
-
 @span("state of the code")
 def read_code_state(project: Path = PROJECT) -> CodeState:
     """Return the commit that is checked out and the changes since; before the first commit, everything is a change.
@@ -51,7 +48,7 @@ def read_code_state(project: Path = PROJECT) -> CodeState:
     try:
         commit = _run_git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
         diff = _uncommitted_changes(project, commit)
-    except _GitError as error:
+    except RuntimeError as error:
         if any((folder / ".git").exists() for folder in (project, *project.parents)):
             _warn_once(project, commit, str(error))
         if commit:
@@ -64,31 +61,23 @@ def _uncommitted_changes(project: Path, commit: str) -> bytes:
     base = commit or _run_git(project, "hash-object", "-t", "tree", os.devnull).decode().strip()  # the empty tree
     listed = _run_git(project, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
     new_files = [os.fsdecode(name) for name in listed if name]
-    small = [name for name in new_files if _is_small(project / name)][:MOST_NEW_FILES]
-    added = {name: _as_new_file(project, name) for name in small}
-    left_out = (os.fsencode(name) for name in new_files if not added.get(name))
+    diffs = ((name, diff) for name in new_files if (diff := _as_new_file(project, name)))
+    added = dict(islice(diffs, MOST_NEW_FILES))
+    left_out = (os.fsencode(name) for name in new_files if name not in added)
     notes = (b"# new file left out (too large, too many, or not a regular file): %s\n" % name for name in left_out)
     return b"".join([_run_git(project, *DIFF_COMMAND, base), *added.values(), *notes])
 
 
-@cache
-def loaded_code_state() -> CodeState:
-    """Return the version of the code that this process runs, unaffected by later edits."""
-    return read_code_state()
-
-
-def _is_small(file: Path) -> bool:
-    try:
-        return file.lstat().st_size <= LARGEST_NEW_FILE
-    except FileNotFoundError:  # deleted since git listed it
-        return False
+loaded_code_state = cache(read_code_state)  # the version that this process runs, unaffected by later edits
 
 
 def _as_new_file(project: Path, name: str) -> bytes:
-    """Return the diff that adds a file; empty if it cannot be read."""
+    """Return the diff that adds a file; empty if the file is large or cannot be read."""
     try:
+        if (project / name).lstat().st_size > LARGEST_NEW_FILE:
+            return b""
         return _run_git(project, *DIFF_COMMAND, "--no-index", "--", os.devnull, name)
-    except _GitError:
+    except (FileNotFoundError, RuntimeError):  # deleted since git listed it, or not readable
         return b""
 
 
@@ -96,9 +85,9 @@ def _run_git(project: Path, *arguments: str) -> bytes:
     try:
         done = subprocess.run(["git", *arguments], cwd=project, capture_output=True)
     except FileNotFoundError:
-        raise _GitError("git is not installed") from None
+        raise RuntimeError("git is not installed") from None
     if done.returncode not in (0, 1):  # 1: no commit yet, or a difference
-        raise _GitError(os.fsdecode(done.stderr))
+        raise RuntimeError(os.fsdecode(done.stderr))
     return done.stdout
 
 
@@ -119,13 +108,13 @@ def describe_hardware() -> dict[str, object]:
     """Return the facts about the machine that can affect a result or its cost (devices as TensorFlow sees them)."""
     import tensorflow as tf
 
+    processor = _read_processor()
+    flags = processor.get("flags") or processor.get("Features", "")
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "processor": _processor_fact("model name"),
-        "instructions": sorted(
-            set(re.findall(VECTOR_INSTRUCTIONS, _processor_fact("flags") or _processor_fact("Features")))
-        ),
+        "processor": processor.get("model name", platform.processor()),
+        "instructions": sorted(set(re.findall(VECTOR_INSTRUCTIONS, flags))),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [
@@ -133,20 +122,16 @@ def describe_hardware() -> dict[str, object]:
             for gpu in tf.config.list_physical_devices("GPU")
         ],
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "switches": {name: _without_folders(os.environ[name]) for name in SWITCH_VARIABLES if name in os.environ},
+        "switches": {  # without flags that name folders of this machine
+            name: " ".join(flag for flag in os.environ[name].split() if "/" not in flag)
+            for name in SWITCH_VARIABLES
+            if name in os.environ
+        },
     }
 
 
-def _without_folders(flags: str) -> str:
-    """Return the flags that name no folder of this machine."""
-    return " ".join(flag for flag in flags.split() if "/" not in flag)
-
-
-def _processor_fact(fact: str) -> str:
-    """Return a fact about the first processor from Linux; elsewhere, only its name is known."""
+def _read_processor() -> dict[str, str]:
+    """Return what Linux says about the first processor; nothing on other systems."""
     information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith(fact):
-                return line.partition(":")[2].strip()
-    return platform.processor() if fact == "model name" else ""
+    lines = reversed(information.read_text().splitlines()) if information.exists() else ()
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -1,4 +1,4 @@
-"""Tell which process a run belongs to, and whether that process is still alive."""
+"""Which process a run belongs to, and whether that process is still alive."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.tracking.store import metric_points, search_pages
+from experiments.tracking.store import all_experiment_ids, metric_points, search_pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def process_tags() -> dict[str, str]:
     """Return tags that identify this process, also across restarts of the machine."""
     found = {"process.host": socket.gethostname(), "process.pid": str(os.getpid())}
-    start = _process_start_time(found["process.pid"])
-    if start is not None:
+    if start := _process_start_time(found["process.pid"]):
         found |= {"process.boot_id": _boot_id(), "process.start_time": start}
     return found
 
@@ -42,30 +41,21 @@ def _process_start_time(pid: str) -> str | None:
 
 
 def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = None) -> list[str]:
-    """Mark as KILLED the runs that are RUNNING in the store although their process on this host has ended.
+    """Mark as KILLED the runs, in these experiments or in all, that are RUNNING although their process has ended.
 
-    Runs on other hosts, and all runs on systems without /proc, stay as they are.
-
-    Args:
-        client: of the store.
-        experiment_ids: where to look; None for everywhere.
-
-    Returns:
-        The ids of these runs.
+    Runs on other hosts, and all runs on systems without /proc, stay as they are. Return the ids of the marked runs.
     """
     here = process_tags()
     if "process.boot_id" not in here:
         return []
-    if experiment_ids is None:
-        experiment_ids = [experiment.experiment_id for experiment in search_pages(client.search_experiments)]
     of_this_host = f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
-    running = search_pages(client.search_runs, experiment_ids=experiment_ids, filter_string=of_this_host)
+    ids = experiment_ids or all_experiment_ids(client)
+    running = search_pages(client.search_runs, experiment_ids=ids, filter_string=of_this_host)
     dead = [run for run in running if is_process_dead(run.data.tags)]
+    reason = "the process disappeared: it was killed, or the machine went down"
     for run in dead:
         last = max((point.timestamp for point in metric_points(client, run)), default=run.info.start_time)
-        end_abandoned_run(
-            client, run.info.run_id, "KILLED", "the process disappeared: it was killed, or the machine went down", last
-        )
+        end_abandoned_run(client, run.info.run_id, "KILLED", reason, last)
     return [run.info.run_id for run in dead]
 
 

@@ -1,21 +1,63 @@
-"""The config that a run was started with, and what identified its code, packages and data, read back."""
+"""The record of how a run started: config, data, environment and digests, written, and its config read back."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
+from experiments import PROJECT
+from experiments.config.identity import config_to_dict, flatten_config
 from experiments.config.neutral_values import complete
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
+from experiments.data.datasets import Dataset
 from experiments.errors import ConfigError
+from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.artifacts import read_artifact_text
+from experiments.tracking.environment import CodeState, describe_hardware, installed_packages
 from experiments.tracking.records import RunRecord, find_runs
+from experiments.tracking.run import TrackedRun
 from experiments.tracking.store import open_existing_store
 
 CONFIG_ARTIFACT = "config/config.yaml"
 OVERRIDES_ARTIFACT = "config/overrides.yaml"
+RECORD_DIGESTS = "record_digests"  # tag with the SHA-256 (hex) of each recorded file, as JSON
+IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
+
+
+def run_params(config: Config) -> dict[str, object]:
+    """Return the config as MLflow's params, flat and dotted, less what only config.yaml needs to keep."""
+    left_out = ("data.checksums", "resume", "tracking.uri", "tracking.run_name", "objective.", "sweep.", "expected")
+    return {key: value for key, value in flatten_config(config_to_dict(config)).items() if not key.startswith(left_out)}
+
+
+def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], dataset: Dataset, code: CodeState) -> None:
+    """Log all that is needed to repeat the run: config, overrides, data and environment."""
+    run.log_params(run_params(config))  # also of a run that was killed before it had them
+    without_uri = replace(config, tracking=replace(config.tracking, uri=None))  # it may contain a password
+    counts = {name: len(getattr(dataset, name).targets) for name in ("train", "validation", "test")}
+    run.log_dataset(dataset.name, dataset.digest, dataset.source, counts)
+    texts = {
+        CONFIG_ARTIFACT: yaml.safe_dump(config_to_dict(without_uri), sort_keys=False, allow_unicode=True),
+        OVERRIDES_ARTIFACT: yaml.safe_dump([hide_credentials(o) for o in overrides], allow_unicode=True),
+        "environment/packages.txt": installed_packages(),
+        "environment/hardware.json": json.dumps(describe_hardware(), indent=2),
+        "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),
+    }
+    contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    run.set_tags({RECORD_DIGESTS: json.dumps(digests)})
+    with TemporaryDirectory() as folder:
+        for path, content in contents.items():
+            target = Path(folder, path)
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(content)
+        run.log_artifacts(Path(folder))
 
 
 def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
@@ -25,32 +67,25 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
         StoreError: the run has none.
         ConfigError: it is damaged, or this version of the code cannot run it.
     """
-    config, overrides = (
-        _parse_recorded_yaml(read_artifact_text(uri, run_id, path), path, run_id)
-        for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT)
-    )
+    config, overrides = (_read_recorded_yaml(uri, run_id, path) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT))
+    damaged = f"The recorded config of run {run_id} cannot be used:"
     if not isinstance(config, dict):
-        raise ConfigError(f"The recorded config of run {run_id} cannot be used: {CONFIG_ARTIFACT} is not a mapping.")
+        raise ConfigError(f"{damaged} {CONFIG_ARTIFACT} is not a mapping.")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-        raise ConfigError(
-            f"The recorded config of run {run_id} cannot be used: {OVERRIDES_ARTIFACT} is not a list of strings."
-        )
+        raise ConfigError(f"{damaged} {OVERRIDES_ARTIFACT} is not a list of strings.")
     try:
         return validate_config(complete(config)), overrides
     except ConfigError as error:
         raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
 
 
-def _parse_recorded_yaml(text: str, path: str, run_id: str) -> Any:
-    """Parse YAML that JSON can express too: no dates, no objects, no references to itself."""
+def _read_recorded_yaml(uri: str, run_id: str, path: str) -> Any:
+    """Read YAML that JSON can express too: no dates, no objects, no references to itself."""
     try:
-        return json.loads(json.dumps(yaml.safe_load(text)))
+        return json.loads(json.dumps(yaml.safe_load(read_artifact_text(uri, run_id, path))))
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"The recorded config of run {run_id} cannot be used: {path}: {reason}") from None
-
-
-IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
 
 
 def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
@@ -66,10 +101,7 @@ def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
 
 
 def check_identity(uri: str, run_id: str, tags: Mapping[str, str], resume_anyway: bool) -> None:
-    """Check that a run can be continued: code, packages and data are still those that it recorded.
-
-    Args:
-        tags: the identity tags of now.
+    """Check that a run can be continued: code, packages and data, identified by `tags`, are those that it recorded.
 
     Raises:
         ConfigError: they differ, and `resume_anyway` is not set.

@@ -1,18 +1,17 @@
 """Read runs back from a tracking store as plain records."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.errors import StoreError
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.liveness import mark_dead_runs
-from experiments.tracking.store import latest_experiment_id, search_pages, store_errors
+from experiments.tracking.store import all_experiment_ids, latest_experiment_id, search_pages, store_errors
 
 if TYPE_CHECKING:
-    from experiments.tracking.store import MlflowClient
-
+    from mlflow import MlflowClient
 
 _IDS_PER_SEARCH = 100  # MLflow parses filters with a library that is slow on long ones, and then fails
 
@@ -45,26 +44,24 @@ def find_runs(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]
     ]
     filters += [f"attributes.run_id LIKE '{i}%'" for i in wanted if re.fullmatch("[0-9a-f]{1,31}", i)]
     with store_errors(client.tracking_uri):
-        experiments = list(_experiment_ids(client))
+        experiments = all_experiment_ids(client)
         found = {run.run_id: run for filter_ in filters for run in _search_runs(client, experiments, filter_)}
     chosen: dict[str, RunRecord] = {}
     for run_id in wanted:
         matches = [found[run_id]] if run_id in found else [run for i, run in found.items() if i.startswith(run_id)]
-        if len(matches) != 1 or not run_id:
-            raise StoreError(_unknown_run_message(run_id, matches, client))
+        if not matches or not run_id:
+            raise StoreError(
+                f"There is no run {run_id!r} in {hide_credentials(client.tracking_uri)}. Give the id of a run, 32 hex"
+                " digits, or a prefix of it. To list the latest runs: python scripts/compare.py"
+            )
+        if len(matches) > 1:
+            choices = ", ".join(f"{run.run_id} ({run.name})" for run in matches[:5])
+            more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
+            raise StoreError(
+                f"The run id {run_id!r} is ambiguous: it is a prefix of {choices}{more}. Give more digits."
+            )
         chosen[matches[0].run_id] = matches[0]
     return list(chosen.values())
-
-
-def _unknown_run_message(run_id: str, matches: list[RunRecord], client: "MlflowClient") -> str:
-    if matches and run_id:
-        choices = ", ".join(f"{run.run_id} ({run.name})" for run in matches[:5])
-        more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
-        return f"The run id {run_id!r} is ambiguous: it is a prefix of {choices}{more}. Give more digits."
-    return (
-        f"There is no run {run_id!r} in {hide_credentials(client.tracking_uri)}. Give the id of a run, 32 hex digits,"
-        " or a prefix of it. To list the latest runs: python scripts/compare.py"
-    )
 
 
 def sweep_children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
@@ -83,22 +80,15 @@ def sweep_children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
 def runs_with_tags(client: "MlflowClient", tags: Mapping[str, str], experiment: str | None = None) -> list[RunRecord]:
     """Find the runs with all these tags, in all experiments or in the one of this name, newest first."""
     with store_errors(client.tracking_uri):
-        if experiment is None:
-            ids = list(_experiment_ids(client))
-        else:
-            found = client.get_experiment_by_name(experiment)
-            ids = [found.experiment_id] if found else []
+        found = client.get_experiment_by_name(experiment) if experiment else None
+        ids = [found.experiment_id] if found else [] if experiment else all_experiment_ids(client)
         return _search_runs(client, ids, " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
 
 
 def experiment_runs(
     client: "MlflowClient", name: str | None = None, newest: int | None = None
 ) -> tuple[str, list[RunRecord], bool]:
-    """Find the runs of an experiment, newest first.
-
-    Args:
-        name: None for the experiment with the latest run.
-        newest: the largest number of runs; None for all.
+    """Find the `newest` runs, or all, of an experiment, by default of that with the latest run; newest first.
 
     Returns:
         The experiment's name, its runs, and whether there are older ones.
@@ -129,21 +119,10 @@ def _search_runs(
         return []
     runs = search_pages(client.search_runs, limit, experiment_ids=experiment_ids, filter_string=filter_string)
     running = {run.info.experiment_id for run in runs if run.info.status == "RUNNING"}
-    dead = set(mark_dead_runs(client, sorted(running))) if running else set()
-    return [
-        RunRecord(
-            run.info.run_id,
-            run.info.run_name or "",
-            "KILLED" if run.info.run_id in dead else run.info.status,
-            run.info.start_time or 0,
-            run.info.end_time,
-            dict(run.data.params),
-            dict(run.data.metrics),
-            dict(run.data.tags),
-        )
-        for run in runs
-    ]
-
-
-def _experiment_ids(client: "MlflowClient") -> Iterable[str]:
-    return (experiment.experiment_id for experiment in search_pages(client.search_experiments))
+    dead = mark_dead_runs(client, sorted(running)) if running else []
+    records = []
+    for info, data in ((run.info, run.data) for run in runs):
+        status = "KILLED" if info.run_id in dead else info.status
+        facts = (info.run_id, info.run_name or "", status, info.start_time or 0, info.end_time)
+        records.append(RunRecord(*facts, dict(data.params), dict(data.metrics), dict(data.tags)))
+    return records

@@ -19,8 +19,7 @@ from experiments.errors import StoreError, Terminated, TrialPruned
 from experiments.profiling import span
 from experiments.tracking.addresses import SQLITE, database_file, hide_credentials
 from experiments.tracking.liveness import mark_dead_runs, process_tags
-from experiments.tracking.operations import apply_operation
-from experiments.tracking.spool import Spool, SpooledOperation, find_abandoned_spools
+from experiments.tracking.spool import Spool, SpooledOperation, apply_operation, find_abandoned_spools
 from experiments.tracking.store import (
     connect_store,
     first_line,
@@ -72,8 +71,8 @@ def open_run(
 
     Args:
         uri: resolved tracking URI.
-        experiment: name of the experiment, which is created if it does not exist.
-        name: name of the run; None to let MLflow choose one.
+        experiment: created if it does not exist.
+        name: None to let MLflow choose one.
         params: logged as text.
         tags: such as `mlflow.parentRunId`.
         run_id: an earlier run to enter again; its name and params stay, and points it has are not logged again.
@@ -85,10 +84,8 @@ def open_run(
     experiment_id = _prepare_store(client, uri, experiment)
     tags = {**_source_tags(), **tags, **process_tags()}
     with store_errors(uri):
-        if run_id is None:
-            run = TrackedRun(client, uri, client.create_run(experiment_id, run_name=name, tags=tags))
-        else:
-            run = TrackedRun(client, uri, _enter_run(client, uri, run_id, tags))
+        opened = _enter_run(client, uri, run_id, tags) if run_id else client.create_run(experiment_id, None, tags, name)
+        run = TrackedRun(client, uri, opened)
     try:
         if run_id is None:
             run.log_params(params)
@@ -125,7 +122,7 @@ class TrackedRun:
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         """Log the metrics in one batch, without the epochs that a re-entered run already has."""
-        step, now = epoch or 0, _now_milliseconds()
+        step, now = epoch or 0, int(time.time() * 1000)
         points = [[k, float(v), now, step] for k, v in metrics.items() if step > self._last_step.get(k, -1)]
         if points:
             self._log({"metrics": points})
@@ -157,13 +154,9 @@ class TrackedRun:
 
     @span("tables")
     def log_table(self, columns: Any, artifact: str) -> None:
-        """Write a table such as `tables/confusion.json`, which the UI shows as a table.
+        """Write a DataFrame, or a dict of columns, as a table such as `tables/confusion.json`, which the UI shows.
 
         MLflow's own function appends to an existing table; this one replaces it, which re-entered runs need.
-
-        Args:
-            columns: a DataFrame, or a dict of columns of equal length.
-            artifact: its path, ending in .json.
         """
         import pandas as pd
 
@@ -176,22 +169,15 @@ class TrackedRun:
     def log_dataset(
         self, name: str, digest: str, source: str, counts: Mapping[str, int], context: str = "training"
     ) -> None:
-        """Record data that the run used, for the dataset column of the UI.
+        """Record data that the run used for `context`, for the dataset column of the UI.
 
         Args:
-            name: such as `mnist`.
             digest: of all bytes, at most MLflow's 36 characters. (MLflow's own covers only the first 10,000 numbers.)
             source: the path it was read from, or a description of its source.
             counts: examples by split, such as {"train": 55000}.
-            context: what it was used for: training or evaluation.
         """
-        dataset = {
-            "name": name,
-            "digest": digest,
-            "source_type": "local",
-            "source": json.dumps({"uri": source}),
-            "profile": json.dumps(dict(counts)),
-        }
+        described = {"source": json.dumps({"uri": source}), "profile": json.dumps(dict(counts))}
+        dataset = {"name": name, "digest": digest, "source_type": "local", **described}
         self._log({"dataset": dataset, "context": context})
 
     def share_sweep_view(
@@ -205,13 +191,8 @@ class TrackedRun:
     def log_model(self, model: "keras.Model", inputs: "np.ndarray", outputs: "np.ndarray") -> None:
         """Store the model so that MLflow and plain Keras load it without this project, as `runs:/<run id>/model`.
 
-        It contains the file `data/model.keras`, whose SHA-256 (hex) becomes the tag `model_digest`. A run has one
-        model; logging another replaces it.
-
-        Args:
-            model: takes raw inputs, such as uint8 images.
-            inputs: [n, ...] some raw inputs; their dtype and shape make the signature.
-            outputs: [n, ...] the model's outputs for them.
+        It contains the file `data/model.keras`; the SHA-256 (hex) of that becomes the tag `model_digest`. A run has one
+        model; logging another replaces it. Some raw inputs [n, ...] and the outputs for them make the signature.
         """
         import mlflow.keras
         from mlflow.models import ModelSignature
@@ -220,13 +201,10 @@ class TrackedRun:
         input_spec, output_spec = (Schema([TensorSpec(x.dtype, (-1, *x.shape[1:]))]) for x in (inputs, outputs))
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, MODEL_NAME)
-            mlflow.keras.save_model(
-                model,
-                str(folder),
-                signature=ModelSignature(input_spec, output_spec),
-                # To find them itself, MLflow loads the model in another process, which takes five seconds.
-                pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")],
-            )
+            signature = ModelSignature(input_spec, output_spec)
+            # To find them itself, MLflow loads the model in another process, which takes five seconds.
+            packages = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
+            mlflow.keras.save_model(model, str(folder), signature=signature, pip_requirements=packages)
             self._log({"model": MODEL_NAME, "source": str(folder)})
             stored = Path(folder, "data", "model.keras").read_bytes()
             self.set_tags({"model_digest": hashlib.sha256(stored).hexdigest()})
@@ -251,7 +229,7 @@ class TrackedRun:
     def _end(self, status: str, reason: str | None = None) -> None:
         if reason is not None:
             self.set_tags({"end_reason": reason})
-        self._log({"status": status, "time": _now_milliseconds()})
+        self._log({"status": status, "time": int(time.time() * 1000)})
         if self.spool:
             self._replay()
         if self.spool:
@@ -359,7 +337,3 @@ def _source_tags() -> dict[str, str]:
     except (KeyError, OSError):  # a container's user may have no name
         user = str(os.getuid())
     return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
-
-
-def _now_milliseconds() -> int:
-    return int(time.time() * 1000)

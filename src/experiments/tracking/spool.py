@@ -1,7 +1,7 @@
-"""Keep what a tracking server missed while it did not answer: one append-only file per run, replayed in order.
+"""Operations on a run: applied to its store, or kept while its server does not answer, and replayed in order.
 
-The file is JSON lines: the store's address, then one operation per line; files to be uploaded are copied beside it.
-Operations can be applied twice without harm, so an interrupted replay simply starts again.
+There is a file for each run, JSON lines: the store's address, then one operation per line; files to be uploaded are
+copied beside it. Operations can be applied twice without harm, so an interrupted replay simply starts again.
 """
 
 import fcntl
@@ -11,21 +11,83 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from experiments import PROJECT
+from experiments.tracking.store import find_logged_models, is_outage
+from experiments.tracking.ui_pages import view_tag
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 SpooledOperation = dict[str, Any]
 
 SPOOL_FOLDER = PROJECT / "outputs" / "spool"
 
 
-class Spool:
-    """The operations of one run that its store has not received yet. False while there are none.
+def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOperation) -> None:
+    """Apply an operation to the store."""
+    from mlflow.entities import Metric, Param, RunTag
 
-    Args:
-        store: address of the store, without credentials.
-        run_id: the run all operations belong to.
+    match operation:
+        case {"metrics": points}:
+            client.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
+        case {"params": params}:
+            items = [Param(key, value) for key, value in params.items()]
+            for start in range(0, len(items), 100):  # the most that MLflow accepts in one request
+                client.log_batch(run_id, params=items[start : start + 100], synchronous=True)
+        case {"tags": tags}:
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+        case {"artifacts": folder, "source": source}:
+            upload = client.log_artifacts if Path(source).is_dir() else client.log_artifact
+            upload(run_id, source, folder or None)
+        case {"dataset": dataset, "context": context}:
+            _apply_dataset(client, run_id, dataset, context)
+        case {"model": name, "source": source}:
+            _apply_model(client, run_id, name, source)
+        case {"view": name, "of": experiment_id, "state": state}:
+            client.set_experiment_tag(experiment_id, view_tag(name), state)
+        case {"status": status, "time": end}:
+            client.set_terminated(run_id, status, end_time=end)
+        case _:
+            raise AssertionError(f"unknown operation {operation}")
+
+
+def _apply_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str], context: str) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    inputs = [DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", context)])]
+    try:
+        client.log_inputs(run_id, inputs)
+    except MlflowException as error:
+        if is_outage(error):
+            raise
+        client.log_inputs(run_id, inputs)  # another run added the same dataset at the same moment
+
+
+def _apply_model(client: "MlflowClient", run_id: str, name: str, folder: str) -> None:
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    earlier = find_logged_models(client, run.info.experiment_id, name, run_id)
+    logged = earlier[0] if earlier else client.create_logged_model(run.info.experiment_id, name, run_id)
+    description = Model.load(folder)
+    description.run_id = run_id
+    description.model_id = description.model_uuid = logged.model_id
+    description.artifact_path = logged.artifact_location
+    description.save(str(Path(folder, "MLmodel")))
+    client.log_model_artifacts(logged.model_id, folder)
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    if run.outputs is None or all(output.model_id != logged.model_id for output in run.outputs.model_outputs):
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+
+
+class Spool:
+    """The operations of one run that its store, of this address without credentials, has not received yet.
+
+    False while there are none.
     """
 
     def __init__(self, store: str, run_id: str) -> None:
@@ -44,10 +106,10 @@ class Spool:
         if "source" in operation:
             source = Path(operation["source"])
             kept = self._files / str(file.tell()) / source.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
                 shutil.copytree(source, kept, dirs_exist_ok=True)
             else:
-                kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, kept)
             operation = operation | {"source": str(kept)}
         _write_line(file, operation)

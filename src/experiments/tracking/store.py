@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-
 MLFLOW_ENVIRONMENT = {  # the user's own settings win
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -134,15 +133,22 @@ def is_outage(error: BaseException) -> bool:
 
 def search_pages(search: Callable[..., Any], limit: int | None = None, **arguments: Any) -> list[Any]:
     """Return what a search of the client finds on all pages, at most `limit` results."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page_size = 1000 if limit is None else min(1000, limit - len(found))
-        page = search(max_results=page_size, page_token=token, **arguments)
+    page = search(max_results=min(limit or 1000, 1000), **arguments)
+    found = list(page)
+    while page.token and (limit is None or len(found) < limit):
+        page = search(max_results=1000, page_token=page.token, **arguments)
         found += page
-        token = page.token
-        if not token or (limit is not None and len(found) >= limit):
-            return found
+    return found[:limit]
+
+
+def all_experiment_ids(client: "MlflowClient") -> list[str]:
+    return [experiment.experiment_id for experiment in search_pages(client.search_experiments)]
+
+
+def find_logged_models(client: "MlflowClient", experiment_id: str, name: str, run_id: str) -> list[Any]:
+    """Find the models of this name that a run logged."""
+    chosen = f"name = '{name}' AND source_run_id = '{run_id}'"
+    return list(client.search_logged_models([experiment_id], filter_string=chosen))
 
 
 def latest_experiment_id(client: "MlflowClient", name: str | None = None) -> str:

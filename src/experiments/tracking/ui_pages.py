@@ -11,7 +11,6 @@ from experiments.tracking.store import get_mlflow_run, store_errors
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-
 # The columns of the runs table: by default the UI shows neither metrics nor params. Those that no run has are hidden.
 TABLE_COLUMNS = {
     "metrics": [name for name, metric in FINAL_METRICS.items() if metric.column],
@@ -24,13 +23,13 @@ SWEEP_METRICS = [
     if metric.column and metric.ranked and metric.direction and not name.startswith("best_")
 ]
 VIEW_NAME = "results"  # the view of an experiment's runs with these columns
+CHILDREN_FILTER = "tags.`mlflow.parentRunId` = '{}'"
 _MOST_AXES = 12  # params in the charts of a sweep
 _MOST_CHARTED = 1000  # runs in the charts of a sweep
 
 
 def runs_table_page(experiment_id: str, tags: Mapping[str, str]) -> str:
-    """Return the address, without the server, of the table of an experiment's runs; with the columns of this project
-    if the experiment's `tags` have them."""
+    """Return the address, without the server, of the table of an experiment's runs, in our view if `tags` have it."""
     view = f"&viewStateShareKey={VIEW_NAME}" if view_tag(VIEW_NAME) in tags else ""
     return f"{_table_address(experiment_id)}{view}"
 
@@ -72,12 +71,7 @@ def sweep_view(
 ) -> str:
     """Return the state of the runs table and the charts for the children of a run.
 
-    Args:
-        parent_id: the run whose children are shown.
-        params: the columns of the table; the seed is added.
-        charted: the params with single values, which are the axes of the charts.
-        metric: the metric by which the runs are sorted.
-        mode: whether the smallest or the largest value comes first.
+    Columns are `params` and the seed, axes `charted`, params with single values. The best of `metric` comes first.
     """
     # Params come before metrics, and the most important first, because the UI cuts columns off on the right.
     metrics = list(dict.fromkeys([metric, *SWEEP_METRICS]))
@@ -85,27 +79,23 @@ def sweep_view(
     columns = [*(f"params.`{name}`" for name in varied), *(f"metrics.`{name}`" for name in metrics)]
     chart = {"metricSectionId": "sweep", "runsCountToCompare": _MOST_CHARTED, "deleted": False, "isGenerated": False}
     axes = list(charted)[:_MOST_AXES]
-    charts: list[dict[str, object]] = [
-        {"type": "SCATTER", "xaxis": {"key": name, "type": "PARAM"}, "yaxis": {"key": metric, "type": "METRIC"}}
-        for name in axes
-    ]
-    if axes:
-        charts.insert(
-            0, {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [metric], "showAllRuns": False}
-        )
+    parallel = {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [metric], "showAllRuns": False}
+    scatter = {"type": "SCATTER", "yaxis": {"key": metric, "type": "METRIC"}}
+    charts: list[dict[str, object]] = [parallel]
+    charts += [scatter | {"xaxis": {"key": name, "type": "PARAM"}} for name in axes]
     # Below this section the UI adds its own, with all metrics.
     section = {"uuid": "sweep", "name": "Sweep", "display": True, "isReordered": False}
     state = {
         "selectedColumns": [*columns, "attributes.`Duration`"],
         "columnOrder": ["attributes.`Run Name`", *columns, "duration", "runDateAndNestInfo"],
         "columnWidths": {"attributes.`Run Name`": 300} | {name: 24 + 8 * max(9, len(name) - 10) for name in columns},
-        "searchFilter": _children_filter(parent_id),
+        "searchFilter": CHILDREN_FILTER.format(parent_id),
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": mode == "min",
         "runsHiddenMode": "SHOW_ALL",  # otherwise the charts show only the first ten
         "isAccordionReordered": True,  # otherwise the UI puts its own section first
     }
-    if charts:
+    if axes:
         charts = [{"uuid": f"sweep-{number}", **chart, **own} for number, own in enumerate(charts)]
         state |= {"compareRunCharts": charts, "compareRunSections": [section]}
     return json.dumps(state)
@@ -113,10 +103,6 @@ def sweep_view(
 
 def _table_address(experiment_id: str) -> str:
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
-
-
-def _children_filter(parent_id: str) -> str:
-    return f"tags.`mlflow.parentRunId` = '{parent_id}'"
 
 
 def sweep_page(client: "MlflowClient", parent_id: str) -> str:
@@ -129,4 +115,4 @@ def sweep_page(client: "MlflowClient", parent_id: str) -> str:
         experiment_id = get_mlflow_run(client, client.tracking_uri, parent_id).info.experiment_id
         if view_tag(parent_id) in client.get_experiment(experiment_id).tags:
             return sweep_table_page(experiment_id, parent_id)
-        return f"{_table_address(experiment_id)}&searchFilter={quote(_children_filter(parent_id))}"
+        return f"{_table_address(experiment_id)}&searchFilter={quote(CHILDREN_FILTER.format(parent_id))}"
