@@ -18,19 +18,8 @@ PAGE = PROJECT / "ARCHITECTURE.md"
 GENERATED = re.compile(r"(?<=<!-- begin: written by scripts/architecture.py -->\n).*(?=<!-- end -->)", re.DOTALL)
 
 # The packages and top-level modules from the bottom up: each may import those of its own level and of the levels below.
-LEVELS = [
-    {"errors", "formatting", "profiling", "runtime"},
-    {"config"},
-    {"data"},
-    {"training"},
-    {"tracking"},
-    {"reports"},
-    {"experiment"},
-    {"comparison"},
-    {"sweeps"},
-    {"reproduction"},
-    {"cli"},
-]
+ORDER = "errors formatting profiling runtime < config < data < training < tracking < reports < experiment < comparison"
+LEVELS = [set(level.split()) for level in f"{ORDER} < sweeps < reproduction < cli".split("<")]
 
 
 def level_of(name: str) -> int:
@@ -39,33 +28,22 @@ def level_of(name: str) -> int:
 
 def imported_levels(level: int) -> set[int]:
     """Return the lower levels that the modules of a level import."""
-    names = {name for name in LEVELS[level] for path in sources(name) for name in imported_parts(path)}
-    return {level_of(name) for name in names & set().union(*LEVELS)} & set(range(level))
-
-
-def sources(name: str) -> list[Path]:
-    module = PACKAGE / f"{name}.py"
-    return [module] if module.exists() else sorted((PACKAGE / name).rglob("*.py"))
-
-
-def imported_parts(path: Path) -> set[str]:
-    """Return the package or top-level module of every import from `experiments`."""
-    modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
-    return {module.split(".")[1] for module in modules if module and module.startswith("experiments.")}
+    paths = [path for name in LEVELS[level] for path in [PACKAGE / f"{name}.py", *(PACKAGE / name).rglob("*.py")]]
+    texts = [path.read_text() for path in paths if path.exists()]
+    names = {name for text in texts for name in re.findall(r"^ *from experiments\.(\w+)", text, re.MULTILINE)}
+    return {level_of(name) for name in names} & set(range(level))
 
 
 def graph() -> str:
     """Return the imports between levels as Mermaid, without those that follow from others."""
-    below = [imported_levels(level) for level in range(len(LEVELS))]
+    names, lines = ["<br>".join(sorted(level)) for level in LEVELS], []
     reached: list[set[int]] = []
-    for direct in below:
-        reached.append(direct.union(*(reached[level] for level in direct)))
-    names = ["<br>".join(sorted(level)) for level in LEVELS]
-    lines = []
-    for level in reversed(range(len(LEVELS))):
-        direct = {low for low in below[level] if not any(low in reached[other] for other in below[level])}
-        lines += [f'    {level}["{names[level]}"] --> {low}["{names[low]}"]' for low in sorted(direct, reverse=True)]
-    return "\n".join(["```mermaid", "flowchart TD", *lines, "```", ""])
+    for level, name in enumerate(names):
+        below = imported_levels(level)
+        indirect = set().union(*(reached[low] for low in below))
+        reached.append(below | indirect)
+        lines += [f'    {level}["{name}"] --> {low}["{names[low]}"]' for low in sorted(below - indirect)]
+    return "\n".join(["```mermaid", "flowchart TD", *reversed(lines), "```", ""])
 
 
 def first_sentence(path: Path) -> str:
@@ -76,9 +54,7 @@ def first_sentence(path: Path) -> str:
 def tables() -> str:
     """Return a section for each package, with its purpose and its modules, then one for the top-level modules."""
     faces = [PACKAGE / name / "__init__.py" for names in LEVELS for name in sorted(names) if (PACKAGE / name).is_dir()]
-    parts = [
-        f"### {face.parent.name}\n\n{first_sentence(face)}.\n\n{table(face.parent.rglob('*.py'))}" for face in faces
-    ]
+    parts = [f"### {f.parent.name}\n\n{first_sentence(f)}.\n\n{table(f.parent.rglob('*.py'))}" for f in faces]
     return "\n".join([*parts, f"### Beside the packages\n\n{table(PACKAGE.glob('*.py'))}"])
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -43,20 +42,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Row:
-    """Two things measured side by side, with a sample of each per round.
+    """Two things measured side by side, with a sample of each per round."""
 
-    Attributes:
-        unit: of the samples, s or MiB.
-        limit: the promised maximum of the median that `limited` names; None where nothing is promised.
-    """
-
-    figure: str
     measured: str
     against: str
     samples: list[float]
     references: list[float]
-    unit: str = "s"
-    limit: float | None = None
+    unit: str = "s"  # or MiB
+    limit: float | None = None  # the promised maximum of the median that `limited` names
     limited: Literal["value", "ratio"] = "ratio"
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,22 +61,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the figures share.
-
-    Attributes:
-        folder: for everything that is written; also has MNIST as mnist.npz, except for `startup`.
-    """
+    """What the figures share."""
 
     repeats: int
     quick: bool
-    folder: Path
+    folder: Path  # of everything that is written; also has MNIST as mnist.npz, except for `startup`
 
     def in_turns(self, name: str, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
         """Call each side once per round, in every second round in reverse order; return the results by side."""
         results: dict[str, list[T]] = {side: [] for side in sides}
         for number in range(self.repeats):
             print(f"{name}: round {number + 1} of {self.repeats}", file=sys.stderr)
-            for side in list(sides) if number % 2 == 0 else reversed(list(sides)):
+            for side in [*sides][:: -1 if number % 2 else 1]:
                 results[side].append(sides[side]())
         return results
 
@@ -99,13 +88,10 @@ class Bench:
             whole = measure_process(sys.executable, "run.py", *arguments, f"tracking.uri={uri}")
             return whole, in_fresh_process(trained_runs, uri)
 
-    def peer(self, script: str, *options: object) -> MeasuredProcess:
-        """Measure one of the scripts that train the same network without the project."""
-        file = str(self.folder / "mnist.npz")
-        return measure_process(sys.executable, str(PROJECT / "scripts" / script), file, *map(str, options))
-
-
-# --- figures --------------------------------------------------------------------------------------------------------
+    def plain_keras(self, *options: str) -> MeasuredProcess:
+        """Measure the same network trained without the project."""
+        script = str(PROJECT / "scripts" / "plain_keras.py")
+        return measure_process(sys.executable, script, str(self.folder / "mnist.npz"), *options)
 
 
 def startup(bench: Bench) -> list[Row]:
@@ -115,13 +101,10 @@ def startup(bench: Bench) -> list[Row]:
         "python run.py --help": partial(python, "run.py", "--help"),
         "python run.py model.droput=0.3": partial(python, "run.py", "model.droput=0.3", exit_code=2),
     }
-    theirs = {
-        'python -c "import hydra"': partial(python, "-c", "import hydra"),
-        'python -c "import tensorflow"': partial(python, "-c", "import tensorflow"),
-    }
+    theirs = {f'python -c "import {name}"': partial(python, "-c", f"import {name}") for name in ("hydra", "tensorflow")}
     results = bench.in_turns("startup", ours | theirs)
     seconds = {side: [p.seconds for p in processes] for side, processes in results.items()}
-    return [Row("startup", our, their, seconds[our], seconds[their]) for our in ours for their in theirs]
+    return [Row(our, their, seconds[our], seconds[their]) for our in ours for their in theirs]
 
 
 def walkthrough(bench: Bench) -> list[Row]:
@@ -129,45 +112,31 @@ def walkthrough(bench: Bench) -> list[Row]:
     epochs = f"epochs={1 if bench.quick else 10}"
     sides: dict[str, Callable[[], MeasuredProcess]] = {
         "ours": lambda: bench.command("experiment=walkthrough", f"training.{epochs}")[0],
-        "theirs": lambda: bench.peer("plain_keras.py", f"--{epochs}"),
+        "theirs": lambda: bench.plain_keras(f"--{epochs}"),
     }
     ours, theirs = bench.in_turns("walkthrough", sides).values()
     measured, against = "python run.py experiment=walkthrough", "plain Keras: train and evaluate only"
     seconds = [p.seconds for p in ours], [p.seconds for p in theirs]
     peaks = [p.mebibytes for p in ours], [p.mebibytes for p in theirs]
     return [
-        Row("walkthrough", f"{measured}: wall time", against, *seconds, "s", limit=0.40),
-        Row("walkthrough", f"{measured}: peak memory", against, *peaks, "MiB", limit=1.0),
+        Row(f"{measured}: wall time", against, *seconds, "s", 0.40),
+        Row(f"{measured}: peak memory", against, *peaks, "MiB", 1.0),
     ]
 
 
-FIT, JAX = "Keras fit", "JAX scan, optax"
-EPOCH_LIMITS = {("mlp", 32): 1 / 7, ("mlp", 128): 1 / 4, ("cnn", 128): 1.0}
-
-
 def epoch(bench: Bench) -> list[Row]:
-    """Measure an epoch after the first, on all 60,000 images, against Keras's `fit` and the fastest peer."""
+    """Measure an epoch after the first, on all 60,000 images, against Keras's `fit`."""
     rows = []
-    for network, batch, epochs in (("mlp", 32, 4), ("mlp", 128, 4), ("cnn", 128, 2)):
+    for network, batch, epochs, limit in (("mlp", 32, 4, 1 / 7), ("mlp", 128, 4, 1 / 4), ("cnn", 128, 2, 1.0)):
         name, epochs = f"epoch of model={network}, batch {batch}", 2 if bench.quick else epochs
         overrides = [f"model={network}", f"training.batch_size={batch}", f"training.epochs={epochs}"]
-        options = (f"--network={network}", f"--batch-size={batch}", f"--epochs={epochs}")
+        options = [f"--network={network}", f"--batch-size={batch}", f"--epochs={epochs}"]
         sides: dict[str, Callable[[], MeasuredRun | MeasuredProcess]] = {
             "ours": partial(bench.run, "data.validation=0", *NO_REPORT, *overrides),
-            FIT: partial(bench.peer, "plain_keras.py", *options),
+            "theirs": partial(bench.plain_keras, *options),
         }
-        if has_jax() and network == "mlp":
-            sides[JAX] = partial(bench.peer, "jax_loop.py", epochs, batch)
-            # JAX uses all cores. Ours uses one: for a network this small `auto` means one thread on every machine.
-            threads = f"training.threads={os.cpu_count()}"
-            sides[threads] = partial(bench.run, "data.validation=0", *NO_REPORT, *overrides, threads)
-        results = bench.in_turns(name, sides)
-        seconds = {side: [median(result.epochs[1:]) for result in results[side]] for side in sides}
-        rows.append(Row("epoch", name, FIT, seconds["ours"], seconds[FIT], limit=EPOCH_LIMITS[network, batch]))
-        if JAX in sides:
-            limit = 1 / 1.2 if batch == 32 else None
-            rows.append(Row("epoch", name, JAX, seconds["ours"], seconds[JAX]))
-            rows.append(Row("epoch", f"{name}, {threads}", JAX, seconds[threads], seconds[JAX], limit=limit))
+        ours, theirs = ([median(r.epochs[1:]) for r in side] for side in bench.in_turns(name, sides).values())
+        rows.append(Row(name, "Keras fit", ours, theirs, limit=limit))
     return rows
 
 
@@ -177,22 +146,22 @@ def report(bench: Bench) -> list[Row]:
     runs = bench.in_turns("report", {size: partial(bench.run, f"report.figures={size}") for size in limits})
     name = "figures, tables, predictions, model: report.figures="
     seconds = {size: ([run.report for run in runs[size]], [run.seconds for run in runs[size]]) for size in limits}
-    return [Row("report", name + size, "the whole run", *seconds[size], "s", limits[size], "value") for size in limits]
+    return [Row(name + size, "the whole run", *seconds[size], "s", limits[size], "value") for size in limits]
 
 
 def logging(bench: Bench) -> list[Row]:
     """Measure the logging between the epochs, against the training."""
     runs = bench.in_turns("logging", {"run": partial(bench.run, *NO_REPORT)})["run"]
     seconds = [run.logging for run in runs], [sum(run.epochs) for run in runs]
-    return [Row("logging", "logging the metrics of each epoch", "training", *seconds, "s", 0.03)]
+    return [Row("logging the metrics of each epoch", "training", *seconds, "s", 0.03)]
 
 
-def compilation(bench: Bench) -> list[Row]:
+def compile(bench: Bench) -> list[Row]:
     """Measure how much longer the first epoch takes than a later one."""
     runs = bench.in_turns("compile", {"run": partial(bench.run, *NO_REPORT, "training.epochs=4")})["run"]
     later = [median(run.epochs[1:]) for run in runs]
     more = [run.epochs[0] - usual for run, usual in zip(runs, later, strict=True)]
-    return [Row("compile", "first epoch less a later one", "a later epoch", more, later, "s", 2.0, "value")]
+    return [Row("first epoch less a later one", "a later epoch", more, later, "s", 2.0, "value")]
 
 
 def sweep(bench: Bench) -> list[Row]:
@@ -215,7 +184,7 @@ def sweep(bench: Bench) -> list[Row]:
 
     sides: dict[str, Callable[[], Any]] = {
         "pool": swept,
-        "plain": lambda: [bench.peer("plain_keras.py", f"--epochs={epochs}").seconds for _ in range(2)],
+        "plain": lambda: [bench.plain_keras(f"--epochs={epochs}").seconds for _ in range(2)],
         "basic": partial(swept, "hydra/launcher=basic"),
         "alone": alone,
     }
@@ -225,9 +194,9 @@ def sweep(bench: Bench) -> list[Row]:
     pool, basic = ([besides for _, besides in results[side]] for side in ("pool", "basic"))
     jobs_of, job = "python run.py -m: 16 jobs of the default network", "a job besides training: hydra/launcher=pool"
     return [
-        Row("sweep", jobs_of, "16 plain scripts, one after the other (2 measured)", whole, plain, limit=0.1),
-        Row("sweep", job, "hydra/launcher=basic", pool, basic, "s", 1.5, "value"),
-        Row("sweep", job, "a process for each job", pool, results["alone"], "s", 1.5, "value"),
+        Row(jobs_of, "16 plain scripts, one after the other (2 measured)", whole, plain, limit=0.1),
+        Row(job, "hydra/launcher=basic", pool, basic, "s", 1.5, "value"),
+        Row(job, "a process for each job", pool, results["alone"], "s", 1.5, "value"),
     ]
 
 
@@ -242,11 +211,7 @@ def trained_runs(uri: str) -> list[tuple[float, float, float]]:
 
 
 def load(bench: Bench) -> list[Row]:
-    """Measure eight processes that log 1,000 runs of 200 points at once into a new store, against one process.
-
-    Raises:
-        TrainingError: a run or a point was lost, or is in another experiment.
-    """
+    """Measure eight processes that log 1,000 runs of 200 points at once into a new store, none lost, against one."""
     processes, each = 8, 5 if bench.quick else 125
 
     def together(count: int) -> float:
@@ -262,7 +227,7 @@ def load(bench: Bench) -> list[Row]:
 
     results = bench.in_turns("load", {"eight": partial(together, processes), "one": partial(together, 1)})
     measured = f"logging a run, of {processes * each} by {processes} processes at once"
-    return [Row("load", measured, "the same by one process", results["eight"], results["one"])]
+    return [Row(measured, "the same by one process", results["eight"], results["one"])]
 
 
 POINTS = 200
@@ -309,7 +274,7 @@ def scaling(bench: Bench) -> list[Row]:
         sides = {f"{key}={value}": partial(bench.run, *base, *mirrored, f"{key}={value}") for value in values}
         results = bench.in_turns(f"scaling of {key}", {"default": partial(bench.run, *base), **sides})
         seconds = {side: [median(run.epochs[1:]) for run in runs] for side, runs in results.items()}
-        rows += [Row("scaling", side, "default", seconds[side], seconds["default"]) for side in sides]
+        rows += [Row(side, "default", seconds[side], seconds["default"]) for side in sides]
     return rows
 
 
@@ -319,32 +284,17 @@ def plot_scaling(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     for axes, key in zip(figure.subplots(2, 2).flat, SIZES, strict=True):
-        points = [
-            (float(r["measured"].partition("=")[2]), r["value"]) for r in rows if r["measured"].startswith(f"{key}=")
-        ]
-        axes.plot(*zip(*points, strict=True), "o-")
+        values = {float(r["measured"].partition("=")[2]): r["value"] for r in rows if r["measured"].startswith(key)}
+        axes.plot(values.keys(), values.values(), "o-")
         axes.set_xscale("log", base=2)
-        axes.set(xlabel=key, ylabel="seconds per epoch", xticks=[x for x, _ in points])
-        axes.set_xticklabels([f"{x:g}" for x, _ in points])
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel=key, ylabel="seconds per epoch", ylim=(0, None))
+        axes.set_xticks(list(values), [f"{value:g}" for value in values])
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
 
-FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
-    "startup": startup,
-    "walkthrough": walkthrough,
-    "epoch": epoch,
-    "report": report,
-    "logging": logging,
-    "compile": compilation,
-    "sweep": sweep,
-    "load": load,
-    "scaling": scaling,
-}
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
+FUNCTIONS = (startup, walkthrough, epoch, report, logging, compile, sweep, load, scaling)
+FIGURES: dict[str, Callable[[Bench], list[Row]]] = {function.__name__: function for function in FUNCTIONS}
 
 
 def machine() -> dict[str, object]:
@@ -356,17 +306,14 @@ def machine() -> dict[str, object]:
     return {**facts, **{package: version(package) for package in packages}, **read_code_state().tags}
 
 
-def has_jax() -> bool:
-    return all(map(find_spec, ("jax", "optax")))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(FIGURES)}")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds of each figure (default: 3)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything as JSON too")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the figure `scaling` as a PNG")
-    parser.add_argument("--quick", action="store_true", help="one round, few epochs")
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(FIGURES)}")
+    add("--repeats", type=int, default=3, metavar="N", help="rounds of each figure (default: 3)")
+    add("--json", metavar="FILE", type=Path, help="write everything as JSON too")
+    add("--plot", metavar="FILE", type=Path, help="draw the figure `scaling` as a PNG")
+    add("--quick", action="store_true", help="one round, few epochs")
     options = parser.parse_args()
     names, repeats = options.names or list(FIGURES), 1 if options.quick else options.repeats
     if repeats < 1:
@@ -375,8 +322,6 @@ def main() -> int:
         parser.error(f"unknown figure {unknown[0]!r}. Choices: {', '.join(FIGURES)}")
     if options.plot and "scaling" not in names:
         parser.error("--plot draws the figure `scaling`, which is not among the names")
-    if "epoch" in names and not has_jax():
-        print("JAX is left out: it is not installed (pip install -e '.[bench]')", file=sys.stderr)
 
     def command() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -386,7 +331,7 @@ def main() -> int:
             now, busy = datetime.now(UTC).isoformat(timespec="seconds"), round(os.getloadavg()[0], 2)
             result = {"date": now, "load_before": busy, "repeats": repeats, "quick": options.quick}
             result["machine"] = in_fresh_process(machine)
-            result["figures"] = [row.as_dict() for name in names for row in FIGURES[name](bench)]
+            result["figures"] = [{"figure": name, **row.as_dict()} for name in names for row in FIGURES[name](bench)]
         show(result)
         if options.plot:
             plot_scaling([row for row in result["figures"] if row["figure"] == "scaling"], options.plot)
@@ -397,11 +342,7 @@ def main() -> int:
 
 
 def save_mnist(file: Path) -> None:
-    """Save MNIST, verified, in the form that the peers read.
-
-    Raises:
-        DataError: it is not on this machine, or is damaged.
-    """
+    """Save MNIST, verified, in the form that plain_keras.py reads; a DataError if it is missing or damaged."""
     import numpy as np
 
     config = compose_job(["data.validation=0"])

@@ -13,7 +13,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from experiments.comparison.comparison import Comparison, ComparisonError, compare_runs, comparison_notes
 from experiments.comparison.views import comparison_csv, comparison_figure, comparison_json, comparison_table
@@ -30,23 +30,17 @@ LATEST = 20
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by id or its first characters")
-    parser.add_argument("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
-    parser.add_argument("--experiment", metavar="NAME", help="add all runs of this experiment")
-    parser.add_argument(
-        "--group-by",
-        metavar="PARAMETER",
-        help="mean and spread of finished runs that differ only in this, e.g. seed",
-    )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="metric to rank by (default: the sweep's objective, else test_accuracy if all runs have it)",
-    )
-    parser.add_argument("--mode", choices=["min", "max"], help="which value is best (default: depends on the metric)")
-    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="also draw the ranking metric as a PNG")
-    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add = parser.add_argument
+    add("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by id or its first characters")
+    add("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
+    add("--experiment", metavar="NAME", help="add all runs of this experiment")
+    add("--group-by", metavar="PARAMETER", help="mean and spread of finished runs that differ only in this, e.g. seed")
+    default = "the sweep's objective, else test_accuracy if all runs have it"
+    add("--metric", metavar="NAME", help=f"metric to rank by (default: {default})")
+    add("--mode", choices=["min", "max"], help="which value is best (default: depends on the metric)")
+    add("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
+    add("--plot", metavar="FILE", type=Path, help="also draw the ranking metric as a PNG")
+    add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
     return run_command(lambda: compare(options))
 
@@ -55,8 +49,13 @@ def compare(options: argparse.Namespace) -> None:
     """Print the comparison on stdout, and what to do next on stderr."""
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise ComparisonError(f"--plot writes a PNG: the name must end in .png, and is {options.plot}.")
-    chosen = select(options)
-    metric, mode = objective(options, chosen)
+    client = open_existing_store(resolve_tracking_uri(options.uri))
+    chosen, metric, mode = select(client, options), options.metric, options.mode
+    if options.sweep is not None and metric is None:
+        (parent,) = find_runs(client, [options.sweep])
+        objective, _, best = parent.tags.get("objective", "").partition(" ")
+        if any(objective in run.metrics for run in chosen):
+            metric, mode = objective, mode or ("min" if best == "min" else "max")
     comparison = compare_runs(chosen, metric, mode, options.group_by)
     if options.plot is not None:
         from experiments.reports.figures.style import save_figure
@@ -65,20 +64,18 @@ def compare(options: argparse.Namespace) -> None:
             save_figure(comparison_figure(comparison), options.plot)
         except OSError as error:
             raise ComparisonError(f"--plot cannot write {options.plot}: {error.strerror}.") from None
-    match options.format:
-        case "csv":
-            print(comparison_csv(comparison), end="")
-            print(*comparison_notes(comparison), sep="\n", file=sys.stderr)
-        case "json":
-            print(comparison_json(comparison))
-        case _:
-            print_table(comparison)
+    if options.format == "csv":
+        print(comparison_csv(comparison), end="")
+        print(*comparison_notes(comparison), sep="\n", file=sys.stderr)
+    elif options.format == "json":
+        print(comparison_json(comparison))
+    else:
+        print_table(comparison)
     print(*next_steps(comparison, options), sep="\n", file=sys.stderr)
 
 
-def select(options: argparse.Namespace) -> list[RunRecord]:
+def select(client: Any, options: argparse.Namespace) -> list[RunRecord]:
     """Return the runs that the command names, each once; without any, the latest."""
-    client = open_existing_store(resolve_tracking_uri(options.uri))
     chosen = find_runs(client, options.run_ids)
     if options.sweep is not None:
         chosen += sweep_children(client, options.sweep)
@@ -87,30 +84,14 @@ def select(options: argparse.Namespace) -> list[RunRecord]:
         name, found, older = experiment_runs(client, options.experiment, newest)
         if not found:
             raise ComparisonError(f"The experiment {name!r} has no runs. Make one: python run.py")
-        kept = without_parents(found)
+        parents = {run.tags.get("mlflow.parentRunId") for run in found}  # their metrics are those of their best run
+        kept = [run for run in found if "sweep" not in run.tags and (run.metrics or run.run_id not in parents)] or found
         chosen += kept
         said = f"Experiment {name!r}: {plural(len(kept), 'run')}"
         said += f", the latest; all of them: --experiment {shlex.quote(name)}" if older else ""
         said += f"; {len(found) - len(kept)} left out that only hold sweeps together" if len(kept) < len(found) else ""
         print(f"{said}.", file=sys.stderr)
     return list({run.run_id: run for run in chosen}.values())
-
-
-def objective(options: argparse.Namespace, chosen: list[RunRecord]) -> tuple[str | None, Literal["min", "max"] | None]:
-    """Return the metric to rank by and its mode: those asked for, else those of the sweep."""
-    if options.sweep is not None and options.metric is None:
-        (parent,) = find_runs(open_existing_store(resolve_tracking_uri(options.uri)), [options.sweep])
-        metric, _, mode = parent.tags.get("objective", "").partition(" ")
-        if any(metric in run.metrics for run in chosen):
-            return metric, options.mode or ("min" if mode == "min" else "max")
-    return options.metric, options.mode
-
-
-def without_parents(found: list[RunRecord]) -> list[RunRecord]:
-    """Return the runs without the parents of sweeps, whose metrics are those of their best run."""
-    parents = {run.tags.get("mlflow.parentRunId") for run in found}
-    kept = [run for run in found if "sweep" not in run.tags and (run.metrics or run.run_id not in parents)]
-    return kept or found
 
 
 def print_table(comparison: Comparison) -> None:
@@ -123,33 +104,30 @@ def print_table(comparison: Comparison) -> None:
     if width is None:
         console.width = 100_000
     console.print(table)
-    console.print()
-    for note in comparison_notes(comparison):
-        console.print(note, markup=False, soft_wrap=True)
+    console.print("", *comparison_notes(comparison), sep="\n", markup=False, soft_wrap=True)
     if hidden:
         print(f"No room for {', '.join(hidden)}: --format csv has all.", file=sys.stderr)
 
 
 def next_steps(comparison: Comparison, options: argparse.Namespace) -> list[str]:
-    lines = []
+    """Return the lines for stderr: the runs left out, the file written, and what to try next."""
+    lines, steps = [], []
     if comparison.left_out:
         ids = ", ".join(f"{run.run_id[:8]} ({run.status})" for run in comparison.left_out[:5])
-        more = ", ..." if len(comparison.left_out) > 5 else ""
-        lines.append(f"Left out of the means, as not finished: {ids}{more}")
+        lines.append(f"Left out of the means, as not finished: {ids}{', ...' if len(comparison.left_out) > 5 else ''}")
     if options.plot is not None:
         lines.append(f"Wrote {options.plot}")
-    lines.append("Next:")
     best = comparison.groups[0][0]
     if len(comparison.runs) == 1:
-        lines.append("  add the ids of other runs to compare it with")
+        steps.append("  add the ids of other runs to compare it with")
     if "seed" in comparison.params and comparison.group_by is None:
-        lines.append("  --group-by seed                           mean and spread over seeds")
+        steps.append("  --group-by seed                           mean and spread over seeds")
     if options.plot is None and comparison.metric is not None:
-        lines.append(f"  --plot runs.png                           {printable(comparison.metric)} as a figure")
+        steps.append(f"  --plot runs.png                           {printable(comparison.metric)} as a figure")
     if "fingerprint" in best.tags:
         store = hide_credentials(f" --uri {shlex.quote(options.uri)}" if options.uri else "")
-        lines.append(f"  python scripts/reproduce.py {best.run_id[:12]}{store}  repeat the best run")
-    return lines if lines[-1] != "Next:" else lines[:-1]
+        steps.append(f"  python scripts/reproduce.py {best.run_id[:12]}{store}  repeat the best run")
+    return [*lines, "Next:", *steps] if steps else lines
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from experiments.runtime import collect_garbage_rarely
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_id", metavar="RUN_ID", help="run to evaluate, by id or its first characters")
-    parser.add_argument(
-        "overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's data config"
-    )
-    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add = parser.add_argument
+    add("run_id", metavar="RUN_ID", help="run to evaluate, by id or its first characters")
+    add("overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's data config")
+    add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_intermixed_args()
     return run_command(lambda: show(evaluate_run(options.run_id, options.overrides, options.uri)))
 
@@ -48,10 +47,8 @@ def show(evaluated: EvaluatedRun) -> None:
             classes.add_row(*map(str, row))
         console.print(classes)
     print(f"Evaluated on {name} from {evaluated.source}; added to run {run.name} ({run.run_id}).", file=sys.stderr)
-    print("Next:", file=sys.stderr)
-    for word, line in next_commands(evaluated.config, [], run.run_id).items():
-        if word in ("compare", "browse"):
-            print(f"  {line}  # {word}", file=sys.stderr)
+    commands = next_commands(evaluated.config, [], run.run_id)
+    print("Next:", *(f"  {commands[word]}  # {word}" for word in ("compare", "browse")), sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ REPORT_SPANS = ("figures", "tables", "predictions", "model")  # of the profile
 
 @dataclass(frozen=True)
 class MeasuredProcess:
-    """A finished process: its wall time, and the peak memory of it or of one of its children."""
+    """A finished process: its wall time, and the peak memory of it or of one of its children, in MiB."""
 
     seconds: float
     mebibytes: float
@@ -33,7 +33,7 @@ class MeasuredProcess:
 
     @property
     def epochs(self) -> list[float]:
-        """Seconds of each epoch, as plain_keras.py and jax_loop.py print them."""
+        """Seconds of each epoch, as plain_keras.py prints them."""
         return json.loads(self.output)["epoch_seconds"]
 
 
@@ -46,11 +46,7 @@ def measure_process(*command: str, exit_code: int = 0) -> MeasuredProcess:
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         child = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
-        try:
-            _, status, usage = os.wait4(child.pid, 0)
-        except BaseException:
-            child.kill()
-            raise
+        _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -89,9 +85,8 @@ def measure_run(overrides: list[str]) -> MeasuredRun:
     with contextlib.redirect_stdout(io.StringIO()):
         run_experiment(config, overrides, watch=lambda _, metrics: epochs.append(metrics["epoch_seconds"]))
     seconds = time.perf_counter() - start
-    spans = [
-        (event["name"], event["ts"] / 1e6, event["dur"] / 1e6) for event in json.loads(trace_events())["traceEvents"]
-    ]
+    events = json.loads(trace_events())["traceEvents"]
+    spans = [(event["name"], event["ts"] / 1e6, event["dur"] / 1e6) for event in events]
     trained = min(start for name, start, _ in spans if name == "epoch")
     logging = [length for name, start, length in spans if name == "logging" and start > trained][: len(epochs)]
     report = [(start, start + length) for name, start, length in spans if name in REPORT_SPANS and start > trained]

@@ -15,12 +15,7 @@ import numpy as np
 from keras import layers
 
 NETWORKS = {
-    "mlp": [
-        layers.Flatten(),
-        layers.Dense(128, activation="relu"),
-        layers.Dropout(0.2),
-        layers.Dense(10, activation="softmax"),
-    ],
+    "mlp": [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dropout(0.2)],
     "cnn": [
         layers.Reshape((28, 28, 1)),
         layers.Conv2D(32, 3, padding="same", activation="relu"),
@@ -29,7 +24,6 @@ NETWORKS = {
         layers.MaxPooling2D(2),
         layers.Flatten(),
         layers.Dropout(0.5),
-        layers.Dense(10, activation="softmax"),
     ],
 }
 
@@ -43,9 +37,9 @@ def main() -> None:
     options = parser.parse_args()
 
     with np.load(options.data) as data:
-        x_train, y_train, x_test, y_test = (data[name] for name in ("x_train", "y_train", "x_test", "y_test"))
-    x_train, x_test = x_train / 255.0, x_test / 255.0
-    model = keras.Sequential([keras.Input((28, 28)), *NETWORKS[options.network]])
+        x_train, y_train, x_test, y_test = data["x_train"] / 255, data["y_train"], data["x_test"] / 255, data["y_test"]
+    output = layers.Dense(10, activation="softmax")
+    model = keras.Sequential([keras.Input((28, 28)), *NETWORKS[options.network], output])
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     starts, ends = [], []
     clock = keras.callbacks.LambdaCallback(

@@ -21,10 +21,11 @@ from experiments.runtime import collect_garbage_rarely
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_id", metavar="RUN_ID", help="run on MNIST, by id or its first characters")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
-    parser.add_argument("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
-    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add = parser.add_argument
+    add("run_id", metavar="RUN_ID", help="run on MNIST, by id or its first characters")
+    add("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
+    add("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
+    add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
     return run_command(lambda: classify(options))
 
@@ -32,8 +33,7 @@ def main() -> int:
 def classify(options: argparse.Namespace) -> None:
     if options.save and not options.save.is_dir():
         raise PictureError(f"--save={options.save} is not a folder. Create it first, or name another; . is this one.")
-    predictions = predict_pictures(options.run_id, options.images, options.uri)
-    show(predictions)
+    show(predictions := predict_pictures(options.run_id, options.images, options.uri))
     sys.stdout.flush()
     for prediction in predictions if options.save else []:
         print(f"What the network saw of {prediction.file}: {prediction.save(options.save)}", file=sys.stderr)
@@ -47,9 +47,7 @@ def show(predictions: list[Prediction]) -> None:
     from rich.table import Table
 
     probabilities = all(prediction.are_probabilities for prediction in predictions)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("picture")
-    table.add_column("class")
+    table = Table("picture", "class", box=None, pad_edge=False)
     for name in predictions[0].class_names:
         table.add_column(name, justify="right")
     for prediction in predictions:
@@ -58,10 +56,7 @@ def show(predictions: list[Prediction]) -> None:
     # Wide enough for any name, so that no two are cut to the same.
     Console(highlight=False, markup=False, soft_wrap=True, width=10_000).print(table)
     if not probabilities:
-        print(
-            "The outputs of this network are not probabilities; the class is that of the largest.",
-            file=sys.stderr,
-        )
+        print("The outputs of this network are not probabilities; the class is that of the largest.", file=sys.stderr)
 
 
 if __name__ == "__main__":

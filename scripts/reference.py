@@ -5,20 +5,18 @@ python scripts/reference.py --check   only reports whether it is up to date: exi
 """
 
 import argparse
-import dataclasses
 import difflib
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import yaml
 
 from experiments import PROJECT
 from experiments.config.choices import CONFIG_FOLDER, choice_comment, choice_files, config_groups, key_comments
-from experiments.config.explanation import field_descriptions
+from experiments.config.explanation import field_descriptions, schema_at
 from experiments.config.identity import flatten_config
-from experiments.config.schema import Config
 
 REFERENCE = PROJECT / "docs" / "reference.md"
 LONGEST_VALUE = 48  # characters
@@ -41,7 +39,9 @@ class Key(NamedTuple):
 
 def reference() -> str:
     """Return the whole page in Markdown."""
-    parts = [HEAD, "## Keys outside the groups\n", table("", _top_level())]
+    file = CONFIG_FOLDER / "config.yaml"
+    tree = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in ("defaults", "hydra")}
+    parts = [HEAD, "## Keys outside the groups\n", table("", _keys(tree, file))]
     for group, default, comment in config_groups():
         chosen = "" if default in ("null", "default") else f" Default: `{default}`."
         parts.append(f"## {group}\n\n{comment[:1].upper()}{comment[1:]}.{chosen}\n")
@@ -54,28 +54,19 @@ def table(prefix: str, keys: list[Key]) -> str:
     return "\n".join(["| Key | Value | Meaning |", "|---|---|---|", *rows, ""])
 
 
-def _top_level() -> list[Key]:
-    file = CONFIG_FOLDER / "config.yaml"
-    tree = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in ("defaults", "hydra")}
-    return _keys(tree, key_comments(file), {name: _kind(name) for name in tree}, field_descriptions(Config))
-
-
 def _choices(group: str, files: list[Path]) -> list[str]:
     """Return a table for each choice; keys that most of them share come first, once."""
-    keys = {file: _keys_of(group, file) for file in files}
+    keys = {file: _keys(yaml.safe_load(file.read_text()), file, group) for file in files}
     count = Counter(key for own in keys.values() for key in own)
     common = [key for key, times in count.items() if times > 1 and times > len(files) / 2]
     prefix, parts = f"{group.replace('/', '.')}.", []
     if common:
         parts.append(f"In every choice, unless its own table says otherwise:\n\n{table(prefix, common)}")
     for file, own in keys.items():
-        rest, names = [key for key in own if key not in common], {key.name for key in own}
-        lacking = [key.name for key in common if key.name not in names]
-        parts += [
-            f"### {group}={file.stem}\n",
-            f"{' '.join(choice_comment(file))}\n",
-            *([table(prefix, rest)] if rest else []),
-        ]
+        rest = [key for key in own if key not in common]
+        lacking = [key.name for key in common if key.name not in {key.name for key in own}]
+        parts += [f"### {group}={file.stem}\n\n{' '.join(choice_comment(file))}\n"]
+        parts += [table(prefix, rest)] if rest else []
         parts += [f"Without {', '.join(map(_code, lacking))}.\n"] if lacking else []
     return parts
 
@@ -85,65 +76,39 @@ def _presets(group: str) -> list[str]:
     for file in choice_files(group):
         tree = yaml.safe_load(file.read_text()) or {}
         tree.pop("expected", None)  # its results, which the comment states
-        chosen = [
-            f"{key.removeprefix('override /')}={value}"
-            for entry in tree.pop("defaults", [])
-            if isinstance(entry, dict)
-            for key, value in entry.items()
-        ]
+        entries = [entry for entry in tree.pop("defaults", []) if isinstance(entry, dict)]
+        chosen = [f"{key.removeprefix('override /')}={value}" for entry in entries for key, value in entry.items()]
         # The space of a search is flat: a key and its distribution.
         values = tree if group == "search" else flatten_config(tree)
         chosen += [f"{key}={value if isinstance(value, str) else _flow(value)}" for key, value in values.items()]
-        sets = ", ".join(map(_code, chosen))
-        parts.append(f"### {group}={file.stem}\n\n{' '.join(choice_comment(file))}\n\nSets {sets or 'nothing'}.\n")
+        sets = ", ".join(map(_code, chosen)) or "nothing"
+        parts.append(f"### {group}={file.stem}\n\n{' '.join(choice_comment(file))}\n\nSets {sets}.\n")
     return parts
 
 
-def _keys_of(group: str, file: Path) -> list[Key]:
-    tree = yaml.safe_load(file.read_text())
-    kind = _kind(group, tree.get("name"))
-    nested = {name: _type(kind, name) for name in tree} if kind else {}
-    return _keys(tree, key_comments(file), nested, field_descriptions(kind) if kind else {})
+def _keys(tree: dict[str, Any], file: Path, group: str = "") -> list[Key]:
+    """Return the keys in a file, those of a mapping one by one if it is a dataclass or has no meaning as a whole."""
+    comments, top, found = key_comments(file), (group,) if group else (), []
+    raw = {group: tree} if group else tree
 
+    def collect(mapping: dict[str, Any], path: tuple[str, ...]) -> None:
+        schema = None if "/" in group else schema_at((*top, *path), raw)[0]  # Hydra's own groups have none
+        meanings = field_descriptions(schema) if schema else {}
+        for name, value in mapping.items():
+            own = (*path, str(name))
+            meaning = meanings.get(name) or comments.get(".".join(own), "")
+            nested = name in meanings and schema_at((*top, *own), raw)[0]
+            if isinstance(value, dict) and value and (nested or not meaning):
+                collect(value, own)
+            else:
+                found.append(Key(".".join(own), _flow(value), meaning))
 
-def _keys(
-    tree: dict[str, Any], comments: dict[str, str], nested: dict[str, Any], meanings: dict[str, str], prefix: str = ""
-) -> list[Key]:
-    """Return the keys of a mapping, and of nested ones that have their own dataclass or no meaning as a whole."""
-    found = []
-    for name, value in tree.items():
-        path = prefix + str(name)
-        if isinstance(value, dict) and value and (nested.get(name) or not (meanings.get(name) or comments.get(path))):
-            found += _keys(
-                value, comments, {}, field_descriptions(nested[name]) if nested.get(name) else {}, f"{path}."
-            )
-        else:
-            found.append(Key(path, _flow(value), meanings.get(name) or comments.get(path, "")))
+    collect(tree, ())
     return found
 
 
-def _kind(group: str, name: str | None = None) -> Any:
-    """Return the dataclass of a config group, of several the one with this name; None if there is none."""
-    hints = {field.name: field.type for field in dataclasses.fields(Config)}
-    for candidate in get_args(hints.get(group)) or (hints.get(group),):
-        if dataclasses.is_dataclass(candidate):
-            names = get_args(candidate.__annotations__.get("name"))
-            if name is None or not names or name in names or not all(isinstance(n, str) for n in names):
-                return candidate
-    return None
-
-
-def _type(kind: Any, name: str) -> Any:
-    """Return the dataclass of a field, or None."""
-    for candidate in (hint := kind.__annotations__.get(name), *get_args(hint)):
-        if dataclasses.is_dataclass(candidate):
-            return candidate
-    return None
-
-
 def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("\n...\n")
-    text = text.strip()
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("\n...\n").strip()
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 4]} ..."
 
 

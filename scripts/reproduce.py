@@ -45,15 +45,14 @@ from experiments.runtime import collect_garbage_rarely
 def main() -> int:
     collect_garbage_rarely()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "what", metavar="RUN_ID | FILE | NAME", nargs="?", help="a run id or unique prefix, a file, or a config"
-    )
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of a published config")
-    parser.add_argument("--all", action="store_true", help="run every published config that has recorded results")
-    parser.add_argument("--quick", action="store_true", help="run the shrunk version of a published config")
-    parser.add_argument("--export", metavar="FILE", type=Path, help="write the run to this file and do not run it")
-    parser.add_argument("--table", metavar="FILE", type=Path, help="with --all: the document to write the table into")
-    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add = parser.add_argument
+    add("what", metavar="RUN_ID | FILE | NAME", nargs="?", help="a run id or unique prefix, a file, or a config")
+    add("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of a published config")
+    add("--all", action="store_true", help="run every published config that has recorded results")
+    add("--quick", action="store_true", help="run the shrunk version of a published config")
+    add("--export", metavar="FILE", type=Path, help="write the run to this file and do not run it")
+    add("--table", metavar="FILE", type=Path, help="with --all: the document to write the table into")
+    add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_intermixed_args()
     if options.all and options.what and "=" in options.what:
         options.what, options.overrides = None, [options.what, *options.overrides]
@@ -88,31 +87,24 @@ def print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]], red: I
     """Print a table with its first column to the left and the others to the right, some of its rows in red."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     first, *others = headings
-    table = Table(first, box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in others:
-        table.add_column(heading, justify="right")
+    columns = [Column(heading, justify="right") for heading in others]
+    table = Table(first, *columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for number, row in enumerate(rows):
         table.add_row(*row, style="red" if number in red else None)
     Console(highlight=False, markup=False, soft_wrap=True).print(table)
 
 
 def find_original(what: str, uri: str | None) -> OriginalRun:
-    """Find the run with this id, or in this file.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
+    """Find the run with this id or in this file; raise a UserError if there is none or it cannot be read."""
     if os.path.isfile(what):  # noqa: PTH113 (Path.is_file raises for names that are too long)
         return read_bundle(Path(what), uri)
     if set(what.lower()) - set("0123456789abcdef"):
         names = published_expectations()
-        raise ConfigError(
-            f"{what!r} is not a file, the id of a run or a published config{did_you_mean(what, names)}."
-            f" Published configs: {', '.join(names)}"
-        )
+        said = f"{what!r} is not a file, the id of a run or a published config{did_you_mean(what, names)}"
+        raise ConfigError(f"{said}. Published configs: {', '.join(names)}")
     return find_original_run(what, uri)
 
 
@@ -133,7 +125,11 @@ def reproduce_run(original: OriginalRun) -> int:
 
 def print_verdict(verdict: RerunVerdict) -> None:
     """Print the metrics of both runs, the tolerance and the verdict."""
-    rows = [(row.metric, *map(show_value, (row.recorded, row.repeated)), show_difference(row)) for row in verdict.rows]
+    rows = [
+        (row.metric, *("-" if value is None else f"{value:.6g}" for value in (row.recorded, row.repeated)), gap(row))
+        for row in verdict.rows
+    ]
+    different = [row.metric for row in verdict.rows if not row.equal]
     red = [number for number, row in enumerate(verdict.rows) if not row.equal]
     print_table(("metric", "recorded", "this run", "largest difference"), rows, red)
     for change in verdict.machine_changes:
@@ -144,18 +140,13 @@ def print_verdict(verdict: RerunVerdict) -> None:
         print(f"Required: within {TOLERANCE_TEXT}; machine, threads, versions or code differ from the recorded run.")
     for change in verdict.record_changes:
         print(f"The record was changed after the run: {printable(change)}.")
-    different = [row.metric for row in verdict.rows if not row.equal]
     different += ["the model"] if verdict.same_weights is False else []
     if different:
         print(f"Different: {', '.join(different)}.")
     print("Reproduced." if verdict.reproduced else "Not reproduced.")
 
 
-def show_value(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
-
-
-def show_difference(row: MetricRow) -> str:
+def gap(row: MetricRow) -> str:
     if row.difference is None:
         return "different epochs"
     return f"{row.difference:.3g} in epoch {row.epoch}" if row.difference else "0"
@@ -172,19 +163,17 @@ def reproduce_published(config: PublishedConfig) -> int:
 def print_outcome(config: PublishedConfig, outcome: PublishedOutcome) -> None:
     """Print the published, the recorded and the new results, and the verdict."""
     expected, metric = config.expected, config.expected.metric
-    published = ("published", expected.published, None, 0, AS_PUBLISHED)
     name, deviation = ("recorded, shrunk", None) if config.quick else ("recorded", expected.standard_deviation)
     rows = [
+        ("published", expected.published, None, 0, AS_PUBLISHED),
         (name, config.mean, deviation, 0 if config.mean is None else config.recorded_seeds, ".3f"),
         ("measured now", outcome.mean, outcome.standard_deviation, len(outcome.values), ".3f"),
+    ][config.quick :]  # nothing is published of a shrunk version
+    shown = [
+        (name, show_metric(metric, mean, form), show_metric(metric, deviation), str(seeds or "-"))
+        for name, mean, deviation, seeds, form in rows
     ]
-    print_table(
-        (metric, "mean", "standard deviation", "seeds"),
-        [
-            (name, show_metric(metric, mean, form), show_metric(metric, deviation), str(seeds or "-"))
-            for name, mean, deviation, seeds, form in (rows if config.quick else [published, *rows])
-        ],
-    )
+    print_table((metric, "mean", "standard deviation", "seeds"), shown)
     for change in version_changes(expected):
         print(f"Differs from the recorded results: {change}")
     if outcome.reached is not None:
@@ -192,8 +181,8 @@ def print_outcome(config: PublishedConfig, outcome: PublishedOutcome) -> None:
     if config.mean is None or config.tolerance is None:
         print(f"{config.not_comparable or 'There is no recorded result'}, so there is nothing to compare with.")
         return
-    gap, allowed = (show_metric(metric, value) for value in (abs(outcome.mean - config.mean), config.tolerance))
-    print(f"The mean differs from the recorded one by {gap}; the tolerance is {allowed}.")
+    apart, allowed = (show_metric(metric, value) for value in (abs(outcome.mean - config.mean), config.tolerance))
+    print(f"The mean differs from the recorded one by {apart}; the tolerance is {allowed}.")
     print("Reproduced." if outcome.reproduced else "Not reproduced.")
 
 
@@ -203,14 +192,12 @@ def reproduce_all(overrides: list[str], quick: bool, uri: str | None, document: 
     if document:
         check_document(document)
         keys = {field.name for field in dataclasses.fields(Expectation)}
-        for name in [name for name, said in stated.items() if overrides or said.keys() != keys]:  # or incomplete
+        for name in [name for name, values in stated.items() if overrides or values.keys() != keys]:  # or incomplete
             if reason := find_published(name, overrides).not_comparable:
-                raise ConfigError(
-                    f"{reason}, which has no place in the table. Leave out --table or: {' '.join(overrides)}"
-                )
+                said = f"{reason}, which has no place in the table"
+                raise ConfigError(f"{said}. Leave out --table or: {' '.join(overrides)}")
     result = "quick" if quick else "mean"
-    unmeasured = [name for name, said in stated.items() if result in said and said[result] is None]
-    verdicts = dict.fromkeys(unmeasured, "nothing to compare with")
+    verdicts = {name: "nothing to compare with" for name, said in stated.items() if said.get(result, "") is None}
     options = [*(["--quick"] if quick else []), *(["--uri", uri] if uri else [])]
     codes = set()
     for name in [name for name in stated if name not in verdicts]:
@@ -228,9 +215,7 @@ def reproduce_all(overrides: list[str], quick: bool, uri: str | None, document: 
         verdicts[name] = {0: "reproduced", 1: "not reproduced"}.get(code, "could not be tried")
     if document:
         write_table(document, [find_published(name, overrides, uri) for name in stated])
-    print()
-    for name in stated:
-        print(f"{name}: {verdicts[name]}")
+    print("", *(f"{name}: {verdicts[name]}" for name in stated), sep="\n")
     return 1 if 1 in codes else 2 if codes != {0} else 0
 
 

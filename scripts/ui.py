@@ -26,13 +26,12 @@ from experiments.tracking.ui_pages import charts_page, runs_table_page, sweep_pa
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: %(default)s)")
+    add = parser.add_argument
+    add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=5000, help="port to listen on (default: %(default)s)")
     opened = parser.add_mutually_exclusive_group()
-    opened.add_argument(
-        "--experiment", metavar="NAME", help="experiment to open (default: the one with the latest run)"
-    )
+    opened.add_argument("--experiment", metavar="NAME", help="experiment to open (default: that of the latest run)")
     opened.add_argument("--sweep", metavar="RUN_ID", help="sweep to open, by the id of its parent run")
     options = parser.parse_args()
     if not 1 <= options.port <= 65535:
@@ -54,9 +53,8 @@ def show(uri: str, host: str, port: int, experiment: str | None, sweep: str | No
         return
     if not is_free(host, port):
         other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(host, p)), None)
-        fix = f". Try: python scripts/ui.py --port {other}"
-        if other is None:
-            fix = ", as are the ports after it. Choose another --host or --port."
+        none = ", as are the ports after it. Choose another --host or --port."
+        fix = f". Try: python scripts/ui.py --port {other}" if other else none
         raise UserError(f"Port {port} on {host} is in use or not allowed{fix}")
     check_tracking_uri(uri)
     create_database(uri)
@@ -101,22 +99,16 @@ def start(uri: str, host: str, port: int, log: int) -> "subprocess.Popen[bytes]"
 def stop(server: "subprocess.Popen[bytes]") -> None:
     """End the server and the processes it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(server.pid, number)
             server.wait(timeout=5)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
 
 
 def is_free(host: str, port: int) -> bool:
     """Return whether a server can listen there."""
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores closed connections, as uvicorn does
-        try:
-            attempt.bind((host, port))
-        except OSError:
-            return False
+    with contextlib.suppress(OSError), socket.create_server((host, port)):
         return True
+    return False
 
 
 def answers(host: str, port: int) -> bool:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from experiments import PROJECT
 from experiments.tracking.artifacts import read_artifact_bytes
-from experiments.tracking.records import RunRecord, runs_with_tags
+from experiments.tracking.records import runs_with_tags
 from experiments.tracking.store import connect_store
 
 PAGE = PROJECT / "docs" / "walkthrough.md"
@@ -33,17 +33,11 @@ PARTS = re.compile(
 
 
 class Step(NamedTuple):
-    """A command of the page, and the parts of its output that the page shows.
-
-    Attributes:
-        command: as written, without its comment.
-        printed: the lines of text below it.
-        pictures: file on the page -> artifact of the last run, or file in outputs/.
-    """
+    """A command of the page without its comment, and the parts of its output that the page shows."""
 
     command: str
     printed: list[str]
-    pictures: dict[Path, str]
+    pictures: dict[Path, str]  # file on the page -> artifact of the last run, or file in outputs/
 
 
 def steps(text: str) -> list[Step]:
@@ -66,11 +60,7 @@ def first_word(line: str) -> str:
 
 
 def renewed(lines: list[str], output: str) -> list[str]:
-    """Return for each line the next one of the output that begins with the same word.
-
-    Raises:
-        ValueError: there is no such line.
-    """
+    """Return for each line the next one of the output that begins with the same word; a ValueError if there is none."""
     rest = iter(output.splitlines())
     found = []
     for line in lines:
@@ -82,36 +72,25 @@ def renewed(lines: list[str], output: str) -> list[str]:
     return found
 
 
-def last_run(uri: str) -> RunRecord:
-    """Return the latest single run or parent of a sweep in the store."""
-    return next(run for run in runs_with_tags(connect_store(uri), {}) if "mlflow.parentRunId" not in run.tags)
-
-
 def run_steps(text: str, uri: str) -> str:
     """Run every command, renew the pictures, and return the page with renewed lines."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "COLUMNS": "120", "NO_COLOR": "1"}
     blocks: list[str] = []
-    run_id = sweep_id = ""
+    last = {"RUN_ID": "", "SWEEP_ID": ""}
     for step in steps(text):
-        command = step.command.replace("RUN_ID", run_id).replace("SWEEP_ID", sweep_id)
+        command = step.command.replace("RUN_ID", last["RUN_ID"]).replace("SWEEP_ID", last["SWEEP_ID"])
         began = time.monotonic()
-        done = subprocess.run(
-            command, shell=True, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-        )
+        output = subprocess.check_output(command, shell=True, cwd=PROJECT, env=environment, text=True)
         print(f"{time.monotonic() - began:3.0f} s  {command}", flush=True)
         if step.printed:
-            blocks.append("".join(line + "\n" for line in renewed(step.printed, done.stdout)))
+            blocks.append("\n".join([*renewed(step.printed, output), ""]))
         if command.startswith("python run.py") and "--cfg" not in command:
-            made = last_run(uri)
-            if "sweep" in made.tags:
-                sweep_id = made.run_id
-            else:
-                run_id = made.run_id
+            made = next(run for run in runs_with_tags(connect_store(uri), {}) if "mlflow.parentRunId" not in run.tags)
+            last["SWEEP_ID" if "sweep" in made.tags else "RUN_ID"] = made.run_id
         for target, artifact in step.pictures.items():
-            written = artifact.startswith("outputs/")
-            file = PROJECT / artifact
-            shrink(file.read_bytes() if written else read_artifact_bytes(uri, made.run_id, artifact), target)
+            written = (PROJECT / artifact).read_bytes() if artifact.startswith("outputs/") else None
+            shrink(written or read_artifact_bytes(uri, made.run_id, artifact), target)
     new = iter(blocks)
     return re.sub(r"(?<=```text\n).*?(?=```)", lambda _: next(new), text, flags=re.DOTALL)
 
@@ -124,13 +103,11 @@ def shrink(picture: bytes, target: Path) -> None:
     Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS).save(target, optimize=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with TemporaryDirectory() as folder:
         PAGE.write_text(run_steps(PAGE.read_text(), f"sqlite:///{folder}/mlflow.db"))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

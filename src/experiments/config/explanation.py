@@ -67,10 +67,10 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
         case "refused":
             return finding["ctx"]["message"] if len(path) == 1 else f"{key}: {finding['ctx']['message']}"
         case "unexpected_keyword_argument":
-            group, prefix = _schema_at(path[:-1], raw)[0], "".join(f"{part}." for part in path[:-1])
+            group, prefix = schema_at(path[:-1], raw)[0], "".join(f"{part}." for part in path[:-1])
             return unknown_key(key, [prefix + name for name in field_descriptions(group)])
         case "missing" | "missing_argument":
-            return f"{key} is missing: {_schema_at(path, raw)[1]}. Leave out the override that removes it."
+            return f"{key} is missing: {schema_at(path, raw)[1]}. Leave out the override that removes it."
         case "union_tag_invalid":
             tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
             return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
@@ -78,10 +78,10 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
             return f"{key}.name is missing. Choose with {key}=NAME; choices: {finding['ctx']['discriminator']}"
         case kind:
             expected = f"expected {EXPECTED_TYPES[kind]}: " if kind in EXPECTED_TYPES else ""
-            return f"{key}={show_value(finding['input'])} is not allowed: {expected}{_schema_at(path, raw)[1]}"
+            return f"{key}={show_value(finding['input'])} is not allowed: {expected}{schema_at(path, raw)[1]}"
 
 
-def _schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
+def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
     """The dataclass at this path of a config, None for a value, and the description of the nearest field."""
     schema: Any = Config
     node: Any = raw
