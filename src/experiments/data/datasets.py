@@ -77,11 +77,7 @@ class Dataset:
 
 @span("data")
 def load_dataset(
-    config: DataConfig,
-    seed: int,
-    *,
-    cache: Path = DATA_FOLDER,
-    mirrors: Mapping[str, Sequence[str]] = MIRRORS,
+    config: DataConfig, seed: int, *, cache: Path = DATA_FOLDER, mirrors: Mapping[str, Sequence[str]] = MIRRORS
 ) -> Dataset:
     """Load a dataset, downloading it if not found, and hold out the validation examples.
 

@@ -17,10 +17,7 @@ from experiments.config.data_schema import ImageFileData
 from experiments.data.image_files import IDX_FILES, DamagedFileError, find_idx_files, read_idx
 
 MIRRORS: Mapping[str, Sequence[str]] = {
-    "mnist": (
-        "https://storage.googleapis.com/cvdf-datasets/mnist",
-        "https://ossci-datasets.s3.amazonaws.com/mnist",
-    ),
+    "mnist": ("https://storage.googleapis.com/cvdf-datasets/mnist", "https://ossci-datasets.s3.amazonaws.com/mnist"),
     "fashion_mnist": (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets",

@@ -34,12 +34,9 @@ class Augmenter:
     def __call__(
         self, images: "tf.Tensor", seed: "tf.Tensor", epoch: "tf.Tensor", step: "tf.Tensor", first_row: "tf.Tensor"
     ) -> "tf.Tensor":
-        """Return the changed images.
+        """Return the changed images, float32 [rows, height, width] or [rows, height, width, channels].
 
-        Args:
-            images: float32 [rows, height, width] or [rows, height, width, channels].
-            seed, epoch, step: uint32 scalars.
-            first_row: index of the first image within the global batch.
+        `seed`, `epoch` and `step` are uint32 scalars, `first_row` the index of the first image in the global batch.
         """
         import tensorflow as tf
 

@@ -27,10 +27,7 @@ RANGES_OF_WORKERS = 20  # in an epoch
 class CompiledLoop:
     """Trains a network by compiled ranges of steps.
 
-    Args:
-        network: model, optimizer and program.
-        training: the examples to learn from.
-        seed: with epoch and step, determines the order, the dropout masks and the augmentation.
+    Seed, epoch and step determine the order, the dropout masks and the augmentation.
     """
 
     resumes_within_an_epoch = True
@@ -40,8 +37,7 @@ class CompiledLoop:
 
         self.strategy, self.batch_size, self.seed = network.strategy, network.batch_size, seed
         self.several_processes = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        self.program = network.program
-        self.examples = len(training.targets)
+        self.program, self.examples = network.program, len(training.targets)
         rates = np.array([network.model.get_layer(layer.name).rate for layer in self.program.dropouts], np.float64)
         # A copy on every device: the data is small, and gathering from host memory takes time.
         self.inputs = (
@@ -131,7 +127,7 @@ class CompiledLoop:
         if rest and done == whole:
             rows = order[whole * self.batch_size :]
             with span("last batch"):
-                last = self.program.last_batch(self.inputs, carried, rows, plan[whole], counter, tf.constant(whole))
-                totals = last.numpy()
+                carried += self.program.last_batch(self.inputs, rows, plan[whole], counter, tf.constant(whole))
+                totals = carried.numpy()
             report(whole + 1, totals)
         return totals

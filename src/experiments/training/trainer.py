@@ -84,11 +84,7 @@ class TrainingState:
 
 
 class Trainer:
-    """Trains a network in place, from the start or from a checkpoint.
-
-    Args:
-        checkpoint: the file to keep the state in, and to continue from if it exists; None keeps none.
-    """
+    """Trains a network in place, keeping its state in the file `checkpoint`, and continuing from it if it exists."""
 
     def __init__(self, config: Config, network: CompiledNetwork, dataset: Dataset, checkpoint: Path | None) -> None:
         self.config, self.dataset, self.checkpoint = config, dataset, checkpoint
@@ -171,7 +167,7 @@ class Trainer:
         return metrics | {"learning_rate": float(plan[-1, 0])} | times
 
     def _means(self, sums: np.ndarray, examples: int) -> Metrics:
-        return {"loss": float(sums[0]) / examples, self.evaluate.quality.name: float(sums[1]) / examples}
+        return {"loss": float(sums[0]) / examples, self.evaluate.quality.__name__: float(sums[1]) / examples}
 
     def _judge(self, metrics: Metrics) -> None:
         """Apply early stopping, keep the best weights, and apply the plateau rule, after an epoch."""
