@@ -27,12 +27,7 @@ MIRROR_TIMEOUT = 10.0  # seconds to wait for an answer, and then for the next by
 
 
 def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) -> list[str]:
-    """Download the gzip files that a folder lacks, each whole and verified or not at all.
-
-    Args:
-        config: has the checksums.
-        folder: created if needed, and locked against other processes.
-        mirrors: URLs of folders with the gzip files, the best first.
+    """Download the gzip files that a folder lacks from the best mirror that has them, locking out other processes.
 
     Returns:
         An empty list if the folder is now complete, else `URL: reason` for each attempt that failed.

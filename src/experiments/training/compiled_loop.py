@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_REPORTS = 0.25
 RANGES_OF_WORKERS = 20  # in an epoch
 
+# Called after each range with the steps done and the sums so far; an exception ends the epoch.
+StepReport = Callable[[int, np.ndarray], None]
+
 
 class CompiledLoop:
     """Trains a network by compiled ranges of steps.
@@ -87,24 +90,14 @@ class CompiledLoop:
 
     @name_failed_worker()
     def epoch(
-        self,
-        epoch: int,
-        hyperparameters: np.ndarray,
-        start: int,
-        sums: np.ndarray,
-        report: Callable[[int, np.ndarray], None],
+        self, epoch: int, hyperparameters: np.ndarray, start: int, sums: np.ndarray, report: StepReport
     ) -> np.ndarray:
-        """Run the remaining steps of an epoch.
+        """Run the remaining steps of an epoch, and return the sums over the whole epoch.
 
         Args:
-            epoch: from 1 on.
             hyperparameters: of each step, from plan_hyperparameters.
             start: steps of this epoch that are done.
             sums: float32 [2], the sums of loss and metric over the examples of those steps.
-            report: called after each range with the steps done and the sums so far; an exception ends the epoch.
-
-        Returns:
-            The sums over the whole epoch.
         """
         import tensorflow as tf
 

@@ -1,10 +1,9 @@
 """Keras's own `fit`, with the order, masks, learning rates and metrics of the compiled loop."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from experiments.data.datasets import Split
+from experiments.training.compiled_loop import StepReport
 from experiments.training.evaluation import per_example_functions
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import set_hyperparameters
@@ -35,12 +34,7 @@ class FitLoop:
         """Do nothing: there is only one process."""
 
     def epoch(
-        self,
-        epoch: int,
-        hyperparameters: np.ndarray,
-        start: int,
-        sums: np.ndarray,
-        report: Callable[[int, np.ndarray], None],
+        self, epoch: int, hyperparameters: np.ndarray, start: int, sums: np.ndarray, report: StepReport
     ) -> np.ndarray:
         """Run an epoch; arguments and result as in CompiledLoop.epoch (`start` is 0, `sums` are zeros)."""
         import keras

@@ -30,21 +30,13 @@ _kept_networks: "dict[str, CompiledNetwork]" = {}
 
 @dataclass
 class CompiledNetwork:
-    """A model, its optimizer, and what is compiled of them, each on first use.
+    """A model, its optimizer, and what is compiled of them, each on first use."""
 
-    Attributes:
-        strategy: model and optimizer were made in its scope.
-        model: of stock layers, with the weights that are trained.
-        loss: name of a loss in `keras.losses`.
-        batch_size: of the global batch.
-        augmenter: changes the images of a batch, or None.
-    """
-
-    strategy: "tf.distribute.Strategy"
-    model: "keras.Model"
+    strategy: "tf.distribute.Strategy"  # model and optimizer were made in its scope
+    model: "keras.Model"  # of stock layers, with the weights that are trained
     optimizer: "keras.optimizers.Optimizer"
-    loss: str
-    batch_size: int
+    loss: str  # name of a loss in keras.losses
+    batch_size: int  # of the global batch
     augmenter: Augmenter | None
 
     @cached_property

@@ -48,19 +48,12 @@ def _mix_bits(h: "tf.Tensor") -> "tf.Tensor":
 
 
 class MaskDraw(threading.local):
-    """What a dropout mask is drawn from; per thread, as each replica is traced in its own thread.
+    """What a dropout mask is drawn from; per thread, as each replica is traced in its own thread."""
 
-    Attributes:
-        counter: uint32 [4], seed, layer, epoch and step.
-        threshold: uint32, rate * 2**32.
-        scale: 1 / (1 - rate).
-        first_row: index of the first row within the global batch.
-    """
-
-    counter: "tf.Tensor"
-    threshold: "tf.Tensor"
-    scale: "tf.Tensor"
-    first_row: "tf.Tensor | int" = 0
+    counter: "tf.Tensor"  # uint32 [4]: seed, layer, epoch and step
+    threshold: "tf.Tensor"  # uint32: rate * 2**32
+    scale: "tf.Tensor"  # 1 / (1 - rate)
+    first_row: "tf.Tensor | int" = 0  # index of the first row within the global batch
 
 
 def with_counter_dropout(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
