@@ -42,7 +42,6 @@ def run_experiment(
     """Train what a config describes, record it in MLflow, and print the result.
 
     Args:
-        config: validated.
         overrides: those of the command line; they are recorded, and name the run.
         tags: further tags of the run, such as one that names the run it repeats.
         run_id: an earlier run of the same config, code and data that was cut off or failed, to continue.

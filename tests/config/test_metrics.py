@@ -12,7 +12,7 @@ from conftest import PROJECT
 from experiments.config.composition import compose_job
 from experiments.config.facts import objective_metric_names, objective_of
 from experiments.config.metrics import METRICS, find_metric, higher_is_better
-from experiments.training.evaluation import SPLIT_METRICS, AbsoluteError, Accuracy
+from experiments.training.evaluation import SPLIT_METRICS, accuracy, mean_absolute_error
 
 F1 = {
     "config/metrics.py": (
@@ -89,7 +89,7 @@ def test_the_direction_is_that_of_the_metric() -> None:
 
 
 def test_every_metric_that_is_computed_is_in_the_table() -> None:
-    assert {Accuracy.name, AbsoluteError.name, "loss", *SPLIT_METRICS} == {
+    assert {accuracy.__name__, mean_absolute_error.__name__, "loss", *SPLIT_METRICS} == {
         metric.name for metric in METRICS if metric.prefixes not in ((), ("",))
     }
 

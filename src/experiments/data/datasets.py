@@ -39,15 +39,10 @@ LINE_STREAM = 102
 
 @dataclass(frozen=True)
 class Split:
-    """Examples in order, read-only.
+    """Examples in order, read-only."""
 
-    Attributes:
-        inputs: images as uint8 [examples, height, width], or numbers as float32 [examples, 1].
-        targets: classes as int32 [examples], or numbers as float32 [examples, 1].
-    """
-
-    inputs: np.ndarray
-    targets: np.ndarray
+    inputs: np.ndarray  # images as uint8 [examples, height, width], or numbers as float32 [examples, 1]
+    targets: np.ndarray  # classes as int32 [examples], or numbers as float32 [examples, 1]
 
     def __post_init__(self) -> None:
         self.inputs.setflags(write=False)
@@ -56,37 +51,24 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The data that a run trains, validates and tests on.
-
-    Attributes:
-        name: the dataset's name in the config.
-        train, validation, test: the splits; validation may be empty, test is always the whole official test split.
-        class_names: one per class; empty for regression.
-        digest: SHA-256 of the official splits before `limit` and `validation`, 36 hex digits.
-        source: the folder or file that was read, or another origin in words.
-    """
+    """The data that a run trains, validates and tests on."""
 
     name: str
     train: Split
-    validation: Split
-    test: Split
-    class_names: tuple[str, ...]
-    digest: str
-    source: str
+    validation: Split  # may be empty
+    test: Split  # the whole official test split
+    class_names: tuple[str, ...]  # empty for regression
+    digest: str  # SHA-256 of the official splits before `limit` and `validation`, 36 hex digits
+    source: str  # the folder or file that was read, or another origin in words
 
 
 @span("data")
 def load_dataset(
-    config: DataConfig,
-    seed: int,
-    *,
-    cache: Path = DATA_FOLDER,
-    mirrors: Mapping[str, Sequence[str]] = MIRRORS,
+    config: DataConfig, seed: int, *, cache: Path = DATA_FOLDER, mirrors: Mapping[str, Sequence[str]] = MIRRORS
 ) -> Dataset:
-    """Load a dataset, downloading it if not found, and hold out the validation examples.
+    """Load a dataset, downloading it if not found, and hold out the validation examples, which `seed` picks.
 
     Args:
-        seed: picks the validation examples, and nothing else.
         cache: folder of downloaded datasets, each in a folder of its name.
         mirrors: for each name, URLs of folders with the gzip files, the best first.
 
@@ -107,11 +89,7 @@ _loaded_datasets: dict[str, Dataset] = {}  # the last two: the jobs of a worker 
 
 
 def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
-    """Load a dataset, or return the one that an earlier run of this process has loaded.
-
-    Raises:
-        DataError: as load_dataset.
-    """
+    """Load a dataset as load_dataset does, or return the one that an earlier run of this process has loaded."""
     key = repr((config, seed))
     dataset = _loaded_datasets.pop(key) if key in _loaded_datasets else load_dataset(config, seed)
     _loaded_datasets[key] = dataset
@@ -178,20 +156,19 @@ def read_digits(config: ImageData) -> tuple[Split, Split, str]:
     images, labels = np.ascontiguousarray(rows[:, :-1]).reshape(-1, 8, 8), rows[:, -1].copy()
     train = config.train_examples
     arrays = dict(zip(IDX_FILES, (images[:train], labels[:train], images[train:], labels[train:]), strict=True))
-    source = f"scikit-learn {package.version}"
     for part, array in arrays.items():
         verify_checksum(array, config, part, file)
-    check_arrays(arrays, config, source)
-    return *_to_splits(arrays), source
+    return _checked_splits(arrays, config, f"scikit-learn {package.version}")
 
 
 # Datasets without files of their own: name -> function that returns training split, test split and source.
 WITHOUT_FILES: dict[str, Callable[[Any], tuple[Split, Split, str]]] = {"linear": make_linear, "digits": read_digits}
 
 
-def _to_splits(arrays: Mapping[str, np.ndarray]) -> tuple[Split, Split]:
-    train = Split(arrays["train-images"], arrays["train-labels"].astype(np.int32))
-    return train, Split(arrays["test-images"], arrays["test-labels"].astype(np.int32))
+def _checked_splits(arrays: Mapping[str, np.ndarray], config: ImageData, source: str) -> tuple[Split, Split, str]:
+    check_arrays(arrays, config, source)
+    train, test = (Split(arrays[f"{s}-images"], arrays[f"{s}-labels"].astype(np.int32)) for s in ("train", "test"))
+    return train, test, source
 
 
 def _read_image_files(
@@ -223,8 +200,7 @@ def _read_image_files(
             way_out = f"Replace it with a good copy, such as from {mirrors[config.name][0]}"
             way_out += "; for data of your own, set data.checksums=null."
         raise DataError(f"{error}. {way_out}") from error
-    check_arrays(arrays, config, str(place))
-    return *_to_splits(arrays), str(place)
+    return _checked_splits(arrays, config, str(place))
 
 
 def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | None]:
@@ -241,22 +217,19 @@ def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | Non
 
 
 def _not_found_message(config: ImageFileData, cache: Path, failures: Sequence[str]) -> str:
-    searched = [
+    searched = "\n".join(
         f"  {choice}: {'not set' if place is None else missing_from(place, config.name)}"
         for choice, place in _searched_places(config, cache).items()
-    ]
-    return "\n".join(
-        [
-            f"data={config.name} is not on this machine, and the download failed.",
-            "Searched:",
-            *searched,
-            "Download:",
-            *(f"  {failure}" for failure in failures),
-            f"Expected {expected_files(config.name)}.",
-            "Do one of the following:",
-            f"  put the files into {cache / config.name}",
-            "  set data.path=FOLDER to the folder that contains them",
-            f"  set EXPERIMENTS_DATA_DIR=FOLDER to the folder that contains them in {config.name}/",
-            "  use data=digits or data=linear, which need no files",
-        ]
     )
+    attempts = "\n".join(f"  {failure}" for failure in failures)
+    return f"""data={config.name} is not on this machine, and the download failed.
+Searched:
+{searched}
+Download:
+{attempts}
+Expected {expected_files(config.name)}.
+Do one of the following:
+  put the files into {cache / config.name}
+  set data.path=FOLDER to the folder that contains them
+  set EXPERIMENTS_DATA_DIR=FOLDER to the folder that contains them in {config.name}/
+  use data=digits or data=linear, which need no files"""

@@ -17,10 +17,7 @@ from experiments.config.data_schema import ImageFileData
 from experiments.data.image_files import IDX_FILES, DamagedFileError, find_idx_files, read_idx
 
 MIRRORS: Mapping[str, Sequence[str]] = {
-    "mnist": (
-        "https://storage.googleapis.com/cvdf-datasets/mnist",
-        "https://ossci-datasets.s3.amazonaws.com/mnist",
-    ),
+    "mnist": ("https://storage.googleapis.com/cvdf-datasets/mnist", "https://ossci-datasets.s3.amazonaws.com/mnist"),
     "fashion_mnist": (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
@@ -30,12 +27,7 @@ MIRROR_TIMEOUT = 10.0  # seconds to wait for an answer, and then for the next by
 
 
 def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) -> list[str]:
-    """Download the gzip files that a folder lacks, each whole and verified or not at all.
-
-    Args:
-        config: has the checksums.
-        folder: created if needed, and locked against other processes.
-        mirrors: URLs of folders with the gzip files, the best first.
+    """Download the gzip files that a folder lacks from the best mirror that has them, locking out other processes.
 
     Returns:
         An empty list if the folder is now complete, else `URL: reason` for each attempt that failed.

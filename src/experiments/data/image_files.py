@@ -74,8 +74,7 @@ def read_image_files(place: Path, config: ImageData) -> dict[str, np.ndarray]:
     """Read the dataset in a folder or npz file, and verify the checksum of each part.
 
     Returns:
-        The arrays by part (the keys of IDX_FILES), uint8: images [examples, height, width] and labels [examples], if
-        the files are as expected, which check_arrays checks.
+        The arrays by part (the keys of IDX_FILES), uint8, of any shape: check_arrays checks it.
 
     Raises:
         DamagedFileError: a file does not have its format or checksum.
@@ -114,11 +113,9 @@ def read_idx(file: Path, config: ImageData, part: str) -> np.ndarray:
 
 
 def _read_npz(file: Path, config: ImageData) -> dict[str, np.ndarray]:
-    arrays = {}
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
-            for part, key in NPZ_KEYS.items():
-                arrays[part] = stored[key]
+            arrays = {part: stored[key] for part, key in NPZ_KEYS.items()}
     except KeyError as error:
         raise DamagedFileError(file, f"expected the arrays {', '.join(NPZ_KEYS.values())}; {error.args[0]}") from error
     except (ValueError, EOFError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
@@ -135,10 +132,7 @@ def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path,
     """Verify the published checksum, either of the IDX file, whatever its packing, or of the gzip file itself.
 
     Args:
-        array: the part's content, uint8 and contiguous.
-        config: has the checksums; None accepts any content.
-        part: a key of IDX_FILES.
-        file: where the array came from, for the message.
+        array: the content of `part` (a key of IDX_FILES), uint8 and contiguous.
         raw: the file's own bytes, if it was an IDX file.
 
     Raises:
@@ -167,29 +161,18 @@ def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path,
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], config: ImageData, source: str) -> None:
-    """Check that arrays, by part, have the counts, shape, classes and range that the config states.
-
-    Args:
-        source: where they came from, for the message.
-
-    Raises:
-        DataError: they do not.
-    """
+    """Raise a DataError unless the arrays, by part, have the counts, shape, classes and range of the config."""
     for split, examples in (("train", config.train_examples), ("test", config.test_examples)):
         images, labels = arrays[f"{split}-images"], arrays[f"{split}-labels"]
-        where = f"data={config.name}, {split} split in {source}"
+        expected, classes = (examples, *config.shape), config.classes
         if len(images) != len(labels) or labels.ndim != 1:
-            shapes = f"images {images.shape} and labels {labels.shape}"
-            raise DataError(f"{where}: expected one label for each image, found {shapes}")
-        expected = (examples, *config.shape)
-        if images.shape != expected:
-            raise DataError(
-                f"{where}: expected images {expected} (data.{split}_examples and data.shape), found {images.shape}"
-            )
-        if labels.max() >= config.classes:
-            raise DataError(
-                f"{where}: expected labels from 0 to {config.classes - 1} (data.classes={config.classes}),"
-                f" found {labels.max()}"
-            )
-        if images.max() > config.pixel_max:
-            raise DataError(f"{where}: expected pixels up to data.pixel_max={config.pixel_max}, found {images.max()}")
+            problem = f"one label for each image, found images {images.shape} and labels {labels.shape}"
+        elif images.shape != expected:
+            problem = f"images {expected} (data.{split}_examples and data.shape), found {images.shape}"
+        elif labels.max() >= classes:
+            problem = f"labels from 0 to {classes - 1} (data.classes={classes}), found {labels.max()}"
+        elif images.max() > config.pixel_max:
+            problem = f"pixels up to data.pixel_max={config.pixel_max}, found {images.max()}"
+        else:
+            continue
+        raise DataError(f"data={config.name}, {split} split in {source}: expected {problem}")

@@ -22,24 +22,17 @@ class Augmenter:
 
     Elastic distortions follow Simard, Steinkraus and Platt, "Best practices for convolutional neural networks", 2003:
     every pixel is moved by a random field, uniform in [-1, 1] before it is smoothed by a Gaussian.
-
-    Attributes:
-        config: largest changes.
-        shape: of an image, height and width (and channels).
     """
 
-    config: AugmentationConfig
-    shape: tuple[int, ...]
+    config: AugmentationConfig  # the largest changes
+    shape: tuple[int, ...]  # of an image: height and width (and channels)
 
     def __call__(
         self, images: "tf.Tensor", seed: "tf.Tensor", epoch: "tf.Tensor", step: "tf.Tensor", first_row: "tf.Tensor"
     ) -> "tf.Tensor":
-        """Return the changed images.
+        """Return the changed images, float32 [rows, height, width] or [rows, height, width, channels].
 
-        Args:
-            images: float32 [rows, height, width] or [rows, height, width, channels].
-            seed, epoch, step: uint32 scalars.
-            first_row: index of the first image within the global batch.
+        `seed`, `epoch` and `step` are uint32 scalars, `first_row` the index of the first image in the global batch.
         """
         import tensorflow as tf
 

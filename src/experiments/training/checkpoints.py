@@ -38,9 +38,7 @@ def check_checkpoint_folder() -> None:
 def save_checkpoint(path: Path, state: Mapping[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
     """Replace the checkpoint at `path`; a kill at any moment leaves either the earlier one or this one.
 
-    Args:
-        state: JSON data: numbers, strings, lists and mappings of them (floats keep all their digits).
-        arrays: name -> arrays in order.
+    `state` is JSON data, in which floats keep all their digits; `arrays` are by name, in order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

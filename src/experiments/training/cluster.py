@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -74,18 +73,18 @@ def on_slurm() -> bool:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
-@dataclass
 class ClusterWorker:
-    """A worker that this process started."""
+    """A worker that this process starts; `task` is its TF_CONFIG, None where the environment has it."""
 
-    index: int
-    process: subprocess.Popen
-    folder: Path
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def name(self) -> str:
-        return f"worker {self.index} (process {self.process.pid})"
+    def __init__(self, index: int, task: str | None, folder: Path) -> None:
+        self.index, self.folder, self.started = index, folder, time.monotonic()
+        environment = {**os.environ, CLUSTER_FOLDER_VARIABLE: str(folder), **({"TF_CONFIG": task} if task else {})}
+        with (folder / f"log-{index}").open("w") as log:
+            output = None if index == 0 else log  # only the chief prints
+            self.process = subprocess.Popen(
+                [sys.executable, *sys.argv], env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+        self.name = f"worker {index} (process {self.process.pid})"
 
     def failure(self, timeout: float) -> str | None:
         """Return what is wrong with it, None if nothing is."""
@@ -107,7 +106,7 @@ class ClusterWorker:
 
     def _last_words(self) -> str:
         log = self.folder / f"log-{self.index}"
-        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        lines = log.read_text(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
 
     def _seconds_since(self, sign: str) -> float | None:
@@ -125,16 +124,15 @@ def supervise_cluster(config: DistributionConfig, fail: Callable[[str, str | Non
         The id of the chief's run, None if the chief is not a child of this process.
     """
     with tempfile.TemporaryDirectory(prefix="experiments-") as folder:
-        workers = [_start_worker(index, task, Path(folder)) for index, task in _cluster_tasks(config.workers)]
+        workers = [ClusterWorker(index, task, Path(folder)) for index, task in _cluster_tasks(config.workers)]
         chief = next((worker for worker in workers if worker.index == 0), None)
         try:
             reason = _watch_workers(workers, config.timeout_seconds)
         except (KeyboardInterrupt, Terminated) as interruption:
             # The chief saves a checkpoint and prints how to resume; the others have nothing to save.
+            sent = signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
             for worker in workers if chief is None else [chief]:
-                worker.process.send_signal(
-                    signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
-                )
+                worker.process.send_signal(sent)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     worker.process.wait(config.timeout_seconds)
             raise
@@ -187,16 +185,6 @@ def free_local_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _start_worker(index: int, task: str | None, folder: Path) -> ClusterWorker:
-    environment = {**os.environ, CLUSTER_FOLDER_VARIABLE: str(folder), **({"TF_CONFIG": task} if task else {})}
-    with (folder / f"log-{index}").open("w") as log:
-        output = None if index == 0 else log  # only the chief prints
-        process = subprocess.Popen(
-            [sys.executable, *sys.argv], env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-    return ClusterWorker(index, process, folder)
-
-
 def _unreachable_peers() -> str:
     """Describe which workers of the cluster do not answer at all."""
     _, addresses = read_tf_config() or (0, [])
@@ -214,19 +202,15 @@ class ClusterMember:
     """The part that this process plays in a run: it leads (also alone), follows the chief, or has supervised workers.
 
     A worker reports its signs of life to its supervisor; in a run of one process there is nobody to report to.
-
-    Attributes:
-        follows: it trains as the chief does, but prints and records nothing.
-        supervised: it has run its workers to their end, and `run_id` is the run of the chief, if that was one of them.
     """
 
     def __init__(self, supervised: bool = False, run_id: str = "") -> None:
         folder = os.environ.get(CLUSTER_FOLDER_VARIABLE)
+        # It has run its workers to their end; the run is that of the chief, if that was one of them.
         self.supervised, self.run_id = supervised, run_id
-        self.folder = Path(folder) if folder else None
+        self.folder, self.parent = Path(folder) if folder else None, os.getppid()
         self.index = next(_cluster_tasks(None))[0] if folder else 0
-        self.follows = self.index > 0
-        self.parent = os.getppid()
+        self.follows = self.index > 0  # it trains as the chief does, but prints and records nothing
 
     def live(self) -> None:
         """Give signs of life until the supervisor is gone, and then end this process."""
@@ -264,10 +248,7 @@ class ClusterMember:
 def join_cluster(config: DistributionConfig, fail: Callable[[str, str | None], NoReturn]) -> Iterator[ClusterMember]:
     """Find out what this process has to do in a run: everything, a worker's part, or to supervise workers.
 
-    Supervision is already over when the body starts.
-
-    Args:
-        fail: as in supervise_cluster.
+    Supervision is already over when the body starts; `fail` is that of supervise_cluster.
 
     Raises:
         ConfigError: as supervises_cluster.

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_REPORTS = 0.25
 RANGES_OF_WORKERS = 20  # in an epoch
 
+# Called after each range with the steps done and the sums so far; an exception ends the epoch.
+StepReport = Callable[[int, np.ndarray], None]
+
 
 class CompiledLoop:
     """Trains a network by compiled ranges of steps.
 
-    Args:
-        network: model, optimizer and program.
-        training: the examples to learn from.
-        seed: with epoch and step, determines the order, the dropout masks and the augmentation.
+    Seed, epoch and step determine the order, the dropout masks and the augmentation.
     """
 
     resumes_within_an_epoch = True
@@ -40,8 +40,7 @@ class CompiledLoop:
 
         self.strategy, self.batch_size, self.seed = network.strategy, network.batch_size, seed
         self.several_processes = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        self.program = network.program
-        self.examples = len(training.targets)
+        self.program, self.examples = network.program, len(training.targets)
         rates = np.array([network.model.get_layer(layer.name).rate for layer in self.program.dropouts], np.float64)
         # A copy on every device: the data is small, and gathering from host memory takes time.
         self.inputs = (
@@ -91,24 +90,14 @@ class CompiledLoop:
 
     @name_failed_worker()
     def epoch(
-        self,
-        epoch: int,
-        hyperparameters: np.ndarray,
-        start: int,
-        sums: np.ndarray,
-        report: Callable[[int, np.ndarray], None],
+        self, epoch: int, hyperparameters: np.ndarray, start: int, sums: np.ndarray, report: StepReport
     ) -> np.ndarray:
-        """Run the remaining steps of an epoch.
+        """Run the remaining steps of an epoch, and return the sums over the whole epoch.
 
         Args:
-            epoch: from 1 on.
             hyperparameters: of each step, from plan_hyperparameters.
             start: steps of this epoch that are done.
             sums: float32 [2], the sums of loss and metric over the examples of those steps.
-            report: called after each range with the steps done and the sums so far; an exception ends the epoch.
-
-        Returns:
-            The sums over the whole epoch.
         """
         import tensorflow as tf
 
@@ -131,7 +120,7 @@ class CompiledLoop:
         if rest and done == whole:
             rows = order[whole * self.batch_size :]
             with span("last batch"):
-                last = self.program.last_batch(self.inputs, carried, rows, plan[whole], counter, tf.constant(whole))
-                totals = last.numpy()
+                carried += self.program.last_batch(self.inputs, rows, plan[whole], counter, tf.constant(whole))
+                totals = carried.numpy()
             report(whole + 1, totals)
         return totals

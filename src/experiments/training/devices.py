@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 @span("importing TensorFlow and Keras")
 def start_strategy(config: DistributionConfig, threads: int) -> "tf.distribute.Strategy":
-    """Load TensorFlow and make the strategy of a run, before any other use of TensorFlow in this process.
-
-    Args:
-        threads: within an operation, for each device.
+    """Load TensorFlow with `threads` within an operation, and make the strategy, before any other use of TensorFlow.
 
     Raises:
         UserError: there are fewer devices than requested.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,44 +19,23 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 500  # examples; limits memory, does not affect the result
 
 Metrics = dict[str, float]
-ExampleLosses = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+PerExample = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]  # from targets and outputs to values [batch]
 
 
-class QualityMetric(Protocol):
-    """The metric beside the loss: its name, and its value for each example."""
+def accuracy(targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
 
-    name: str
-
-    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor": ...
+    return tf.cast(tf.argmax(outputs, 1, output_type=tf.int32) == targets, tf.float32)
 
 
-class Accuracy:
-    name = "accuracy"
+def mean_absolute_error(targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
 
-    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.cast(tf.argmax(outputs, 1, output_type=tf.int32) == targets, tf.float32)
-
-
-class AbsoluteError:
-    name = "mean_absolute_error"
-
-    def __call__(self, targets: "tf.Tensor", outputs: "tf.Tensor") -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.reduce_mean(tf.abs(outputs - targets), axis=-1)
+    return tf.reduce_mean(tf.abs(outputs - targets), axis=-1)
 
 
 def refuse_not_finite(metrics: Metrics, when: str) -> None:
-    """Check that training has not diverged.
-
-    Args:
-        when: the metrics were taken, in words.
-
-    Raises:
-        NotFiniteError: a metric is NaN or infinite.
-    """
+    """Raise a NotFiniteError if a metric is NaN or infinite; `when` says in words when they were taken."""
     for name, value in metrics.items():
         if not np.isfinite(value):
             raise NotFiniteError(
@@ -66,8 +45,8 @@ def refuse_not_finite(metrics: Metrics, when: str) -> None:
             )
 
 
-def per_example_functions(loss: str, outputs: int) -> tuple[ExampleLosses, QualityMetric]:
-    """Return the loss of each example [batch], by its name in Keras, and the metric that goes with it.
+def per_example_functions(loss: str, outputs: int) -> tuple[PerExample, PerExample]:
+    """Return the loss of each example, by its name in Keras, and the metric that goes with it.
 
     Args:
         outputs: number of values per example: 1 for regression, else one per class. Targets are always class numbers;
@@ -78,10 +57,10 @@ def per_example_functions(loss: str, outputs: int) -> tuple[ExampleLosses, Quali
 
     function = getattr(keras.losses, loss)
     if outputs == 1:
-        return function, AbsoluteError()
+        return function, mean_absolute_error
     if loss.startswith("sparse_"):
-        return function, Accuracy()
-    return lambda targets, values: function(tf.one_hot(tf.cast(targets, tf.int32), outputs), values), Accuracy()
+        return function, accuracy
+    return lambda targets, values: function(tf.one_hot(tf.cast(targets, tf.int32), outputs), values), accuracy
 
 
 def error_percent(targets: np.ndarray, outputs: np.ndarray) -> float:
@@ -119,36 +98,28 @@ class Evaluator:
     """
 
     def __init__(self, model: "keras.Model", loss: str) -> None:
+        import tensorflow as tf
+
         self.losses, self.quality = per_example_functions(loss, model.output_shape[-1])
-        self.forward = _forward_pass(model)
+        self.model, self.forward = model, tf.function(self._forward, reduce_retracing=True)
 
     @span("evaluation")
     def __call__(self, split: Split) -> Evaluation:
         import tensorflow as tf
 
-        batches = [
-            split.inputs[start : start + EVALUATION_BATCH] for start in range(0, len(split.targets), EVALUATION_BATCH)
-        ]
+        starts = range(0, len(split.targets), EVALUATION_BATCH)
+        batches = [split.inputs[start : start + EVALUATION_BATCH] for start in starts]
         parts, penalties = zip(*(self.forward(tf.constant(batch)) for batch in batches), strict=True)
         outputs, targets = tf.concat(parts, 0), tf.constant(split.targets)
         penalty = np.average([float(value) for value in penalties], weights=[len(batch) for batch in batches])
-        metrics = {
-            "loss": _mean_of(self.losses(targets, outputs)) + float(penalty),
-            self.quality.name: _mean_of(self.quality(targets, outputs)),
-        }
-        return Evaluation(outputs.numpy(), metrics)
+        loss, quality = (
+            float(function(targets, outputs).numpy().mean(dtype=np.float64)) for function in (self.losses, self.quality)
+        )
+        return Evaluation(outputs.numpy(), {"loss": loss + float(penalty), self.quality.__name__: quality})
 
+    def _forward(self, inputs: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
+        """Return outputs, and the penalties on weights and values of this batch."""
+        import tensorflow as tf
 
-def _forward_pass(model: "keras.Model") -> Any:
-    """Return a function from a batch of inputs to outputs and the penalties on weights and values of this batch."""
-    import tensorflow as tf
-
-    def forward(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        outputs = tf.cast(model(tf.cast(inputs, tf.float32), training=False), tf.float32)
-        return outputs, tf.cast(sum(model.losses), tf.float32)
-
-    return tf.function(forward, reduce_retracing=True)
-
-
-def _mean_of(values: "tf.Tensor") -> float:
-    return float(values.numpy().mean(dtype=np.float64))
+        outputs = tf.cast(self.model(tf.cast(inputs, tf.float32), training=False), tf.float32)
+        return outputs, tf.cast(sum(self.model.losses), tf.float32)

@@ -1,11 +1,9 @@
 """Keras's own `fit`, with the order, masks, learning rates and metrics of the compiled loop."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from experiments.data.datasets import Split
+from experiments.training.compiled_loop import StepReport
 from experiments.training.evaluation import per_example_functions
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import set_hyperparameters
@@ -13,10 +11,7 @@ from experiments.training.randomness import epoch_order, with_counter_dropout
 
 
 class FitLoop:
-    """Trains a network by `keras.Model.fit`, one epoch per call, on one device. It can be resumed only between epochs.
-
-    Args: as CompiledLoop.
-    """
+    """Trains a network by `keras.Model.fit`, one epoch per call, on one device. It resumes only between epochs."""
 
     resumes_within_an_epoch = False
 
@@ -28,7 +23,7 @@ class FitLoop:
         self.optimizer, self.batch_size = network.optimizer, network.batch_size
         self.training, self.seed = training, seed
         losses, quality = per_example_functions(network.loss, network.model.output_shape[-1])
-        self.metric = quality.name
+        self.metric = quality.__name__
         for layer in self.dropouts:
             layer.draw.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
             layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
@@ -39,31 +34,21 @@ class FitLoop:
         """Do nothing: there is only one process."""
 
     def epoch(
-        self,
-        epoch: int,
-        hyperparameters: np.ndarray,
-        start: int,
-        sums: np.ndarray,
-        report: Callable[[int, np.ndarray], None],
+        self, epoch: int, hyperparameters: np.ndarray, start: int, sums: np.ndarray, report: StepReport
     ) -> np.ndarray:
         """Run an epoch; arguments and result as in CompiledLoop.epoch (`start` is 0, `sums` are zeros)."""
         import keras
 
         examples = len(self.training.targets)
         order = epoch_order(self.seed, epoch, examples)
-        loop = self
 
-        class Steps(keras.callbacks.Callback):
-            """Sets the hyperparameters and masks before each step, and reports after it."""
+        def prepare(step: int, logs: object) -> None:
+            set_hyperparameters(self.optimizer, hyperparameters[step])
+            for index, layer in enumerate(self.dropouts):
+                layer.draw.counter.assign(np.array([self.seed, index, epoch, step], np.uint32))
 
-            def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
-                set_hyperparameters(loop.optimizer, hyperparameters[step])
-                for index, layer in enumerate(loop.dropouts):
-                    layer.draw.counter.assign(np.array([loop.seed, index, epoch, step], np.uint32))
-
-            def on_train_batch_end(self, step: int, logs: Any = None) -> None:
-                done = min((step + 1) * loop.batch_size, examples)
-                report(step + 1, loop._sums(logs, done))
+        def finish(step: int, logs: dict[str, float]) -> None:
+            report(step + 1, self._sums(logs, min((step + 1) * self.batch_size, examples)))
 
         history = self.model.fit(
             self._inputs(order, epoch),
@@ -73,7 +58,7 @@ class FitLoop:
             epochs=epoch,
             initial_epoch=epoch - 1,
             verbose=0,
-            callbacks=[Steps()],
+            callbacks=[keras.callbacks.LambdaCallback(on_train_batch_begin=prepare, on_train_batch_end=finish)],
         ).history
         return self._sums({name: values[-1] for name, values in history.items()}, examples)
 

@@ -30,21 +30,13 @@ _kept_networks: "dict[str, CompiledNetwork]" = {}
 
 @dataclass
 class CompiledNetwork:
-    """A model, its optimizer, and what is compiled of them, each on first use.
+    """A model, its optimizer, and what is compiled of them, each on first use."""
 
-    Attributes:
-        strategy: model and optimizer were made in its scope.
-        model: of stock layers, with the weights that are trained.
-        loss: name of a loss in `keras.losses`.
-        batch_size: of the global batch.
-        augmenter: changes the images of a batch, or None.
-    """
-
-    strategy: "tf.distribute.Strategy"
-    model: "keras.Model"
+    strategy: "tf.distribute.Strategy"  # model and optimizer were made in its scope
+    model: "keras.Model"  # of stock layers, with the weights that are trained
     optimizer: "keras.optimizers.Optimizer"
-    loss: str
-    batch_size: int
+    loss: str  # name of a loss in keras.losses
+    batch_size: int  # of the global batch
     augmenter: Augmenter | None
 
     @cached_property
@@ -72,9 +64,7 @@ def prepare_network(
 
     The KEPT_NETWORKS kinds used last are kept. A kind is all that is a constant in a program: layers, optimizer, loss,
     batch size and augmentation, but neither weights nor PROGRAM_INPUTS. Networks on several replicas, and those of
-    Keras's own loop, are not kept.
-
-    Args, Raises: as compile_network.
+    Keras's own loop, are not kept. Arguments and errors are those of compile_network.
     """
     network = compile_network(config, strategy, initial_weights)
     if strategy.num_replicas_in_sync > 1 or config.training.loop == "fit":
@@ -93,10 +83,7 @@ def prepare_network(
 def compile_network(
     config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
 ) -> CompiledNetwork:
-    """Build the network and the optimizer of a config in the scope of a strategy; programs are compiled on first use.
-
-    Args:
-        initial_weights: of the variables of the model, or None for those drawn by seed.
+    """Build network and optimizer in the scope of a strategy; None draws the weights by seed.
 
     Raises:
         ConfigError: the network cannot be built, or the weights do not fit.

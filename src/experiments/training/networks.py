@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 
 @span("building the network")
 def build_network(config: Config) -> "keras.Sequential":
-    """Build the network of a config, with its initial weights drawn from `config.seed`.
+    """Build the network of a config from stock Keras layers, with its initial weights drawn from `config.seed`.
 
-    Returns:
-        A built Sequential of stock Keras layers: raw inputs [batch, *data.shape] to class probabilities
-        [batch, classes], or to one number [batch, 1] for regression.
+    It maps raw inputs [batch, *data.shape] to class probabilities [batch, classes], or to one number [batch, 1].
 
     Raises:
         ConfigError: the layers do not fit each other or the data, or Keras rejects an argument.
@@ -57,10 +55,7 @@ def build_network(config: Config) -> "keras.Sequential":
 
 
 def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key: str) -> None:
-    """Give a model the weights of an earlier run.
-
-    Args:
-        key: the setting that asked for them, for the message.
+    """Give a model the weights that the setting `key` asks for.
 
     Raises:
         ConfigError: their shapes are not those of the model.
@@ -117,24 +112,11 @@ def _scaling_layers(config: Config) -> list["keras.Layer"]:
     return [*layers, keras.layers.Rescaling(scale, offset=0.0 - data.mean / data.standard_deviation)]
 
 
-def mlp_layers(
-    config: Config,
-    units: list[int],
-    activation: str,
-    dropout: float,
-    input_dropout: float,
-    batch_normalization: bool,
-    output_activation: str | None,
-    **kernel: Any,
-) -> list["keras.Layer"]:
-    """Build Flatten, then Dense - activation - Dropout for each of `units`, then the output layer."""
+def mlp_layers(config: Config, input_dropout: float, **dense: Any) -> list["keras.Layer"]:
+    """Build Flatten and Dropout, then the dense layers."""
     import keras
 
-    layers = [keras.layers.Flatten(), *_dropout_layers(input_dropout)]
-    for width in units:
-        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
-        layers += _dropout_layers(dropout)
-    return [*layers, *_output_layers(config, output_activation, **kernel)]
+    return [keras.layers.Flatten(), *_dropout_layers(input_dropout), *_dense_layers(config, **dense)]
 
 
 def cnn_layers(
@@ -159,10 +141,26 @@ def cnn_layers(
         layers += _with_activation(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel)
         layers += [keras.layers.MaxPooling2D(pool_size)] if pool_size > 1 else []
     layers += [keras.layers.Flatten(), *_dropout_layers(dropout)]
+    return [*layers, *_dense_layers(config, units, activation, dropout, batch_normalization, **kernel)]
+
+
+def _dense_layers(
+    config: Config,
+    units: list[int],
+    activation: str,
+    dropout: float,
+    batch_normalization: bool,
+    output_activation: str | None = None,
+    **kernel: Any,
+) -> list["keras.Layer"]:
+    """Build Dense - activation - Dropout for each of `units`, then the output layer."""
+    import keras
+
+    layers = []
     for width in units:
         layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
         layers += _dropout_layers(dropout)
-    return [*layers, *_output_layers(config, None, **kernel)]
+    return [*layers, *_output_layers(config, output_activation, **kernel)]
 
 
 def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
@@ -183,12 +181,12 @@ def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"
             arguments = _with_keras_objects(arguments)
             # Half-precision probabilities would not add up to 1.
             precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
-            if arguments.get("activation") == SCALED_TANH:
-                rest = {key: argument for key, argument in arguments.items() if key != "activation"}
-                layer = [] if name == "Activation" else [getattr(keras.layers, name)(**rest, **precision)]
-                built.append([*layer, *_scaled_tanh_layers(**precision)])
-            else:
-                built.append([getattr(keras.layers, name)(**arguments, **precision)])
+            scaled_tanh = arguments.get("activation") == SCALED_TANH
+            if scaled_tanh:
+                del arguments["activation"]
+            bare = scaled_tanh and name == "Activation"
+            layer = [] if bare else [getattr(keras.layers, name)(**arguments, **precision)]
+            built.append([*layer, *_scaled_tanh_layers(**precision)] if scaled_tanh else layer)
     return built
 
 
@@ -254,11 +252,8 @@ def _output_layers(config: Config, activation: str | None, **kernel: Any) -> lis
 
 def _try_network(model: "keras.Sequential", config: Config) -> None:
     """Check on two inputs, from the smallest to the largest, that the first step will work and the loss makes sense."""
-    size = prod(config.data.shape)
-    if isinstance(config.data, LinearData):
-        ramp = np.linspace(0, 1, 2 * size, dtype=np.float32)
-    else:
-        ramp = np.linspace(0, config.data.pixel_max, 2 * size).astype(np.uint8)
+    largest, dtype = (1, "float32") if isinstance(config.data, LinearData) else (config.data.pixel_max, "uint8")
+    ramp = np.linspace(0, largest, 2 * prod(config.data.shape)).astype(dtype)
     with _keras_errors(f"model={config.model.name} does not run:"):
         outputs = model(ramp.reshape(2, *config.data.shape)).numpy()
         for variable in model.trainable_variables:

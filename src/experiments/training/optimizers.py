@@ -30,11 +30,7 @@ NOT_UNDER_XLA = ("adafactor",)
 
 
 def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) -> "keras.optimizers.Optimizer":
-    """Build the optimizer of a config: its other keys are the arguments.
-
-    Args:
-        gradient_clipping: largest norm of all gradients together, or None.
-    """
+    """Build the optimizer of a config; `gradient_clipping` is the largest norm of all gradients together, or None."""
     import keras
 
     known = optimizer_arguments()[config.name]
@@ -42,9 +38,8 @@ def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) ->
         key: float(value) if isinstance(known[key], float) and value is not None else value
         for key, value in config.arguments.items()
     }
-    builder = EXTRA_OPTIMIZERS.get(config.name) or getattr(
-        keras.optimizers, keras_table()["optimizers"][config.name]["class"]
-    )
+    table = keras_table()["optimizers"]
+    builder = EXTRA_OPTIMIZERS.get(config.name) or getattr(keras.optimizers, table[config.name]["class"])
     optimizer = builder(learning_rate=config.learning_rate, **arguments)
     if gradient_clipping is not None:
         optimizer.global_clipnorm = gradient_clipping
@@ -78,28 +73,22 @@ def set_hyperparameters(optimizer: "keras.optimizers.Optimizer", planned: "tf.Te
 
 
 def learning_rates(schedule: ScheduleConfig, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
-    """Return the learning rate of every step of an epoch, float32 [steps_per_epoch].
+    """Return the learning rate of every step of epoch number `epoch` (from 1 on), float32 [steps_per_epoch].
 
     Args:
         peak: `optimizer.learning_rate`.
         epochs: of the whole run.
-        epoch: from 1 on.
     """
     step = (epoch - 1) * steps_per_epoch + np.arange(steps_per_epoch)
-    factor = np.asarray(
-        _schedule_factor(schedule, step, step / steps_per_epoch, steps_per_epoch * epochs, steps_per_epoch)
-    )
+    factor = _schedule_factor(schedule, step, steps_per_epoch * epochs, steps_per_epoch)
     return (peak * np.broadcast_to(factor, steps_per_epoch)).astype(np.float32)
 
 
 def _schedule_factor(
-    schedule: ScheduleConfig,
-    step: np.ndarray,
-    epoch: np.ndarray,
-    steps: int,
-    steps_per_epoch: int,
+    schedule: ScheduleConfig, step: np.ndarray, steps: int, steps_per_epoch: int
 ) -> np.ndarray | float:
-    """Return the learning rate as a fraction of its peak at each step; `epoch` is the time in epochs."""
+    """Return the learning rate as a fraction of its peak at each step."""
+    epoch = step / steps_per_epoch
     match schedule:
         case ConstantSchedule() | ReduceOnPlateauSchedule():  # the trainer applies the plateau's factor
             return 1.0

@@ -22,18 +22,10 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 def uniform_bits(
     counter: "tf.Tensor", rows: "tf.Tensor", columns: int, first_row: "tf.Tensor | int" = 0
 ) -> "tf.Tensor":
-    """Return uniform random bits as a function of (counter, row, column) alone.
+    """Return uniform random bits, uint32 [rows, columns], as a function of (counter, row, column) alone.
 
     They are the same with and without XLA, and for any slice of the rows, unlike TensorFlow's stateless generators.
-
-    Args:
-        counter: uint32 [k], identifies the draw: (seed, layer, epoch, step).
-        rows: scalar, number of rows.
-        columns: number of columns.
-        first_row: index of the first row within the whole batch.
-
-    Returns:
-        uint32 [rows, columns].
+    `counter`, uint32 [k], identifies the draw; `first_row` is the index of the first row within the whole batch.
     """
     import tensorflow as tf
 
@@ -56,30 +48,19 @@ def _mix_bits(h: "tf.Tensor") -> "tf.Tensor":
 
 
 class MaskDraw(threading.local):
-    """What a dropout mask is drawn from; per thread, as each replica is traced in its own thread.
+    """What a dropout mask is drawn from; per thread, as each replica is traced in its own thread."""
 
-    Attributes:
-        counter: uint32 [4], seed, layer, epoch and step.
-        threshold: uint32, rate * 2**32.
-        scale: 1 / (1 - rate).
-        first_row: index of the first row within the global batch.
-    """
-
-    counter: "tf.Tensor"
-    threshold: "tf.Tensor"
-    scale: "tf.Tensor"
-    first_row: "tf.Tensor | int" = 0
+    counter: "tf.Tensor"  # uint32 [4]: seed, layer, epoch and step
+    threshold: "tf.Tensor"  # uint32: rate * 2**32
+    scale: "tf.Tensor"  # 1 / (1 - rate)
+    first_row: "tf.Tensor | int" = 0  # index of the first row within the global batch
 
 
 def with_counter_dropout(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
-    """Return a twin of the model, sharing its weights, with dropout masks that are a function of a counter.
+    """Return a twin of a model, sharing its weights, with masks as a function of a counter, and its dropout layers.
 
-    Args:
-        model: of stock layers.
-        synchronized: batch normalization uses the batches of all replicas.
-
-    Returns:
-        The model to train, and its dropout layers in order. The loop sets the `draw` of each before each training call.
+    The loop sets the `draw` of each layer before each training call. With `synchronized`, batch normalization uses the
+    batches of all replicas.
     """
     import keras
 

@@ -59,36 +59,21 @@ class ImprovementWatch:
 
 @dataclass
 class TrainingState:
-    """The progress of training; with weights and optimizer, all that is needed to continue.
+    """The progress of training; with weights and optimizer, all that is needed to continue."""
 
-    Attributes:
-        epoch: in progress, from 1 on; one more than the last when all are done.
-        step: number of its steps that are done.
-        sums: of loss and metric over the examples of those steps.
-        seconds: spent on those steps.
-        history: metric -> one value per finished epoch.
-        stopping, plateau: what early stopping and the schedule have seen.
-        plateau_factor: what the schedule's learning rate is multiplied by.
-        stopped: early stopping has ended the training.
-    """
-
-    epoch: int = 1
-    step: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    seconds: float = 0.0
-    history: dict[str, list[float]] = field(default_factory=dict)
-    stopping: ImprovementWatch = field(default_factory=ImprovementWatch)
-    plateau: ImprovementWatch = field(default_factory=ImprovementWatch)
-    plateau_factor: float = 1.0
-    stopped: bool = False
+    epoch: int = 1  # in progress; one more than the last when all are done
+    step: int = 0  # number of its steps that are done
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss and metric over their examples
+    seconds: float = 0.0  # spent on those steps
+    history: dict[str, list[float]] = field(default_factory=dict)  # metric -> one value per finished epoch
+    stopping: ImprovementWatch = field(default_factory=ImprovementWatch)  # what early stopping has seen
+    plateau: ImprovementWatch = field(default_factory=ImprovementWatch)  # what the schedule has seen
+    plateau_factor: float = 1.0  # what the schedule's learning rate is multiplied by
+    stopped: bool = False  # early stopping has ended the training
 
 
 class Trainer:
-    """Trains a network in place, from the start or from a checkpoint.
-
-    Args:
-        checkpoint: the file to keep the state in, and to continue from if it exists; None keeps none.
-    """
+    """Trains a network in place, keeping its state in the file `checkpoint`, and continuing from it if it exists."""
 
     def __init__(self, config: Config, network: CompiledNetwork, dataset: Dataset, checkpoint: Path | None) -> None:
         self.config, self.dataset, self.checkpoint = config, dataset, checkpoint
@@ -171,7 +156,7 @@ class Trainer:
         return metrics | {"learning_rate": float(plan[-1, 0])} | times
 
     def _means(self, sums: np.ndarray, examples: int) -> Metrics:
-        return {"loss": float(sums[0]) / examples, self.evaluate.quality.name: float(sums[1]) / examples}
+        return {"loss": float(sums[0]) / examples, self.evaluate.quality.__name__: float(sums[1]) / examples}
 
     def _judge(self, metrics: Metrics) -> None:
         """Apply early stopping, keep the best weights, and apply the plateau rule, after an epoch."""

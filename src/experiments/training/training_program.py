@@ -34,7 +34,7 @@ class TrainingProgram:
         self.losses, self.quality = per_example_functions(network.loss, network.model.output_shape[-1])
         xla = self.replicas == 1 and _suits_xla(network.model, network.optimizer)
         self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
-        self.last_batch = tf.function(self._last_batch)
+        self.last_batch = tf.function(self._step)
 
     def _whole_batches(
         self,
@@ -54,17 +54,6 @@ class TrainingProgram:
             sums += self._step(given, rows, plan[step], counter, step)
             step += 1
         return sums
-
-    def _last_batch(
-        self,
-        given: ProgramInputs,
-        sums: "tf.Tensor",
-        rows: "tf.Tensor",
-        planned: "tf.Tensor",
-        counter: "tf.Tensor",
-        step: "tf.Tensor",
-    ) -> "tf.Tensor":
-        return sums + self._step(given, rows, planned, counter, step)
 
     def _step(
         self, given: ProgramInputs, rows: "tf.Tensor", planned: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
@@ -100,9 +89,8 @@ class TrainingProgram:
         if self.augment:
             inputs = self.augment(inputs, counter[0], counter[1], tf.cast(step, tf.uint32), first)
         for index, layer in enumerate(self.dropouts):
-            layer.draw.counter = tf.stack(
-                [counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)]
-            )
+            words = counter[0], tf.constant(index, tf.uint32), counter[1], tf.cast(step, tf.uint32)
+            layer.draw.counter = tf.stack(words)
             layer.draw.threshold, layer.draw.scale, layer.draw.first_row = thresholds[index], scales[index], first
         variables = self.model.trainable_variables
         count = tf.cast(examples, tf.float32)
