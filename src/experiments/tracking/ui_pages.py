@@ -80,7 +80,7 @@ def sweep_view(
     chart = {"metricSectionId": "sweep", "runsCountToCompare": _MOST_CHARTED, "deleted": False, "isGenerated": False}
     axes = list(charted)[:_MOST_AXES]
     parallel = {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [metric], "showAllRuns": False}
-    scatter = {"type": "SCATTER", "yaxis": {"key": metric, "type": "METRIC"}}
+    scatter: dict[str, object] = {"type": "SCATTER", "yaxis": {"key": metric, "type": "METRIC"}}
     charts: list[dict[str, object]] = [parallel]
     charts += [scatter | {"xaxis": {"key": name, "type": "PARAM"}} for name in axes]
     # Below this section the UI adds its own, with all metrics.
