@@ -21,11 +21,7 @@ def checkpoint_path(run_id: str) -> Path:
 
 
 def check_checkpoint_folder() -> None:
-    """Check, before a run is made, that its checkpoints can be written.
-
-    Raises:
-        UserError: the folder is not writable.
-    """
+    """Raise a UserError, before a run is made, if its checkpoints cannot be written."""
     folder = next(parent for parent in (CHECKPOINT_FOLDER, *CHECKPOINT_FOLDER.parents) if parent.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(

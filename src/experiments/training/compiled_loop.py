@@ -53,11 +53,7 @@ class CompiledLoop:
 
     @name_failed_worker()
     def check_agreement(self, steps_done: int) -> None:
-        """Check that all workers continue from the same step, as a checkpoint may be visible to only some of them.
-
-        Raises:
-            TrainingError: they do not; names the step of this worker.
-        """
+        """Raise a TrainingError unless all workers continue from the same step: some may not see the checkpoint."""
         import tensorflow as tf
 
         if not self.several_processes:

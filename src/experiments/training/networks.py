@@ -55,11 +55,7 @@ def build_network(config: Config) -> "keras.Sequential":
 
 
 def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key: str) -> None:
-    """Give a model the weights that the setting `key` asks for.
-
-    Raises:
-        ConfigError: their shapes are not those of the model.
-    """
+    """Give a model the weights that the setting `key` asks for; raise a ConfigError if their shapes do not fit."""
     given, expected = ([tuple(value.shape) for value in values] for values in (weights, model.weights))
     if given != expected:
         raise ConfigError(

@@ -10,11 +10,7 @@ if TYPE_CHECKING:
 
 
 def load_keras_model(file: Path, run_id: str) -> "keras.Model":
-    """Load the model from a run's `.keras` file.
-
-    Raises:
-        StoreError: it cannot be loaded.
-    """
+    """Load the model from a run's `.keras` file, or raise a StoreError."""
     import keras
 
     try:
