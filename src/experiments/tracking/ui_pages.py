@@ -82,7 +82,7 @@ def sweep_view(
     parallel = {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [metric], "showAllRuns": False}
     scatter: dict[str, object] = {"type": "SCATTER", "yaxis": {"key": metric, "type": "METRIC"}}
     charts: list[dict[str, object]] = [parallel]
-    charts += [scatter | {"xaxis": {"key": name, "type": "PARAM"}} for name in axes]
+    charts += [{**scatter, "xaxis": {"key": name, "type": "PARAM"}} for name in axes]
     # Below this section the UI adds its own, with all metrics.
     section = {"uuid": "sweep", "name": "Sweep", "display": True, "isReordered": False}
     state = {
