@@ -14,8 +14,7 @@ from experiments.profiling import begin_profile
 from experiments.reports.differences import run_name
 from experiments.reports.notes import run_note, unfinished_note
 from experiments.reports.progress import ProgressDisplay
-from experiments.reports.publishing import publish_results
-from experiments.reports.report import Results, final_metrics, import_matplotlib_ahead
+from experiments.reports.report import Results, final_metrics, import_matplotlib_ahead, publish_results
 from experiments.reports.summary import print_resume_hint, print_summary
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import load_initial_weights

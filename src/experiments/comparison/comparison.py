@@ -87,10 +87,9 @@ def compare_runs(
     elif len(metrics.columns):
         finished = [run.status == "FINISHED" for run in runs]
         metric = _default_metric(metrics[finished] if any(finished) else metrics)
-    if metric is not None:
-        metrics = metrics[[metric, *(name for name in metrics if name != metric)]]
     modes = {name: metric_direction(name) for name in metrics}
     if metric is not None:
+        metrics.insert(0, metric, metrics.pop(metric))
         mode = modes[metric] = mode or modes[metric] or "max"
 
     labels = [_group_identity(run, group_by) for run in runs] if group_by else [run.run_id for run in runs]
@@ -192,6 +191,5 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 
 def _count_values(values: Counter[str]) -> str:
-    return ", ".join(
-        f"{printable(value[:12]) or 'not recorded'} ({plural(n, 'run')})" for value, n in values.most_common()
-    )
+    common = values.most_common()
+    return ", ".join(f"{printable(value[:12]) or 'not recorded'} ({plural(n, 'run')})" for value, n in common)

@@ -76,7 +76,13 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
         file = download_model(store, run.run_id, Path(folder))
         config, _ = read_recorded_config(store, run.run_id)
         chosen = _choose_data(config, overrides)
-        _check_data_fits(run.run_id, config.data, chosen)
+        expected, found = _describe_examples(config.data), _describe_examples(chosen)
+        if found != expected:
+            raise DataError(
+                f"data={chosen.name} does not fit the model of run {run.run_id}, which takes {expected}: these are"
+                f" {found}. Choose data like data={config.data.name}, or train a model: python run.py"
+                f" data={chosen.name}"
+            )
         dataset = load_dataset(chosen, config.seed)
         start_tensorflow(int(config.training.threads))
         model = load_keras_model(file, run.run_id)
@@ -153,15 +159,6 @@ def _is_as_shipped(config: DataConfig) -> bool:
     return all(getattr(config, key) == shipped[key] for key in TEST_SET_KEYS if key in shipped and key != "path")
 
 
-def _check_data_fits(run_id: str, trained: DataConfig, chosen: DataConfig) -> None:
-    expected, found = _describe_examples(trained), _describe_examples(chosen)
-    if found != expected:
-        raise DataError(
-            f"data={chosen.name} does not fit the model of run {run_id}, which takes {expected}: these are {found}."
-            f" Choose data like data={trained.name}, or train a model: python run.py data={chosen.name}"
-        )
-
-
 def _describe_examples(config: DataConfig) -> str:
     """Describe what a model trained on such data relies on."""
     if isinstance(config, LinearData):
@@ -171,9 +168,8 @@ def _describe_examples(config: DataConfig) -> str:
 
 
 def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:
-    metrics = test.metrics | {
-        name.removeprefix("test_"): value for name, value in split_metrics(targets, test.outputs, "test_").items()
-    }
+    split = split_metrics(targets, test.outputs, "test_")
+    metrics = test.metrics | {name.removeprefix("test_"): value for name, value in split.items()}
     if "crossentropy" in config.training.loss:  # else the outputs are not probabilities
         metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)
     return metrics

@@ -164,8 +164,6 @@ def _like_mnist(ink: np.ndarray) -> np.ndarray:
     digit = digit / digit.max()
     image = np.zeros((SIZE, SIZE))
     centre = ndimage.center_of_mass(digit)
-    top, left = (
-        min(max(round(SIZE / 2 - middle), 0), SIZE - side) for middle, side in zip(centre, digit.shape, strict=True)
-    )
+    top, left = np.clip(np.rint(SIZE / 2 - np.array(centre)).astype(int), 0, SIZE - np.array(digit.shape))
     image[top : top + height, left : left + width] = digit
     return np.rint(255 * image).astype(np.uint8)

@@ -62,15 +62,13 @@ class Prediction:
         stream = io.BytesIO()
         enlarged.save(stream, "PNG")
         content = stream.getvalue()
-        numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-        targets = (folder / f"{self.file.stem}{number}.seen.png" for number in numbers)
+        targets = (folder / f"{self.file.stem}{f'-{n}' * (n > 1)}.seen.png" for n in itertools.count(1))
         try:
             target = next(target for target in targets if not target.exists() or target.read_bytes() == content)
             target.write_bytes(content)
         except OSError as error:
-            raise PictureError(
-                f"What the network saw of {self.file} cannot be saved in {folder}: {error.strerror}."
-            ) from None
+            what = f"What the network saw of {self.file}"
+            raise PictureError(f"{what} cannot be saved in {folder}: {error.strerror}.") from None
         return target
 
 

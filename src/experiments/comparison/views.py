@@ -24,27 +24,20 @@ def comparison_csv(comparison: Comparison) -> str:
     import pandas as pd
 
     first = [group[0] for group in comparison.groups]
-    metrics: dict[str, Any] = {}
-    if comparison.group_by is None:
-        about: dict[str, Any] = {key: [getattr(run, key) for run in first] for key in ("run_id", "name", "status")}
-    else:
-        about = {
-            "n": [len(group) for group in comparison.groups],
-            "run_ids": [" ".join(run.run_id for run in group) for group in comparison.groups],
-        }
+    about: dict[str, Any] = {key: [getattr(run, key) for run in first] for key in ("run_id", "name", "status")}
+    if comparison.group_by is not None:
+        ids = [" ".join(run.run_id for run in group) for group in comparison.groups]
+        about = {"n": list(map(len, comparison.groups)), "run_ids": ids}
     facts = {
         "git_commit": [recorded_code(run)[0] for run in first],
         "git_dirty": [str(recorded_code(run)[1]).lower() for run in first],
         "data_digest": [recorded_data(run) for run in first],
     }
-    for name in comparison.mean:
-        if comparison.group_by is None:
-            metrics[name] = comparison.mean[name]
-        else:
-            metrics[f"{name}_mean"] = comparison.mean[name]
-            metrics[f"{name}_std"] = comparison.std[name]
-            metrics[f"{name}_n"] = comparison.count[name]
-        metrics[f"{name}_difference"] = comparison.difference[name]
+    frames = {"": comparison.mean}
+    if comparison.group_by is not None:
+        frames = {"_mean": comparison.mean, "_std": comparison.std, "_n": comparison.count}
+    frames["_difference"] = comparison.difference
+    metrics = {f"{name}{end}": frame[name] for name in comparison.mean for end, frame in frames.items()}
     taken = {*about, *facts, *metrics}
     params = {f"params.{name}" if name in taken else name: comparison.values(name) for name in comparison.params}
     return str(pd.DataFrame(about | params | facts | metrics).to_csv(index=False))
@@ -58,25 +51,17 @@ def comparison_json(comparison: Comparison) -> str:
         run = group[0]
         count = comparison.count.loc[position]
         mean, std, difference = (
-            {name: _finite_or_none(frame.at[position, name]) for name in frame if count[name]}
+            {name: float(x) if math.isfinite(x := frame.at[position, name]) else None for name in frame if count[name]}
             for frame in (comparison.mean, comparison.std, comparison.difference)
         )
         about: dict[str, Any] = {"n": len(group), "run_ids": [run.run_id for run in group]}
         if not grouped:
             about = {key: getattr(run, key) for key in ("run_id", "name", "status", "start_time")}
         statistics = {name: {"mean": mean[name], "std": std[name], "n": int(count[name])} for name in mean}
-        commit, dirty = recorded_code(run)
-        rows.append(
-            {
-                **about,
-                "params": {name: _json_value(run.params[name]) for name in comparison.params if name in run.params},
-                "metrics": statistics if grouped else mean,
-                "difference": difference,
-                "git_commit": commit,
-                "git_dirty": dirty,
-                "data_digest": recorded_data(run),
-            }
-        )
+        about["params"] = {name: _json_value(run.params[name]) for name in comparison.params if name in run.params}
+        about |= {"metrics": statistics if grouped else mean, "difference": difference}
+        about["git_commit"], about["git_dirty"] = recorded_code(run)
+        rows.append(about | {"data_digest": recorded_data(run)})
     tree = {
         "metric": comparison.metric,
         "mode": comparison.mode,
@@ -89,10 +74,6 @@ def comparison_json(comparison: Comparison) -> str:
         "data_differs": len({recorded_data(run) for run in runs}) > 1,
     }
     return json.dumps(tree, indent=2, allow_nan=False)
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _json_value(text: str) -> str | int | float:
@@ -152,11 +133,13 @@ def _run_columns(comparison: Comparison) -> dict[str, list[str]]:
     if comparison.group_by is None:
         length = short_id_length(run.run_id for run in runs)
         columns["run"] = [run.run_id[:length] for run in first]
-        columns["name"] = [_shorten_cell(run.name) for run in first]
+        columns["name"] = [printable(shorten(run.name, 40)) for run in first]
         if any(run.status != "FINISHED" for run in runs):
             columns["status"] = [printable(run.status) for run in first]
     for name in comparison.params:
-        columns[printable(name)] = ["-" if value is None else _shorten_cell(value) for value in comparison.values(name)]
+        columns[printable(name)] = [
+            "-" if value is None else printable(shorten(value, 40)) for value in comparison.values(name)
+        ]
     if comparison.group_by is not None:
         columns["n"] = [str(len(group)) for group in comparison.groups]
     if len(set(codes)) > 1:
@@ -178,10 +161,6 @@ def _metric_cells(comparison: Comparison, name: str) -> list[str]:
     return [f"{value:>{left}} {bracket:>{right}}".rstrip() for value, bracket in zip(values, brackets, strict=True)]
 
 
-def _shorten_cell(text: str) -> str:
-    return printable(shorten(text, 40))
-
-
 def comparison_figure(comparison: Comparison) -> "Figure":
     """Draw the metric that ranks: over the parameter that varies, over two as lines or a heat map, else for each run.
 
@@ -197,9 +176,7 @@ def comparison_figure(comparison: Comparison) -> "Figure":
     mean, std = comparison.mean.loc[has, metric], comparison.std.loc[has, metric].fillna(0)
     groups = [group for group, there in zip(comparison.groups, has, strict=True) if there]
     number = plural(len(comparison.runs), "run")
-    subtitle = number
-    if comparison.group_by is not None:
-        subtitle += f", mean ± standard deviation over {comparison.group_by}"
+    subtitle = number + (f", mean ± standard deviation over {comparison.group_by}" if comparison.group_by else "")
     varying = [name for name in comparison.params if name != "seed"]
     values = {name: [axis_value(group[0].params.get(name)) for group in groups] for name in varying}
     numeric = [name for name in varying if all(isinstance(value, float) for value in values[name])]
@@ -241,5 +218,4 @@ def _group_labels(comparison: Comparison, groups: list[list[RunRecord]]) -> list
         length = short_id_length(run.run_id for run in comparison.runs)
         return [run.name if uses[run.name] == 1 else f"{run.name} {run.run_id[:length]}" for run in runs]
     names = {param: param.rsplit(".", 1)[-1] for param in comparison.params}
-    settings = [" ".join(f"{names[p]}={group[0].params.get(p, '-')}" for p in comparison.params) for group in groups]
-    return [setting or "all" for setting in settings]
+    return [" ".join(f"{names[p]}={group[0].params.get(p, '-')}" for p in names) or "all" for group in groups]

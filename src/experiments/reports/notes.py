@@ -41,12 +41,8 @@ def unfinished_note(
     config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str
 ) -> str:
     """Return the note of a run without a result yet; it stays if the run is cut off."""
-    blocks = [
-        "**Not finished.**",
-        *_describe_training(config, dataset, model),
-        _code_block(next_commands(config, overrides, run_id)),
-    ]
-    return "\n\n".join(blocks)
+    commands = _code_block(next_commands(config, overrides, run_id))
+    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model), commands])
 
 
 def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[str], run_id: str) -> str:

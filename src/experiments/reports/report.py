@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,12 +15,13 @@ from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
-from experiments.profiling import span
+from experiments.profiling import profile_table, span, trace_events, trace_page
 from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
 from experiments.reports.figures.images import flatten_figure, predictions_grid, samples_grid, worst_mistakes
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
 from experiments.reports.figures.style import save_figure
 from experiments.reports.figures.training import learning_curves, regression_fit
+from experiments.tracking.run import TrackedRun
 from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics
 
 if TYPE_CHECKING:
@@ -241,3 +243,20 @@ def predictions_csv(results: Results) -> str:
     names = np.array(results.dataset.class_names)
     columns = {"actual": names[targets], "predicted": names[results.predicted], results.unit: outputs.max(1)}
     return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.6f")
+
+
+def publish_results(run: TrackedRun, results: Results) -> None:
+    """Log figures, tables, predictions, the model and the profile of a run."""
+    with TemporaryDirectory() as folder:
+        write_figures(results, Path(folder))
+        run.log_artifacts(Path(folder), "figures")
+    for name, columns in report_tables(results).items():
+        run.log_table(columns, f"tables/{name}.json")
+    run.log_text(predictions_csv(results), "predictions/test.csv")
+    if results.config.tracking.log_model:
+        test = results.dataset.test
+        run.log_model(results.model, test.inputs[:1], results.test.outputs[:1])
+    if results.config.report.profile:
+        run.log_text(trace_page(), "profile/trace.html")
+        run.log_text(trace_events(), "profile/trace.json")
+        run.log_table(profile_table(), "tables/profile.json")

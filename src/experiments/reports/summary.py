@@ -64,10 +64,10 @@ def _profile_rows() -> "Table":
 
     columns = profile_table()
     rows = Table("phase", box=None, pad_edge=False)
-    for name in ("times", "seconds", "percent"):
+    numbers = ("times", "seconds", "percent")
+    for name in numbers:
         rows.add_column(name, justify="right")
-    spans = zip(*(columns[key] for key in ("phase", "times", "seconds", "percent")), strict=True)
-    for path, times, seconds, percent in spans:
+    for path, times, seconds, percent in zip(*(columns[name] for name in ("phase", *numbers)), strict=True):
         *around, phase = path.split(SPAN_SEPARATOR)
         rows.add_row(f"{'  ' * len(around)}{phase}", str(times), f"{seconds:.2f}", f"{percent:.1f}")
     return rows

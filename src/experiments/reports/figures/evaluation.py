@@ -38,12 +38,8 @@ def confusion_matrix(
     mistakes = np.where(diagonal, 0, counts)
     actual, taken_for = divmod(int(mistakes.argmax()), classes)
     errors, total = int(mistakes.sum()), int(counts.sum())
-    most = "no mistakes"
-    if errors:
-        times = plural(int(mistakes.max()), "time")
-        most = (
-            f"most frequent: {names[actual]} taken for {names[taken_for]}, {times}; orange: share of the actual class"
-        )
+    most = f"most frequent: {names[actual]} taken for {names[taken_for]}, {plural(int(mistakes.max()), 'time')}"
+    most = f"{most}; orange: share of the actual class" if errors else "no mistakes"
 
     room = text_width(names, 10)
     left, slanted = 0.75 + room, room > 0.5

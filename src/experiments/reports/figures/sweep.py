@@ -64,7 +64,7 @@ class Scale:
                 return np.full(np.shape(x), 0.5)
             return np.asarray(np.log(x / low) / np.log(high / low) if logarithmic else (x - low) / (high - low))
 
-        marks, labels = known, [_rounded(mark) for mark in known]
+        marks, labels = known, [text if len(text := f"{mark:g}") <= LONGEST_TICK else f"{mark:.2g}" for mark in known]
         crowded = len(labels) > MOST_TICKS or max(map(len, labels), default=0) > LONGEST_TICK
         if crowded or len(set(labels)) < len(labels):
             marks = _round_numbers(low, high, logarithmic)
@@ -265,8 +265,3 @@ def _fit_text(name: str, width: float) -> str:
     if text_width([name], 10) > width:
         name = name.rsplit(".", 1)[-1]
     return shorten(name, max(6, int(width / text_width(["x"], 10))))
-
-
-def _rounded(number: float) -> str:
-    text = f"{number:g}"
-    return text if len(text) <= LONGEST_TICK else f"{number:.2g}"

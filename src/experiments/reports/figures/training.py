@@ -94,13 +94,8 @@ def regression_fit(
     """
     x, y, before, after = (np.ravel(values) for values in (x, y, before, after))
     order = np.argsort(x)
-    sign = "−" if bias < 0 else "+"
-    page = Page(
-        style,
-        4.6,
-        f"Single neuron: y = {weight:.4g} x {sign} {abs(bias):.4g} after training",
-        f"{plural(len(x), 'example')} drawn around y = {slope:g} x",
-    )
+    title = f"Single neuron: y = {weight:.4g} x {'−' if bias < 0 else '+'} {abs(bias):.4g} after training"
+    page = Page(style, 4.6, title, f"{plural(len(x), 'example')} drawn around y = {slope:g} x")
     palette = page.palette
     axes = page.add_axes(0.9, 0.6, 3.9, grid="both")
     axes.plot(x, y, "o", color=palette.muted, markersize=4, alpha=0.55, markeredgewidth=0, label="examples")
