@@ -32,7 +32,7 @@ from experiments.tracking.records import RunRecord, find_runs, metric_history, r
 from experiments.tracking.store import open_existing_store
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from experiments.tracking.store import MlflowClient
 
 TIME_METRICS = ("epoch_seconds", "examples_per_second", "train_seconds")
 # The facts in environment/hardware.json that decide the last bits: processors of one name can differ in instructions.
