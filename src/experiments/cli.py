@@ -17,7 +17,7 @@ from experiments.config.sweep_composition import PoolSettings, check_hydra_overr
 from experiments.errors import ConfigError, raise_terminated, run_command
 from experiments.runtime import collect_garbage_rarely
 
-# Hydra's completion is for the command `python`, and runs any script named there to ask it: let it ask ours only.
+# Hydra completes the command `python` by running whatever script follows it: restrict that to our own.
 COMPLETE_ONLY_OURS = r"""
 hydra_bash_completion_of_ours()
 {
@@ -53,7 +53,7 @@ def _run_arguments() -> None:
 
 def _run(arguments: Namespace) -> None:
     config = compose_job(arguments.overrides, arguments.config_dir)
-    if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:  # --version has ended by now
+    if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:  # --version has already exited
         return _answer_question()
     _check_surroundings([config])
     from experiments.experiment import run_experiment
@@ -81,7 +81,7 @@ def _sweep(arguments: Namespace) -> None:
     _check_surroundings(jobs)
     if any(config.resume for config in jobs):
         raise ConfigError(
-            "resume=RUN_ID resumes one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
+            "resume=RUN_ID resumes one run, and -m is for several. Leave out -m, or repeat the command of the sweep,"
             " which resumes all of its runs."
         )
     if any(config.distribution.strategy == "multi_worker" for config in jobs):
@@ -101,7 +101,7 @@ def _answer_question(_: DictConfig) -> None:
 
 
 def _check_surroundings(jobs: Sequence[Config]) -> None:
-    """Check what the jobs need outside their configs: folders, stores, data and weights to start from."""
+    """Check what the jobs need besides their configs: folders, stores, data and initial weights."""
     from experiments.data.datasets import find_dataset
     from experiments.tracking.addresses import check_tracking_uri, resolve_tracking_uri
     from experiments.tracking.artifacts import check_initial_weights

@@ -1,4 +1,4 @@
-"""The ways a command ends that are not a bug: each carries one clear message and an exit code."""
+"""The expected ways in which a command can fail: each carries one clear message and an exit code."""
 
 import difflib
 import io
@@ -43,7 +43,7 @@ class TrainingError(Exception):
 
 
 class NotFiniteError(TrainingError):
-    """A loss or metric that is NaN or infinite: going on from the checkpoint would only meet it again."""
+    """A loss or metric that is NaN or infinite: continuing from the checkpoint would only run into it again."""
 
 
 class TrialPruned(Exception):  # noqa: N818
@@ -55,21 +55,21 @@ class TrialPruned(Exception):  # noqa: N818
 
 
 class Terminated(BaseException):
-    """SIGTERM: like KeyboardInterrupt it is no Exception, so that nothing on the way swallows it."""
+    """SIGTERM: like KeyboardInterrupt it is not an Exception, so that no `except Exception` swallows it."""
 
     exit_code = 143
 
 
 def raise_terminated(*_: object) -> NoReturn:
-    """The handler of SIGTERM."""
+    """Handle SIGTERM."""
     raise Terminated
 
 
 class OutputStream(io.TextIOWrapper):
-    """A standard stream whose reader may leave, such as `head`: what is written then is lost, and nothing else."""
+    """A standard stream whose reader may stop reading, such as `head`: later output is lost, without an error."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        # None: it was closed before the command began. Held, as it would be closed if nobody did.
+        # None: it was closed before the command began. Keep a reference, or the file would be closed.
         self._below = stream or Path(os.devnull).open("w")  # noqa: SIM115
         super().__init__(self._below.buffer, self._below.encoding, "backslashreplace", line_buffering=True)
 
@@ -83,7 +83,7 @@ class OutputStream(io.TextIOWrapper):
             super().flush()
 
     def close(self) -> None:
-        """Leaves the stream below open, which others write to."""
+        """Leave the underlying stream open, because others write to it."""
         self.flush()
 
     @contextmanager
@@ -97,7 +97,7 @@ class OutputStream(io.TextIOWrapper):
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command, and return its exit code: its own, 0 for None, or that of what ended it, told on stderr.
 
-    That a reader of stdout or stderr has enough, such as `head`, ends nothing and is no mistake.
+    A reader of stdout or stderr that stops reading, such as `head`, neither ends the command nor counts as an error.
     """
     with redirect_stdout(OutputStream(sys.stdout)), redirect_stderr(OutputStream(sys.stderr)):
         try:

@@ -69,7 +69,7 @@ def run_experiment(
             return _follow_chief(Trainer(config, network, dataset, checkpoint_path(run_id) if run_id else None), member)
         untrained = network.evaluate(dataset.train).outputs if isinstance(config.data, LinearData) else None
 
-        if config.resume:  # what is recorded of the start stays
+        if config.resume:  # the record of how the run started is kept
             tags = {"resumed_at_commit": code.commit}
         with _open_run(config, overrides, tags, run_id) as run, print_resume_hint(config, run.run_id, tags):
             member.report_run(run.run_id)
@@ -78,7 +78,7 @@ def run_experiment(
             run.set_tags({NOTE_TAG: unfinished_note(config, dataset, network.model, overrides, run.run_id)})
 
             trainer = Trainer(config, network, dataset, checkpoint_path(run.run_id))
-            for epoch, metrics in trainer.finished_epochs():  # a kill may have kept some from the store
+            for epoch, metrics in trainer.finished_epochs():  # a kill may have kept some of them out of the store
                 run.log_metrics(metrics, epoch)
             import_matplotlib_ahead()
             with member.training(), _displayed_epochs(trainer, member) as epochs:
@@ -108,14 +108,14 @@ def _open_run(
 
 @contextmanager
 def _displayed_epochs(trainer: Trainer, member: ClusterMember) -> Iterator[Iterator[tuple[int, Metrics]]]:
-    """Give the epochs of the training, each trained when asked for, and display their progress."""
+    """Yield the epochs of the training, each trained on demand, and display their progress."""
     size = (trainer.config.training.epochs, trainer.steps, trainer.examples, trainer.steps_done)
     with ProgressDisplay(*size, member.progress) as progress, closing(trainer.run(progress)) as epochs:
         yield epochs
 
 
 def _follow_chief(trainer: Trainer, member: ClusterMember) -> str:
-    """Take the same steps as the chief, and print and record nothing."""
+    """Take the same steps as the chief, without printing or recording anything."""
     trainer.checkpoint = None
     with member.training():
         for _ in trainer.run(member):

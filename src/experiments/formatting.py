@@ -1,4 +1,4 @@
-"""How texts and numbers are shown: safe for a terminal or Markdown, with the digits that their spread leaves sure."""
+"""Format texts and numbers: safe for a terminal or Markdown, with only the digits that the spread justifies."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def format_with_spread(mean: float, std: float) -> str:
-    """The mean to the decimals that its spread leaves sure: `0.9785 ± 0.0012`."""
+    """Return the mean with the decimals that its spread justifies: `0.9785 ± 0.0012`."""
     if not math.isfinite(std):
         return f"{mean:.5g}"
     if not 1e-6 < std < 1e6:  # 0 too
@@ -15,12 +15,12 @@ def format_with_spread(mean: float, std: float) -> str:
 
 
 def certain_decimals(spread: float) -> int:
-    """The decimals that a positive spread leaves sure: two digits of it."""
+    """Return how many decimals show two significant digits of a positive spread."""
     return max(0, 1 - math.floor(math.log10(spread)))
 
 
 def short_id_length(run_ids: Iterable[str]) -> int:
-    """How many characters of the ids, 8 or more, tell the runs apart."""
+    """Return how many characters of the ids, 8 or more, distinguish the runs."""
     ids, length = set(run_ids), 8
     while len({run_id[:length] for run_id in ids}) < len(ids):
         length += 1
@@ -33,12 +33,12 @@ def shorten(text: str, length: int) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without characters that a terminal would act on."""
+    """Return the text without characters that a terminal would interpret."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def escape_markdown(text: str) -> str:
-    """A line of text that Markdown leaves as it is, also in a cell of a table."""
+    """Escape a line of text so that Markdown shows it unchanged, also in a table cell."""
     return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", printable(text.replace("\n", " ")))
 
 

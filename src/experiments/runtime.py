@@ -1,4 +1,4 @@
-"""This process: fast to start and to end, and TensorFlow in it, quiet and with a recorded number of threads."""
+"""Start and end this process quickly, and load TensorFlow quietly, with a recorded number of threads."""
 
 import atexit
 import contextlib

@@ -288,7 +288,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("override", MISTAKES)
-def test_a_mistake_is_told_in_one_line(override: str) -> None:
+def test_a_mistake_is_reported_in_one_line(override: str) -> None:
     message = refusal(override)
     assert MISTAKES[override] in message
     assert "\n" not in message
@@ -339,7 +339,7 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
             'experiment=walkthrough expected.quick.overrides=["hydra.launcher=x"]',
             "'hydra.launcher=x' is not allowed: key=value of the experiment itself, such as training.epochs=1, but not",
         ),
-        ("training.initial_momentum=0.5", "needs an optimizer whose momentum it leads to. Use optimizer=sgd and"),
+        ("training.initial_momentum=0.5", "needs an optimizer whose momentum it can rise to. Use optimizer=sgd and"),
         ("training.initial_momentum=0.5 optimizer=sgd", "optimizer.momentum greater than 0."),
         ("training.initial_momentum=0.5 optimizer=sgd ~optimizer.momentum", "optimizer.momentum greater than 0."),
         (
@@ -372,7 +372,7 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
         ("model=layers model.layers=[Equalization]", "'Equalization' is refused: Keras cannot build it into a network"),
         (
             "model=layers model.layers=[{GaussianNoise:{stddev:1}}]",
-            "could not be repeated exactly; exact and allowed are Dropout, SpatialDropout1D",
+            "could not be repeated exactly; these are exact and allowed: Dropout, SpatialDropout1D",
         ),
         (
             "model=layers model.layers=[{Dropout:{rate:1}}]",
@@ -484,18 +484,18 @@ def test_a_config_file_may_not_set_hydras_own_keys(tmp_path: Path, text: str, ke
     )
 
 
-def test_nor_may_a_file_that_it_brings_along(tmp_path: Path) -> None:
+def test_refuses_hydras_keys_in_an_included_file(tmp_path: Path) -> None:
     inner = own_file(tmp_path, "# @package _global_\nhydra: {verbose: true}\n", name="inner")
     own_file(tmp_path, "# @package _global_\ndefaults:\n  - inner\n", name="outer")
     assert refusal("experiment=outer", config_dir=tmp_path).startswith(f"{inner} sets 'hydra'")
 
 
-def test_nor_may_a_choice_of_another_group(tmp_path: Path) -> None:
+def test_refuses_hydras_keys_in_a_choice_of_another_group(tmp_path: Path) -> None:
     file = own_file(tmp_path, "# @package _global_\nhydra: {verbose: true}\n", group="training")
     assert refusal("training=mine", config_dir=tmp_path).startswith(f"{file} sets 'hydra'")
 
 
-def test_nor_may_it_put_a_group_into_hydras_keys(tmp_path: Path) -> None:
+def test_refuses_a_group_placed_in_hydras_keys(tmp_path: Path) -> None:
     own_file(tmp_path, "# @package _global_\ndefaults:\n  - /training@hydra.job: default\n")
     assert "sets '@package hydra.job'" in refusal("experiment=mine", config_dir=tmp_path)
 
@@ -516,7 +516,7 @@ def test_other_keys_of_a_config_file_are_checked_against_the_schema(tmp_path: Pa
         ("# @package _global_\nmodel:\n  units: ${nowhere}\n", "Interpolation key 'nowhere' not found"),
     ],
 )
-def test_a_broken_config_file_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_broken_config_file_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     own_file(tmp_path, text)
     found = refusal("experiment=mine", config_dir=tmp_path)
     assert message in found
@@ -556,7 +556,7 @@ def test_a_validated_config_is_its_own_plain_form() -> None:
     assert plain["model"]["kernel_regularizer"] == {"l2": {"l2": 0.1}}
 
 
-def test_flatten_gives_dotted_names_and_json_for_what_is_no_single_value() -> None:
+def test_flatten_gives_dotted_names_and_json_for_lists_and_mappings() -> None:
     tree: dict[str, Any] = {
         "seed": 0,
         "model": {"units": [128, 64], "penalty": {"l2": {"l2": 0.1}}, "constraint": None, "name": "mlp"},

@@ -31,7 +31,7 @@ def test_resume_is_refused_in_a_sweep(new_uri: str) -> None:
     done = command("-m", *SMALL, "seed=0,1", f"++resume={'a' * 32}", f"tracking.uri={new_uri}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "resume=RUN_ID resumes one run, and -m is for several. Leave out -m; or repeat the command of the sweep,"
+        "resume=RUN_ID resumes one run, and -m is for several. Leave out -m, or repeat the command of the sweep,"
         " which resumes all of its runs.\n"
     )
 

@@ -1,3 +1,3 @@
-"""Runs side by side, and models of earlier runs applied again: to their test sets, and to people's own pictures."""
+"""Compare runs side by side, and apply the models of earlier runs to test sets and to the user's own pictures."""
 
 __all__ = ["comparison", "evaluate", "pictures", "predict", "views"]

@@ -1,4 +1,4 @@
-"""Runs side by side: how parameters, code and data differ, and how far metrics are from the best."""
+"""Runs side by side: which parameters, code and data differ, and how far metrics are from the best."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Find the digit in a person's picture, and convert it to an image like MNIST's.
+"""Find the digit in a user's picture, and convert it to an image like MNIST's.
 
 The conversion follows LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998,
 section III-A: the digit is scaled to fit 20 x 20 pixels, keeping its aspect ratio, with grey levels from the scaling,

@@ -1,4 +1,4 @@
-"""Classify a person's own pictures of digits with the model of a run."""
+"""Classify a user's own pictures of digits with the model of a run."""
 
 import io
 import itertools

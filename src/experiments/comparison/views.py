@@ -77,7 +77,7 @@ def comparison_json(comparison: Comparison) -> str:
 
 
 def _json_value(text: str) -> str | int | float:
-    """Return a number if that loses nothing: `007` remains text."""
+    """Return text as a number if nothing is lost: `007` remains text."""
     for kind in (int, float):
         with suppress(ValueError):
             value: int | float = kind(text)
@@ -195,7 +195,7 @@ def comparison_figure(comparison: Comparison) -> "Figure":
 
 
 def is_grid(x: list[float | str], y: list[float | str]) -> bool:
-    """Return whether most combinations are there, and few enough to write a number into each."""
+    """Return whether most combinations exist, and are few enough to write a number into each cell."""
     rows, columns = len(set(x)), len(set(y))
     filled = len(set(zip(x, y, strict=True))) / (rows * columns)
     return min(rows, columns) > 1 and max(rows, columns) <= 20 and filled >= 0.75

@@ -1,4 +1,4 @@
-"""What the files of conf/ hold and say about themselves: a first line on what each is, a comment behind each key."""
+"""Read the files of conf/ and their comments: a first line that says what each file is, and a comment for each key."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ CONFIG_FOLDER = PROJECT / "conf"
 
 
 class ConfigGroup(NamedTuple):
-    """A config group: its folder below conf/, the choice that is taken unless another is made, what it is about."""
+    """A config group: its folder below conf/, its default choice, and its subject."""
 
     name: str
     default: str
@@ -37,9 +37,9 @@ def choice_files(group: str) -> list[Path]:
     return sorted(filter(Path.is_file, (CONFIG_FOLDER / group).glob("*.yaml")))  # an editor's lock is a broken link
 
 
-@cache  # what this process began with stays as it is when a file is edited
+@cache  # cached, so that editing a file does not affect a running process
 def choice_values(group: str, name: str) -> Mapping[str, Any]:
-    """What a choice sets, as it stands in its file."""
+    """Return what a choice sets, as written in its file."""
     import yaml
 
     content: Mapping[str, Any] = yaml.safe_load((CONFIG_FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -47,13 +47,13 @@ def choice_values(group: str, name: str) -> Mapping[str, Any]:
 
 
 def choice_comment(file: Path) -> list[str]:
-    """The lines of the comment that a config file begins with; the first is a sentence on what it is."""
+    """Return the lines of the comment at the top of a config file; the first says in a sentence what it is."""
     lines = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
     return [line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")]
 
 
 def key_comments(file: Path) -> dict[str, str]:
-    """What stands behind each key of a YAML file, by the key's path."""
+    """Return the comment on each key of a YAML file, by the key's path."""
     found, path = {}, list[str]()
     for line in file.read_text().splitlines():
         if match := re.match(r"( *)([\w-]+):(?: .*?)?(?:\s# ?(.*))?$", line):
@@ -64,7 +64,7 @@ def key_comments(file: Path) -> dict[str, str]:
 
 
 def choices_overview() -> str:
-    """For --help: every group with its choices, then every key of no group, each on a line of its own."""
+    """Return, for --help, every group with its choices, then every key outside the groups, each on its own line."""
     choices = {group: [f for f in choice_files(group.name) if f.stem != "default"] for group in config_groups()}
     longest = max(len(file.stem) for group in choices.values() for file in group)
     lines = ["== Groups and their choices (GROUP=CHOICE) ==", ""]
@@ -72,7 +72,7 @@ def choices_overview() -> str:
         default = f" (default: {group.default})" if group.default in [file.stem for file in own] else ""
         lines += [f"{group.name}: {group.comment}{default}"]
         lines += [f"  {file.stem:{longest}}  {choice_comment(file)[0].removesuffix('.')}" for file in own]
-    lines += ["", "== Keys of no group (KEY=VALUE) ==", ""]
+    lines += ["", "== Keys outside the groups (KEY=VALUE) ==", ""]
     for key, comment in key_comments(CONFIG_FOLDER / "config.yaml").items():
         if comment and not key.startswith("hydra"):
             lines += [f"{key:{longest + 2}}  {comment}"]

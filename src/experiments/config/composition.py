@@ -38,7 +38,7 @@ from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_k
 # What Hydra raises for config files that do not fit together or are not YAML.
 NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, RecursionError, yaml.YAMLError)
 
-# In the template of --help, where a dollar sign stands for something.
+# For the template of --help, in which a dollar sign starts an interpolation.
 OmegaConf.register_new_resolver("choices", lambda: choices_overview().replace("$", "$$"), replace=True)
 
 

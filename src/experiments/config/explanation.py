@@ -1,4 +1,4 @@
-"""What is wrong with a config, in words: one line for each problem."""
+"""Explain what is wrong with a config: one line for each problem."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def field_descriptions(schema: Any) -> dict[str, str]:
 
 
 def _field_path(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
-    """The key's path, without the names of the branches of a union that pydantic puts in between."""
+    """Return the key's path, without the names of union branches that pydantic inserts."""
     path: list[str] = []
     node: Any = raw
     for index, part in enumerate(finding["loc"]):

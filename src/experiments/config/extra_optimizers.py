@@ -1,4 +1,4 @@
-"""Optimizers that Keras lacks: a function each, whose arguments beside the learning rate are the config's keys."""
+"""Optimizers that Keras lacks: one function each, whose arguments besides the learning rate are the config's keys."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any

@@ -9,11 +9,11 @@ from experiments.config.metrics import RUN_METRICS, Mode, Task, higher_is_better
 from experiments.config.model_schema import MlpConfig, NeuronConfig
 from experiments.config.schema import Config
 
-LARGE_NETWORK = 1_000_000  # weights; below, a second thread within an operation costs more than it gains
+LARGE_NETWORK = 1_000_000  # weights; in smaller networks a second thread within an operation costs more than it gains
 
 
 def count_training_examples(config: Config) -> int:
-    """Examples that are trained on: the official training split, limited, less validation."""
+    """Return the number of training examples: the official training split, cut to `limit`, minus validation."""
     data = config.data
     return min(data.limit or data.train_examples, data.train_examples) - data.validation
 
@@ -57,7 +57,7 @@ def objective_of(config: Config) -> tuple[str, Mode]:
 
 
 def estimate_weights(config: Config) -> float:
-    """About how many weights the network has; infinite where only Keras could tell, and for convolutions."""
+    """Estimate the number of weights; infinite where only Keras knows it, and for convolutions."""
     match config.model:
         case MlpConfig():
             outputs = 1 if isinstance(config.data, LinearData) else config.data.classes
@@ -69,6 +69,6 @@ def estimate_weights(config: Config) -> float:
 
 
 def available_cores() -> int:
-    """How many cores this process may use, which a scheduler such as Slurm can have made fewer than the machine's."""
+    """Return how many cores this process may use; a scheduler such as Slurm may allow fewer than the machine has."""
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

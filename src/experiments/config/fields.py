@@ -1,4 +1,4 @@
-"""The types of the config's fields that several groups share."""
+"""Field types that several groups of the config share."""
 
 from typing import Annotated, Any
 

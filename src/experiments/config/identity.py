@@ -58,7 +58,7 @@ def affects_result(key: str) -> bool:
 
 
 def fingerprint_of(config: Config, parts: Mapping[str, str]) -> str:
-    """Return the SHA-256 (hex) of the config, less what cannot change a result, and of the identity in `parts`."""
+    """Return the SHA-256 (hex) of the config without what cannot change a result, and of the identity in `parts`."""
     tree = without_neutral(config_to_dict(config))
     for key in WITHOUT_EFFECT:
         group, _, name = key.partition(".")

@@ -1,6 +1,7 @@
-"""What a config may name of Keras: layers, activations, initializers and the like, each with its own arguments.
+"""The Keras objects that a config may name: layers, activations, initializers and the like, with their arguments.
 
-By the table of keras_table.py, so Keras is not loaded. What is refused cannot be built, compiled or repeated.
+The checks use the table of keras_table.py and do not load Keras. Anything that cannot be built, compiled or repeated
+exactly is refused.
 """
 
 import math
@@ -14,10 +15,10 @@ from experiments.errors import did_you_mean, join_sorted
 
 # LeCun's squashing function, 1.7159 tanh(2/3 x); built of stock layers, as Keras has no activation of this name.
 SCALED_TANH = "scaled_tanh"
-# Functions of all units of a layer together: constant for one unit, and no curve of a number.
+# Functions of all units of a layer together: constant for one unit, so they cannot be drawn as a curve.
 LAYER_WIDE_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax")
 DROPOUT_RATE_RANGE = "fraction of values set to zero in training, from 0 up to but not including 1"
-# Arguments of Resizing and UpSampling2D of which XLA can compile these values only.
+# Arguments of Resizing and UpSampling2D for which XLA can compile only these values.
 XLA_ARGUMENT_CHOICES = {
     "interpolation": ("bilinear", "nearest"),
     "antialias": (False,),
@@ -26,7 +27,7 @@ XLA_ARGUMENT_CHOICES = {
 
 
 def refusal(message: str) -> PydanticCustomError:
-    """A finding in our own words (braces are pydantic's template marks)."""
+    """Return a validation error with our own message (pydantic treats braces as placeholders)."""
     return PydanticCustomError("refused", "{message}", {"message": message})
 
 
@@ -97,7 +98,7 @@ def check_argument(where: str, name: str, value: Any, default: Any) -> None:
 
 
 def is_plain_value(value: Any) -> bool:
-    """Numbers, names and lists of them: nothing that Keras would turn into an object of its own."""
+    """Accept only numbers, names and lists of them: nothing that Keras would turn into an object."""
     if isinstance(value, list):
         return all(is_plain_value(item) for item in value)
     return not isinstance(value, dict) and not (isinstance(value, float) and not math.isfinite(value))
@@ -109,7 +110,7 @@ def check_layer(value: Any) -> Any:
     if name not in layers:
         raise refusal(f"Keras has no layer {name!r}{did_you_mean(name, layers)}; see https://keras.io/api/layers")
     if reason := layers[name]["refused"]:
-        exact = f"; exact and allowed are {', '.join(EXACT_RANDOM_LAYERS)}" if "random" in reason else ""
+        exact = f"; these are exact and allowed: {', '.join(EXACT_RANDOM_LAYERS)}" if "random" in reason else ""
         raise refusal(f"layer {name!r} is refused: {reason}{exact}")
     check_arguments(f"layer {name}", arguments, layers[name]["arguments"])
     if name in EXACT_RANDOM_LAYERS and not is_rate(arguments["rate"]):

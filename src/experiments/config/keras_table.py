@@ -1,7 +1,7 @@
 """What Keras can build by name, as a table that is read without Keras.
 
 `python -m experiments.config.keras_table` makes `keras_table.json` from the installed Keras; a test compares the two.
-The table is also the limit of what a config may name: nothing in it runs code that a config brings along.
+The table is also the limit of what a config may name: nothing in it runs code supplied by a config.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import Any
 
 KERAS_TABLE_FILE = Path(__file__).with_name("keras_table.json")
 
-# Arguments that are the pipeline's to set (seeds, names, types) or that would load or wrap something.
+# Arguments that only the pipeline may set (seeds, names, types), or that would load or wrap something.
 NOT_CONFIGURABLE = {
     *("self", "name", "seed", "dtype", "kwargs", "learning_rate", "noise_shape", "weights", "vocabulary"),
     *("quantization_config", "lora_rank", "lora_alpha", "gptq_unpacked_column_size", "reverse_dtype"),

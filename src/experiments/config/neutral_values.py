@@ -1,4 +1,4 @@
-"""The values of keys that earlier versions did not have, with which a run does what it did before the key existed.
+"""Neutral values of keys added since earlier versions: with them a run does what it did before the key existed.
 
 A version that adds a key to the schema adds a line here. Configs recorded earlier then stay valid, and their
 fingerprints stay the same.

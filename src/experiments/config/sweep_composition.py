@@ -1,4 +1,4 @@
-"""From a command line with -m to the validated configs of a sweep's jobs, and the settings of what runs them."""
+"""From a command line with -m to the validated configs of a sweep's jobs, and the launcher's and sweeper's settings."""
 
 import hashlib
 import json
@@ -71,9 +71,9 @@ TAKEN = re.compile(r"hydra[./](launcher|sweeper)(\..+)?|hydra\.mode")
 
 @dataclass(frozen=True)
 class ComposedSweep:
-    """What a command with -m stands for: its jobs, and the settings of what runs and of what makes them."""
+    """The sweep that a command with -m describes: its jobs, and the settings of the launcher and the sweeper."""
 
-    jobs: list[ComposedJob]  # in Hydra's order; for a search see search.py
+    jobs: list[ComposedJob]  # in Hydra's order; for a search, see search.py
     launcher: BasicSettings | PoolSettings
     sweeper: ProductSettings | SearchSettings
     overrides: list[str]  # of the command, without `hydra.*`
@@ -112,12 +112,12 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
 
 
 def check_hydra_overrides(overrides: Iterable[str]) -> None:
-    """Raise ConfigError for settings of Hydra's without effect, as it runs no job here, and for foreign plug-ins."""
+    """Raise ConfigError for Hydra settings that have no effect here, as Hydra runs no jobs, and for other plug-ins."""
     for override in overrides:
         _, key, value = split_override(override)
         if is_hydra_key(key) and not TAKEN.fullmatch(key):
             raise ConfigError(
-                f"{key} is not supported: it would have no effect. Of Hydra's settings there are hydra/launcher,"
+                f"{key} is not supported: it would have no effect. Supported are hydra/launcher,"
                 " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
             )
         choices = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key, {})

@@ -33,7 +33,7 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
     """Check a composed config, resolving `training.threads`; raises ConfigError with a line for each problem."""
     raw = {key: value for key, value in raw.items() if key != "search"}  # the space of a search is in no run
     try:
-        # As JSON: pydantic's strict mode then takes plain dictionaries, and still no "3" for 3.
+        # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
         raise explain_invalid(raw, error) from None
@@ -112,12 +112,12 @@ def _check_training(config: Config) -> None:
         other, why = "training.loop=fit", "Keras's fit puts the average in place of the weights after every epoch"
         if training.restore_best:
             other = "training.restore_best"
-            why = "the average of all steps and the best epoch are two answers to which weights to keep"
+            why = "one keeps the average of all steps, the other the best epoch"
         raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
     if training.initial_momentum is not None:
         if config.optimizer.name != "sgd" or not arguments.get("momentum"):
             raise ConfigError(
-                f"training.initial_momentum={training.initial_momentum:g} needs an optimizer whose momentum it leads"
+                f"training.initial_momentum={training.initial_momentum:g} needs an optimizer whose momentum it can rise"
                 " to. Use optimizer=sgd and optimizer.momentum greater than 0."
             )
         for key in ("nesterov", "gradient_accumulation_steps"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(results: "Results", metrics: Mapping[str, float], run: TrackedRun) -> None:
-    """Print the metrics, where the run is, and the next commands."""
+    """Print the metrics, where the run is recorded, and the next commands."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Recorded and published runs again: resumed, repeated and compared, or exported as one file.
+"""Run recorded and published experiments again: resume, repeat and compare them, or export them as one file.
 
 `original_run` reads what a run recorded, `rerun` repeats it, `published` runs the published configs.
 """

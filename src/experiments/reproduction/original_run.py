@@ -234,7 +234,7 @@ def _abbreviate(names: list[str]) -> str:
 
 
 def read_logged_model(uri: str, run: RunRecord, logged: bool) -> LoggedModel | None:
-    """Read the run's model; without digest and weights if the run logged one, by `logged` or its tags, that is gone."""
+    """Read the run's model; if it was logged, by `logged` or the tags, but is gone, it has no digest or weights."""
     with TemporaryDirectory() as folder:
         try:
             content = download_model(uri, run.run_id, Path(folder), accept_changed=True).read_bytes()

@@ -73,7 +73,7 @@ class PublishedConfig:
         return [run for found in self.runs_by_seed() if (run := _first_finished(found))]
 
     def run_all(self) -> list[RunRecord]:
-        """Run every seed that has no finished run, and resume those that were cut off; print to stderr.
+        """Run every seed that has no finished run, and resume those that were cut off; report on stderr.
 
         Raises:
             UserError: data, devices or store cannot be used.
@@ -107,7 +107,7 @@ class PublishedOutcome:
 
 
 def published_expectations() -> dict[str, dict[str, Any]]:
-    """Return what each published config states under `expected`, by name, as it is in the file, right or wrong.
+    """Return what each published config states under `expected`, by name, unchecked.
 
     A file that cannot be read gives {}: it may be a published config, and running it reports what is wrong.
     """

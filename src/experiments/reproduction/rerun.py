@@ -29,7 +29,7 @@ from experiments.training.devices import logical_devices
 from experiments.training.evaluation import Evaluator
 from experiments.training.saved_models import load_keras_model
 
-NOT_JUDGED = ("best_epoch",)  # among nearly equal epochs the last bits decide
+NOT_JUDGED = ("best_epoch",)  # the last bits decide between nearly equal epochs
 RELATIVE_TOLERANCE = 0.02  # of losses and of other metrics that are not accuracies
 SAME_MODEL_TOLERANCE = 0.001  # of the accuracy of the same weights on another machine
 TWO_MODELS_TOLERANCE = 0.005

@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep with an engine: which are still to do, retries, when to stop, and a line on each."""
+"""Runs the jobs of a sweep with an engine: which jobs remain, retries, when to stop, and a progress line for each."""
 
 import sys
 from collections import deque
@@ -23,8 +23,8 @@ class JobRunner:
         self.engine, self.parent_id = engine, parent_id
         self.jobs: list[SweepJob] = []  # by their number
         self.expected = 0  # in a search: how many jobs there will be
-        self.is_stopped = False  # a job failed, and `sweep.on_error=stop` says that no further one starts
-        self.seconds: list[float] = []  # that each job took, of those that ran
+        self.is_stopped = False  # a job failed, and with `sweep.on_error=stop` no more are started
+        self.seconds: list[float] = []  # taken by each job that ran
         self._ended: dict[int, str] = {}  # jobs that are done or were tried, with the reason if that left no run
         self._most_at_once = 1
         engine.start(parent_id)
@@ -87,7 +87,7 @@ class JobRunner:
         return read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
 
     def _report(self, end: JobEnd, outcome: JobOutcome) -> None:
-        """Print a line on a job that has ended, with the time that the whole sweep still takes."""
+        """Print a line about a job that has ended, with the estimated time left for the whole sweep."""
         self._ended[end.job.number] = "" if outcome.run_id else outcome.reason
         self.seconds.append(end.seconds)
         total = max(len(self.jobs), self.expected)

@@ -42,7 +42,7 @@ def _run_job(job: SweepJob, parent_id: str) -> None:
         raise ConfigError("The project's code or packages have changed since the sweep started. Start it again.")
     deadline = time.monotonic() + PATIENCE
     earlier = read_job_outcome(job, parent_id)
-    while earlier.status == "RUNNING" and time.monotonic() < deadline:  # its process checkpoints, and ends
+    while earlier.status == "RUNNING" and time.monotonic() < deadline:  # its process saves a checkpoint and exits
         time.sleep(0.5)
         earlier = read_job_outcome(job, parent_id)
     if earlier.is_done:
@@ -53,9 +53,9 @@ def _run_job(job: SweepJob, parent_id: str) -> None:
 
 
 def _recorded_start(job: SweepJob, run_id: str) -> tuple[Config, list[str]]:
-    """Return the recorded config and overrides of the job's run, with data and store where this command says.
+    """Return the recorded config and overrides of the job's run, with data and store as given by this command.
 
-    Today's command may differ in what cannot change a result, such as `report.style`.
+    The current command may differ in what cannot change a result, such as `report.style`.
     """
     try:
         config, overrides = read_recorded_config(resolve_tracking_uri(job.config.tracking.uri), run_id)

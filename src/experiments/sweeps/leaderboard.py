@@ -1,4 +1,4 @@
-"""The settings of a sweep ranked over seeds, and whether the best is better than the next beyond noise."""
+"""The settings of a sweep ranked over seeds, and whether the best beats the next beyond noise."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the parent run of a sweep keeps: the leaderboard as tables, figures and note, and the view of its runs."""
+"""What the parent run of a sweep records: the leaderboard as tables, figures and note, and the view of its runs."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, a
 def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str | None]], metric: str, mode: Mode) -> None:
     """Make the view of the sweep's runs in the UI, from the values of each key that the sweep varies."""
     params = {key if "." in key or key == SEED_PARAM else f"{key}.name": values for key, values in varied.items()}
-    # MLflow's charts can have no list on an axis.
+    # MLflow's charts cannot show lists on an axis.
     chartable = [name for name, found in params.items() if not any((value or "").startswith("[") for value in found)]
     run.share_sweep_view(list(params), chartable, metric, mode)
 

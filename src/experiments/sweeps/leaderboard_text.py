@@ -38,7 +38,7 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _param_cell(value: object) -> str:
-    """A parameter's value for people: a long number, such as a search draws, to four digits."""
+    """Return a parameter's value for display: long numbers, as drawn in a search, get four digits."""
     if not isinstance(value, str):  # NaN: the run does not have the parameter
         return "-"
     number = axis_value(value)
@@ -56,7 +56,7 @@ def leaderboard_headline(board: Leaderboard) -> str:
 
 
 def _confidence_interval(row: "pd.Series") -> str:
-    """The confidence interval of the mean, to the decimals that its width leaves certain."""
+    """Return the confidence interval of the mean, with the decimals that its width justifies."""
     if math.isnan(row.ci95_low):
         return "unknown"
     half = (row.ci95_high - row.ci95_low) / 2

@@ -1,4 +1,4 @@
-"""What the command of a sweep stands for: the jobs, their names and fingerprints, and their outcomes in MLflow."""
+"""What the command of a sweep describes: the jobs, their names and fingerprints, and their outcomes in MLflow."""
 
 import sys
 from collections import Counter
@@ -60,7 +60,7 @@ class JobOutcome:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a command stands for, and how much of it is done."""
+    """The sweep that a command describes, and how much of it is done."""
 
     composed: ComposedSweep
     jobs: list[SweepJob]
@@ -114,7 +114,7 @@ class SweepPlan:
 
 
 def plan_sweep(composed: ComposedSweep) -> SweepPlan:
-    """Find out what a sweep stands for and how much of it is done; nothing is written.
+    """Plan a sweep and find out how much of it is done; nothing is written.
 
     Raises:
         ConfigError: the jobs would go to several stores.

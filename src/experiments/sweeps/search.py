@@ -1,6 +1,6 @@
 """What a search is: its space, sampler, pruner and objective, checked before Optuna or TensorFlow are loaded.
 
-The space is what varies, between which bounds, under which condition; its corners must compose.
+The space states what varies, within which bounds and under which conditions; its corners must compose.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The trials of a search: Optuna proposes them and hears their results, by ask and tell (Akiba et al. 2019).
+"""The trials of a search: Optuna proposes them and is told their results, by ask and tell (Akiba et al. 2019).
 
 Optuna is imported inside functions, because that takes a second.
 """
@@ -212,10 +212,10 @@ def study_figures(study: SearchStudy, style: "Style" = "light") -> "dict[str, Fi
 
 
 def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Path) -> list[str]:
-    """Run the trials of a search, as many at once as the engine has room for, and publish the study.
+    """Run the trials of a search, as many in parallel as the engine has room for, and publish the study.
 
     A batch waits for its slowest trial: what is drawn next would otherwise depend on which trial ends first. The folder
-    keeps the study's journal. Returns a line on each trial that no job could be made of.
+    keeps the study's journal. Returns a line for each trial that could not be made into a job.
     """
     code = identity_tags(search.jobs[0].config, data_digest="")["fingerprint"]  # results of other code do not count
     study = SearchStudy(search, folder / f"{parent.run_id}-{code[:16]}.journal")
@@ -238,7 +238,7 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
         for trial in batch:
             try:
                 jobs[plan_job(trial.values, trial).number] = trial
-            except ConfigError as error:  # values that do not go together, though each is allowed
+            except ConfigError as error:  # values that are allowed one by one, but not together
                 refused.append(f"trial {trial.asked.number} cannot run: {error}")
                 print(refused[-1], file=sys.stderr)
                 study.tell(trial, None, "FAILED", None)

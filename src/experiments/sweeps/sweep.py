@@ -160,7 +160,7 @@ def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refuse
 def _sweep_leaderboard(
     plan: SweepPlan, parent_id: str, jobs: Sequence[SweepJob], outcomes: Sequence[JobOutcome]
 ) -> Leaderboard | None:
-    known = {outcome.run_id for outcome in outcomes}  # the others were made by other code: not to be compared
+    known = {outcome.run_id for outcome in outcomes}  # the others were made by different code and cannot be compared
     found = runs_with_tags(open_existing_store(plan.uri), {"mlflow.parentRunId": parent_id})
     children = [run for run in found if run.run_id in known]
     return rank_children(children, *objective_of(plan.base), list(varied_overrides(jobs)))

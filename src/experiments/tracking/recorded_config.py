@@ -31,7 +31,7 @@ IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed
 
 
 def run_params(config: Config) -> dict[str, object]:
-    """Return the config as MLflow's params, flat and dotted, less what only config.yaml needs to keep."""
+    """Return the config as MLflow's params, flat and dotted, without what only config.yaml needs to keep."""
     left_out = ("data.checksums", "resume", "tracking.uri", "tracking.run_name", "objective.", "sweep.", "expected")
     return {key: value for key, value in flatten_config(config_to_dict(config)).items() if not key.startswith(left_out)}
 

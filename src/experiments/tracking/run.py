@@ -192,7 +192,7 @@ class TrackedRun:
         """Store the model so that MLflow and plain Keras load it without this project, as `runs:/<run id>/model`.
 
         It contains the file `data/model.keras`; the SHA-256 (hex) of that becomes the tag `model_digest`. A run has one
-        model; logging another replaces it. Some raw inputs [n, ...] and the outputs for them make the signature.
+        model; logging another replaces it. The signature is inferred from some raw inputs [n, ...] and their outputs.
         """
         import mlflow.keras
         from mlflow.models import ModelSignature

@@ -1,4 +1,4 @@
-"""Everything that decides a number: networks, optimizers, loops, randomness, evaluation, checkpoints and devices.
+"""Everything that determines a result: networks, optimizers, loops, randomness, evaluation, checkpoints and devices.
 
 `trainer` runs the epochs of one run; `network_cache` keeps what it compiled for the next run of the same kind.
 """

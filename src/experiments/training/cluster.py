@@ -1,6 +1,6 @@
 """The processes of a multi-worker run: a supervisor starts and watches the workers, and ends all when one fails.
 
-TensorFlow waits silently, and for ever, for a peer that does not start or hangs. So the process that the user starts
+TensorFlow waits silently, and forever, for a peer that does not start or hangs. So the process that the user starts
 does not load it: it starts its worker (all of them, for `distribution.workers`) as a child process, and the workers
 report through files in a folder that they are alive, which phase they are in, and that they make progress.
 """

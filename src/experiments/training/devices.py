@@ -60,7 +60,7 @@ def _multi_worker_strategy(timeout: float) -> "tf.distribute.Strategy":
 
     resolvers = tf.distribute.cluster_resolver
     if read_tf_config() is None and on_slurm():
-        # It asks nvidia-smi for the GPUs, and fails without any: without GPUs, say that each task has one.
+        # It asks nvidia-smi for the GPUs and fails if there are none: in that case, claim one per task.
         tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
         cpus = {} if shutil.which("nvidia-smi") else {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
         resolver = resolvers.SlurmClusterResolver(**cpus)

@@ -28,7 +28,7 @@ from experiments.training.optimizers import plan_hyperparameters
 
 
 class TrainingObserver(Protocol):
-    """What is told of each step and epoch while training runs."""
+    """Receives each step and epoch while training runs."""
 
     def step(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None: ...
 

@@ -109,7 +109,7 @@ def per_class_accuracy(
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray, style: Style = "light") -> Figure:
-    """Draw whether the model is right as often as it is confident, and how often it is how confident.
+    """Draw accuracy against confidence, and how many predictions have each level of confidence.
 
     Each point is one of 15 equal bins of confidence (the probability of the predicted class), with a 95% Wilson
     interval of its accuracy; the counts below are on a logarithmic scale.

@@ -38,7 +38,7 @@ def search_history(
         best = (np.fmax if mode == "max" else np.fmin).accumulate(y)
         axes.step(x, best, where="post", color=palette.green, linewidth=1.8, label="best so far")
         axes.plot(x[complete], y[complete], "o", color=palette.blue, markersize=5, label="complete")
-    # These trials have no comparable value, so their marks are on the axis.
+    # These trials have no comparable value, so they are marked on the axis.
     marks = (("PRUNED", "pruned", "|", palette.muted), ("FAIL", "failed", "x", palette.orange))
     for word, label, marker, colour in marks:
         if at := [number for number, state in enumerate(status) if state == word]:

@@ -66,7 +66,7 @@ class Page:
         title: str = "",
         grid: Literal["x", "y", "both"] | None = None,
     ) -> Axes:
-        """Return new axes in the colours of the page, by default as wide as the right margin leaves room for.
+        """Return new axes in the colours of the page, by default as wide as the right margin allows.
 
         Args:
             grid: Which ticks have grid lines, behind the data.

@@ -1,4 +1,4 @@
-"""Engines run the jobs of a sweep: all follow one protocol, so that the sweep is the same whichever runs it.
+"""Engines run the jobs of a sweep: all follow one protocol, so a sweep gives the same results with any of them.
 
 An engine knows processes (or, one day, nodes of a cluster). What a job is, which jobs are done, retries, the parent
 run and the search belong to the sweep, which reads outcomes from MLflow.
@@ -39,7 +39,7 @@ class Engine(Protocol):
         """Return how many jobs with this config can run at once."""
 
     def give(self, job: SweepJob, draw: str | None = None) -> None:
-        """Start a job, where there is room, or `draw` the full report of its finished run, given by its id."""
+        """Start a job if there is room, or `draw` the full report of its finished run, given by id."""
 
     def wait(self) -> JobEnd:
         """Wait until one of the jobs given has ended; a signal raises KeyboardInterrupt or Terminated."""
@@ -70,5 +70,5 @@ def has_room(engine: Engine, running: Iterable[Config], config: Config) -> bool:
 
 
 def process_kind(config: Config) -> tuple[int, str, int]:
-    """Return threads, strategy and devices of a config, which TensorFlow takes once per process."""
+    """Return threads, strategy and devices of a config, which TensorFlow fixes once per process."""
     return int(config.training.threads), config.distribution.strategy, logical_devices(config.distribution)

@@ -33,7 +33,7 @@ def check_shared_process(jobs: Sequence[Config]) -> None:
     if len({process_kind(config) for config in jobs}) > 1:
         raise ConfigError(
             "The jobs of this sweep differ in training.threads (which `auto` chooses by the network), or in"
-            " distribution, and TensorFlow takes both once per process. Give all the same, such as training.threads=1,"
+            " distribution, and TensorFlow fixes both once per process. Give all the same, such as training.threads=1,"
             " or use hydra/launcher=pool."
         )
     layered = [config for config in jobs if config.model.name == "layers"]

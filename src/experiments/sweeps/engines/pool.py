@@ -2,7 +2,7 @@
 
 A worker keeps its number of threads, its devices and its strategy, which a process takes once and which the result
 depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one of its own.
-(That was not run on a machine with a GPU.)
+(Not tested on a machine with a GPU.)
 """
 
 import contextlib
@@ -37,7 +37,7 @@ TICK_SECONDS = 1.0  # seconds between looks at the clock
 class PoolWorker:
     """A process that runs one job after another."""
 
-    config: Config  # of the job that it was started for; all its jobs take the same of a process
+    config: Config  # of the job that it was started for; all its jobs need the same process settings
     gpu: str | None
     process: subprocess.Popen
     connection: Connection
@@ -51,7 +51,7 @@ class PoolWorker:
 
 
 class PoolEngine(Engine):
-    """Keeps the workers between jobs, and starts and ends them as the jobs need."""
+    """Keeps workers alive between jobs, and starts and ends them as the jobs require."""
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
@@ -71,7 +71,7 @@ class PoolEngine(Engine):
         else:
             while idle and not has_room(self, (worker.config for worker in self.workers), job.config):
                 self.workers.remove(idle[-1])
-                idle.pop().connection.close()  # it ends when nobody is at the other end
+                idle.pop().connection.close()  # the worker exits once its connection is closed
             worker = self._start_worker(job.config)
         worker.job = job
         with contextlib.suppress(OSError):  # it has died, which `wait` sees
@@ -88,7 +88,7 @@ class PoolEngine(Engine):
             pass_fds=[theirs.fileno()],
             env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # the sweep alone reports on jobs that run at once
+            stdout=subprocess.DEVNULL,  # only the sweep reports on jobs that run in parallel
             start_new_session=True,  # a Ctrl-C reaches the sweep's process, which passes it on
         )
         theirs.close()
@@ -168,7 +168,7 @@ def visible_gpus() -> list[str]:
 
 
 def run_worker(connection: Connection, parent_id: str, threads: int, devices: int) -> None:
-    """Run the jobs that come in until the sweep is gone, and send back why each failed, or an empty text."""
+    """Run incoming jobs until the sweep is gone, and send back why each failed, or an empty string."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, raise_terminated)
     jobs: queue.SimpleQueue[tuple[SweepJob, str | None] | None] = queue.SimpleQueue()
