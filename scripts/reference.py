@@ -67,7 +67,7 @@ def _choices(group: str, files: list[Path]) -> list[str]:
         lacking = [key.name for key in common if key.name not in {key.name for key in own}]
         parts += [f"### {group}={file.stem}\n\n{' '.join(choice_comment(file))}\n"]
         parts += [table(prefix, rest)] if rest else []
-        parts += [f"Without {', '.join(map(_code, lacking))}.\n"] if lacking else []
+        parts += [f"Without {', '.join(_code(prefix + name) for name in lacking)}.\n"] if lacking else []
     return parts
 
 

@@ -32,7 +32,7 @@ MISTAKES = {
     "model.dropout=0.1,0.2": "For a sweep add -m: python run.py -m model.dropout=0.1,0.2",
     "model.weights=1f0a": "model.weights=1f0a is not allowed: id of a finished run whose model's weights to start from",
     "data.path=/nowhere": "data.path=/nowhere: /nowhere does not exist.",
-    "hydra.run.dir=elsewhere": "hydra.run.dir is not supported: it would have no effect. Of Hydra's settings there are",
+    "hydra.run.dir=elsewhere": "hydra.run.dir is not supported: it would have no effect. Choices: hydra/launcher,",
     "hydra/launcher=joblib": "hydra/launcher=joblib is not a choice. Choices of hydra/launcher: basic, pool",
     "tracking.uri=ftp://x": "tracking.uri=ftp://x is not supported. Choices: sqlite:///PATH/mlflow.db",
 }

@@ -1,4 +1,4 @@
-"""How commands end: exit codes, what is told, and readers that leave."""
+"""How commands end: exit codes, messages, and readers that stop reading."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_the_exit_code_says_how_a_command_ended(
 
 
 @pytest.mark.parametrize(("shell", "left"), [("", "told on\n"), ("2>&1", "")])
-def test_a_reader_that_leaves_ends_nothing(shell: str, left: str) -> None:
+def test_a_reader_that_stops_reading_does_not_end_the_command(shell: str, left: str) -> None:
     script = """
 import sys
 from rich.console import Console
@@ -56,7 +56,7 @@ sys.exit(run_command(command))
 
 
 @pytest.mark.parametrize(("shell", "left"), [(">&-", "no\n"), ("2>&-", "")])
-def test_a_stream_that_was_closed_before_ends_nothing(shell: str, left: str) -> None:
+def test_a_stream_closed_at_the_start_does_not_end_the_command(shell: str, left: str) -> None:
     script = """
 import sys
 from experiments.errors import UserError, run_command

@@ -95,7 +95,7 @@ class OutputStream(io.TextIOWrapper):
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command, and return its exit code: its own, 0 for None, or that of what ended it, told on stderr.
+    """Run a command, and return its exit code: its own, 0 for None, or that of the error, reported on stderr.
 
     A reader of stdout or stderr that stops reading, such as `head`, neither ends the command nor counts as an error.
     """

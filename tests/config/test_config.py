@@ -1,4 +1,4 @@
-"""Composing and validating: what a command may say, what it is told otherwise, and what a config is known by."""
+"""Composing and validating: what a command may contain, the errors for the rest, and fingerprints of configs."""
 
 import dataclasses
 import json
@@ -149,7 +149,7 @@ def test_one_bad_job_refuses_the_sweep() -> None:
         compose_sweep(["model.dropout=0.1,1.5"])
 
 
-def test_several_values_without_multirun_are_refused_with_the_way_out() -> None:
+def test_several_values_without_multirun_are_refused_with_the_fix() -> None:
     assert refusal("seed=0,1") == (
         "'seed=0,1' has several values. For a sweep add -m: python run.py -m seed=0,1; for one list, write it in"
         " brackets: key=[a,b]."
@@ -339,7 +339,7 @@ def test_a_mistake_is_reported_in_one_line(override: str) -> None:
             'experiment=walkthrough expected.quick.overrides=["hydra.launcher=x"]',
             "'hydra.launcher=x' is not allowed: key=value of the experiment itself, such as training.epochs=1, but not",
         ),
-        ("training.initial_momentum=0.5", "needs an optimizer whose momentum it can rise to. Use optimizer=sgd and"),
+        ("training.initial_momentum=0.5", "works only with an optimizer that has momentum. Use optimizer=sgd and"),
         ("training.initial_momentum=0.5 optimizer=sgd", "optimizer.momentum greater than 0."),
         ("training.initial_momentum=0.5 optimizer=sgd ~optimizer.momentum", "optimizer.momentum greater than 0."),
         (
@@ -436,7 +436,7 @@ def own_file(folder: Path, text: str, name: str = "mine", group: str = "experime
     return file
 
 
-def test_an_experiment_in_a_folder_of_ones_own_is_found(tmp_path: Path) -> None:
+def test_an_experiment_in_the_users_folder_is_found(tmp_path: Path) -> None:
     own_file(tmp_path, "# @package _global_\nseed: 5\n")
     assert job("experiment=mine", config_dir=tmp_path).seed == 5
     assert "experiment=mien is not a choice (did you mean 'mine'?)" in refusal("experiment=mien", config_dir=tmp_path)

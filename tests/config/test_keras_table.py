@@ -44,7 +44,7 @@ def test_every_default_is_plain_data() -> None:
         ("InputLayer", "it is not a layer of a network"),
     ],
 )
-def test_what_is_no_plain_exact_layer_is_refused_with_the_reason(layer: str, reason: str) -> None:
+def test_layers_that_are_not_plain_and_exact_are_refused_with_the_reason(layer: str, reason: str) -> None:
     assert keras_table()["layers"][layer]["refused"] == reason
 
 
@@ -58,7 +58,7 @@ def test_every_layer_that_is_refused_by_name_is_one_of_keras() -> None:
     assert named - set(keras_table()["layers"]) == set()
 
 
-def test_an_entry_tells_class_arguments_and_defaults() -> None:
+def test_an_entry_lists_class_arguments_and_defaults() -> None:
     optimizer = keras_table()["optimizers"]["sgd"]
     assert optimizer["class"] == "SGD"
     assert optimizer["arguments"]["momentum"] == 0.0

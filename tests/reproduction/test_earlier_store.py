@@ -1,4 +1,4 @@
-"""A store made by commit 3007e39 stays good: see tests/fixtures/README.md."""
+"""A store made by commit 3007e39 still works: see tests/fixtures/README.md."""
 
 import sqlite3
 import tarfile

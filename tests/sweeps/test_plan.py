@@ -1,4 +1,4 @@
-"""What the command of a sweep stands for, and what its jobs are called."""
+"""The jobs that a sweep's command describes, and their names."""
 
 import re
 
@@ -131,7 +131,7 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
         ("hydra.launcher.timeout_minutes=0", r"timeout_minutes=0 is not allowed: minutes, greater than 0, or null"),
         ("hydra/launcher=joblib", r"hydra/launcher=joblib is not a choice\. Choices of hydra/launcher: basic, pool"),
         ("hydra/sweeper=ax", r"hydra/sweeper=ax is not a choice\. Choices of hydra/sweeper: optuna, product"),
-        ("hydra.sweep.dir=here", r"hydra\.sweep\.dir is not supported: it would have no effect\. Of Hydra's settings"),
+        ("hydra.sweep.dir=here", r"hydra\.sweep\.dir is not supported: it would have no effect\. Choices: hydra"),
         ("hydra.sweeper.params=5", r"hydra\.sweeper\.params=5 is not allowed: what to sweep over, as \{KEY:'A,B'\}"),
         ("+hydra.sweeper.parms={}", r"unknown key 'hydra\.sweeper\.parms' \(did you mean 'hydra\.sweeper\.params'\?\)"),
     ],

@@ -1,4 +1,4 @@
-"""Searches as commands give them: what is refused before anything is loaded, and what a search is known by."""
+"""Searches as commands give them: what is refused before anything is loaded, and the digest of a search."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""The identity of a run as it was recorded, compared with that of the code, packages and data of now."""
+"""The identity of a run as it was recorded, compared with that of the current code, packages and data."""
 
 from dataclasses import replace
 

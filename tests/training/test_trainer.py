@@ -47,7 +47,7 @@ def dataset(config: Config, examples: int = 50, validation: int = 13) -> Dataset
 
 
 class Steps:
-    """A progress that keeps what it is told."""
+    """An observer that records what is reported to it."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []

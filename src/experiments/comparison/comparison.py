@@ -37,7 +37,7 @@ class Comparison:
     group_by: str | None
     left_out: list[RunRecord]  # unfinished runs, which are left out of means
     params: list[str]  # that differ
-    bookkeeping: list[str]  # that differ too, without effect on results
+    bookkeeping: list[str]  # that also differ, without effect on results
     metric: str | None  # that ranks; None if there are no metrics
     mode: Mode
     mean: "pd.DataFrame"

@@ -62,7 +62,7 @@ class ComposedJob:
 
 @contextlib.contextmanager
 def composing(config_dir: str | None = None) -> Iterator[None]:
-    """Let Hydra compose from the files of conf/ and of a further folder; what Hydra had open before comes back."""
+    """Let Hydra compose from the files of conf/ and of another folder; afterwards restore Hydra's state."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

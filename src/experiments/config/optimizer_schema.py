@@ -158,7 +158,7 @@ class ReduceOnPlateauSchedule:
     factor: float = Field(gt=0, lt=1, description="what the learning rate is multiplied by, between 0 and 1")
     patience: Positive = described("epochs without improvement before the rate falls, 1 or more")
     min_delta: float = Field(ge=0, description="smallest change that counts as improvement, 0 or more")
-    smallest_fraction: float = Field(ge=0, le=1, description="smallest learning rate over first, from 0 to 1")
+    smallest_fraction: float = Field(ge=0, le=1, description="smallest share of the first learning rate, from 0 to 1")
 
 
 ScheduleConfig = (

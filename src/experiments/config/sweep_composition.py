@@ -117,7 +117,7 @@ def check_hydra_overrides(overrides: Iterable[str]) -> None:
         _, key, value = split_override(override)
         if is_hydra_key(key) and not TAKEN.fullmatch(key):
             raise ConfigError(
-                f"{key} is not supported: it would have no effect. Supported are hydra/launcher,"
+                f"{key} is not supported: it would have no effect. Choices: hydra/launcher,"
                 " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
             )
         choices = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key, {})
@@ -147,7 +147,7 @@ def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
         if override.is_sweep_override():
             raise ConfigError(f"{line!r} names several values. Give {key} one value.")
         explained_here = "/" not in key and key != "hydra.mode" and not line.startswith(("+", "~"))
-        lines.append(f"++{line}" if explained_here else line)  # or Hydra explains an unknown key, in words of its own
+        lines.append(f"++{line}" if explained_here else line)  # else Hydra words the error for an unknown key
     try:
         hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra
         settings: Any = OmegaConf.to_container(hydra)  # not resolved, as some of it refers to a job

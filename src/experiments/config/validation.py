@@ -31,7 +31,7 @@ from experiments.errors import ConfigError, did_you_mean, join_sorted
 
 def validate_config(raw: Mapping[str, Any]) -> Config:
     """Check a composed config, resolving `training.threads`; raises ConfigError with a line for each problem."""
-    raw = {key: value for key, value in raw.items() if key != "search"}  # the space of a search is in no run
+    raw = {key: value for key, value in raw.items() if key != "search"}  # a run has no search space
     try:
         # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
@@ -117,8 +117,8 @@ def _check_training(config: Config) -> None:
     if training.initial_momentum is not None:
         if config.optimizer.name != "sgd" or not arguments.get("momentum"):
             raise ConfigError(
-                f"training.initial_momentum={training.initial_momentum:g} needs an optimizer whose momentum it can rise"
-                " to. Use optimizer=sgd and optimizer.momentum greater than 0."
+                f"training.initial_momentum={training.initial_momentum:g} works only with an optimizer that has"
+                " momentum. Use optimizer=sgd and optimizer.momentum greater than 0."
             )
         for key in ("nesterov", "gradient_accumulation_steps"):
             if arguments.get(key):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from experiments.tracking.store import MlflowClient
 
 TIME_METRICS = ("epoch_seconds", "examples_per_second", "train_seconds")
-# The facts in environment/hardware.json that decide the last bits: processors of one name can differ in instructions.
+# The facts in environment/hardware.json that affect the last bits: equally named processors can differ in instructions.
 MACHINE_FACTS = ("processor", "instructions", "gpus", "threads", "switches")
 RECORDED_FILES = (
     *("config/config.yaml", "config/overrides.yaml", "environment/hardware.json", "environment/packages.txt"),

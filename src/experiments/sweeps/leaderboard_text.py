@@ -32,7 +32,7 @@ def describe_setting(values: Mapping[str, Any], varied: Sequence[str]) -> str:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last part of each parameter's name, or all of it where that is not enough: `dropout`, `optimizer.name`."""
+    """Return the last part of each parameter's name, or all of it if ambiguous: `dropout`, `optimizer.name`."""
     last = [name.rsplit(".", 1)[-1] for name in names]
     return {n: n if last.count(part) > 1 or part == "name" else part for n, part in zip(names, last, strict=True)}
 

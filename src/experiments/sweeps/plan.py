@@ -173,7 +173,7 @@ def plan_jobs(
             digests[data] = load_dataset(whole, 0).digest
         name = _job_name(job, keys)
         config = replace(job.config, tracking=replace(job.config.tracking, run_name=name))
-        if has_light_figures(job.overrides):  # few look at those of a hundred children; the best gets all in the end
+        if has_light_figures(job.overrides):  # few users open every child; the best run gets all figures at the end
             config = replace(config, report=replace(config.report, figures="light"))
         fingerprint = identity_tags(config, digests[data])["fingerprint"]
         found.append(SweepJob(number, name, config, job.overrides, fingerprint, digests[data], trial))

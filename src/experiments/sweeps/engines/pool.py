@@ -184,7 +184,7 @@ def run_worker(connection: Connection, parent_id: str, threads: int, devices: in
             job, draw = given
             connection.send(try_job(job, parent_id, draw))
             busy.clear()
-            if not gc.get_freeze_count():  # Keras looks for garbage before each model, also among what stays
+            if not gc.get_freeze_count():  # Keras collects garbage before each model: spare it the rest
                 gc.collect()
                 gc.freeze()
     except (KeyboardInterrupt, Terminated):
