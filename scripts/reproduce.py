@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from experiments.config.overrides import override_key
 from experiments.config.schema import Expectation
 from experiments.errors import ConfigError, Terminated, did_you_mean, raise_terminated, run_command
 from experiments.formatting import printable
@@ -61,7 +62,7 @@ def main() -> int:
     if options.table and (not options.all or options.quick):
         parser.error("--table needs --all, without --quick")
     is_published = options.all or options.what in published_expectations()
-    folders = [override for override in options.overrides if override.startswith("data.path=")]
+    folders = [override for override in options.overrides if override_key(override) == "data.path"]
     if not is_published and (options.quick or options.overrides != folders or (folders and options.export)):
         parser.error("--quick and KEY=VALUE need NAME or --all; of a recorded run only data.path can be changed")
     if is_published and options.export:

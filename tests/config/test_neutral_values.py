@@ -25,6 +25,13 @@ def test_completes_an_earlier_config_with_the_added_keys() -> None:
     assert complete(later, neutral) == without_neutral(later, neutral) == later
 
 
+def test_a_key_of_one_choice_is_not_added_to_another() -> None:
+    neutral = {"model[cnn].bias": True}
+    assert complete({"model": {"name": "mlp"}}, neutral) == {"model": {"name": "mlp"}}
+    assert complete({"model": {"name": "cnn"}}, neutral) == {"model": {"name": "cnn", "bias": True}}
+    assert without_neutral({"model": {"name": "cnn", "bias": True}}, neutral) == {"model": {"name": "cnn"}}
+
+
 def test_an_earlier_config_has_the_fingerprint_of_the_completed_one(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_job(["data=digits"])  # as if its version had no training.mixed_precision yet
     monkeypatch.setitem(neutral_values.NEUTRAL_VALUES, "training.mixed_precision", config.training.mixed_precision)

@@ -8,7 +8,8 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-NEUTRAL_VALUES: dict[str, Any] = {}  # by dotted key, such as "training.label_smoothing": 0.0
+# By dotted key, such as "training.label_smoothing": 0.0; of one choice of a group only: "model[cnn].bias": True.
+NEUTRAL_VALUES: dict[str, Any] = {}
 
 
 def complete(tree: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -43,7 +44,10 @@ def _places(tree: dict[str, Any], neutral: Mapping[str, Any] | None) -> Iterator
     for key, value in (NEUTRAL_VALUES if neutral is None else neutral).items():
         *groups, name = key.split(".")
         parent: Any = tree
-        for group in groups:
+        for part in groups:
+            group, _, choice = part.removesuffix("]").partition("[")
             parent = parent.get(group) if isinstance(parent, dict) else None
+            if isinstance(parent, dict) and choice and parent.get("name") != choice:
+                parent = None
         if isinstance(parent, dict):
             yield parent, name, value

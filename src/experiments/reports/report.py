@@ -80,8 +80,8 @@ def final_metrics(results: Results) -> dict[str, float]:
         NotFiniteError: a metric on the test set is not finite.
     """
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
-    refuse_not_finite(metrics, "after training")
     metrics |= split_metrics(results.dataset.test.targets, results.test.outputs, "test_")
+    refuse_not_finite(metrics, "after training")
     metrics |= best_epoch_metrics(results.history)
     metrics["train_seconds"] = sum(results.history["epoch_seconds"])
     if results.untrained is not None and results.config.model.name == "neuron":

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from experiments.comparison.evaluate import draw_full_report
 from experiments.config.identity import identity_tags
+from experiments.config.overrides import override_key
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError, TrainingError, UserError
 from experiments.sweeps.plan import SweepJob, read_job_outcome
@@ -62,6 +63,6 @@ def _recorded_start(job: SweepJob, run_id: str) -> tuple[Config, list[str]]:
     except StoreError:  # it was cut off before it had recorded them
         return job.config, job.overrides
     store = replace(config.tracking, uri=job.config.tracking.uri)
-    place = "data.path="
-    overrides = [o for o in overrides if not o.startswith(place)] + [o for o in job.overrides if o.startswith(place)]
+    overrides = [o for o in overrides if override_key(o) != "data.path"]
+    overrides += [o for o in job.overrides if override_key(o) == "data.path"]
     return replace(config, data=job.config.data, tracking=store), overrides

@@ -63,9 +63,12 @@ class PoolEngine(Engine):
         return self.settings.workers or len(self.gpus) or max(1, available_cores() // (threads * devices))
 
     def give(self, job: SweepJob, draw: str | None = None) -> None:
+        for dead in [worker for worker in self.workers if not worker.job and worker.process.poll() is not None]:
+            self.workers.remove(dead)
+            dead.connection.close()
         idle = [worker for worker in self.workers if not worker.job]
         for worker in idle:
-            if process_kind(worker.config) == process_kind(job.config) and worker.process.poll() is None:
+            if process_kind(worker.config) == process_kind(job.config):
                 worker.started = time.monotonic()
                 break
         else:
