@@ -1,5 +1,6 @@
 """From a command line with -m to the validated configs of a sweep's jobs, and the launcher's and sweeper's settings."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -8,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -113,18 +116,21 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
 
 def check_hydra_overrides(overrides: Iterable[str]) -> None:
     """Raise ConfigError for Hydra settings that have no effect here, as Hydra runs no jobs, and for other plug-ins."""
-    for override in overrides:
-        _, key, value = split_override(override)
+    for line in overrides:
+        sign, key, value = split_override(line)
         if is_hydra_key(key) and not TAKEN.fullmatch(key):
             raise ConfigError(
                 f"{key} is not supported: it would have no effect. Choices: hydra/launcher,"
                 " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
             )
-        choices = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key, {})
-        if choices and value not in choices:
-            raise ConfigError(
-                f"{key}={value} is not a choice{did_you_mean(value, choices)}. Choices of {key}: {join_sorted(choices)}"
-            )
+        if is_hydra_key(key) and sign == "~":
+            raise ConfigError(f"{line!r}: {key} cannot be deleted. Leave this out, or write {key}=VALUE.")
+        if choices := {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key):
+            with contextlib.suppress(HydraException):  # what cannot be parsed is reported when it is composed
+                parsed = OverridesParser.create().parse_override(line)
+                if not parsed.is_sweep_override() and parsed.value() not in list(choices):
+                    near, known = did_you_mean(value, choices), join_sorted(choices)
+                    raise ConfigError(f"{key}={value} is not a choice{near}. Choices of {key}: {known}")
 
 
 def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
@@ -146,7 +152,7 @@ def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
         line, key = str(override.input_line), override.key_or_group
         if override.is_sweep_override():
             raise ConfigError(f"{line!r} names several values. Give {key} one value.")
-        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith(("+", "~"))
+        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith("+")
         lines.append(f"++{line}" if explained_here else line)  # else Hydra words the error for an unknown key
     try:
         hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from signal import SIGINT, SIGTERM
+from typing import Self
 
 from experiments.config.facts import objective_of
 from experiments.errors import Terminated
@@ -15,9 +16,14 @@ from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.records import runs_with_tags
 from experiments.tracking.store import open_existing_store
 
+DRAW_SECONDS = 120  # seconds that the figures of the best run may take
+
 
 class JobRunner:
-    """The jobs of a sweep that is running."""
+    """The jobs of a sweep that is running, as a context that leaves no process behind.
+
+    On Ctrl-C or SIGTERM the running jobs checkpoint first; a second Ctrl-C ends them at once.
+    """
 
     def __init__(self, engine: Engine, parent_id: str) -> None:
         self.engine, self.parent_id = engine, parent_id
@@ -29,6 +35,17 @@ class JobRunner:
         self._most_at_once = 1
         engine.start(parent_id)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if isinstance(error, KeyboardInterrupt | Terminated):
+                self.engine.interrupt(SIGINT if isinstance(error, KeyboardInterrupt) else SIGTERM)
+        finally:
+            for end in self.engine.close():
+                self._read_outcome(end)
+
     def outcomes(self) -> list[JobOutcome]:
         """Return the outcome of every job."""
         if not self.jobs:
@@ -38,11 +55,7 @@ class JobRunner:
         return [o if o.reason else replace(o, reason=self._ended.get(n, "")) for n, o in enumerate(outcomes)]
 
     def run(self, jobs: Sequence[SweepJob]) -> None:
-        """Run those of these jobs that are not done; of several that are the same experiment, the first.
-
-        Raises:
-            KeyboardInterrupt, Terminated: after the running jobs have checkpointed; a second Ctrl-C ends them at once.
-        """
+        """Run those of these jobs that are not done; of several that are the same experiment, the first."""
         outcomes = self.outcomes()
         self._ended |= {number: "" for number, outcome in enumerate(outcomes) if outcome.is_done}
         to_do = [j for j in jobs if not outcomes[j.number].is_done and first_equal_job(self.jobs, j.number) == j.number]
@@ -50,45 +63,41 @@ class JobRunner:
         pending = deque(sorted(to_do, key=lambda job: kinds.index(process_kind(job.config))))  # processes are kept
         retries = {job.number: job.config.sweep.retries for job in jobs}
         running: dict[int, SweepJob] = {}
-        try:
-            while pending or running:
-                while pending and has_room(self.engine, (j.config for j in running.values()), pending[0].config):
-                    running[pending[0].number] = pending[0]
-                    self.engine.give(pending.popleft())
-                self._most_at_once = max(self._most_at_once, len(running))
-                end = self.engine.wait()
-                del running[end.job.number]
-                outcome = self._read_outcome(end)
-                if not outcome.is_done and retries[end.job.number]:
-                    retries[end.job.number] -= 1
-                    print(f"{end.job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)
-                    pending.appendleft(end.job)
-                    continue
-                self._report(end, outcome)
-                if not outcome.is_done and end.job.config.sweep.on_error == "stop":
-                    self.is_stopped = True
-                    pending.clear()
-        except (KeyboardInterrupt, Terminated) as interruption:
-            self.engine.interrupt(SIGINT if isinstance(interruption, KeyboardInterrupt) else SIGTERM)
-            raise
+        while pending or running:
+            while pending and has_room(self.engine, (j.config for j in running.values()), pending[0].config):
+                running[pending[0].number] = pending[0]
+                self.engine.give(pending.popleft())
+            self._most_at_once = max(self._most_at_once, len(running))
+            end = self.engine.wait()
+            del running[end.job.number]
+            outcome = self._read_outcome(end)
+            if not outcome.is_done and retries[end.job.number]:
+                retries[end.job.number] -= 1
+                print(f"{end.job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)
+                pending.appendleft(end.job)
+                continue
+            self._report(end, outcome)
+            if not outcome.is_done and end.job.config.sweep.on_error == "stop":
+                self.is_stopped = True
+                pending.clear()
 
     def draw(self, job: SweepJob, run_id: str) -> None:
-        """Draw the full report of a job's finished run."""
+        """Draw the full report of a job's finished run; what fails or takes too long is left out, with a message."""
         self.engine.give(job, run_id)
-        if reason := self.engine.wait().reason:  # the sweep has done its work
-            print(f"The figures of the best run {run_id} could not be drawn: {reason}", file=sys.stderr)
-
-    def close(self) -> None:
-        """End the engine, and the runs of jobs that it had to kill."""
-        for end in self.engine.close():
-            self._read_outcome(end)
+        try:
+            reason = self.engine.wait(DRAW_SECONDS).reason
+        except TimeoutError:
+            reason = f"it took longer than {DRAW_SECONDS} s"
+        if reason:
+            print(f"The figures of the best run {run_id} are left out: {reason}", file=sys.stderr)
 
     def _read_outcome(self, end: JobEnd) -> JobOutcome:
         return read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
 
     def _report(self, end: JobEnd, outcome: JobOutcome) -> None:
         """Print a line about a job that has ended, with the estimated time left for the whole sweep."""
-        self._ended[end.job.number] = "" if outcome.run_id else outcome.reason
+        equal = (job.number for job in self.jobs if job.fingerprint == end.job.fingerprint)
+        self._ended |= dict.fromkeys(equal, "" if outcome.run_id else outcome.reason)
         self.seconds.append(end.seconds)
         total = max(len(self.jobs), self.expected)
         metric, _ = objective_of(end.job.config)

@@ -6,7 +6,8 @@ Optuna is imported inside functions, because that takes a second.
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +24,12 @@ from experiments.tracking.run import TrackedRun
 if TYPE_CHECKING:
     import optuna
     from matplotlib.figure import Figure
+    from optuna.storages import BaseStorage
+    from optuna.trial import Trial
 
     from experiments.reports.figures.style import Style
 
 STUDY_NAME = "search"  # of the study in its journal; Hyperband draws a trial's bracket from it
-
-
-@dataclass(frozen=True)
-class SearchTrial:
-    """One point of the space to try."""
-
-    asked: "optuna.trial.Trial"
-    values: Point
 
 
 class SearchStudy:
@@ -48,9 +43,10 @@ class SearchStudy:
         self.search, self.journal = search, journal
         journal.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{journal}.lock").unlink(missing_ok=True)  # of a process that was killed
-        self.optuna = _open_study(journal, search.mode)
+        self._storage = _open_storage(journal)
+        self.optuna = _open_study(self._storage, search.mode)
         trials = self.optuna.get_trials()
-        self._cut_off = [trial for trial in trials if trial.state.name == "RUNNING"]
+        self._cut_off = [trial.number for trial in trials if trial.state.name == "RUNNING"]
         failed = [trial for trial in trials if trial.state.name == "FAIL"]
         self._failed_before = len(failed)
         # Some of these points stay, where there are enough trials without them.
@@ -71,38 +67,33 @@ class SearchStudy:
         begun = sum(trial.state.name != "WAITING" for trial in self.optuna.get_trials(deepcopy=False))
         return max(0, whole - begun + self._failed_before + len(self._cut_off))
 
-    def ask(self, at_most: int) -> list[SearchTrial]:
+    def ask(self, at_most: int) -> "list[Trial]":
         """Return the next trials to run; none at the end of the search."""
-        trials: list[SearchTrial] = []
-        while len(trials) < at_most and (asked := self._next_trial()):
-            trials.append(asked)
-        return trials
+        return list(islice(iter(self._next_trial, None), at_most))
 
-    def tell(self, trial: SearchTrial, run_id: str | None, status: str, value: float | None) -> None:
+    def tell(self, trial: "Trial", run_id: str | None, status: str, value: float | None) -> None:
         """Record the result of a trial: the status of its run, or PRUNED, and the value of the objective."""
         from optuna.trial import TrialState
 
         if run_id:
-            trial.asked.set_user_attr("run_id", run_id)
+            trial.set_user_attr("run_id", run_id)
         if status == "FINISHED" and value is not None and math.isfinite(value):
-            self.optuna.tell(trial.asked, value)
+            self.optuna.tell(trial, value)
         else:
-            self.optuna.tell(trial.asked, state=TrialState.PRUNED if status == "PRUNED" else TrialState.FAIL)
+            self.optuna.tell(trial, state=TrialState.PRUNED if status == "PRUNED" else TrialState.FAIL)
 
-    def pruning_entry(self, trial: SearchTrial) -> dict[str, Any] | None:
+    def pruning_entry(self, trial: "Trial") -> dict[str, Any] | None:
         """Return what a job needs for pruning the trial, as plain data, or None without a pruner."""
         if self.search.sweeper.pruner == "none":
             return None
         told = {"metric": self.search.reported, "mode": self.search.mode, "settings": asdict(self.search.sweeper)}
-        return {"journal": str(self.journal), "id": trial.asked._trial_id, **told}
+        return {"journal": str(self.journal), "number": trial.number, **told}
 
-    def _next_trial(self) -> SearchTrial | None:
-        from optuna.trial import Trial
-
+    def _next_trial(self) -> "Trial | None":
         if self._cut_off:
-            frozen = self._cut_off.pop(0)
-            self.optuna.sampler = _trial_sampler(self.search.sweeper, frozen.number)
-            return self._draw(Trial(self.optuna, frozen._trial_id))
+            number = self._cut_off.pop(0)
+            self.optuna.sampler = _trial_sampler(self.search.sweeper, number)
+            return self._draw(_open_trial(self.optuna, self._storage, number))
         trials = self.optuna.get_trials(deepcopy=False)
         waiting = [trial for trial in trials if trial.state.name == "WAITING"]  # killed between the next lines
         if self.left < 1:
@@ -115,16 +106,17 @@ class SearchStudy:
         self.optuna.sampler = _trial_sampler(self.search.sweeper, len(trials) - len(waiting))
         return self._draw(self.optuna.ask())
 
-    def _draw(self, asked: "optuna.trial.Trial") -> SearchTrial:
-        values: dict[str, ParameterValue] = {}
-        for p in (p for p in self.search.space if p.exists(values)):
+    def _draw(self, trial: "Trial") -> "Trial":
+        for p in self.search.space:
+            if not p.exists(trial.params):
+                continue
             if p.choices:
-                values[p.key] = asked.suggest_categorical(p.key, p.choices)
+                trial.suggest_categorical(p.key, p.choices)
             elif isinstance(p.low, int) and isinstance(p.high, int):
-                values[p.key] = asked.suggest_int(p.key, p.low, p.high, step=int(p.step or 1), log=p.log)
+                trial.suggest_int(p.key, p.low, p.high, step=int(p.step or 1), log=p.log)
             else:
-                values[p.key] = asked.suggest_float(p.key, p.low, p.high, step=p.step, log=p.log)
-        return SearchTrial(asked, values)
+                trial.suggest_float(p.key, p.low, p.high, step=p.step, log=p.log)
+        return trial
 
 
 def pruning_watch(entry: Mapping[str, Any], epochs: int) -> Callable[[int, Mapping[str, float]], None]:
@@ -135,13 +127,13 @@ def pruning_watch(entry: Mapping[str, Any], epochs: int) -> Callable[[int, Mappi
         epochs: of the whole training; after the last there is nothing left to prune.
     """
     from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
-    from optuna.trial import Trial
 
     settings, metric = SearchSettings(**entry["settings"]), entry["metric"]
     pruner: BasePruner = MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=settings.warmup_epochs)
     if settings.pruner == "hyperband":
         pruner = HyperbandPruner(min_resource=settings.warmup_epochs, max_resource=epochs)
-    trial = Trial(_open_study(Path(entry["journal"]), entry["mode"], pruner), entry["id"])
+    storage = _open_storage(Path(entry["journal"]))
+    trial = _open_trial(_open_study(storage, entry["mode"], pruner), storage, entry["number"])
 
     def watch(epoch: int, metrics: Mapping[str, float]) -> None:
         value = metrics[metric]
@@ -152,20 +144,33 @@ def pruning_watch(entry: Mapping[str, Any], epochs: int) -> Callable[[int, Mappi
     return watch
 
 
-def _open_study(journal: Path, mode: str, pruner: "optuna.pruners.BasePruner | None" = None) -> "optuna.Study":
-    import optuna
+def _open_storage(journal: Path) -> "BaseStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _open_study(storage: "BaseStorage", mode: str, pruner: "optuna.pruners.BasePruner | None" = None) -> "optuna.Study":
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
+        storage=storage,
         study_name=STUDY_NAME,
         direction="maximize" if mode == "max" else "minimize",
         sampler=optuna.samplers.RandomSampler(),  # set anew for each trial
         pruner=pruner or optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
+
+
+def _open_trial(study: "optuna.Study", storage: "BaseStorage", number: int) -> "Trial":
+    """Open a trial that was asked for earlier, perhaps in another process."""
+    from optuna.trial import Trial
+
+    study_id = storage.get_study_id_from_name(STUDY_NAME)
+    return Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
 def _trial_sampler(settings: SearchSettings, number: int) -> "optuna.samplers.BaseSampler":
@@ -221,7 +226,7 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
     study = SearchStudy(search, folder / f"{parent.run_id}-{code[:16]}.journal")
     keys = list(varied_overrides(search.jobs))
 
-    def plan_job(point: Point, trial: SearchTrial | None = None) -> SweepJob:
+    def plan_job(point: Point, trial: "Trial | None" = None) -> SweepJob:
         with composing(search.config_dir):
             composed = compose_jobs([[*search.fixed, *point_overrides(point)]])
         entry = study.pruning_entry(trial) if trial else None
@@ -234,14 +239,15 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
     runner.expected = len(runner.jobs) + study.left
     at_once = runner.engine.max_parallel(search.jobs[0].config)
     while not runner.is_stopped and (batch := study.ask(at_once)):
-        jobs: dict[int, SearchTrial] = {}
+        jobs: dict[int, Trial] = {}
         for trial in batch:
             try:
-                jobs[plan_job(trial.values, trial).number] = trial
+                jobs[plan_job(trial.params, trial).number] = trial
             except ConfigError as error:  # values that are allowed one by one, but not together
-                refused.append(f"trial {trial.asked.number} cannot run: {error}")
+                refused.append(f"trial {trial.number} cannot run: {error}")
                 print(refused[-1], file=sys.stderr)
                 study.tell(trial, None, "FAILED", None)
+                runner.expected -= 1
         runner.run([runner.jobs[number] for number in jobs])
         outcomes = runner.outcomes()
         for number, trial in jobs.items():

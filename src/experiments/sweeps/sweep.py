@@ -69,23 +69,21 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
         with reopen_ended_run(plan.uri, plan.parent.run_id) as run:
             return print_leaderboard(run, board, sweep_commands(board, plan.base.tracking.uri, run.run_id, again))
     with lock_sweep(plan), _open_parent(plan, again) as parent:
-        runner = JobRunner(create_engine(composed.launcher), parent.run_id)
         try:
-            runner.jobs += plan.jobs
-            _log_plan(parent, runner.jobs)
-            share_view(parent, varied_overrides(composed.jobs), *objective_of(plan.base))
-            refused = []
-            if isinstance(composed, Search):
-                refused = run_search(composed, runner, parent, SWEEP_FOLDER)
-            else:
-                runner.run(runner.jobs)
-            _finish_sweep(plan, parent, runner, refused, again)
+            with JobRunner(create_engine(composed.launcher), parent.run_id) as runner:
+                runner.jobs += plan.jobs
+                _log_plan(parent, runner.jobs)
+                share_view(parent, varied_overrides(composed.jobs), *objective_of(plan.base))
+                refused = []
+                if isinstance(composed, Search):
+                    refused = run_search(composed, runner, parent, SWEEP_FOLDER)
+                else:
+                    runner.run(runner.jobs)
+                _finish_sweep(plan, parent, runner, refused, again)
         except BaseException as error:
             if not isinstance(error, TrainingError):
                 print(f"\nResume the sweep: {again}", file=sys.stderr)
             raise
-        finally:
-            runner.close()
 
 
 @contextmanager

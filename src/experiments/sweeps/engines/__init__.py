@@ -4,6 +4,7 @@ An engine knows processes (or, one day, nodes of a cluster). What a job is, whic
 run and the search belong to the sweep, which reads outcomes from MLflow.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,15 +42,19 @@ class Engine(Protocol):
     def give(self, job: SweepJob, draw: str | None = None) -> None:
         """Start a job if there is room, or `draw` the full report of its finished run, given by id."""
 
-    def wait(self) -> JobEnd:
-        """Wait until one of the jobs given has ended; a signal raises KeyboardInterrupt or Terminated."""
+    def wait(self, timeout: float = math.inf) -> JobEnd:
+        """Wait until one of the jobs given has ended; a signal raises KeyboardInterrupt or Terminated.
+
+        Raises:
+            TimeoutError: none has ended after `timeout` seconds. (A job in this process ends first.)
+        """
 
     def interrupt(self, sent: Signals) -> None:
         """Let all running jobs checkpoint and close their runs, for a limited time."""
         return
 
     def close(self) -> list[JobEnd]:
-        """Leave no process behind; return the jobs that had to be killed."""
+        """Leave no process behind; return the ends of jobs that nobody has waited for."""
         return []
 
 

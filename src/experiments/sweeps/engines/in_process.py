@@ -1,5 +1,6 @@
 """The engine of hydra/launcher=basic: jobs one after another, in this process."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ class InProcessEngine(Engine):
     def give(self, job: SweepJob, draw: str | None = None) -> None:
         self.given = job, draw
 
-    def wait(self) -> JobEnd:
+    def wait(self, timeout: float = math.inf) -> JobEnd:
         started = time.monotonic()
         job, draw = self.given
         reason = try_job(job, self.parent_id, draw)

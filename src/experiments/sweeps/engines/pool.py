@@ -1,8 +1,8 @@
 """The engine of hydra/launcher=pool: worker processes that load TensorFlow once; one that dies fails only its job.
 
 A worker keeps its number of threads, its devices and its strategy, which a process takes once and which the result
-depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one of its own.
-(Not tested on a machine with a GPU.)
+depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one, which it
+shares only if there are more workers than GPUs. (Not tested on a machine with a GPU.)
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -74,7 +75,8 @@ class PoolEngine(Engine):
         else:
             while idle and not has_room(self, (worker.config for worker in self.workers), job.config):
                 self.workers.remove(idle[-1])
-                idle.pop().connection.close()  # the worker exits once its connection is closed
+                idle[-1].connection.close()  # the worker exits once its connection is closed
+                _await_ends([idle.pop()])
             worker = self._start_worker(job.config)
         worker.job = job
         with contextlib.suppress(OSError):  # it has died, which `wait` sees
@@ -82,24 +84,24 @@ class PoolEngine(Engine):
 
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
-        taken = {worker.gpu for worker in self.workers}
-        gpu = next((gpu for gpu in self.gpus if gpu not in taken), None)
+        environment = worker_environment(self.gpus, [worker.gpu for worker in self.workers])
         threads, _, devices = process_kind(config)
         arguments = [str(theirs.fileno()), self.parent_id, str(threads), str(devices)]
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
             pass_fds=[theirs.fileno()],
-            env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # only the sweep reports on jobs that run in parallel
             start_new_session=True,  # a Ctrl-C reaches the sweep's process, which passes it on
         )
         theirs.close()
-        self.workers.append(PoolWorker(config, gpu, process, ours))
+        self.workers.append(PoolWorker(config, environment.get("CUDA_VISIBLE_DEVICES"), process, ours))
         return self.workers[-1]
 
-    def wait(self) -> JobEnd:
-        while True:
+    def wait(self, timeout: float = math.inf) -> JobEnd:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
             busy = {worker.connection: worker for worker in self.workers if worker.job}
             for connection in wait_for_connections(list(busy), TICK_SECONDS):
                 if end := self._receive(busy[connection]):  # type: ignore[index]
@@ -107,13 +109,14 @@ class PoolEngine(Engine):
             for worker in busy.values():
                 if time.monotonic() - worker.started > 60 * (self.settings.timeout_minutes or math.inf):
                     return self._time_out(worker)
+        raise TimeoutError
 
     def _receive(self, worker: PoolWorker) -> JobEnd | None:
         try:
             message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             self.workers.remove(worker)
-            return _end_of_dead_worker(worker, worker.process.wait())
+            return _end_of_dead_worker(worker)
         if message is None:  # it has loaded TensorFlow, and begins
             worker.started = time.monotonic()
             return None
@@ -123,10 +126,7 @@ class PoolEngine(Engine):
     def _time_out(self, worker: PoolWorker) -> JobEnd:
         self.workers.remove(worker)
         worker.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.process.wait(GRACE_SECONDS)
-        worker.process.kill()
-        worker.process.wait()
+        _await_ends([worker])
         limit = f"hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
         return worker.end(f"it took longer than {limit}", "KILLED")
 
@@ -134,28 +134,46 @@ class PoolEngine(Engine):
         busy = [worker for worker in self.workers if worker.job]
         for worker in busy:
             worker.process.send_signal(sent)
-        deadline = time.monotonic() + GRACE_SECONDS
-        for worker in busy:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(max(0, deadline - time.monotonic()))
+        _await_ends(busy)
 
     def close(self) -> list[JobEnd]:
-        killed = []
         for worker in self.workers:
-            if worker.job and worker.process.poll() is None:
+            if worker.job:
                 worker.process.kill()
-                killed.append(_end_of_dead_worker(worker, worker.process.wait()))
             worker.connection.close()
+        _await_ends(self.workers)
+        ends = [_end_of_dead_worker(worker) for worker in self.workers if worker.job]
         self.workers.clear()
-        return killed
+        return ends
 
 
-def _end_of_dead_worker(worker: PoolWorker, code: int) -> JobEnd:
+def _await_ends(workers: Sequence[PoolWorker]) -> None:
+    """Wait for processes that were told to end, and kill those that take longer than GRACE_SECONDS."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(max(0, deadline - time.monotonic()))
+        worker.process.kill()  # which does nothing if it has ended
+        worker.process.wait()
+
+
+def _end_of_dead_worker(worker: PoolWorker) -> JobEnd:
+    _await_ends([worker])
+    code = worker.process.returncode
     if code == Terminated.exit_code:  # it has closed its run
         return worker.end("its worker process was terminated by SIGTERM")
     if code < 0:
         return worker.end(f"its worker process was killed by {signal.Signals(-code).name}", "KILLED")
     return worker.end(f"its worker process ended with exit code {code}", "FAILED")
+
+
+def worker_environment(gpus: Sequence[str], taken: Sequence[str | None]) -> dict[str, str]:
+    """Return the environment of the next worker, which sees the GPU that the fewest workers have taken, if any."""
+    if not gpus:
+        return dict(os.environ)
+    gpu = min(gpus, key=taken.count)
+    # Else TensorFlow takes all of the GPU's memory, and leaves none to workers that share it.
+    return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 def visible_gpus() -> list[str]:
