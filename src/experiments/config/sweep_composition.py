@@ -96,16 +96,13 @@ class ComposedSweep:
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> ComposedSweep:
     """Compose and validate what a command with -m stands for; for a search, only its settings.
 
-    Raises:
-        ConfigError: for the first setting or job that is not allowed, with what is wrong and what is allowed.
+    Raises ConfigError for the first setting or job that is not allowed.
     """
     with composing(config_dir):
-        parsed = parse_overrides(overrides)
-        launcher, sweeper = _read_settings([o for o in parsed if is_hydra_key(o.key_or_group)])
-        parsed = [
-            *parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()]),
-            *(override for override in parsed if not is_hydra_key(override.key_or_group)),
-        ]
+        given = parse_overrides(overrides)
+        launcher, sweeper = _read_settings([o for o in given if is_hydra_key(o.key_or_group)])
+        parsed = parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
+        parsed += [override for override in given if not is_hydra_key(override.key_or_group)]
         jobs: list[ComposedJob] = []
         if not isinstance(sweeper, SearchSettings):
             refuse_space(parsed)
@@ -175,10 +172,8 @@ def _validate_settings(prefix: str, schema: Any, given: Mapping[str, Any]) -> An
             key = str(finding["loc"][0])
             if key not in known:
                 lines.append(unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in known]))
-            elif finding["type"].startswith("missing"):
-                lines.append(f"{prefix}.{key} is missing: {known[key]}")
-            else:
-                value, choices = show_value(given[key]), finding.get("ctx", {}).get("expected", "")
-                near = did_you_mean(value, re.findall(r"'(.*?)'", choices))
-                lines.append(f"{prefix}.{key}={value} is not allowed{near}: {known[key]}")
+                continue
+            value = show_value(given[key])
+            near = did_you_mean(value, re.findall(r"'(.*?)'", finding.get("ctx", {}).get("expected", "")))
+            lines.append(f"{prefix}.{key}={value} is not allowed{near}: {known[key]}")
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None

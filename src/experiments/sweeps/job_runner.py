@@ -1,20 +1,27 @@
-"""Runs the jobs of a sweep with an engine: which jobs remain, retries, when to stop, and a progress line for each."""
+"""Runs the jobs of a sweep or the trials of a search with an engine: what remains, retries, when to stop, progress."""
 
 import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from signal import SIGINT, SIGTERM
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from experiments.config.composition import compose_jobs, composing
 from experiments.config.facts import objective_of
-from experiments.errors import Terminated
+from experiments.config.identity import identity_tags
+from experiments.errors import ConfigError, Terminated
 from experiments.formatting import format_duration
 from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
-from experiments.sweeps.plan import JobOutcome, SweepJob, first_equal_job, job_outcomes, read_job_outcome
-from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.records import runs_with_tags
-from experiments.tracking.store import open_existing_store
+from experiments.sweeps.leaderboard import log_figures
+from experiments.sweeps.plan import JobOutcome, SweepJob, job_outcomes, plan_jobs, read_job_outcome, varied_overrides
+from experiments.sweeps.search import Point, Search, point_overrides
+from experiments.sweeps.study import SearchStudy, study_figures, trials_table
+from experiments.tracking.run import TrackedRun
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 DRAW_SECONDS = 120  # seconds that the figures of the best run may take
 
@@ -48,17 +55,15 @@ class JobRunner:
 
     def outcomes(self) -> list[JobOutcome]:
         """Return the outcome of every job."""
-        if not self.jobs:
-            return []
-        client = open_existing_store(resolve_tracking_uri(self.jobs[0].config.tracking.uri))
-        outcomes = job_outcomes(self.jobs, runs_with_tags(client, {"mlflow.parentRunId": self.parent_id}))
+        outcomes = job_outcomes(self.jobs, self.parent_id)
         return [o if o.reason else replace(o, reason=self._ended.get(n, "")) for n, o in enumerate(outcomes)]
 
     def run(self, jobs: Sequence[SweepJob]) -> None:
         """Run those of these jobs that are not done; of several that are the same experiment, the first."""
         outcomes = self.outcomes()
         self._ended |= {number: "" for number, outcome in enumerate(outcomes) if outcome.is_done}
-        to_do = [j for j in jobs if not outcomes[j.number].is_done and first_equal_job(self.jobs, j.number) == j.number]
+        first = {job.fingerprint: job for job in reversed(self.jobs)}
+        to_do = [job for job in jobs if not outcomes[job.number].is_done and first[job.fingerprint] is job]
         kinds = list(dict.fromkeys(process_kind(job.config) for job in to_do))
         pending = deque(sorted(to_do, key=lambda job: kinds.index(process_kind(job.config))))  # processes are kept
         retries = {job.number: job.config.sweep.retries for job in jobs}
@@ -111,3 +116,48 @@ class JobRunner:
         print(f"{position} {end.job.name}  {result}  {end.seconds:.1f} s{rest}", flush=True)
         if not outcome.is_done:
             print(f"  {end.job.name}: {outcome.reason}", file=sys.stderr, flush=True)
+
+
+def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Path) -> list[str]:
+    """Run the trials of a search, as many in parallel as the engine has room for, and publish the study.
+
+    A batch waits for its slowest trial: what is drawn next would otherwise depend on which trial ends first. The folder
+    keeps the study's journal. Returns a line for each trial that could not be made into a job.
+    """
+    code = identity_tags(search.jobs[0].config, data_digest="")["fingerprint"]  # results of other code do not count
+    study = SearchStudy(search, folder / f"{parent.run_id}-{code[:16]}.journal")
+    keys = list(varied_overrides(search.jobs))
+
+    def plan_job(point: Point, trial: "Trial | None" = None) -> SweepJob:
+        with composing(search.config_dir):
+            composed = compose_jobs([[*search.fixed, *point_overrides(point)]])
+        entry = study.pruning_entry(trial) if trial else None
+        runner.jobs += plan_jobs(composed, keys, len(runner.jobs), entry)
+        return runner.jobs[-1]
+
+    refused: list[str] = []
+    for point in study.done:
+        plan_job(point)
+    runner.expected = len(runner.jobs) + study.left
+    at_once = runner.engine.max_parallel(search.jobs[0].config)
+    while not runner.is_stopped and (batch := study.ask(at_once)):
+        jobs: dict[int, Trial] = {}
+        for trial in batch:
+            try:
+                jobs[plan_job(trial.params, trial).number] = trial
+            except ConfigError as error:  # values that are allowed one by one, but not together
+                refused.append(f"trial {trial.number} cannot run: {error}")
+                print(refused[-1], file=sys.stderr)
+                study.tell(trial, None, "FAILED", None)
+                runner.expected -= 1
+        runner.run([runner.jobs[number] for number in jobs])
+        outcomes = runner.outcomes()
+        for number, trial in jobs.items():
+            end = outcomes[number]
+            if end.run_id or not runner.is_stopped:  # else it was not started
+                study.tell(trial, end.run_id, "PRUNED" if end.pruned else end.status, end.metrics.get(search.metric))
+    for point in study.not_tried_again:
+        plan_job(point)
+    parent.log_table(trials_table(study), "tables/trials.json")
+    log_figures(parent, study_figures(study, search.jobs[0].config.report.style))
+    return refused

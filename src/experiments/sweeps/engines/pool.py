@@ -10,6 +10,7 @@ import gc
 import math
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -26,8 +27,7 @@ from experiments.config.facts import available_cores
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings
 from experiments.errors import Terminated, raise_terminated
-from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
-from experiments.sweeps.jobs import try_job
+from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind, try_job
 from experiments.sweeps.plan import SweepJob
 
 GRACE_SECONDS = 30  # seconds that a worker has to checkpoint and close its run
@@ -65,28 +65,27 @@ class PoolEngine(Engine):
 
     def give(self, job: SweepJob, draw: str | None = None) -> None:
         for dead in [worker for worker in self.workers if not worker.job and worker.process.poll() is not None]:
-            self.workers.remove(dead)
-            dead.connection.close()
+            self._dismiss(dead)
         idle = [worker for worker in self.workers if not worker.job]
-        for worker in idle:
-            if process_kind(worker.config) == process_kind(job.config):
-                worker.started = time.monotonic()
-                break
-        else:
-            while idle and not has_room(self, (worker.config for worker in self.workers), job.config):
-                self.workers.remove(idle[-1])
-                idle[-1].connection.close()  # the worker exits once its connection is closed
-                _await_ends([idle.pop()])
-            worker = self._start_worker(job.config)
-        worker.job = job
+        alike = [worker for worker in idle if process_kind(worker.config) == process_kind(job.config)]
+        while idle and not alike and not has_room(self, (worker.config for worker in self.workers), job.config):
+            self._dismiss(idle.pop())
+        worker = alike[0] if alike else self._start_worker(job.config)
+        worker.job, worker.started = job, time.monotonic() if alike else math.inf
         with contextlib.suppress(OSError):  # it has died, which `wait` sees
             worker.connection.send((job, draw))
+
+    def _dismiss(self, worker: PoolWorker) -> None:
+        """Remove a worker that is idle, dead, or told to end, and wait for its end."""
+        self.workers.remove(worker)
+        worker.connection.close()  # it exits once its connection is closed
+        _await_ends([worker])
 
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
         environment = worker_environment(self.gpus, [worker.gpu for worker in self.workers])
         threads, _, devices = process_kind(config)
-        arguments = [str(theirs.fileno()), self.parent_id, str(threads), str(devices)]
+        arguments = map(str, (theirs.fileno(), self.parent_id, threads, devices))
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
             pass_fds=[theirs.fileno()],
@@ -108,7 +107,10 @@ class PoolEngine(Engine):
                     return end
             for worker in busy.values():
                 if time.monotonic() - worker.started > 60 * (self.settings.timeout_minutes or math.inf):
-                    return self._time_out(worker)
+                    worker.process.terminate()
+                    self._dismiss(worker)
+                    limit = f"hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
+                    return worker.end(f"it took longer than {limit}", "KILLED")
         raise TimeoutError
 
     def _receive(self, worker: PoolWorker) -> JobEnd | None:
@@ -122,13 +124,6 @@ class PoolEngine(Engine):
             return None
         end, worker.job = worker.end(message), None
         return end
-
-    def _time_out(self, worker: PoolWorker) -> JobEnd:
-        self.workers.remove(worker)
-        worker.process.terminate()
-        _await_ends([worker])
-        limit = f"hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
-        return worker.end(f"it took longer than {limit}", "KILLED")
 
     def interrupt(self, sent: signal.Signals) -> None:
         busy = [worker for worker in self.workers if worker.job]
@@ -184,8 +179,7 @@ def visible_gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in lines))]
+    return re.findall(r"^GPU (\d+):", listed.stdout, re.MULTILINE)
 
 
 def run_worker(connection: Connection, parent_id: str, threads: int, devices: int) -> None:
