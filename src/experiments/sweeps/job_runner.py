@@ -51,7 +51,7 @@ class JobRunner:
                 self.engine.interrupt(SIGINT if isinstance(error, KeyboardInterrupt) else SIGTERM)
         finally:
             for end in self.engine.close():
-                self._read_outcome(end)
+                read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
 
     def outcomes(self) -> list[JobOutcome]:
         """Return the outcome of every job."""
@@ -75,7 +75,7 @@ class JobRunner:
             self._most_at_once = max(self._most_at_once, len(running))
             end = self.engine.wait()
             del running[end.job.number]
-            outcome = self._read_outcome(end)
+            outcome = read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
             if not outcome.is_done and retries[end.job.number]:
                 retries[end.job.number] -= 1
                 print(f"{end.job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)
@@ -95,9 +95,6 @@ class JobRunner:
             reason = f"it took longer than {DRAW_SECONDS} s"
         if reason:
             print(f"The figures of the best run {run_id} are left out: {reason}", file=sys.stderr)
-
-    def _read_outcome(self, end: JobEnd) -> JobOutcome:
-        return read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
 
     def _report(self, end: JobEnd, outcome: JobOutcome) -> None:
         """Print a line about a job that has ended, with the estimated time left for the whole sweep."""
@@ -136,8 +133,8 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
         return runner.jobs[-1]
 
     refused: list[str] = []
-    for point in study.done:
-        plan_job(point)
+    for ended in study.trials("COMPLETE", "PRUNED"):
+        plan_job(ended.params)
     runner.expected = len(runner.jobs) + study.left
     at_once = runner.engine.max_parallel(search.jobs[0].config)
     while not runner.is_stopped and (batch := study.ask(at_once)):

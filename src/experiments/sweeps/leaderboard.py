@@ -335,8 +335,8 @@ def leaderboard_figures(board: Leaderboard, style: "Style" = "light") -> dict[st
         labels = [describe_setting(row, board.varied) for _, row in table.iterrows()]
         caption = f"{count}; {'mean ± standard deviation over seeds' if several else 'one seed each'}"
         drawn["01_leaderboard"] = ranking(metric, labels, mean, std, caption, style)
-    by_setting = {name: [_param_value(value) for value in board.comparison.values(name)] for name in board.varied}
-    by_setting = {name: values for name, values in by_setting.items() if len(set(values)) > 1}
+    settings = {name: [_param_value(value) for value in board.comparison.values(name)] for name in board.varied}
+    by_setting = {name: values for name, values in settings.items() if len(set(values)) > 1}
     if by_setting:
         over = "all other parameters" if len(by_setting) > 1 else "seeds" if several else ""
         points = f"; points: runs, line: their mean over {over}" if over else ", one for each value"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.sweep_composition import SearchSettings
 from experiments.errors import TrialPruned
-from experiments.sweeps.search import ParameterValue, Search, space_combinations
+from experiments.sweeps.search import Search, space_combinations
 
 if TYPE_CHECKING:
     import optuna
@@ -34,19 +34,15 @@ class SearchStudy:
         journal.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{journal}.lock").unlink(missing_ok=True)  # of a process that was killed
         self.optuna, self._storage = _open_study(journal, search.mode)
-        trials, failed = self.optuna.get_trials(), self._trials("FAIL")
-        self._cut_off = [trial.number for trial in self._trials("RUNNING")]
+        trials, failed = self.optuna.get_trials(), self.trials("FAIL")
+        self._cut_off = [trial.number for trial in self.trials("RUNNING")]
         self._failed_before = len(failed)
         # Some of these points stay, where there are enough trials without them.
         self.not_tried_again = [t.params for t in failed if t.params not in [u.params for u in trials[t.number + 1 :]]]
 
-    def _trials(self, *states: str) -> "list[FrozenTrial]":
+    def trials(self, *states: str) -> "list[FrozenTrial]":
+        """Return the trials in these states, as Optuna names them."""
         return [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state.name in states]
-
-    @property
-    def done(self) -> list[dict[str, ParameterValue]]:
-        """The points that were completed or pruned."""
-        return [trial.params for trial in self._trials("COMPLETE", "PRUNED")]
 
     @property
     def left(self) -> int:
@@ -54,7 +50,7 @@ class SearchStudy:
         whole = self.search.sweeper.n_trials
         if self.search.sweeper.sampler == "grid":
             whole = min(whole, len(list(space_combinations(self.search.space))))
-        begun = len(self._trials("COMPLETE", "PRUNED", "FAIL", "RUNNING"))
+        begun = len(self.trials("COMPLETE", "PRUNED", "FAIL", "RUNNING"))
         return max(0, whole - begun + self._failed_before + len(self._cut_off))
 
     def ask(self, at_most: int) -> "list[Trial]":
@@ -86,7 +82,7 @@ class SearchStudy:
             return self._draw(_open_trial(self.optuna, self._storage, number))
         if self.left < 1:
             return None
-        waiting = self._trials("WAITING")  # killed between the next lines
+        waiting = self.trials("WAITING")  # killed between the next lines
         trials = self.optuna.get_trials(deepcopy=False)
         self.optuna.sampler = _trial_sampler(self.search.sweeper, len(trials) - len(waiting))
         if not waiting and self.not_tried_again:

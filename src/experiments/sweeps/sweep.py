@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
@@ -57,7 +57,7 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     if plan.base.sweep.dry_run:
         return
     if plan.is_finished and plan.parent:
-        board = _sweep_leaderboard(plan, plan.parent.run_id, plan.jobs, {outcome.run_id for outcome in plan.before})
+        board = _rank_runs(plan, plan.parent.run_id, plan.jobs, {outcome.run_id for outcome in plan.before})
         with reopen_ended_run(plan.uri, plan.parent.run_id) as run:
             return print_leaderboard(run, board, sweep_commands(board, plan.base.tracking.uri, run.run_id, again))
     with lock_sweep(plan), _open_parent(plan, again) as parent:
@@ -129,7 +129,7 @@ def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refuse
     _log_plan(parent, jobs)
     ended = list(zip(jobs, runner.outcomes(), strict=True))
     failed = [*refused, *(f"{job.name}: {outcome}" for job, outcome in ended if not outcome.is_done)]
-    board = _sweep_leaderboard(plan, parent.run_id, jobs, {outcome.run_id for _, outcome in ended})
+    board = _rank_runs(plan, parent.run_id, jobs, {outcome.run_id for _, outcome in ended})
     if board and runner.seconds:  # else the best run was drawn when the last job ran
         best = next(job for job, outcome in ended if outcome.run_id == board.best.run_id)
         if has_light_figures(best.overrides) and best.config.tracking.log_model:
@@ -145,9 +145,7 @@ def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refuse
         )
 
 
-def _sweep_leaderboard(
-    plan: SweepPlan, parent_id: str, jobs: Sequence[SweepJob], known: Collection[str | None]
-) -> Leaderboard | None:
+def _rank_runs(plan: SweepPlan, parent_id: str, jobs: Sequence[SweepJob], known: set[str | None]) -> Leaderboard | None:
     """Rank the runs that are `known`: the others were made by different code and cannot be compared."""
     children = [run for run in child_runs(plan.uri, parent_id) if run.run_id in known]
     return rank_children(children, *objective_of(plan.base), list(varied_overrides(jobs)))

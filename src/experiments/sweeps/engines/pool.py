@@ -76,9 +76,9 @@ class PoolEngine(Engine):
             worker.connection.send((job, draw))
 
     def _dismiss(self, worker: PoolWorker) -> None:
-        """Remove a worker that is idle, dead, or told to end, and wait for its end."""
+        """Remove a worker and wait for its end."""
         self.workers.remove(worker)
-        worker.connection.close()  # it exits once its connection is closed
+        worker.connection.close()  # then it exits, after its job, if any, has saved a checkpoint
         _await_ends([worker])
 
     def _start_worker(self, config: Config) -> PoolWorker:
@@ -107,7 +107,6 @@ class PoolEngine(Engine):
                     return end
             for worker in busy.values():
                 if time.monotonic() - worker.started > 60 * (self.settings.timeout_minutes or math.inf):
-                    worker.process.terminate()
                     self._dismiss(worker)
                     limit = f"hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
                     return worker.end(f"it took longer than {limit}", "KILLED")
@@ -117,7 +116,7 @@ class PoolEngine(Engine):
         try:
             message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            self.workers.remove(worker)
+            self._dismiss(worker)
             return _end_of_dead_worker(worker)
         if message is None:  # it has loaded TensorFlow, and begins
             worker.started = time.monotonic()
@@ -153,7 +152,6 @@ def _await_ends(workers: Sequence[PoolWorker]) -> None:
 
 
 def _end_of_dead_worker(worker: PoolWorker) -> JobEnd:
-    _await_ends([worker])
     code = worker.process.returncode
     if code == Terminated.exit_code:  # it has closed its run
         return worker.end("its worker process was terminated by SIGTERM")
