@@ -77,9 +77,9 @@ class PoolEngine(Engine):
 
     def _dismiss(self, worker: PoolWorker) -> None:
         """Remove a worker and wait for its end."""
-        self.workers.remove(worker)
         worker.connection.close()  # then it exits, after its job, if any, has saved a checkpoint
         _await_ends([worker])
+        self.workers.remove(worker)
 
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
