@@ -17,7 +17,7 @@ PACKAGES = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 COMMANDS = [PROJECT / "run.py", *sorted((PROJECT / "scripts").glob("*.py"))]
 HEAVY = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "scipy", "optuna", "PIL", "h5py"}
 HYDRA_INTERNALS = PACKAGE / "config" / "hydra_internals.py"  # the one module that may use private parts of Hydra
-PUBLIC_DESPITE_UNDERSCORE = {"_exit", "_asdict", "_replace", "_trial_id", "_fields"}  # os, named tuples, Optuna, ast
+PUBLIC_DESPITE_UNDERSCORE = {"_exit", "_asdict", "_replace", "_fields"}  # os, named tuples, ast
 
 
 def tree_of(path: Path) -> ast.Module:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,13 +12,16 @@ from stores import artifact, files
 
 from experiments.config.composition import compose_job
 from experiments.config.identity import config_to_dict
-from experiments.sweeps.leaderboard import leaderboard_verdict, rank_children
-from experiments.sweeps.leaderboard_report import leaderboard_figures, publish_leaderboard, sweep_commands
-from experiments.sweeps.leaderboard_text import (
+from experiments.sweeps.leaderboard import (
     TOP_ROWS,
+    leaderboard_figures,
     leaderboard_headline,
     leaderboard_table,
+    leaderboard_verdict,
     print_leaderboard,
+    publish_leaderboard,
+    rank_children,
+    sweep_commands,
     sweep_note,
 )
 from experiments.tracking.records import RunRecord, sweep_children
@@ -282,7 +286,8 @@ def test_prints_the_table_the_verdict_and_the_next_commands(store, capsys):
 
 def test_a_note_on_many_runs_and_failures_fits_in_mlflows_limit():
     board = rank(over_seeds(**{f"_0.{i}": [i / 100, i / 99] for i in range(10, 99)}))
-    note = sweep_note(board, "1", "f" * 32, {"look": "python " * 40}, ["x" * 2000] * 99, ["a", "b", "c", "d"])
+    run = SimpleNamespace(run_id="f" * 32, experiment_id="1")
+    note = sweep_note(run, board, {"look": "python " * 40}, ["x" * 2000] * 99, ["a", "b", "c", "d"])
     assert len(note) < 8000
     assert "**99 jobs did not finish:**" in note
     assert "- and 89 more" in note

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from experiments.config.identity import identity_tags
-from experiments.config.sweep_composition import SearchSettings, compose_sweep
+from experiments.config.sweep_composition import BasicSettings, SearchSettings, compose_sweep
 from experiments.errors import ConfigError
 from experiments.sweeps.plan import SweepPlan, plan_sweep
 from experiments.sweeps.search import check_search
@@ -130,6 +130,10 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
         ("hydra.launcher.workers=1,2", r"names several values\. Give hydra\.launcher\.workers one value"),
         ("hydra.launcher.timeout_minutes=0", r"timeout_minutes=0 is not allowed: minutes, greater than 0, or null"),
         ("hydra/launcher=joblib", r"hydra/launcher=joblib is not a choice\. Choices of hydra/launcher: basic, pool"),
+        ("hydra/launcher='jobs'", r"hydra/launcher='jobs' is not a choice\. Choices of hydra/launcher: basic, pool"),
+        ("~hydra/launcher", r"'~hydra/launcher': hydra/launcher cannot be deleted\. Leave this out, or write hydra/la"),
+        ("~hydra.sweeper", r"'~hydra\.sweeper': hydra\.sweeper cannot be deleted\. Leave this out, or write"),
+        ("hydra/launcher=pool,basic", r"names several values\. Give hydra/launcher one value"),
         ("hydra/sweeper=ax", r"hydra/sweeper=ax is not a choice\. Choices of hydra/sweeper: optuna, product"),
         ("hydra.sweep.dir=here", r"hydra\.sweep\.dir is not supported: it would have no effect\. Choices: hydra"),
         ("hydra.sweeper.params=5", r"hydra\.sweeper\.params=5 is not allowed: what to sweep over, as \{KEY:'A,B'\}"),
@@ -139,6 +143,10 @@ def test_refuses_a_sweep_over_no_values(override: str) -> None:
 def test_refuses_settings_of_hydra_before_a_parent_run_is_made(setting: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         planned("seed=0,1", setting)
+
+
+def test_the_launcher_may_be_quoted() -> None:
+    assert planned("seed=0,1", "hydra/launcher='basic'").composed.launcher == BasicSettings()
 
 
 def test_a_range_needs_a_search() -> None:

@@ -15,8 +15,10 @@ from conftest import command, start
 from stores import artifact, history, runs
 from sweep_runs import child_runs, parent_run, wait_until
 
+from experiments.config.composition import compose_job
 from experiments.config.sweep_composition import PoolSettings, compose_sweep
-from experiments.sweeps.engines.pool import PoolEngine, visible_gpus
+from experiments.sweeps.engines import pool
+from experiments.sweeps.engines.pool import PoolEngine, PoolWorker, visible_gpus, worker_environment
 from experiments.sweeps.plan import plan_jobs
 
 SMALL = ["data=digits", "training.epochs=2"]
@@ -126,6 +128,43 @@ def test_workers_make_room_for_jobs_of_another_kind_and_dead_ones_are_replaced(u
         assert (end.reason, end.lost_status) == ("its worker process was killed by SIGKILL", "KILLED")
     finally:
         assert engine.close() == []
+
+
+@pytest.mark.parametrize(("seconds", "code"), [("0.5", 0), ("60", -9)])
+def test_idle_workers_are_waited_for_and_killed_if_they_stay(
+    seconds: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 5)
+    engine = PoolEngine(PoolSettings(workers=1, timeout_minutes=None))
+    process = subprocess.Popen(["sleep", seconds])
+    engine.workers.append(PoolWorker(compose_job([]), None, process, Pipe()[0]))
+    assert engine.close() == []
+    assert process.returncode == code
+
+
+def test_waits_no_longer_than_asked() -> None:
+    engine = PoolEngine(PoolSettings(workers=1, timeout_minutes=None))
+    with pytest.raises(TimeoutError):
+        engine.wait(0.1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "seen"),
+    [(3, ["4", "7"], ["4", "7", "4"]), (2, ["0", "1", "2"], ["0", "1"]), (2, ["0"], ["0", "0"])],
+)
+def test_workers_share_the_gpus_evenly(workers: int, gpus: list[str], seen: list[str]) -> None:
+    taken: list[str | None] = []
+    for _ in range(workers):
+        environment = worker_environment(gpus, taken)
+        assert environment["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+        taken.append(environment["CUDA_VISIBLE_DEVICES"])
+    assert taken == seen
+    assert worker_environment(gpus, taken[1:])["CUDA_VISIBLE_DEVICES"] == taken[0]  # the first worker has ended
+
+
+def test_workers_without_gpus_have_the_environment_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert worker_environment([], [None]) == dict(os.environ)
 
 
 def test_each_visible_gpu_serves_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:

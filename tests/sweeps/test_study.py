@@ -29,8 +29,8 @@ def run(journal: Path, *overrides: str, stop_in: int | None = None, at_once: int
         for trial in batch:
             if len(points) == stop_in:
                 return points, trials
-            points.append(trial.values)
-            trials.tell(trial, f"run{trial.asked.number}", "FINISHED", value(trial.values))
+            points.append(trial.params)
+            trials.tell(trial, f"run{trial.number}", "FINISHED", value(trial.params))
     return points, trials
 
 
@@ -72,7 +72,7 @@ def test_a_failed_trial_does_not_end_the_search_and_is_retried_by_the_next_comma
     seen = []
     for status, result in (("FAILED", None), ("FINISHED", 0.5), ("FINISHED", float("nan"))):
         (trial,) = trials.ask(1)
-        seen.append(dict(trial.values))
+        seen.append(dict(trial.params))
         trials.tell(trial, None, status, result)
     assert trials.ask(1) == []
     assert trials_table(trials)["status"] == ["FAIL", "COMPLETE", "FAIL"]
@@ -117,7 +117,7 @@ def test_the_run_of_a_pruned_trial_is_killed_with_the_reason_and_without_a_check
     found = checked(DROPOUT, *digits, "hydra.sweeper.pruner=median", "hydra.sweeper.startup_trials=1")
     trials = SearchStudy(found, tmp_path / "journal")
     best, poor = trials.ask(2)
-    best.asked.report(1.0, 1)
+    best.report(1.0, 1)
     trials.tell(best, None, "FINISHED", 1.0)
     entry = trials.pruning_entry(poor)
     assert entry is not None

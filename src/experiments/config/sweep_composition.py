@@ -1,5 +1,6 @@
 """From a command line with -m to the validated configs of a sweep's jobs, and the launcher's and sweeper's settings."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -8,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -93,16 +96,13 @@ class ComposedSweep:
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> ComposedSweep:
     """Compose and validate what a command with -m stands for; for a search, only its settings.
 
-    Raises:
-        ConfigError: for the first setting or job that is not allowed, with what is wrong and what is allowed.
+    Raises ConfigError for the first setting or job that is not allowed.
     """
     with composing(config_dir):
-        parsed = parse_overrides(overrides)
-        launcher, sweeper = _read_settings([o for o in parsed if is_hydra_key(o.key_or_group)])
-        parsed = [
-            *parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()]),
-            *(override for override in parsed if not is_hydra_key(override.key_or_group)),
-        ]
+        given = parse_overrides(overrides)
+        launcher, sweeper = _read_settings([o for o in given if is_hydra_key(o.key_or_group)])
+        parsed = parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
+        parsed += [override for override in given if not is_hydra_key(override.key_or_group)]
         jobs: list[ComposedJob] = []
         if not isinstance(sweeper, SearchSettings):
             refuse_space(parsed)
@@ -113,18 +113,21 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
 
 def check_hydra_overrides(overrides: Iterable[str]) -> None:
     """Raise ConfigError for Hydra settings that have no effect here, as Hydra runs no jobs, and for other plug-ins."""
-    for override in overrides:
-        _, key, value = split_override(override)
+    for line in overrides:
+        sign, key, value = split_override(line)
         if is_hydra_key(key) and not TAKEN.fullmatch(key):
             raise ConfigError(
                 f"{key} is not supported: it would have no effect. Choices: hydra/launcher,"
                 " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
             )
-        choices = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key, {})
-        if choices and value not in choices:
-            raise ConfigError(
-                f"{key}={value} is not a choice{did_you_mean(value, choices)}. Choices of {key}: {join_sorted(choices)}"
-            )
+        if is_hydra_key(key) and sign == "~":
+            raise ConfigError(f"{line!r}: {key} cannot be deleted. Leave this out, or write {key}=VALUE.")
+        if choices := {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key):
+            with contextlib.suppress(HydraException):  # what cannot be parsed is reported when it is composed
+                parsed = OverridesParser.create().parse_override(line)
+                if not parsed.is_sweep_override() and parsed.value() not in list(choices):
+                    near, known = did_you_mean(value, choices), join_sorted(choices)
+                    raise ConfigError(f"{key}={value} is not a choice{near}. Choices of {key}: {known}")
 
 
 def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
@@ -146,7 +149,7 @@ def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
         line, key = str(override.input_line), override.key_or_group
         if override.is_sweep_override():
             raise ConfigError(f"{line!r} names several values. Give {key} one value.")
-        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith(("+", "~"))
+        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith("+")
         lines.append(f"++{line}" if explained_here else line)  # else Hydra words the error for an unknown key
     try:
         hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra
@@ -169,10 +172,8 @@ def _validate_settings(prefix: str, schema: Any, given: Mapping[str, Any]) -> An
             key = str(finding["loc"][0])
             if key not in known:
                 lines.append(unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in known]))
-            elif finding["type"].startswith("missing"):
-                lines.append(f"{prefix}.{key} is missing: {known[key]}")
-            else:
-                value, choices = show_value(given[key]), finding.get("ctx", {}).get("expected", "")
-                near = did_you_mean(value, re.findall(r"'(.*?)'", choices))
-                lines.append(f"{prefix}.{key}={value} is not allowed{near}: {known[key]}")
+                continue
+            value = show_value(given[key])
+            near = did_you_mean(value, re.findall(r"'(.*?)'", finding.get("ctx", {}).get("expected", "")))
+            lines.append(f"{prefix}.{key}={value} is not allowed{near}: {known[key]}")
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None

@@ -1,23 +1,36 @@
-"""Runs the jobs of a sweep with an engine: which jobs remain, retries, when to stop, and a progress line for each."""
+"""Runs the jobs of a sweep or the trials of a search with an engine: what remains, retries, when to stop, progress."""
 
 import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from signal import SIGINT, SIGTERM
+from typing import TYPE_CHECKING, Self
 
+from experiments.config.composition import compose_jobs, composing
 from experiments.config.facts import objective_of
-from experiments.errors import Terminated
+from experiments.config.identity import identity_tags
+from experiments.errors import ConfigError, Terminated
 from experiments.formatting import format_duration
 from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
-from experiments.sweeps.plan import JobOutcome, SweepJob, first_equal_job, job_outcomes, read_job_outcome
-from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.records import runs_with_tags
-from experiments.tracking.store import open_existing_store
+from experiments.sweeps.leaderboard import log_figures
+from experiments.sweeps.plan import JobOutcome, SweepJob, job_outcomes, plan_jobs, read_job_outcome, varied_overrides
+from experiments.sweeps.search import Point, Search, point_overrides
+from experiments.sweeps.study import SearchStudy, study_figures, trials_table
+from experiments.tracking.run import TrackedRun
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+DRAW_SECONDS = 120  # seconds that the figures of the best run may take
 
 
 class JobRunner:
-    """The jobs of a sweep that is running."""
+    """The jobs of a sweep that is running, as a context that leaves no process behind.
+
+    On Ctrl-C or SIGTERM the running jobs checkpoint first; a second Ctrl-C ends them at once.
+    """
 
     def __init__(self, engine: Engine, parent_id: str) -> None:
         self.engine, self.parent_id = engine, parent_id
@@ -29,66 +42,64 @@ class JobRunner:
         self._most_at_once = 1
         engine.start(parent_id)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if isinstance(error, KeyboardInterrupt | Terminated):
+                self.engine.interrupt(SIGINT if isinstance(error, KeyboardInterrupt) else SIGTERM)
+        finally:
+            for end in self.engine.close():
+                read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
+
     def outcomes(self) -> list[JobOutcome]:
         """Return the outcome of every job."""
-        if not self.jobs:
-            return []
-        client = open_existing_store(resolve_tracking_uri(self.jobs[0].config.tracking.uri))
-        outcomes = job_outcomes(self.jobs, runs_with_tags(client, {"mlflow.parentRunId": self.parent_id}))
+        outcomes = job_outcomes(self.jobs, self.parent_id)
         return [o if o.reason else replace(o, reason=self._ended.get(n, "")) for n, o in enumerate(outcomes)]
 
     def run(self, jobs: Sequence[SweepJob]) -> None:
-        """Run those of these jobs that are not done; of several that are the same experiment, the first.
-
-        Raises:
-            KeyboardInterrupt, Terminated: after the running jobs have checkpointed; a second Ctrl-C ends them at once.
-        """
+        """Run those of these jobs that are not done; of several that are the same experiment, the first."""
         outcomes = self.outcomes()
         self._ended |= {number: "" for number, outcome in enumerate(outcomes) if outcome.is_done}
-        to_do = [j for j in jobs if not outcomes[j.number].is_done and first_equal_job(self.jobs, j.number) == j.number]
+        first = {job.fingerprint: job for job in reversed(self.jobs)}
+        to_do = [job for job in jobs if not outcomes[job.number].is_done and first[job.fingerprint] is job]
         kinds = list(dict.fromkeys(process_kind(job.config) for job in to_do))
         pending = deque(sorted(to_do, key=lambda job: kinds.index(process_kind(job.config))))  # processes are kept
         retries = {job.number: job.config.sweep.retries for job in jobs}
         running: dict[int, SweepJob] = {}
-        try:
-            while pending or running:
-                while pending and has_room(self.engine, (j.config for j in running.values()), pending[0].config):
-                    running[pending[0].number] = pending[0]
-                    self.engine.give(pending.popleft())
-                self._most_at_once = max(self._most_at_once, len(running))
-                end = self.engine.wait()
-                del running[end.job.number]
-                outcome = self._read_outcome(end)
-                if not outcome.is_done and retries[end.job.number]:
-                    retries[end.job.number] -= 1
-                    print(f"{end.job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)
-                    pending.appendleft(end.job)
-                    continue
-                self._report(end, outcome)
-                if not outcome.is_done and end.job.config.sweep.on_error == "stop":
-                    self.is_stopped = True
-                    pending.clear()
-        except (KeyboardInterrupt, Terminated) as interruption:
-            self.engine.interrupt(SIGINT if isinstance(interruption, KeyboardInterrupt) else SIGTERM)
-            raise
+        while pending or running:
+            while pending and has_room(self.engine, (j.config for j in running.values()), pending[0].config):
+                running[pending[0].number] = pending[0]
+                self.engine.give(pending.popleft())
+            self._most_at_once = max(self._most_at_once, len(running))
+            end = self.engine.wait()
+            del running[end.job.number]
+            outcome = read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
+            if not outcome.is_done and retries[end.job.number]:
+                retries[end.job.number] -= 1
+                print(f"{end.job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)
+                pending.appendleft(end.job)
+                continue
+            self._report(end, outcome)
+            if not outcome.is_done and end.job.config.sweep.on_error == "stop":
+                self.is_stopped = True
+                pending.clear()
 
     def draw(self, job: SweepJob, run_id: str) -> None:
-        """Draw the full report of a job's finished run."""
+        """Draw the full report of a job's finished run; what fails or takes too long is left out, with a message."""
         self.engine.give(job, run_id)
-        if reason := self.engine.wait().reason:  # the sweep has done its work
-            print(f"The figures of the best run {run_id} could not be drawn: {reason}", file=sys.stderr)
-
-    def close(self) -> None:
-        """End the engine, and the runs of jobs that it had to kill."""
-        for end in self.engine.close():
-            self._read_outcome(end)
-
-    def _read_outcome(self, end: JobEnd) -> JobOutcome:
-        return read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
+        try:
+            reason = self.engine.wait(DRAW_SECONDS).reason
+        except TimeoutError:
+            reason = f"it took longer than {DRAW_SECONDS} s"
+        if reason:
+            print(f"The figures of the best run {run_id} are left out: {reason}", file=sys.stderr)
 
     def _report(self, end: JobEnd, outcome: JobOutcome) -> None:
         """Print a line about a job that has ended, with the estimated time left for the whole sweep."""
-        self._ended[end.job.number] = "" if outcome.run_id else outcome.reason
+        equal = (job.number for job in self.jobs if job.fingerprint == end.job.fingerprint)
+        self._ended |= dict.fromkeys(equal, "" if outcome.run_id else outcome.reason)
         self.seconds.append(end.seconds)
         total = max(len(self.jobs), self.expected)
         metric, _ = objective_of(end.job.config)
@@ -102,3 +113,48 @@ class JobRunner:
         print(f"{position} {end.job.name}  {result}  {end.seconds:.1f} s{rest}", flush=True)
         if not outcome.is_done:
             print(f"  {end.job.name}: {outcome.reason}", file=sys.stderr, flush=True)
+
+
+def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Path) -> list[str]:
+    """Run the trials of a search, as many in parallel as the engine has room for, and publish the study.
+
+    A batch waits for its slowest trial: what is drawn next would otherwise depend on which trial ends first. The folder
+    keeps the study's journal. Returns a line for each trial that could not be made into a job.
+    """
+    code = identity_tags(search.jobs[0].config, data_digest="")["fingerprint"]  # results of other code do not count
+    study = SearchStudy(search, folder / f"{parent.run_id}-{code[:16]}.journal")
+    keys = list(varied_overrides(search.jobs))
+
+    def plan_job(point: Point, trial: "Trial | None" = None) -> SweepJob:
+        with composing(search.config_dir):
+            composed = compose_jobs([[*search.fixed, *point_overrides(point)]])
+        entry = study.pruning_entry(trial) if trial else None
+        runner.jobs += plan_jobs(composed, keys, len(runner.jobs), entry)
+        return runner.jobs[-1]
+
+    refused: list[str] = []
+    for ended in study.trials("COMPLETE", "PRUNED"):
+        plan_job(ended.params)
+    runner.expected = len(runner.jobs) + study.left
+    at_once = runner.engine.max_parallel(search.jobs[0].config)
+    while not runner.is_stopped and (batch := study.ask(at_once)):
+        jobs: dict[int, Trial] = {}
+        for trial in batch:
+            try:
+                jobs[plan_job(trial.params, trial).number] = trial
+            except ConfigError as error:  # values that are allowed one by one, but not together
+                refused.append(f"trial {trial.number} cannot run: {error}")
+                print(refused[-1], file=sys.stderr)
+                study.tell(trial, None, "FAILED", None)
+                runner.expected -= 1
+        runner.run([runner.jobs[number] for number in jobs])
+        outcomes = runner.outcomes()
+        for number, trial in jobs.items():
+            end = outcomes[number]
+            if end.run_id or not runner.is_stopped:  # else it was not started
+                study.tell(trial, end.run_id, "PRUNED" if end.pruned else end.status, end.metrics.get(search.metric))
+    for point in study.not_tried_again:
+        plan_job(point)
+    parent.log_table(trials_table(study), "tables/trials.json")
+    log_figures(parent, study_figures(study, search.jobs[0].config.report.style))
+    return refused

@@ -1,20 +1,45 @@
-"""The settings of a sweep ranked over seeds, and whether the best beats the next beyond noise."""
+"""The leaderboard of a sweep: its settings ranked over seeds, in words, and as the parent run records it.
+
+The parent has it as tables, figures and a note, beside the view of the sweep's runs in the UI.
+"""
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.comparison import Comparison, Mode, compare_runs
+from experiments.comparison.comparison import Comparison, Mode, compare_runs, metric_direction
+from experiments.comparison.views import axis_value, is_grid
+from experiments.config.metrics import FINAL_PREFIXES, PREFERRED_METRICS
+from experiments.formatting import certain_decimals, escape_markdown, format_with_spread, plural, printable
+from experiments.reports.next_commands import run_command_line
+from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
+from experiments.tracking.artifacts import read_artifact_text
+from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import RunRecord
+from experiments.tracking.run import TrackedRun
+from experiments.tracking.ui_pages import charts_page, compare_page, run_page, sweep_table_page
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from experiments.reports.figures.style import Style
 
 
 SEED_PARAM = "seed"
 SIGNIFICANCE = 0.05  # below this p-value a difference counts as beyond noise
+TOP_ROWS = 10  # rows of the table in the note and on the terminal
+# MLflow cuts a note after 8,000 characters.
+LISTED_FAILURES = 10  # failures in the note
+LONGEST_FAILURE = 200  # characters of one
+MOST_COMPARED = 40  # runs in its link to the compare page
+NO_FINISHED_RUN = "No run of this sweep has finished with its objective."
 
 
 @dataclass(frozen=True)
@@ -67,9 +92,8 @@ class Leaderboard:
 def rank_children(children: Sequence[RunRecord], metric: str, mode: Mode, varied: Sequence[str]) -> Leaderboard | None:
     """Return the leaderboard of a sweep's runs, or None if no run has finished with the objective.
 
-    Args:
-        varied: the keys that the sweep varies, of parameters or of groups (`optimizer` stands for `optimizer.name`);
-            where they do not tell the settings apart, the parameters that differ.
+    `varied` are the keys that the sweep varies, of parameters or of groups (`optimizer` stands for `optimizer.name`).
+    Where they do not tell the settings apart, the parameters that differ do.
     """
     ranked = [run for run in children if run.status == "FINISHED" and math.isfinite(run.metrics.get(metric, math.nan))]
     if not ranked:
@@ -99,7 +123,7 @@ def leaderboard_verdict(board: Leaderboard) -> str:
     if not math.isfinite(following.p_value):
         return "Seeds make no difference to the two best settings, so there is no noise to measure."
     behind = f"by {abs(following.difference):.3g} on average"
-    test = f"Welch's t-test over {best.n} and {following.n} seeds, p = {format_p_value(following.p_value)}"
+    test = f"Welch's t-test over {best.n} and {following.n} seeds, p = {following.p_value:.2g}"
     if following.p_value < SIGNIFICANCE:
         return f"Better than the next beyond noise: {behind} ({test})."
     alike = int((table.p_value >= SIGNIFICANCE).sum())
@@ -107,5 +131,229 @@ def leaderboard_verdict(board: Leaderboard) -> str:
     return f"Not better than the next beyond noise: ahead {behind} ({test}).{also} {advice}"
 
 
-def format_p_value(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.001 else f"{value:.0e}"
+def describe_setting(values: Mapping[str, Any], varied: Sequence[str]) -> str:
+    """`dropout=0.1 learning_rate=0.001`"""
+    named = zip(_short_names(varied), varied, strict=True)
+    return " ".join(f"{short}={_param_cell(values[name])}" for short, name in named) or "the one setting"
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return the last part of each parameter's name, or all of it if ambiguous: `dropout`, `optimizer.name`."""
+    last = [name.rsplit(".", 1)[-1] for name in names]
+    return [n if last.count(part) > 1 or part == "name" else part for n, part in zip(names, last, strict=True)]
+
+
+def _param_cell(value: object) -> str:
+    """Return a parameter's value for display: long numbers, as drawn in a search, get four digits."""
+    if not isinstance(value, str):  # NaN: the run does not have the parameter
+        return "-"
+    number = axis_value(value)
+    return f"{number:.4g}" if isinstance(number, float) and len(value) > 8 and "[" not in value else value
+
+
+def leaderboard_headline(board: Leaderboard) -> str:
+    """Describe the winner in a sentence: the setting, and its value with the confidence interval."""
+    row = board.table.iloc[0]
+    mean = row[f"{board.metric}_mean"]
+    spread = "one seed" if row.n < 2 else f"95 % CI {_confidence_interval(row)}, {row.n} seeds"
+    ties = int((board.table[f"{board.metric}_mean"] == mean).sum()) - 1
+    tied = f", tied with {plural(ties, 'other setting')}" if ties else ""
+    return f"Best: {describe_setting(row, board.varied)} with {board.metric} {mean:.5g} ({spread}){tied}"
+
+
+def _confidence_interval(row: "pd.Series") -> str:
+    """Return the confidence interval of the mean, with the decimals that its width justifies."""
+    if math.isnan(row.ci95_low):
+        return "unknown"
+    half = (row.ci95_high - row.ci95_low) / 2
+    style = ".5g" if half <= 1e-12 * abs(row.ci95_low) else f".{certain_decimals(half)}f"
+    return f"{row.ci95_low:{style}} to {row.ci95_high:{style}}"
+
+
+def _leaderboard_rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the top of the leaderboard, as the note and the terminal show it."""
+    frame = board.comparison.mean
+    also = [name for name in PREFERRED_METRICS if name != board.metric and name in frame][:1]
+    header = ["", *_short_names(board.varied), "n", board.metric, "95 % CI", "difference", "p", *also]
+    rows = [
+        [
+            str(position + 1),
+            *(_param_cell(row[name]) for name in board.varied),
+            str(row.n),
+            format_with_spread(row[f"{board.metric}_mean"], row[f"{board.metric}_std"]),
+            _confidence_interval(row),
+            "best" if position == 0 else f"{row.difference:+.2g}",
+            "" if math.isnan(row.p_value) else f"{row.p_value:.2g}",
+            *(f"{frame.at[position, name]:.4g}" for name in also),
+        ]
+        for position, row in board.table.head(TOP_ROWS).iterrows()
+    ]
+    return header, rows
+
+
+def leaderboard_table(board: Leaderboard) -> "Table":
+    """Return the top of the leaderboard for the terminal."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    header, rows = _leaderboard_rows(board)
+    columns = (Column(Text(printable(name)), overflow="fold") for name in header)
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
+def print_leaderboard(run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str]) -> None:
+    """Print the top of the leaderboard, what it means, and the next commands, each with a word for it."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 100_000
+    console.print()
+    if board is None:
+        console.print(NO_FINISHED_RUN)
+    else:
+        console.print(leaderboard_table(board), soft_wrap=False)
+        if len(board.table) > TOP_ROWS:
+            console.print(f"The best {TOP_ROWS} of {len(board.table)} settings.")
+        console.print(f"\n{leaderboard_headline(board)}.\n{leaderboard_verdict(board)}")
+    console.print(f"\nSweep {run.name} ({run.run_id}) in {hide_credentials(run.uri)}")
+    if run.uri.startswith("http"):
+        console.print(hide_credentials(run.uri).rstrip("/") + sweep_table_page(run.experiment_id, run.run_id))
+    console.print("\nNext:")
+    for word, line in commands.items():
+        console.print(f"  {line}  # {word}")
+
+
+def sweep_note(
+    run: TrackedRun,
+    board: Leaderboard | None,
+    commands: Mapping[str, str],
+    failures: Sequence[str],
+    pictures: Sequence[str],
+) -> str:
+    """Return the description for the page of the parent `run`, in Markdown; the result comes first, as MLflow folds the
+    rest. `failures` has a line for each job that did not finish."""
+    table = sweep_table_page(run.experiment_id, run.run_id)
+    links = {"all runs": table, "charts": charts_page(table)}
+    blocks = [f"**{NO_FINISHED_RUN}**"]
+    if board is not None:
+        ids = [each.run_id for each in board.comparison.runs[:MOST_COMPARED]]
+        links["runs side by side"] = compare_page(run.experiment_id, ids)
+        links["the best run"] = run_page(run.experiment_id, board.best.run_id)
+        setting, _, value = leaderboard_headline(board).partition(" with ")
+        blocks = [f"**{escape_markdown(setting)}** with {value}.", leaderboard_verdict(board)]
+        if board.metric.startswith("test_"):
+            blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
+    # Relative to the page, so that they work on every server, also behind a prefix.
+    blocks.insert(1, " · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items()))
+    if failures:
+        listed = [f"- {escape_markdown(failure[:LONGEST_FAILURE])}" for failure in failures[:LISTED_FAILURES]]
+        listed += [f"- and {len(failures) - LISTED_FAILURES} more"] if len(failures) > LISTED_FAILURES else []
+        blocks += [f"**{plural(len(failures), 'job')} did not finish:**", "\n".join(listed)]
+    if board is not None:
+        header, rows = _leaderboard_rows(board)
+        # The UI sets cells close together; the spaces of Markdown do not count.
+        cells = ([f"{escape_markdown(cell)}&emsp;" for cell in line] for line in rows)
+        lines = [map(escape_markdown, header), ["---"] * len(header), *cells]
+        blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        if len(board.table) > TOP_ROWS:
+            blocks.append(f"The best {TOP_ROWS} of {len(board.table)} settings; all: `tables/leaderboard.json`.")
+        blocks.append(f"Best run: `{board.best.run_id}`; its config: `config/best.yaml`.")
+    blocks.append("\n".join(["```", *(f"# {word}\n{line}" for word, line in commands.items()), "```"]))
+    files = [f"figures/{name}.png" for name in pictures]
+    return "\n\n".join([*blocks, *(f"![{file}](get-artifact?path={file}&run_uuid={run.run_id})" for file in files)])
+
+
+def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, again: str) -> dict[str, str]:
+    """Return what to do next with a sweep made by the command `again`, by a word for each, without passwords."""
+    option = f" --uri {shlex.quote(uri)}" if uri else ""
+    found = {"browse": f"python scripts/ui.py --sweep {parent_id}{option}"}
+    if board is not None:
+        grouped = f" --group-by {SEED_PARAM}" if board.comparison.group_by else ""
+        mode = f" --mode {board.mode}" if metric_direction(board.metric) != board.mode else ""
+        asked = f"--sweep {parent_id}{grouped} --metric {board.metric}{mode}"
+        found["compare"] = f"python scripts/compare.py {asked}{option}"
+        _, overrides = read_recorded_config(resolve_tracking_uri(uri), board.best.run_id)
+        found["run the best again"] = run_command_line(overrides)
+    return {word: hide_credentials(line) for word, line in found.items()} | {"repeat the sweep": again}
+
+
+def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str | None]], metric: str, mode: Mode) -> None:
+    """Make the view of the sweep's runs in the UI, from the values of each key that the sweep varies."""
+    params = {key if "." in key or key == SEED_PARAM else f"{key}.name": values for key, values in varied.items()}
+    # MLflow's charts cannot show lists on an axis.
+    chartable = [name for name, found in params.items() if not any((value or "").startswith("[") for value in found)]
+    run.share_sweep_view(list(params), chartable, metric, mode)
+
+
+def publish_leaderboard(
+    run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str], failures: Sequence[str], style: "Style"
+) -> None:
+    """Log the results of a sweep to its open parent run: the leaderboard as table and CSV, the figures, the note, the
+    best run's id, config and final metrics, and the view of its runs in the UI. `board` is None if no run has finished
+    with the objective; `failures` has a line for each job that did not finish."""
+    drawn: dict[str, Figure] = {}
+    if board is not None:
+        best = board.best
+        share_view(run, {name: board.comparison.values(name) for name in board.varied}, board.metric, board.mode)
+        run.log_table(board.table, "tables/leaderboard.json")
+        run.log_text(board.table.to_csv(index=False), "tables/leaderboard.csv")
+        drawn = leaderboard_figures(board, style)
+        log_figures(run, drawn)
+        run.set_tags({"best_run": best.run_id})
+        run.log_text(read_artifact_text(run.uri, best.run_id, "config/config.yaml"), "config/best.yaml")
+        shown = {k: v for k, v in best.metrics.items() if k.startswith(FINAL_PREFIXES) or k == board.metric}
+        run.replace_metrics(shown)
+    note = sweep_note(run, board, commands, failures, list(drawn))
+    run.set_tags({"mlflow.note.content": note})
+
+
+def log_figures(run: TrackedRun, figures: "Mapping[str, Figure]") -> None:
+    """Log figures, by name, as images among the run's artifacts."""
+    from experiments.reports.figures.style import save_figure
+
+    with TemporaryDirectory() as folder:
+        for name, figure in figures.items():
+            save_figure(figure, Path(folder, f"{name}.png"))
+        run.log_artifacts(Path(folder), "figures")
+
+
+def leaderboard_figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]:
+    """Return the figures of a sweep by name, in the order in which they are best read."""
+    from experiments.reports.figures.comparison import heat_map, ranking
+    from experiments.reports.figures.sweep import parallel_coordinates, parameter_effects
+
+    table, groups, runs, metric = board.table, board.comparison.groups, board.comparison.runs, board.metric
+    count = f"{plural(len(groups), 'setting')}, {plural(len(runs), 'run')}"
+    mean, std = table[f"{metric}_mean"].tolist(), table[f"{metric}_std"].fillna(0).tolist()
+    several = bool(table.n.max() > 1)
+    drawn = {}
+    if len(groups) > 1:
+        labels = [describe_setting(row, board.varied) for _, row in table.iterrows()]
+        caption = f"{count}; {'mean ± standard deviation over seeds' if several else 'one seed each'}"
+        drawn["01_leaderboard"] = ranking(metric, labels, mean, std, caption, style)
+    settings = {name: [_param_value(value) for value in board.comparison.values(name)] for name in board.varied}
+    by_setting = {name: values for name, values in settings.items() if len(set(values)) > 1}
+    if by_setting:
+        over = "all other parameters" if len(by_setting) > 1 else "seeds" if several else ""
+        points = f"; points: runs, line: their mean over {over}" if over else ", one for each value"
+        by_run = {name: [_param_value(run.params.get(name)) for run in runs] for name in by_setting}
+        values, caption = [run.metrics[metric] for run in runs], f"{plural(len(runs), 'run')}{points}"
+        drawn["02_effects"] = parameter_effects(metric, by_run, values, board.mode, caption, style)
+    if len(by_setting) == 2:
+        (x_name, x), (y_name, y) = sorted(by_setting.items(), key=lambda item: -len(set(item[1])))
+        columns, rows = (["none" if value is None else value for value in axis] for axis in (x, y))
+        if is_grid(columns, rows):
+            caption = f"{count}; {'mean over seeds' if several else 'one seed each'}"
+            drawn["03_heat_map"] = heat_map(metric, x_name, columns, y_name, rows, mean, board.mode, caption, style)
+    if len(by_setting) >= 2:
+        caption = f"{count}; orange: the best, darker: better"
+        drawn["04_parallel_coordinates"] = parallel_coordinates(metric, by_setting, mean, board.mode, caption, style)
+    return drawn
+
+
+def _param_value(text: str | None) -> float | str | None:
+    return None if text in (None, "None") else axis_value(text)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,8 +76,15 @@ class SweepPlan:
     @property
     def is_finished(self) -> bool:
         """Whether every job is done, and the parent says so."""
-        known = self.parent is not None and self.parent.status == "FINISHED" and not self.composed.is_search
-        return known and all(outcome.is_done for outcome in self.before)
+        ended = self.parent and self.parent.status == "FINISHED" and not self.composed.is_search
+        return bool(ended) and all(outcome.is_done for outcome in self.before)
+
+    def find_parent(self) -> RunRecord | None:
+        """Find the run of the sweep that the command enters again."""
+        if self.base.sweep.rerun or not store_exists(self.uri):
+            return None
+        tags, experiment = {"sweep": self.composed.digest}, self.base.tracking.experiment
+        return next(iter(runs_with_tags(open_existing_store(self.uri), tags, experiment)), None)
 
     def show(self) -> None:
         """Print what will run, what varies, and what is done already."""
@@ -98,18 +105,15 @@ class SweepPlan:
                 print(f"  {key}: {', '.join(choices)}")
         if self.notice:
             print(self.notice)
-        if not self.composed.is_search:
-            counts = Counter(self._state(job) for job in self.jobs)
+        if counts := Counter(map(self._state, self.jobs)):
             print(f"{', '.join(f'{count} {state}' for state, count in counts.items())}.")
 
     def _state(self, job: SweepJob) -> str:
         before = self.before[job.number]
         if first_equal_job(self.jobs, job.number) != job.number:
             return "the same as another"
-        if before.is_done:
-            return "done"
-        if before.run_id is None:
-            return "to run"
+        if before.is_done or not before.run_id:
+            return "done" if before.is_done else "to run"
         return "to resume" if checkpoint_path(before.run_id).exists() else "to run again"
 
 
@@ -118,27 +122,24 @@ def plan_sweep(composed: ComposedSweep) -> SweepPlan:
 
     Raises:
         ConfigError: the jobs would go to several stores.
-        DataError: the data of a job cannot be found or read.
-        StoreError: the store cannot be used.
+        DataError, StoreError: the data of a job, or the store, cannot be used.
     """
-    uris = {resolve_tracking_uri(job.config.tracking.uri) for job in composed.jobs}
-    if len(uris) > 1:
+    uri, *others = {resolve_tracking_uri(job.config.tracking.uri) for job in composed.jobs}
+    if others:
         raise ConfigError("The jobs of this sweep go to several stores. Give all of them the same tracking.uri.")
-    (uri,) = uris
     jobs = [] if composed.is_search else plan_jobs(composed.jobs, list(varied_overrides(composed.jobs)))
     plan = SweepPlan(composed, jobs, uri)
-    parent = find_parent(plan)
-    children = runs_with_tags(open_existing_store(uri), {"mlflow.parentRunId": parent.run_id}) if parent else []
-    notice = _explain_fresh_start(children, identity_tags(plan.base, ""))
-    return replace(plan, parent=parent, before=job_outcomes(jobs, children), notice=notice)
+    parent = plan.find_parent()
+    if parent is None:
+        return replace(plan, before=[JobOutcome()] * len(jobs))
+    notice = _explain_fresh_start(child_runs(uri, parent.run_id), identity_tags(plan.base, ""))
+    return replace(plan, parent=parent, before=job_outcomes(jobs, parent.run_id), notice=notice)
 
 
-def find_parent(plan: SweepPlan) -> RunRecord | None:
-    """Find the run of the sweep that the command enters again."""
-    if plan.base.sweep.rerun or not store_exists(plan.uri):
-        return None
-    tags, experiment = {"sweep": plan.composed.digest}, plan.base.tracking.experiment
-    return next(iter(runs_with_tags(open_existing_store(plan.uri), tags, experiment)), None)
+def child_runs(uri: str | None, parent_id: str, **tags: str) -> list[RunRecord]:
+    """Find the children of a sweep's parent that have these tags, newest first."""
+    client = open_existing_store(resolve_tracking_uri(uri))
+    return runs_with_tags(client, {"mlflow.parentRunId": parent_id, **tags})
 
 
 def _explain_fresh_start(children: Sequence[RunRecord], now: Mapping[str, str]) -> str:
@@ -154,10 +155,8 @@ def _explain_fresh_start(children: Sequence[RunRecord], now: Mapping[str, str]) 
 def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list[str]]:
     """Return the keys that the jobs' overrides set differently, each with its values in the order of the jobs."""
     values: dict[str, dict[str, None]] = {}
-    for job in jobs:
-        for override in job.overrides:
-            _, key, value = split_override(override)
-            values.setdefault(key, {})[value] = None
+    for _, key, value in (split_override(override) for job in jobs for override in job.overrides):
+        values.setdefault(key, {})[value] = None
     return {key: list(found) for key, found in values.items() if len(found) > 1}
 
 
@@ -187,8 +186,7 @@ def has_light_figures(overrides: Sequence[str]) -> bool:
 
 def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
     parts = []
-    for override in job.overrides:
-        _, key, value = split_override(override)
+    for _, key, value in map(split_override, job.overrides):
         if key == "seed" and key in keys:
             parts.append(f"seed {value}")
         elif key in keys:  # the choice of a group needs no key beside it
@@ -201,10 +199,10 @@ def first_equal_job(jobs: Sequence[SweepJob], number: int) -> int:
     return next(job.number for job in jobs if job.fingerprint == jobs[number].fingerprint)
 
 
-def job_outcomes(jobs: Sequence[SweepJob], children: Iterable[RunRecord]) -> list[JobOutcome]:
-    """Return each job's outcome among the children of a parent; a finished run wins over another."""
+def job_outcomes(jobs: Sequence[SweepJob], parent_id: str, **tags: str) -> list[JobOutcome]:
+    """Return each job's outcome among the children that have these tags; a finished run wins over another."""
     found: dict[str, JobOutcome] = {}
-    for run in children:
+    for run in child_runs(jobs[0].config.tracking.uri, parent_id, **tags) if jobs else []:
         outcome = JobOutcome(run.run_id, run.status, run.metrics, run.tags.get("end_reason", ""), "pruned" in run.tags)
         key = run.tags.get("fingerprint", "")
         if key not in found or (outcome.is_done and not found[key].is_done):
@@ -213,16 +211,13 @@ def job_outcomes(jobs: Sequence[SweepJob], children: Iterable[RunRecord]) -> lis
 
 
 def read_job_outcome(job: SweepJob, parent_id: str, reason: str = "", lost_status: str | None = None) -> JobOutcome:
-    """Return the outcome of a job in the store.
+    """Return the outcome of a job in the store, or the reason why it left no run.
 
-    Args:
-        reason: of a failure that left no run.
-        lost_status: if its process is gone: the status that its unfinished run is given, with the reason.
+    `lost_status` and the reason go to a run that is not finished and has lost its process.
     """
-    uri = resolve_tracking_uri(job.config.tracking.uri)
-    tags = {"mlflow.parentRunId": parent_id, "fingerprint": job.fingerprint}
-    (outcome,) = job_outcomes([job], runs_with_tags(open_existing_store(uri), tags))
+    (outcome,) = job_outcomes([job], parent_id, fingerprint=job.fingerprint)
     if lost_status and outcome.run_id and outcome.status != "FINISHED":
-        end_abandoned_run(connect_store(uri), outcome.run_id, lost_status, reason)
+        client = connect_store(resolve_tracking_uri(job.config.tracking.uri))
+        end_abandoned_run(client, outcome.run_id, lost_status, reason)
         return replace(outcome, status=lost_status, reason=reason)
     return outcome if outcome.reason or outcome.is_done else replace(outcome, reason=reason)

@@ -1,7 +1,4 @@
-"""What a search is: its space, sampler, pruner and objective, checked before Optuna or TensorFlow are loaded.
-
-The space states what varies, within which bounds and under which conditions; its corners must compose.
-"""
+"""What a search is: its space, sampler, pruner and objective, checked before Optuna or TensorFlow are loaded."""
 
 import hashlib
 import json
@@ -56,9 +53,8 @@ class Parameter:
 
     def grid(self) -> list[ParameterValue]:
         """Return every value, or the bounds of a continuous interval."""
-        if self.choices or self.step is None:
-            return self.extremes()
-        return [self.low + number * self.step for number in range(round((self.high - self.low) / self.step) + 1)]
+        steps = round((self.high - self.low) / self.step) if self.step else 0
+        return [self.low + n * self.step for n in range(steps + 1)] if self.step else self.extremes()
 
     def extremes(self) -> list[ParameterValue]:
         """Return every choice, or the bounds of the numbers."""
@@ -71,10 +67,8 @@ SearchSpace = tuple[Parameter, ...]
 def parse_search_space(given: Sequence[Override], in_yaml: Mapping[str, Any]) -> tuple[SearchSpace, list[str]]:
     """Return the space of a search, and the overrides that all its trials share; needs `composing`.
 
-    The command line wins over the same key in YAML; a single value there is a choice of one.
-
-    Args:
-        in_yaml: key -> distribution as in an override, or `{distribution: ..., when: {other key: value or values}}`.
+    Values `in_yaml` are as in an override, or `{distribution: ..., when: {other key: value or values}}`. The command
+    line wins over the same key in YAML; a single value there is a choice of one.
 
     Raises:
         ConfigError: something is not a distribution, has bounds in the wrong order, or a condition that cannot hold.
@@ -127,15 +121,14 @@ def space_combinations(space: SearchSpace) -> Iterator[dict[str, ParameterValue]
 def space_corners(space: SearchSpace) -> list[dict[str, ParameterValue]]:
     """Return points of the space in which every choice and every bound of each parameter occurs."""
     found = []
-    for parameter in space:
-        for value in parameter.extremes():
-            wanted: dict[str, ParameterValue] = {parameter.key: value}
-            for other in reversed(space):  # a condition names parameters before its own
-                if other.key in wanted:
-                    wanted = {**{key: allowed[0] for key, allowed in other.when.items()}, **wanted}
-            point = _existing_values(space, {other.key: other.extremes()[0] for other in space} | wanted)
-            if point not in found:
-                found.append(point)
+    for key, value in [(parameter.key, value) for parameter in space for value in parameter.extremes()]:
+        wanted: dict[str, ParameterValue] = {key: value}
+        for other in reversed(space):  # a condition names parameters before its own
+            if other.key in wanted:
+                wanted = {**{needed: allowed[0] for needed, allowed in other.when.items()}, **wanted}
+        point = _existing_values(space, {other.key: other.extremes()[0] for other in space} | wanted)
+        if point not in found:
+            found.append(point)
     return found
 
 
@@ -174,22 +167,20 @@ def _suggest_space(space: SearchSpace, error: ConfigError) -> str:
 
 
 def _parse_conditions(key: str, when: Mapping[str, Any], before: Mapping[str, Parameter]) -> dict[str, tuple[str, ...]]:
+    choices = {name: parameter.choices for name, parameter in before.items() if parameter.choices}
     conditions = {}
     for other, values in when.items():
-        if other not in before or not before[other].choices:
-            choices = [name for name, parameter in before.items() if parameter.choices]
+        if other not in choices:
             raise ConfigError(
                 f"search: {key} has a condition on {other!r}, which is not a choice before it"
                 f"{did_you_mean(other, choices)}. Choices before it: {join_sorted(choices)}"
             )
-        known = before[other].choices
-        texts = [override_value_text(value) for value in (values if isinstance(values, list) else [values])]
-        if unknown := [text for text in texts if text not in known]:
+        conditions[other] = tuple(map(override_value_text, values if isinstance(values, list) else [values]))
+        if unknown := [text for text in conditions[other] if text not in choices[other]]:
             raise ConfigError(
-                f"search: the condition {other}={unknown[0]} of {key} never holds{did_you_mean(unknown[0], known)}."
-                f" Choices of {other}: {join_sorted(known)}"
+                f"search: the condition {other}={unknown[0]} of {key} never holds"
+                f"{did_you_mean(unknown[0], choices[other])}. Choices of {other}: {join_sorted(choices[other])}"
             )
-        conditions[other] = tuple(texts)
     return conditions
 
 
@@ -212,8 +203,7 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
             raise ConfigError(f"{given!r}: a logarithmic interval must begin above 0; received {low:g}.")
         return Parameter(key, low=low, high=high, log=bool(tags), when=when)
     if override.is_range_sweep():
-        values = list(value.range()) if value.step else []
-        if not values:
+        if not (values := list(value.range()) if value.step else []):
             raise ConfigError(f"{given!r} is an empty range. Write range(START,STOP,STEP).")
         step = abs(value.step) if len(values) > 1 else None
         return Parameter(key, low=min(values), high=max(values), step=step, when=when)
@@ -268,11 +258,10 @@ def check_search(composed: ComposedSweep) -> Search:
             "data.validation=0 leaves nothing to rank the trials by but the test set, which a search must not be"
             " fitted to. Set data.validation, or name another metric, such as objective.metric=loss."
         )
-    objectives = {objective_of(config) for config in corners}
-    if len(objectives) > 1:
-        names = join_sorted(metric for metric, _ in objectives)
+    (metric, mode), *others = sorted({objective_of(config) for config in corners})
+    if others:
+        names = join_sorted([metric, *(other for other, _ in others)])
         raise ConfigError(f"The trials of this search have different objectives: {names}. Set objective.metric.")
-    ((metric, mode),) = objectives
     reported = metric.removeprefix("best_")
     if metric.startswith("test_"):
         reported = metric.replace("test_", "val_", 1) if held_out else ""

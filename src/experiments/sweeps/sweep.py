@@ -18,29 +18,24 @@ from dataclasses import replace
 from experiments import PROJECT
 from experiments.config.facts import objective_of
 from experiments.config.identity import config_to_dict
-from experiments.config.sweep_composition import ComposedSweep
+from experiments.config.sweep_composition import ComposedSweep, PoolSettings
 from experiments.errors import TrainingError, UserError
 from experiments.formatting import plural
-from experiments.sweeps.engines import create_engine
-from experiments.sweeps.job_runner import JobRunner
-from experiments.sweeps.leaderboard import Leaderboard, rank_children
-from experiments.sweeps.leaderboard_report import publish_leaderboard, share_view, sweep_commands
-from experiments.sweeps.leaderboard_text import print_leaderboard
-from experiments.sweeps.plan import (
-    JobOutcome,
-    SweepJob,
-    SweepPlan,
-    find_parent,
-    has_light_figures,
-    plan_sweep,
-    varied_overrides,
+from experiments.sweeps.engines import InProcessEngine
+from experiments.sweeps.engines.pool import PoolEngine
+from experiments.sweeps.job_runner import JobRunner, run_search
+from experiments.sweeps.leaderboard import (
+    Leaderboard,
+    print_leaderboard,
+    publish_leaderboard,
+    rank_children,
+    share_view,
+    sweep_commands,
 )
+from experiments.sweeps.plan import SweepJob, SweepPlan, child_runs, has_light_figures, plan_sweep, varied_overrides
 from experiments.sweeps.search import Search
-from experiments.sweeps.study import run_search
 from experiments.tracking.addresses import hide_credentials
-from experiments.tracking.records import runs_with_tags
 from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
-from experiments.tracking.store import open_existing_store
 
 SWEEP_FOLDER = PROJECT / "outputs" / "sweeps"
 LONGEST_SWEPT_PARAM = 500  # characters of a swept parameter's values on the parent
@@ -50,10 +45,7 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     """Run the jobs of a sweep that are not done, and record and print the leaderboard.
 
     The parent ends FINISHED only if every job is done; FAILED with a list of those that are not; KILLED for Ctrl-C and
-    SIGTERM. A finished sweep is only shown, and nothing is written.
-
-    Args:
-        command: the arguments of the command line, with which the sweep can be entered again.
+    SIGTERM. A finished sweep is only shown, and nothing is written. `command` are the arguments to enter it again.
 
     Raises:
         UserError: the same sweep is running already; nothing was written.
@@ -65,27 +57,23 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     if plan.base.sweep.dry_run:
         return
     if plan.is_finished and plan.parent:
-        board = _sweep_leaderboard(plan, plan.parent.run_id, plan.jobs, plan.before)
+        board = _rank_runs(plan, plan.parent.run_id, plan.jobs, {outcome.run_id for outcome in plan.before})
         with reopen_ended_run(plan.uri, plan.parent.run_id) as run:
             return print_leaderboard(run, board, sweep_commands(board, plan.base.tracking.uri, run.run_id, again))
     with lock_sweep(plan), _open_parent(plan, again) as parent:
-        runner = JobRunner(create_engine(composed.launcher), parent.run_id)
         try:
-            runner.jobs += plan.jobs
-            _log_plan(parent, runner.jobs)
-            share_view(parent, varied_overrides(composed.jobs), *objective_of(plan.base))
-            refused = []
-            if isinstance(composed, Search):
-                refused = run_search(composed, runner, parent, SWEEP_FOLDER)
-            else:
-                runner.run(runner.jobs)
-            _finish_sweep(plan, parent, runner, refused, again)
+            engine = PoolEngine(composed.launcher) if isinstance(composed.launcher, PoolSettings) else InProcessEngine()
+            with JobRunner(engine, parent.run_id) as runner:
+                runner.jobs += plan.jobs
+                _log_plan(parent, runner.jobs)
+                share_view(parent, varied_overrides(composed.jobs), *objective_of(plan.base))
+                runner.run(runner.jobs)  # none yet in a search
+                refused = run_search(composed, runner, parent, SWEEP_FOLDER) if isinstance(composed, Search) else []
+                _finish_sweep(plan, parent, runner, refused, again)
         except BaseException as error:
             if not isinstance(error, TrainingError):
                 print(f"\nResume the sweep: {again}", file=sys.stderr)
             raise
-        finally:
-            runner.close()
 
 
 @contextmanager
@@ -107,10 +95,11 @@ def lock_sweep(plan: SweepPlan) -> Iterator[None]:
 
 
 def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedRun]:
-    parent = plan.parent or find_parent(plan)  # another process may have made it since
+    parent = plan.parent or plan.find_parent()  # another process may have made it since
     values = varied_overrides(plan.composed.jobs)
     params = {key: ", ".join(values)[:LONGEST_SWEPT_PARAM] for key, values in values.items()}
-    params |= {} if plan.composed.is_search else {"runs": str(len(plan.jobs))}
+    if not plan.composed.is_search:
+        params["runs"] = str(len(plan.jobs))
     name = plan.base.tracking.run_name or " x ".join(key.rpartition(".")[2] for key in values) or "sweep"
     tags = {
         "sweep": plan.composed.digest,
@@ -118,8 +107,7 @@ def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedR
         "objective": " ".join(objective_of(plan.base)),
         "mlflow.note.content": f"**Not finished.**\n\n```\n{again}\n```",
     }
-    parent_id = parent.run_id if parent else None
-    return open_run(plan.uri, plan.base.tracking.experiment, name, params, tags, parent_id)
+    return open_run(plan.uri, plan.base.tracking.experiment, name, params, tags, parent.run_id if parent else None)
 
 
 def _log_plan(parent: TrackedRun, jobs: Sequence[SweepJob]) -> None:
@@ -137,11 +125,11 @@ def _log_plan(parent: TrackedRun, jobs: Sequence[SweepJob]) -> None:
 
 def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refused: Sequence[str], again: str) -> None:
     """Record and print the results of a sweep; raise TrainingError with a list of the jobs that did not finish."""
-    jobs, outcomes = runner.jobs, runner.outcomes()
+    jobs = runner.jobs
     _log_plan(parent, jobs)
-    ended = list(zip(jobs, outcomes, strict=True))
+    ended = list(zip(jobs, runner.outcomes(), strict=True))
     failed = [*refused, *(f"{job.name}: {outcome}" for job, outcome in ended if not outcome.is_done)]
-    board = _sweep_leaderboard(plan, parent.run_id, jobs, outcomes)
+    board = _rank_runs(plan, parent.run_id, jobs, {outcome.run_id for _, outcome in ended})
     if board and runner.seconds:  # else the best run was drawn when the last job ran
         best = next(job for job, outcome in ended if outcome.run_id == board.best.run_id)
         if has_light_figures(best.overrides) and best.config.tracking.log_model:
@@ -157,10 +145,7 @@ def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refuse
         )
 
 
-def _sweep_leaderboard(
-    plan: SweepPlan, parent_id: str, jobs: Sequence[SweepJob], outcomes: Sequence[JobOutcome]
-) -> Leaderboard | None:
-    known = {outcome.run_id for outcome in outcomes}  # the others were made by different code and cannot be compared
-    found = runs_with_tags(open_existing_store(plan.uri), {"mlflow.parentRunId": parent_id})
-    children = [run for run in found if run.run_id in known]
+def _rank_runs(plan: SweepPlan, parent_id: str, jobs: Sequence[SweepJob], known: set[str | None]) -> Leaderboard | None:
+    """Rank the runs that are `known`: the others were made by different code and cannot be compared."""
+    children = [run for run in child_runs(plan.uri, parent_id) if run.run_id in known]
     return rank_children(children, *objective_of(plan.base), list(varied_overrides(jobs)))

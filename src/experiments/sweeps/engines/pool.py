@@ -1,8 +1,8 @@
 """The engine of hydra/launcher=pool: worker processes that load TensorFlow once; one that dies fails only its job.
 
 A worker keeps its number of threads, its devices and its strategy, which a process takes once and which the result
-depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one of its own.
-(Not tested on a machine with a GPU.)
+depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one, which it
+shares only if there are more workers than GPUs. (Not tested on a machine with a GPU.)
 """
 
 import contextlib
@@ -10,12 +10,14 @@ import gc
 import math
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -25,8 +27,7 @@ from experiments.config.facts import available_cores
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings
 from experiments.errors import Terminated, raise_terminated
-from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
-from experiments.sweeps.jobs import try_job
+from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind, try_job
 from experiments.sweeps.plan import SweepJob
 
 GRACE_SECONDS = 30  # seconds that a worker has to checkpoint and close its run
@@ -64,98 +65,108 @@ class PoolEngine(Engine):
 
     def give(self, job: SweepJob, draw: str | None = None) -> None:
         for dead in [worker for worker in self.workers if not worker.job and worker.process.poll() is not None]:
-            self.workers.remove(dead)
-            dead.connection.close()
+            self._dismiss(dead)
         idle = [worker for worker in self.workers if not worker.job]
-        for worker in idle:
-            if process_kind(worker.config) == process_kind(job.config):
-                worker.started = time.monotonic()
-                break
-        else:
-            while idle and not has_room(self, (worker.config for worker in self.workers), job.config):
-                self.workers.remove(idle[-1])
-                idle.pop().connection.close()  # the worker exits once its connection is closed
-            worker = self._start_worker(job.config)
-        worker.job = job
+        alike = [worker for worker in idle if process_kind(worker.config) == process_kind(job.config)]
+        while idle and not alike and not has_room(self, (worker.config for worker in self.workers), job.config):
+            self._dismiss(idle.pop())
+        worker = alike[0] if alike else self._start_worker(job.config)
+        worker.job, worker.started = job, time.monotonic() if alike else math.inf
         with contextlib.suppress(OSError):  # it has died, which `wait` sees
             worker.connection.send((job, draw))
 
+    def _dismiss(self, worker: PoolWorker) -> None:
+        """Remove a worker and wait for its end."""
+        worker.connection.close()  # then it exits, after its job, if any, has saved a checkpoint
+        _await_ends([worker])
+        self.workers.remove(worker)
+
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
-        taken = {worker.gpu for worker in self.workers}
-        gpu = next((gpu for gpu in self.gpus if gpu not in taken), None)
+        environment = worker_environment(self.gpus, [worker.gpu for worker in self.workers])
         threads, _, devices = process_kind(config)
-        arguments = [str(theirs.fileno()), self.parent_id, str(threads), str(devices)]
+        arguments = map(str, (theirs.fileno(), self.parent_id, threads, devices))
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
             pass_fds=[theirs.fileno()],
-            env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # only the sweep reports on jobs that run in parallel
             start_new_session=True,  # a Ctrl-C reaches the sweep's process, which passes it on
         )
         theirs.close()
-        self.workers.append(PoolWorker(config, gpu, process, ours))
+        self.workers.append(PoolWorker(config, environment.get("CUDA_VISIBLE_DEVICES"), process, ours))
         return self.workers[-1]
 
-    def wait(self) -> JobEnd:
-        while True:
+    def wait(self, timeout: float = math.inf) -> JobEnd:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
             busy = {worker.connection: worker for worker in self.workers if worker.job}
             for connection in wait_for_connections(list(busy), TICK_SECONDS):
                 if end := self._receive(busy[connection]):  # type: ignore[index]
                     return end
             for worker in busy.values():
                 if time.monotonic() - worker.started > 60 * (self.settings.timeout_minutes or math.inf):
-                    return self._time_out(worker)
+                    self._dismiss(worker)
+                    limit = f"hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
+                    return worker.end(f"it took longer than {limit}", "KILLED")
+        raise TimeoutError
 
     def _receive(self, worker: PoolWorker) -> JobEnd | None:
         try:
             message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            self.workers.remove(worker)
-            return _end_of_dead_worker(worker, worker.process.wait())
+            self._dismiss(worker)
+            return _end_of_dead_worker(worker)
         if message is None:  # it has loaded TensorFlow, and begins
             worker.started = time.monotonic()
             return None
         end, worker.job = worker.end(message), None
         return end
 
-    def _time_out(self, worker: PoolWorker) -> JobEnd:
-        self.workers.remove(worker)
-        worker.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.process.wait(GRACE_SECONDS)
-        worker.process.kill()
-        worker.process.wait()
-        limit = f"hydra.launcher.timeout_minutes={self.settings.timeout_minutes:g}"
-        return worker.end(f"it took longer than {limit}", "KILLED")
-
     def interrupt(self, sent: signal.Signals) -> None:
         busy = [worker for worker in self.workers if worker.job]
         for worker in busy:
             worker.process.send_signal(sent)
-        deadline = time.monotonic() + GRACE_SECONDS
-        for worker in busy:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(max(0, deadline - time.monotonic()))
+        _await_ends(busy)
 
     def close(self) -> list[JobEnd]:
-        killed = []
         for worker in self.workers:
-            if worker.job and worker.process.poll() is None:
+            if worker.job:
                 worker.process.kill()
-                killed.append(_end_of_dead_worker(worker, worker.process.wait()))
             worker.connection.close()
+        _await_ends(self.workers)
+        ends = [_end_of_dead_worker(worker) for worker in self.workers if worker.job]
         self.workers.clear()
-        return killed
+        return ends
 
 
-def _end_of_dead_worker(worker: PoolWorker, code: int) -> JobEnd:
+def _await_ends(workers: Sequence[PoolWorker]) -> None:
+    """Wait for processes that were told to end, and kill those that take longer than GRACE_SECONDS."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(max(0, deadline - time.monotonic()))
+        worker.process.kill()  # which does nothing if it has ended
+        worker.process.wait()
+
+
+def _end_of_dead_worker(worker: PoolWorker) -> JobEnd:
+    code = worker.process.returncode
     if code == Terminated.exit_code:  # it has closed its run
         return worker.end("its worker process was terminated by SIGTERM")
     if code < 0:
         return worker.end(f"its worker process was killed by {signal.Signals(-code).name}", "KILLED")
     return worker.end(f"its worker process ended with exit code {code}", "FAILED")
+
+
+def worker_environment(gpus: Sequence[str], taken: Sequence[str | None]) -> dict[str, str]:
+    """Return the environment of the next worker, which sees the GPU that the fewest workers have taken, if any."""
+    if not gpus:
+        return dict(os.environ)
+    gpu = min(gpus, key=taken.count)
+    # Else TensorFlow takes all of the GPU's memory, and leaves none to workers that share it.
+    return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 def visible_gpus() -> list[str]:
@@ -166,8 +177,7 @@ def visible_gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in lines))]
+    return re.findall(r"^GPU (\d+):", listed.stdout, re.MULTILINE)
 
 
 def run_worker(connection: Connection, parent_id: str, threads: int, devices: int) -> None:
