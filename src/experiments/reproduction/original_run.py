@@ -19,6 +19,7 @@ import numpy as np
 from experiments.config.composition import composing
 from experiments.config.data_schema import ImageFileData
 from experiments.config.identity import config_to_dict, identity_tags
+from experiments.config.metrics import TIME_METRICS
 from experiments.config.overrides import override_key, parse_overrides, refuse_several_values
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
@@ -34,7 +35,6 @@ from experiments.tracking.store import open_existing_store
 if TYPE_CHECKING:
     from experiments.tracking.store import MlflowClient
 
-TIME_METRICS = ("epoch_seconds", "examples_per_second", "train_seconds")
 # The facts in environment/hardware.json that affect the last bits: equally named processors can differ in instructions.
 MACHINE_FACTS = ("processor", "instructions", "gpus", "threads", "switches")
 RECORDED_FILES = (
