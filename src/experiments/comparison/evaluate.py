@@ -28,7 +28,7 @@ from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
-from experiments.training.saved_models import load_keras_model
+from experiments.training.networks import load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
 IMAGE_KEYS = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")

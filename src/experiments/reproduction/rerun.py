@@ -27,7 +27,7 @@ from experiments.tracking.store import open_existing_store
 from experiments.training.cluster import CLUSTER_FOLDER_VARIABLE
 from experiments.training.devices import logical_devices
 from experiments.training.evaluation import Evaluator
-from experiments.training.saved_models import load_keras_model
+from experiments.training.networks import load_keras_model
 
 RELATIVE_TOLERANCE = 0.02  # of losses and of other metrics that are not accuracies
 SAME_MODEL_TOLERANCE = 0.001  # of the accuracy of the same weights on another machine
@@ -74,11 +74,8 @@ class RerunVerdict:
 def repeat_run(original: OriginalRun) -> str:
     """Run it as a new run with the tag `reproduces`, in the same store and experiment.
 
-    Return the new run's id; empty in a worker of a cluster that is not the chief.
-
-    Raises:
-        UserError: devices or store cannot be used, or the run whose weights it starts from is missing.
-        TrainingError: the new run failed.
+    Return the new run's id; empty in a worker of a cluster that is not the chief. Raise a UserError if devices, store
+    or initial weights cannot be used, a TrainingError if the new run failed.
     """
     tracking = replace(original.config.tracking, uri=original.uri, run_name=f"again: {original.run.name}")
     config = replace(original.config, tracking=tracking, resume=None)

@@ -17,6 +17,7 @@ from experiments.tracking.addresses import hide_credentials, resolve_tracking_ur
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.run import TrackedRun
+from experiments.tracking.ui_pages import sweep_view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str | None]], metr
     params = {key if "." in key or key == SEED_PARAM else f"{key}.name": values for key, values in varied.items()}
     # MLflow's charts cannot show lists on an axis.
     chartable = [name for name, found in params.items() if not any((value or "").startswith("[") for value in found)]
-    run.share_sweep_view(list(params), chartable, metric, mode)
+    run.share_view(sweep_view(run.run_id, list(params), chartable, metric, mode))
 
 
 def publish_leaderboard(
@@ -73,7 +74,7 @@ def publish_leaderboard(
         run.set_tags({"best_run": best.run_id})
         run.log_text(read_artifact_text(run.uri, best.run_id, "config/config.yaml"), "config/best.yaml")
         shown = {k: v for k, v in best.metrics.items() if k.startswith(FINAL_PREFIXES) or k == board.metric}
-        run.replace_metrics(shown)
+        run.log_metrics(shown)
     note = sweep_note(board, run.experiment_id, run.run_id, commands, failures, list(drawn))
     run.set_tags({"mlflow.note.content": note})
 
