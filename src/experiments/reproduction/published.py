@@ -97,10 +97,7 @@ class PublishedOutcome:
 
 
 def published_expectations() -> dict[str, dict[str, Any]]:
-    """Return what each published config states under `expected`, by name, unchecked.
-
-    A file that cannot be read gives {}: it may be a published config, and running it reports what is wrong.
-    """
+    """Return what each published config states under `expected`, unchecked, by name; {} if it cannot be read."""
     found = {}
     for file in choice_files("experiment"):
         try:
@@ -170,15 +167,13 @@ def _stated_tolerance(expected: Expectation, file: Expectation) -> float | None:
 
 
 def judge_published(published: PublishedConfig, finished: Sequence[RunRecord]) -> PublishedOutcome | None:
-    """Compare the mean of the runs with the recorded mean and the published number; return None without runs.
-
-    A mean that is better than the recorded one by more than the tolerance does not reproduce it.
-    """
+    """Compare the mean of the runs with the recorded mean and the published number; return None without runs."""
     values = [run.metrics[published.expected.metric] for run in finished]
     if not values:
         return None
     mean, reproduced = fmean(values), None
     if published.mean is not None and published.tolerance is not None:
+        # A mean that is better by more than the tolerance does not reproduce it.
         reproduced = abs(mean - published.mean) <= published.tolerance
     reached = None if published.quick else is_reached(published.expected, mean)
     return PublishedOutcome(values, mean, stdev(values) if len(values) > 1 else None, reproduced, reached)

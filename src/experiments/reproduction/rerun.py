@@ -53,15 +53,12 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class RerunVerdict:
-    """How a new run compares with the recorded one.
-
-    Attributes:
-        same_weights: whether the two logged models are equal; without `exact`, whether their weights have the same
-            shapes and the recorded model has its recorded test metrics. None if a model is missing.
-    """
+    """How a new run compares with the recorded one."""
 
     exact: bool  # whether equality to the last bit is required: machine, versions and code are the same
     rows: list[MetricRow]
+    # Whether the logged models are equal; without `exact`, whether their weights have the same shapes and the recorded
+    # model has its recorded test metrics. None if a model is missing.
     same_weights: bool | None
     record_changes: list[str]
     machine_changes: list[str]
