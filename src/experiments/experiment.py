@@ -40,14 +40,13 @@ def run_experiment(
 ) -> str:
     """Train what a config describes, record it in MLflow, and print the result.
 
+    Return the id of the MLflow run; nothing in a process that only follows the chief of a cluster.
+
     Args:
         overrides: those of the command line; they are recorded, and name the run.
         tags: further tags of the run, such as one that names the run it repeats.
         run_id: an earlier run of the same config, code and data that was cut off or failed, to continue.
         watch: called with the number of each epoch, from 1 on, and its metrics; may raise TrialPruned.
-
-    Returns:
-        The id of the MLflow run; nothing in a process that only follows the chief of a cluster.
 
     Raises:
         UserError: data, devices or store cannot be used, or the run cannot be resumed; nothing was written.

@@ -79,7 +79,7 @@ def test_a_change_to_computing_code_changes_the_digest(part: str, package: Path,
 
 
 def test_a_change_to_a_training_step_changes_the_digest(package: Path, digest_of: Callable[[], str]) -> None:
-    replace(package / "training" / "training_program.py", "loss * count", "loss / count")
+    replace(package / "training" / "network_cache.py", "loss * count", "loss / count")
     assert digest_of() != code_digest()
 
 

@@ -25,12 +25,14 @@ F1 = {
     ),
 }
 WITH_F1 = """
+from types import SimpleNamespace
 import numpy as np
 from experiments.comparison.comparison import metric_direction
 from experiments.config.composition import compose_job
 from experiments.config.facts import epoch_metric_names, final_metric_names, objective_of
-from experiments.config.metrics import EXPECTED_METRICS, FINAL_METRICS, PREFERRED_METRICS
+from experiments.config.metrics import EXPECTED_METRICS, FINAL_METRICS, PREFERRED_METRICS, shown_position
 from experiments.reports.figures.training import learning_curves
+from experiments.reports.notes import describe_result
 from experiments.reports.report import best_epoch_metrics
 from experiments.reproduction.published import show_metric
 from experiments.tracking.ui_pages import SWEEP_METRICS, TABLE_COLUMNS
@@ -49,6 +51,17 @@ assert split_metrics(np.array([0, 1]), np.eye(2), "val_") == {"val_f1": 0.25}
 assert split_metrics(np.array([0, 1]), np.eye(2), "test_") == {"test_f1": 0.25, "test_error_percent": 0.0}
 history = {"loss": [2.0, 1.0], "val_loss": [2.0, 1.0], "val_f1": [0.75, 0.25]}
 assert best_epoch_metrics(history) == {"best_val_f1": 0.75, "best_epoch": 1}
+columns = ["val_f1", "other", "best_val_f1", "test_other", "epoch_seconds", "train_seconds", "test_accuracy", "test_f1"]
+assert sorted(columns, key=shown_position) == [
+    *("test_f1", "test_accuracy", "best_val_f1", "train_seconds", "test_other", "val_f1", "epoch_seconds", "other")
+]
+test = SimpleNamespace(targets=np.array([0, 1]), outputs=np.eye(2))
+results = SimpleNamespace(config=named, dataset=SimpleNamespace(test=test), test=test, history=history)
+final = {"test_f1": 0.25, "test_accuracy": 1.0, "best_val_f1": 0.75, "best_epoch": 1, "train_seconds": 3}
+assert describe_result(results, final) == (
+    "**Test f1 25.00%** (0 of 2 wrong) after 2 epochs in 3.0 s. Test accuracy 100.00%. Best validation f1 75.00%, in"
+    " epoch 1."
+)
 assert [axes.get_title(loc="left") for axes in learning_curves(history).axes] == ["Loss", "F1"]
 """
 

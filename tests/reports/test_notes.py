@@ -68,8 +68,8 @@ def test_note_of_an_unfinished_run_says_so_and_how_to_resume_it():
 def test_note_on_the_single_neuron_explains_its_weight():
     results = fitted()
     note = run_note(results, final_metrics(results), ["experiment=single_neuron"], "1234abcd")
-    assert note.startswith("**Mean absolute error ")
-    assert "Learned weight **0.5000** and bias **0.2500**" in note
+    assert note.startswith("**Test mean absolute error ")
+    assert "Learned weight **0.5000**. Learned bias **0.2500**." in note
     assert "Why the weight is not 0.8" in note
     assert "digits" not in note
     assert "0.60 to 0.64 and 0.115 to 0.129" in note

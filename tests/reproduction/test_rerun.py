@@ -55,7 +55,7 @@ DIGITS = ["data=digits", "training.epochs=2", "report.figures=none"]
 def test_tolerance_applies_only_where_equality_is_not_required(
     metric: str, recorded: float, repeated: float, close: bool
 ) -> None:
-    images = {"test_": 10_000, "val_": 150 if metric == "val_accuracy" else 5000, "": 40}
+    images = {"test": 10_000, "validation": 150 if metric == "val_accuracy" else 5000, "train": 40}
     assert [row.equal for row in compare_points({metric: [(1, recorded)]}, {metric: [(1, repeated)]}, images)] == [
         close
     ]
@@ -64,7 +64,7 @@ def test_tolerance_applies_only_where_equality_is_not_required(
 
 
 def test_reports_the_largest_difference_of_all_epochs() -> None:
-    (row,) = compare_points({"loss": [(1, 4.0), (2, 2.0)]}, {"loss": [(1, 4.5), (2, 2.25)]}, {"": 100})
+    (row,) = compare_points({"loss": [(1, 4.0), (2, 2.0)]}, {"loss": [(1, 4.5), (2, 2.25)]}, {"train": 100})
     assert row == MetricRow("loss", 2.0, 2.25, 0.5, 1, False)
 
 
@@ -74,7 +74,7 @@ def test_a_metric_without_points_is_not_equal() -> None:
 
 def test_a_metric_or_epoch_missing_from_one_run_is_not_equal() -> None:
     recorded, repeated = {"a": [(1, 1.0)], "b": [(1, 1.0)]}, {"b": [(1, 1.0), (2, 1.0)], "c": [(1, 1.0)]}
-    rows = compare_points(recorded, repeated, {"": 100})
+    rows = compare_points(recorded, repeated, {"train": 100})
     assert [(row.metric, row.recorded, row.repeated, row.difference, row.equal) for row in rows] == [
         ("a", 1.0, None, None, False),
         ("b", 1.0, 1.0, None, False),

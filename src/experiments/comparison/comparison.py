@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.comparison.code_changes import find_code_changes, recorded_code, recorded_data
 from experiments.config.identity import affects_result
-from experiments.config.metrics import PREFERRED_METRICS, Mode, find_metric
+from experiments.config.metrics import PREFERRED_METRICS, Mode, find_metric, shown_position
 from experiments.errors import UserError, did_you_mean
 from experiments.formatting import plural, printable
 from experiments.tracking.records import RunRecord
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _HIGHER = r"acc|auc|f1|precision|recall|score|reward|throughput|per_second|(?<![a-z])r2"
 _LOWER = r"loss|err|seconds|duration|(?<![a-z])time|mse|mae|deviation|perplexity"
-_METRIC_ORDER = ("test_", "best_", "train_", "val_")  # of the metrics in tables
 
 
 class ComparisonError(UserError):
@@ -81,7 +80,7 @@ def compare_runs(
         if not runs:
             raise ComparisonError(f"None of the {len(left_out)} runs is finished, so there is nothing to average.")
     metrics = pd.DataFrame([run.metrics for run in runs], dtype=float)
-    metrics = metrics[sorted(metrics, key=_metric_position)]
+    metrics = metrics[sorted(metrics, key=shown_position)]
     if metric is not None:
         _check_choice("metric", metric, set(metrics))
     elif len(metrics.columns):
@@ -136,10 +135,6 @@ def _default_metric(metrics: "pd.DataFrame") -> str:
     complete = [name for name in preferred if count[name] == len(metrics)]
     others = sorted(metrics.columns.difference(preferred, sort=False), key=lambda name: metric_direction(name) is None)
     return complete[0] if complete else max([*preferred, *others], key=lambda name: count[name])
-
-
-def _metric_position(metric: str) -> tuple[int, str]:
-    return next((i for i, prefix in enumerate(_METRIC_ORDER) if metric.startswith(prefix)), len(_METRIC_ORDER)), metric
 
 
 def _group_identity(run: RunRecord, group_by: str) -> str:

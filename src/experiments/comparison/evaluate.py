@@ -16,6 +16,7 @@ from experiments.config.identity import config_to_dict
 from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset
+from experiments.data.image_files import verifies_any_packing
 from experiments.errors import ConfigError, DataError
 from experiments.reports.figures.evaluation import expected_calibration_error
 from experiments.reports.report import Results, per_class_table, write_figures
@@ -27,7 +28,7 @@ from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
-from experiments.training.saved_models import load_keras_model
+from experiments.training.networks import load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
 IMAGE_KEYS = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
@@ -154,8 +155,8 @@ def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
 def _is_as_shipped(config: DataConfig) -> bool:
     """Return whether the official splits are those of conf/data/; only their metrics are named without a digest."""
     shipped = choice_values("data", config.name)
-    if isinstance(config, ImageFileData) and config.path and "md5-gzip" in str(config.checksums):
-        return False  # such a checksum can verify only files packed as published, which those in a folder may not be
+    if isinstance(config, ImageFileData) and config.path and not verifies_any_packing(config):
+        return False  # the files in a folder may not be packed as published
     return all(getattr(config, key) == shipped[key] for key in TEST_SET_KEYS if key in shipped and key != "path")
 
 

@@ -18,7 +18,7 @@ from experiments.tracking.artifacts import download_model
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
-from experiments.training.saved_models import load_keras_model
+from experiments.training.networks import load_keras_model
 
 ENLARGED = 10  # pixels of a saved picture for each one that the network saw
 

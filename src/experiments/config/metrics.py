@@ -28,6 +28,8 @@ class Metric:
     shown: str = "{:.4g}"
     ranked: bool = True  # whether runs may be ranked by it where nobody names a metric
     column: bool = True  # whether the table of runs in the UI has a column for it
+    is_time: bool = False  # whether it measures time, which differs in every run
+    compared: bool = True  # whether runs that need not be equal to the last bit are compared by it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -35,19 +37,23 @@ class Metric:
         return tuple(prefix + self.name for prefix in self.prefixes) or (self.name,)
 
 
+# The examples that a metric with a prefix is measured on, in the order in which tables show the prefixes.
+PREFIX_SPLITS: dict[Prefix, str] = {"test_": "test", "best_val_": "validation", "val_": "validation", "": "train"}
+
 # In the order in which they are shown and preferred.
 METRICS = (
     Metric("accuracy", "max", ("", "val_", "test_", "best_val_"), "classes", 1, "Accuracy", "{:.2%}"),
     Metric("error_percent", "min", ("test_",), "classes", 100, "Error", "{:.2f}%", ranked=False),  # 1 - accuracy
     Metric("loss", "min", ("", "val_", "test_"), title="Loss", column=False),  # not comparable between losses
     Metric("mean_absolute_error", "min", ("", "val_", "test_", "best_val_"), "numbers", title="Mean absolute error"),
-    Metric("learned_weight", shown="{:.4f}"),
-    Metric("learned_bias", shown="{:.4f}"),
-    Metric("best_epoch", shown="{:.0f}", column=False),
-    Metric("train_seconds", "min", shown="{:.1f} s"),
+    Metric("learned_weight", title="Learned weight", shown="{:.4f}"),
+    Metric("learned_bias", title="Learned bias", shown="{:.4f}"),
+    # The last bits decide between nearly equal epochs.
+    Metric("best_epoch", shown="{:.0f}", column=False, compared=False),
+    Metric("train_seconds", "min", shown="{:.1f} s", is_time=True),
     Metric("learning_rate", prefixes=("",)),
-    Metric("epoch_seconds", "min", ("",)),
-    Metric("examples_per_second", "max", ("",)),
+    Metric("epoch_seconds", "min", ("",), is_time=True),
+    Metric("examples_per_second", "max", ("",), is_time=True),
 )
 
 
@@ -70,6 +76,7 @@ def metric_names(*prefixes: str, task: Task | None = None, ranked_only: bool = F
 EPOCH_METRICS = metric_names("", "val_")
 EXPECTED_METRICS = metric_names("test_", "best_val_")  # what a published config can give
 RUN_METRICS = [metric for metric in METRICS if not metric.prefixes]
+TIME_METRICS = [metric.name for metric in METRICS if metric.is_time]
 FINAL_PREFIXES = ("test_", "best_")  # of a finished run's metrics that measure the model
 # What runs are ranked by, or shown beside the objective, where nobody names a metric: the first that they have.
 PREFERRED_METRICS = [
@@ -93,6 +100,21 @@ FINAL_METRICS = {
     for name in [*EXPECTED_METRICS, *(metric.name for metric in RUN_METRICS)]
     if (metric := find_metric(name))
 }
+_SHOWN_ORDER = [
+    *FINAL_METRICS,
+    *(f"{prefix}{m.name}" for prefix in ("val_", "") for m in METRICS if prefix in m.prefixes),
+]
+
+
+def shown_position(name: str) -> tuple[bool, int, str]:
+    """Return a key that sorts metrics as tables show them: of the finished run first, unknown ones after the known."""
+    position = _SHOWN_ORDER.index(name) if name in _SHOWN_ORDER else len(_SHOWN_ORDER)
+    return name not in FINAL_METRICS and not name.startswith(FINAL_PREFIXES), position, name
+
+
+def measured_split(name: str) -> str:
+    """Return which examples the metric is measured on: train, validation or test."""
+    return next(split for prefix, split in PREFIX_SPLITS.items() if name.startswith(prefix))
 
 
 def higher_is_better(name: str) -> bool:

@@ -25,6 +25,7 @@ IDX_FILES = {
 }
 NPZ_KEYS = {"train-images": "x_train", "train-labels": "y_train", "test-images": "x_test", "test-labels": "y_test"}
 IDX_UINT8 = b"\x00\x00\x08"
+MD5_OF_GZIP = "md5-gzip"  # kind of checksum: of the gzip file, as published, rather than of its content
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -128,6 +129,11 @@ def _read_npz(file: Path, config: ImageData) -> dict[str, np.ndarray]:
     return arrays
 
 
+def verifies_any_packing(config: ImageData) -> bool:
+    """Return whether the checksums, if any, can verify files that are not packed as published."""
+    return all(checksum.partition(":")[0] != MD5_OF_GZIP for checksum in (config.checksums or {}).values())
+
+
 def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path, raw: bytes = b"") -> None:
     """Verify the published checksum, either of the IDX file, whatever its packing, or of the gzip file itself.
 
@@ -146,7 +152,7 @@ def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path,
     if kind == "sha256":
         checksum = hashlib.sha256(IDX_UINT8 + struct.pack(f">B{array.ndim}I", array.ndim, *array.shape))
         checksum.update(array.data)
-    elif kind == "md5-gzip":
+    elif kind == MD5_OF_GZIP:
         if not raw.startswith(GZIP_MAGIC):
             return  # not packed as published: nothing to compare
         checksum = hashlib.md5(raw, usedforsecurity=False)

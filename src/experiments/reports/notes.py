@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.config.data_schema import LinearData
-from experiments.config.metrics import higher_is_better
+from experiments.config.metrics import FINAL_METRICS, RUN_METRICS, higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.formatting import escape_markdown, plural, printable
 from experiments.reports.differences import differences_from_defaults
@@ -54,7 +54,7 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
 
     config = results.config
     blocks = [
-        _describe_result(results, metrics),
+        describe_result(results, metrics),
         *describe_goal(results),
         *_describe_training(config, results.dataset, results.model),
         *_describe_worst_classes(results),
@@ -83,20 +83,28 @@ def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model")
     ]
 
 
-def _describe_result(results: "Results", metrics: Mapping[str, float]) -> str:
-    tested = len(results.dataset.test.targets)
-    time = f"after {plural(len(results.history['loss']), 'epoch')} in {metrics['train_seconds']:.1f} s."
-    if isinstance(results.config.data, LinearData):
-        text = f"**Mean absolute error {metrics['test_mean_absolute_error']:.4f}** on {tested:,} test examples {time}"
-        if "learned_weight" in metrics:
-            weight, bias = metrics["learned_weight"], metrics["learned_bias"]
-            text += f" Learned weight **{weight:.4f}** and bias **{bias:.4f}**."
-        return text
-    wrong = round(metrics["test_error_percent"] / 100 * tested)
-    text = f"**Test accuracy {metrics['test_accuracy']:.2%}** ({wrong:,} of {tested:,} wrong) {time}"
-    if "best_val_accuracy" in metrics:
-        text += f" Best validation accuracy {metrics['best_val_accuracy']:.2%}, in epoch {metrics['best_epoch']:.0f}."
-    return text
+def describe_result(results: "Results", metrics: Mapping[str, float]) -> str:
+    """Describe the metrics in the table that have a title and are preferred: the first with what it was measured on."""
+    targets = results.dataset.test.targets
+    about = f"on {len(targets):,} test examples"
+    if not isinstance(results.config.data, LinearData):
+        wrong = np.count_nonzero(results.test.outputs.argmax(1) != targets)
+        about = f"({wrong:,} of {len(targets):,} wrong)"
+    about += f" after {plural(len(results.history['loss']), 'epoch')} in {metrics['train_seconds']:.1f} s"
+    first, *others = _titled(metrics, "test_", "test ")
+    best = _titled(metrics, "best_val_", "best validation ")
+    best[:1] = [f"{text}, in epoch {metrics['best_epoch']:.0f}" for text in best[:1]]
+    learned = [f"{m.title} **{m.shown.format(metrics[m.name])}**" for m in RUN_METRICS if m.title and m.name in metrics]
+    sentences = [f"**{first[0].upper()}{first[1:]}** {about}", *others, *best, *learned]
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+
+
+def _titled(metrics: Mapping[str, float], prefix: str, words: str) -> list[str]:
+    return [
+        f"{words}{metric.title.lower()} {metric.shown.format(metrics[name])}"
+        for name in metric_names(prefix, ranked_only=True)
+        if name in metrics and (metric := FINAL_METRICS[name]).column
+    ]
 
 
 def describe_goal(results: "Results") -> list[str]:

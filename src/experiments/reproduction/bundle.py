@@ -26,13 +26,8 @@ from experiments.tracking.records import RunRecord
 
 BUNDLE_FORMAT = "keras-hydra-experiments run 1"
 LARGEST_BUNDLE = 64 * 2**20  # bytes
-BUNDLED_TAGS = (
-    *IDENTITY_TAGS,
-    "code_digest_rule",
-    "fingerprint",
-    "git_commit",
-    "git_dirty",
-)  # no names of users or machines
+# No names of users or machines.
+BUNDLED_TAGS = (*IDENTITY_TAGS, "code_digest_rule", "fingerprint", "git_commit", "git_dirty")
 PLACE_KEYS = ("tracking.", "data.path", "resume")  # where a run was made, which means nothing elsewhere
 
 
@@ -84,10 +79,8 @@ class Bundle:
 def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
     """Write the bundle of a finished run.
 
-    Raises:
-        StoreError: there is no such run, it is not finished, or parts of its record are missing.
-        BundleError: the run needs the weights of another one, its record was changed, or the file exists, cannot be
-            written or would be too large.
+    Raise a StoreError if there is none or parts of its record are missing, a BundleError if it was changed or needs the
+    weights of another run, or if the file exists, cannot be written or would be too large.
     """
     original = find_original_run(run_id, uri)
     run, store = original.run, resolve_tracking_uri(uri)
@@ -126,9 +119,7 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
 def read_bundle(file: Path, uri: str | None) -> OriginalRun:
     """Read the run in a bundle, to be repeated in the store `uri` with the data on this machine.
 
-    Raises:
-        BundleError: the file is not a bundle, or too large.
-        ConfigError: this version of the code cannot run its config.
+    Raise a BundleError if the file is not a bundle, a ConfigError if this version of the code cannot run its config.
     """
     try:
         with file.open("rb") as opened:

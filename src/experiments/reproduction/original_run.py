@@ -19,6 +19,7 @@ import numpy as np
 from experiments.config.composition import composing
 from experiments.config.data_schema import ImageFileData
 from experiments.config.identity import config_to_dict, identity_tags
+from experiments.config.metrics import TIME_METRICS
 from experiments.config.overrides import override_key, parse_overrides, refuse_several_values
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
@@ -34,7 +35,6 @@ from experiments.tracking.store import open_existing_store
 if TYPE_CHECKING:
     from experiments.tracking.store import MlflowClient
 
-TIME_METRICS = ("epoch_seconds", "examples_per_second", "train_seconds")
 # The facts in environment/hardware.json that affect the last bits: equally named processors can differ in instructions.
 MACHINE_FACTS = ("processor", "instructions", "gpus", "threads", "switches")
 RECORDED_FILES = (
@@ -94,11 +94,7 @@ class OriginalRun:
         return found
 
     def environment_changes(self) -> list[str]:
-        """List which of code, packages and data differ from the recorded run. Loads the data.
-
-        Raises:
-            DataError: the data cannot be loaded.
-        """
+        """List which of code, packages and data differ from the recorded run. Load the data, or raise a DataError."""
         current = identity_tags(self.config, load_dataset(self.config.data, self.config.seed).digest)
         found = identity_changes(self.run, current)
         if self.run.tags.get("git_commit"):  # otherwise neither the commit nor uncommitted changes are known
@@ -125,9 +121,8 @@ class OriginalRun:
 def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
     """Find the finished run with this id or unique prefix of an id, with all that repeating it needs.
 
-    Raises:
-        StoreError: there is no such run, it is a sweep or not finished, or parts of its record are missing.
-        ConfigError: this version of the code cannot run its config.
+    Raise a StoreError if there is none, it is a sweep or not finished, or its record is not complete; a ConfigError if
+    this version of the code cannot run its config.
     """
     resolved = resolve_tracking_uri(uri)
     client = open_existing_store(resolved)
@@ -157,11 +152,7 @@ def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
 
 
 def with_moved_data(original: OriginalRun, override: str) -> OriginalRun:
-    """Return the run with its data read from the folder that an override of `data.path` names.
-
-    Raises:
-        ConfigError: its data does not come from a folder, or the override is not valid.
-    """
+    """Return the run with the data in the folder that an override of `data.path` names, or raise a ConfigError."""
     config = original.config
     with composing():
         parsed = parse_overrides([override])
@@ -184,11 +175,7 @@ def recorded_points(client: "MlflowClient", run: RunRecord) -> MetricPoints:
 
 
 def recorded_hardware(uri: str, run_id: str) -> dict[str, object]:
-    """Return the recorded facts about the machine of a run.
-
-    Raises:
-        StoreError: they are missing or damaged.
-    """
+    """Return the recorded facts about the machine of a run; raise a StoreError if they are missing or damaged."""
     try:
         hardware = json.loads(read_artifact_text(uri, run_id, "environment/hardware.json"))
         if not isinstance(hardware, dict):
@@ -265,16 +252,12 @@ def stored_weights(content: bytes) -> dict[str, np.ndarray]:
     """Return the weights in a `.keras` file by their paths; none if the file is damaged."""
     import h5py
 
-    weights: dict[str, np.ndarray] = {}
-
-    def add(path: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
-            weights[path] = item[()]
-
+    items: dict[str, Any] = {}
     try:
         stored = zipfile.ZipFile(io.BytesIO(content)).read("model.weights.h5")
         with h5py.File(io.BytesIO(stored), "r") as file:
-            file.visititems(add)
+            file.visititems(items.__setitem__)
+            datasets = {path: item for path, item in items.items() if isinstance(item, h5py.Dataset)}
+            return {path: dataset[()] for path, dataset in datasets.items() if dataset.shape is not None}
     except Exception:  # anything may have been put into the file
         return {}
-    return weights

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -57,12 +57,7 @@ class PublishedConfig:
         return resolve_tracking_uri(self.configs[0].tracking.uri)
 
     def runs_by_seed(self) -> list[list[RunRecord]]:
-        """Find for each seed its runs with the same config, code, packages and data, newest first.
-
-        Raises:
-            DataError: the data cannot be loaded.
-            StoreError: the store cannot be used.
-        """
+        """Find for each seed its runs with the same config, code, packages and data, newest first."""
         digest = load_dataset(self.configs[0].data, self.configs[0].seed).digest
         client = connect_store(self.uri)
         fingerprints = [identity_tags(config, digest)["fingerprint"] for config in self.configs]
@@ -73,12 +68,7 @@ class PublishedConfig:
         return [run for found in self.runs_by_seed() if (run := _first_finished(found))]
 
     def run_all(self) -> list[RunRecord]:
-        """Run every seed that has no finished run, and resume those that were cut off; report on stderr.
-
-        Raises:
-            UserError: data, devices or store cannot be used.
-            TrainingError: a run failed.
-        """
+        """Run every seed that has no finished run, and resume those that were cut off; report on stderr."""
         with redirect_stdout(sys.stderr):
             for found, config, overrides in zip(self.runs_by_seed(), self.configs, self.overrides, strict=True):
                 if done := _first_finished(found):
@@ -107,10 +97,7 @@ class PublishedOutcome:
 
 
 def published_expectations() -> dict[str, dict[str, Any]]:
-    """Return what each published config states under `expected`, by name, unchecked.
-
-    A file that cannot be read gives {}: it may be a published config, and running it reports what is wrong.
-    """
+    """Return what each published config states under `expected`, unchecked, by name; {} if it cannot be read."""
     found = {}
     for file in choice_files("experiment"):
         try:
@@ -129,9 +116,7 @@ def find_published(
 
     Overrides such as `expected.seeds=[0]` choose other seeds; those that can affect the result make it another
     experiment, which has no expected results. `uri` is that of the store, by default the one that the config names.
-
-    Raises:
-        ConfigError: it states no expected results, has no shrunk version, or an override is not allowed.
+    Raise a ConfigError if it states no expected results, has no shrunk version, or an override is not allowed.
     """
     config = compose_job([f"experiment={name}", *overrides])
     file = compose_job([f"experiment={name}"]) if overrides else config
@@ -182,15 +167,13 @@ def _stated_tolerance(expected: Expectation, file: Expectation) -> float | None:
 
 
 def judge_published(published: PublishedConfig, finished: Sequence[RunRecord]) -> PublishedOutcome | None:
-    """Compare the mean of the runs with the recorded mean and the published number; return None without runs.
-
-    A mean that is better than the recorded one by more than the tolerance does not reproduce it.
-    """
+    """Compare the mean of the runs with the recorded mean and the published number; return None without runs."""
     values = [run.metrics[published.expected.metric] for run in finished]
     if not values:
         return None
     mean, reproduced = fmean(values), None
     if published.mean is not None and published.tolerance is not None:
+        # A mean that is better by more than the tolerance does not reproduce it.
         reproduced = abs(mean - published.mean) <= published.tolerance
     reached = None if published.quick else is_reached(published.expected, mean)
     return PublishedOutcome(values, mean, stdev(values) if len(values) > 1 else None, reproduced, reached)
@@ -205,10 +188,11 @@ def is_reached(expected: Expectation, mean: float | None) -> bool | None:
 
 def version_changes(expected: Expectation) -> list[str]:
     """List the packages with other versions than when the results were recorded."""
+    installed = {found.name: found.version for found in distributions()}
     return [
-        f"{package} was {recorded}, is {installed}"
+        f"{package} was {recorded}, is {version}"
         for package, recorded in (expected.versions or {}).items()
-        if (installed := _installed_version(package)) != recorded
+        if (version := installed.get(package, "not installed")) != recorded
     ]
 
 
@@ -234,19 +218,8 @@ def _first_finished(found: Sequence[RunRecord]) -> RunRecord | None:
     return next((run for run in found if run.status == "FINISHED"), None)
 
 
-def _installed_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def check_document(document: Path) -> None:
-    """Check early that the table has a place in this file.
-
-    Raises:
-        ConfigError: it has none, or the file cannot be read or written.
-    """
+    """Raise a ConfigError early unless the file can be read and written and has a place for the table."""
     try:
         text = document.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from experiments.config.facts import count_training_examples
-from experiments.config.metrics import find_metric
+from experiments.config.metrics import METRICS, find_metric, measured_split
 from experiments.data.datasets import load_dataset
 from experiments.errors import StoreError
 from experiments.experiment import run_experiment
@@ -27,16 +27,15 @@ from experiments.tracking.store import open_existing_store
 from experiments.training.cluster import CLUSTER_FOLDER_VARIABLE
 from experiments.training.devices import logical_devices
 from experiments.training.evaluation import Evaluator
-from experiments.training.saved_models import load_keras_model
+from experiments.training.networks import load_keras_model
 
-NOT_JUDGED = ("best_epoch",)  # the last bits decide between nearly equal epochs
 RELATIVE_TOLERANCE = 0.02  # of losses and of other metrics that are not accuracies
 SAME_MODEL_TOLERANCE = 0.001  # of the accuracy of the same weights on another machine
 TWO_MODELS_TOLERANCE = 0.005
 ROUNDING = 1e-6  # of an accuracy in 32 bits
 TOLERANCE_TEXT = (
-    "2 % for losses and other metrics, 0.5 percentage points (or two images, if that is more) for accuracies;"
-    " best_epoch is not compared"
+    "2 % for losses and other metrics, 0.5 percentage points (or two images, if that is more) for accuracies; "
+    f"{', '.join(metric.name for metric in METRICS if not metric.compared)} is not compared"
 )
 
 
@@ -54,15 +53,12 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class RerunVerdict:
-    """How a new run compares with the recorded one.
-
-    Attributes:
-        same_weights: whether the two logged models are equal; without `exact`, whether their weights have the same
-            shapes and the recorded model has its recorded test metrics. None if a model is missing.
-    """
+    """How a new run compares with the recorded one."""
 
     exact: bool  # whether equality to the last bit is required: machine, versions and code are the same
     rows: list[MetricRow]
+    # Whether the logged models are equal; without `exact`, whether their weights have the same shapes and the recorded
+    # model has its recorded test metrics. None if a model is missing.
     same_weights: bool | None
     record_changes: list[str]
     machine_changes: list[str]
@@ -75,11 +71,8 @@ class RerunVerdict:
 def repeat_run(original: OriginalRun) -> str:
     """Run it as a new run with the tag `reproduces`, in the same store and experiment.
 
-    Return the new run's id; empty in a worker of a cluster that is not the chief.
-
-    Raises:
-        UserError: devices or store cannot be used, or the run whose weights it starts from is missing.
-        TrainingError: the new run failed.
+    Return the new run's id; empty in a worker of a cluster that is not the chief. Raise a UserError if devices, store
+    or initial weights cannot be used, a TrainingError if the new run failed.
     """
     tracking = replace(original.config.tracking, uri=original.uri, run_name=f"again: {original.run.name}")
     config = replace(original.config, tracking=tracking, resume=None)
@@ -96,7 +89,7 @@ def judge_rerun(original: OriginalRun, run_id: str) -> RerunVerdict:
     machine = original.machine_changes(recorded_hardware(resolved, run_id))
     exact = not machine and all(original.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions"))
     validation, test = original.config.data.validation, original.config.data.test_examples
-    images = {"test_": test, "val_": validation, "best_val_": validation, "": count_training_examples(original.config)}
+    images = {"test": test, "validation": validation, "train": count_training_examples(original.config)}
     rows = compare_points(original.points, recorded_points(client, new), None if exact else images)
     model = read_logged_model(resolved, new, False)
     same_weights = None
@@ -126,8 +119,7 @@ def _has_recorded_metrics(original: OriginalRun) -> bool:
 def compare_points(recorded: MetricPoints, repeated: MetricPoints, images: Mapping[str, int] | None) -> list[MetricRow]:
     """Return a row for each metric of either run.
 
-    `images` is the number of images that a metric covers, by the beginning of its name, for the tolerance; None to
-    require equality to the last bit.
+    `images` is the number of images in each split, for the tolerance; None to require equality to the last bit.
 
     >>> compare_points({"loss": [(1, 0.5), (2, 0.25)]}, {"loss": [(1, 0.5625), (2, 0.25)]}, None)
     [MetricRow(metric='loss', recorded=0.25, repeated=0.25, difference=0.0625, epoch=1, equal=False)]
@@ -140,7 +132,7 @@ def compare_points(recorded: MetricPoints, repeated: MetricPoints, images: Mappi
             rows.append(MetricRow(metric, last_before, last_after, None, None, False))
             continue
         pairs = [(epoch, a, b) for (epoch, a), (_, b) in zip(before, after, strict=True)]
-        count = next(count for start, count in images.items() if metric.startswith(start)) if images else 0
+        count = images[measured_split(metric)] if images else 0
         allowed = max(TWO_MODELS_TOLERANCE, 2 / count) if count else TWO_MODELS_TOLERANCE
         equal = all(a == b if images is None else _is_close(metric, a, b, allowed) for _, a, b in pairs)
         epoch, difference = max(((epoch, abs(a - b)) for epoch, a, b in pairs), key=lambda pair: pair[1])
@@ -149,8 +141,9 @@ def compare_points(recorded: MetricPoints, repeated: MetricPoints, images: Mappi
 
 
 def _is_close(metric: str, recorded: float, repeated: float, allowed: float) -> bool:
-    if metric in NOT_JUDGED:
+    known = find_metric(metric)
+    if known and not known.compared:
         return True
-    if (known := find_metric(metric)) and known.whole:
+    if known and known.whole:
         return abs(repeated - recorded) <= known.whole * allowed + ROUNDING
     return abs(repeated - recorded) <= RELATIVE_TOLERANCE * abs(recorded)

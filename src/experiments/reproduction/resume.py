@@ -24,12 +24,8 @@ class NothingToResumeError(UserError):
 def find_resumed_run(config: Config, overrides: Sequence[str]) -> tuple[Config, list[str]]:
     """Return the recorded config of the run that `config.resume` names, to resume it, and the overrides that made it.
 
-    The given overrides must agree with the recorded config.
-
-    Raises:
-        NothingToResumeError: the run is finished.
-        ConfigError: an override disagrees with the recorded config.
-        StoreError: there is no such run, or it has no recorded config.
+    Raise a NothingToResumeError if it is finished, a ConfigError if an override disagrees with the recorded config, a
+    StoreError if there is no such run or recorded config.
     """
     uri = resolve_tracking_uri(config.tracking.uri)
     client = open_existing_store(uri)

@@ -22,6 +22,7 @@ from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import RunRecord
 from experiments.tracking.run import TrackedRun
+from experiments.tracking.ui_pages import sweep_view
 from experiments.tracking.ui_pages import charts_page, compare_page, run_page, sweep_table_page
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str | None]], metr
     params = {key if "." in key or key == SEED_PARAM else f"{key}.name": values for key, values in varied.items()}
     # MLflow's charts cannot show lists on an axis.
     chartable = [name for name, found in params.items() if not any((value or "").startswith("[") for value in found)]
-    run.share_sweep_view(list(params), chartable, metric, mode)
+    run.share_view(sweep_view(run.run_id, list(params), chartable, metric, mode))
 
 
 def publish_leaderboard(
@@ -306,7 +307,7 @@ def publish_leaderboard(
         run.set_tags({"best_run": best.run_id})
         run.log_text(read_artifact_text(run.uri, best.run_id, "config/config.yaml"), "config/best.yaml")
         shown = {k: v for k, v in best.metrics.items() if k.startswith(FINAL_PREFIXES) or k == board.metric}
-        run.replace_metrics(shown)
+        run.log_metrics(shown)
     note = sweep_note(run, board, commands, failures, list(drawn))
     run.set_tags({"mlflow.note.content": note})
 

@@ -21,11 +21,7 @@ def resolve_tracking_uri(uri: str | None) -> str:
 
 
 def check_tracking_uri(uri: str) -> None:
-    """Check a resolved tracking URI without MLflow and without the network.
-
-    Raises:
-        StoreError: the scheme is not supported, or the SQLite store cannot be written.
-    """
+    """Raise a StoreError, without MLflow and the network, unless the resolved URI is supported and can be written."""
     scheme = uri.partition(":")[0] if "://" in uri or uri.startswith("file:") else ""
     if scheme in ("http", "https") and re.fullmatch(r"https?://[^/\s]+.*", uri):
         return

@@ -18,18 +18,14 @@ from experiments.tracking.store import (
     open_existing_store,
     store_errors,
 )
-from experiments.training.saved_models import load_keras_model
+from experiments.training.networks import load_keras_model
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
-    """Return the contents of an artifact of a run, such as a figure.
-
-    Raises:
-        StoreError: the store cannot be used, or the run has no such artifact.
-    """
+    """Return the contents of an artifact of a run, such as a figure; raise a StoreError if there is none."""
     client = connect_store(uri)
     try:
         with TemporaryDirectory() as folder:
@@ -41,11 +37,7 @@ def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
 
 
 def read_artifact_text(uri: str, run_id: str, artifact: str) -> str:
-    """Return a text artifact of a run, such as `config/config.yaml`.
-
-    Raises:
-        StoreError: the store cannot be used, the run has no such artifact, or it is not text.
-    """
+    """Return a text artifact, such as `config/config.yaml`; raise a StoreError if it is missing or not text."""
     try:
         return read_artifact_bytes(uri, run_id, artifact).decode()
     except UnicodeDecodeError as error:
@@ -53,11 +45,7 @@ def read_artifact_text(uri: str, run_id: str, artifact: str) -> str:
 
 
 def model_location(uri: str, run_id: str) -> str:
-    """Return where the store keeps the run's model.
-
-    Raises:
-        StoreError: the store cannot be used, there is no such run, or it has no model.
-    """
+    """Return where the store keeps the run's model; raise a StoreError if there is no such run or model."""
     client = connect_store(uri)
     with store_errors(uri):
         logged = find_logged_models(client, get_mlflow_run(client, uri, run_id).info.experiment_id, MODEL_NAME, run_id)
@@ -70,11 +58,7 @@ def model_location(uri: str, run_id: str) -> str:
 
 
 def download_model(uri: str, run_id: str, folder: Path, accept_changed: bool = False) -> Path:
-    """Download the run's model, a `.keras` file, into `folder`.
-
-    Raises:
-        StoreError: the store cannot be used, the run has no model, or its file was changed since.
-    """
+    """Download the run's model, a `.keras` file, or raise a StoreError if it is missing or was changed since."""
     # By its location, because MLflow resolves models:/ and runs:/ in $MLFLOW_TRACKING_URI, whatever URI it is given.
     source = f"{model_location(uri, run_id)}/data/model.keras"
     from mlflow.artifacts import download_artifacts
@@ -98,11 +82,7 @@ def download_model(uri: str, run_id: str, folder: Path, accept_changed: bool = F
 
 
 def check_initial_weights(config: Config) -> None:
-    """Check before TensorFlow loads that the run that `model.weights` names is in this run's store, and has a model.
-
-    Raises:
-        StoreError: it is not, or has none.
-    """
+    """Raise a StoreError, before TensorFlow loads, unless the run of `model.weights` is in this store with a model."""
     if config.model.weights is not None:
         uri = resolve_tracking_uri(config.tracking.uri)
         try:
@@ -113,11 +93,7 @@ def check_initial_weights(config: Config) -> None:
 
 
 def load_initial_weights(config: Config) -> "list[np.ndarray] | None":
-    """Return the weights of the run that `model.weights` names, None if it names none.
-
-    Raises:
-        StoreError: they cannot be read.
-    """
+    """Return the weights of the run that `model.weights` names, None if it names none, or raise a StoreError."""
     if config.model.weights is None:
         return None
     uri = resolve_tracking_uri(config.tracking.uri)

@@ -63,9 +63,7 @@ def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], data
 def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
     """Return the config that a run was started with, and the overrides that made it.
 
-    Raises:
-        StoreError: the run has none.
-        ConfigError: it is damaged, or this version of the code cannot run it.
+    Raise a StoreError if it has none, a ConfigError if this version of the code cannot use it.
     """
     config, overrides = (_read_recorded_yaml(uri, run_id, path) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT))
     damaged = f"The recorded config of run {run_id} cannot be used:"
@@ -101,11 +99,9 @@ def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
 
 
 def check_identity(uri: str, run_id: str, tags: Mapping[str, str], resume_anyway: bool) -> None:
-    """Check that a run can be continued: code, packages and data, identified by `tags`, are those that it recorded.
+    """Raise a ConfigError if a run cannot be continued, as code, packages or data differ from what it recorded.
 
-    Raises:
-        ConfigError: they differ, and `resume_anyway` is not set.
-        StoreError: there is no such run.
+    `tags` identify the current ones. With `resume_anyway` they may differ.
     """
     (run,) = find_runs(open_existing_store(uri), [run_id])
     changed = identity_changes(run, tags)

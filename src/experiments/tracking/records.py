@@ -33,8 +33,7 @@ class RunRecord:
 def find_runs(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]:
     """Find the runs with these ids or unique prefixes of ids, each once, in the given order.
 
-    Raises:
-        StoreError: an id is unknown, or is a prefix of several.
+    Raise a StoreError if an id is unknown, or a prefix of several.
     """
     wanted = [run_id.strip().lower() for run_id in run_ids]
     full = [run_id for run_id in wanted if re.fullmatch("[0-9a-f]{32}", run_id)]
@@ -65,11 +64,7 @@ def find_runs(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]
 
 
 def sweep_children(client: "MlflowClient", parent_id: str) -> list[RunRecord]:
-    """Find the runs of the sweep with this id or unique prefix of an id, newest first.
-
-    Raises:
-        StoreError: there is no such run, or it has no children.
-    """
+    """Find the runs of a sweep, by its id or a unique prefix of it, newest first; raise a StoreError without any."""
     (parent,) = find_runs(client, [parent_id])
     found = runs_with_tags(client, {"mlflow.parentRunId": parent.run_id})
     if not found:
@@ -90,11 +85,7 @@ def experiment_runs(
 ) -> tuple[str, list[RunRecord], bool]:
     """Find the `newest` runs, or all, of an experiment, by default of that with the latest run; newest first.
 
-    Returns:
-        The experiment's name, its runs, and whether there are older ones.
-
-    Raises:
-        StoreError: there is no such experiment.
+    Return its name, the runs, and whether there are older ones; raise a StoreError if there is no such experiment.
     """
     with store_errors(client.tracking_uri):
         experiment_id = latest_experiment_id(client, name)

@@ -8,12 +8,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from experiments.errors import StoreError, Terminated, TrialPruned
 from experiments.profiling import span
@@ -29,7 +29,7 @@ from experiments.tracking.store import (
     outage_reason,
     store_errors,
 )
-from experiments.tracking.ui_pages import VIEW_NAME, runs_view, sweep_view, view_tag
+from experiments.tracking.ui_pages import VIEW_NAME, runs_view, view_tag
 
 if TYPE_CHECKING:
     import keras
@@ -42,15 +42,10 @@ MODEL_NAME = "model"  # runs:/<run id>/model
 
 @contextmanager
 def reopen_ended_run(uri: str, run_id: str) -> Iterator["TrackedRun"]:
-    """Open an earlier run to add results; its status and times stay.
-
-    Raises:
-        StoreError: the store cannot be used, or there is no such run.
-    """
+    """Open an earlier run to add results, or raise a StoreError; its status and times stay."""
     client = connect_store(uri)
     with store_errors(uri):
         run = TrackedRun(client, uri, get_mlflow_run(client, uri, run_id))
-    run._last_step.clear()  # metrics that were added before may be added again
     try:
         yield run
     finally:
@@ -69,16 +64,9 @@ def open_run(
     """Open a run that ends with its true status: FINISHED at the normal end, FAILED (with the traceback as an artifact)
     for an exception, KILLED for Ctrl-C and SIGTERM.
 
-    Args:
-        uri: resolved tracking URI.
-        experiment: created if it does not exist.
-        name: None to let MLflow choose one.
-        params: logged as text.
-        tags: such as `mlflow.parentRunId`.
-        run_id: an earlier run to enter again; its name and params stay, and points it has are not logged again.
-
-    Raises:
-        StoreError: the store cannot be used, or `run_id` is unknown or still running.
+    The experiment is created if it does not exist; MLflow chooses a name if there is none. `run_id` is an earlier run
+    to enter again: its name and params stay, and points it has are not logged again. Raise a StoreError if the store
+    cannot be used, or that run is unknown or still running.
     """
     client = connect_store(uri)
     experiment_id = _prepare_store(client, uri, experiment)
@@ -121,17 +109,11 @@ class TrackedRun:
             self._last_step[point.key] = max(point.step, self._last_step.get(point.key, 0))
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
-        """Log the metrics in one batch, without the epochs that a re-entered run already has."""
+        """Log metrics in one batch: of an epoch, unless a re-entered run has it, or the last ones of the whole run."""
         step, now = epoch or 0, int(time.time() * 1000)
-        points = [[k, float(v), now, step] for k, v in metrics.items() if step > self._last_step.get(k, -1)]
-        if points:
-            self._log({"metrics": points})
-
-    def replace_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log metrics of the whole run even if it already has values, so that these become the last ones."""
-        for name in metrics:
-            self._last_step.pop(name, None)
-        self.log_metrics(metrics)
+        new = {k: float(v) for k, v in metrics.items() if epoch is None or step > self._last_step.get(k, -1)}
+        if new:
+            self._log({"metrics": [[name, value, now, step] for name, value in new.items()]})
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log the params that the run does not have yet: MLflow does not allow them to change."""
@@ -148,9 +130,8 @@ class TrackedRun:
         """Write a text as an artifact such as `config/config.yaml`."""
         folder, _, name = artifact.rpartition("/")
         with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary, name)
-            path.write_text(text, encoding="utf-8")
-            self._log({"artifacts": folder, "source": str(path)})
+            Path(temporary, name).write_text(text, encoding="utf-8")
+            self.log_artifacts(Path(temporary), folder)
 
     @span("tables")
     def log_table(self, columns: Any, artifact: str) -> None:
@@ -171,20 +152,15 @@ class TrackedRun:
     ) -> None:
         """Record data that the run used for `context`, for the dataset column of the UI.
 
-        Args:
-            digest: of all bytes, at most MLflow's 36 characters. (MLflow's own covers only the first 10,000 numbers.)
-            source: the path it was read from, or a description of its source.
-            counts: examples by split, such as {"train": 55000}.
+        `digest` is that of all bytes, at most MLflow's 36 characters (its own covers only the first 10,000 numbers);
+        `source` is a path or a description; `counts` are the examples by split, such as {"train": 55000}.
         """
         described = {"source": json.dumps({"uri": source}), "profile": json.dumps(dict(counts))}
         dataset = {"name": name, "digest": digest, "source_type": "local", **described}
         self._log({"dataset": dataset, "context": context})
 
-    def share_sweep_view(
-        self, params: Sequence[str], charted: Sequence[str], metric: str, mode: Literal["min", "max"]
-    ) -> None:
-        """Save the view with which the UI shows the children of this run (see `ui_pages.sweep_view`)."""
-        state = sweep_view(self.run_id, params, charted, metric, mode)
+    def share_view(self, state: str) -> None:
+        """Save the view with which the UI shows the children of this run, as of `ui_pages.sweep_view`."""
         self._log({"view": self.run_id, "of": self.experiment_id, "state": state})
 
     @span("model")
@@ -241,11 +217,7 @@ class TrackedRun:
 
     @span("logging")
     def _log(self, operation: SpooledOperation) -> None:
-        """Send an operation to the store, or spool it while the store does not answer.
-
-        Raises:
-            mlflow.exceptions.MlflowException: the store answers and refuses it.
-        """
+        """Send an operation to the store, or spool it while it does not answer; raise its error if it refuses."""
         if not self.spool:
             try:
                 return apply_operation(self._client, self.run_id, operation)

@@ -39,6 +39,7 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
         case {"tags": tags}:
             client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
         case {"artifacts": folder, "source": source}:
+            # Earlier versions also spooled single files.
             upload = client.log_artifacts if Path(source).is_dir() else client.log_artifact
             upload(run_id, source, folder or None)
         case {"dataset": dataset, "context": context}:
@@ -101,16 +102,13 @@ class Spool:
         return bool(self._pending)
 
     def append(self, operation: SpooledOperation) -> None:
-        """Write an operation to disk, with a copy of the file or folder that its key `source` names."""
+        """Write an operation to disk, with a copy of the folder that its key `source` names."""
         file = self._file or self._open()
         if "source" in operation:
             source = Path(operation["source"])
             kept = self._files / str(file.tell()) / source.name
             kept.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, kept, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(source, kept)
+            shutil.copytree(source, kept, dirs_exist_ok=True)
             operation = operation | {"source": str(kept)}
         _write_line(file, operation)
         self._pending.append(operation)

@@ -46,8 +46,7 @@ def store_errors(uri: str) -> Iterator[None]:
 def connect_store(uri: str) -> "MlflowClient":
     """Return a client of the store; create a SQLite store that does not exist yet, safely against races and kills.
 
-    Raises:
-        StoreError: the store cannot be used; a server that does not answer is given up within ten seconds.
+    Raise a StoreError if it cannot be used; a server that does not answer is given up within ten seconds.
     """
     check_tracking_uri(uri)
     quiet_mlflow()
@@ -154,8 +153,7 @@ def find_logged_models(client: "MlflowClient", experiment_id: str, name: str, ru
 def latest_experiment_id(client: "MlflowClient", name: str | None = None) -> str:
     """Return the id of the experiment `name`, else of the one with the latest run, else of MLflow's Default.
 
-    Raises:
-        StoreError: there is no experiment of that name.
+    Raise a StoreError if there is no experiment of that name.
     """
     experiments = {experiment.name: experiment.experiment_id for experiment in search_pages(client.search_experiments)}
     if name is not None:
@@ -188,11 +186,7 @@ def first_line(error: BaseException) -> str:
 
 
 def open_existing_store(uri: str) -> "MlflowClient":
-    """Return a client of an existing store, for commands that only read.
-
-    Raises:
-        StoreError: there is no store, or it cannot be used.
-    """
+    """Return a client of an existing store, for commands that only read, or raise a StoreError."""
     check_tracking_uri(uri)
     if not store_exists(uri):
         raise StoreError(

@@ -106,10 +106,9 @@ def _table_address(experiment_id: str) -> str:
 
 
 def sweep_page(client: "MlflowClient", parent_id: str) -> str:
-    """Return the address of the table of a sweep's runs, filtered if the sweep has no view, as those of other programs.
+    """Return the address of the table of a sweep's runs, or raise a StoreError.
 
-    Raises:
-        StoreError: there is no such run.
+    It is filtered if the sweep has no view, as those of other programs.
     """
     with store_errors(client.tracking_uri):
         experiment_id = get_mlflow_run(client, client.tracking_uri, parent_id).info.experiment_id

@@ -3,4 +3,4 @@
 `trainer` runs the epochs of one run; `network_cache` keeps what it compiled for the next run of the same kind.
 """
 
-__all__ = ["checkpoints", "cluster", "devices", "evaluation", "network_cache", "networks", "saved_models", "trainer"]
+__all__ = ["checkpoints", "cluster", "devices", "evaluation", "network_cache", "networks", "trainer"]

@@ -32,10 +32,7 @@ def check_checkpoint_folder() -> None:
 
 @span("checkpoint")
 def save_checkpoint(path: Path, state: Mapping[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
-    """Replace the checkpoint at `path`; a kill at any moment leaves either the earlier one or this one.
-
-    `state` is JSON data, in which floats keep all their digits; `arrays` are by name, in order.
-    """
+    """Replace the checkpoint at `path` (JSON data, arrays by name); a kill leaves the earlier one or this one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     flat = {f"{name}/{index}": array for name, group in arrays.items() for index, array in enumerate(group)}

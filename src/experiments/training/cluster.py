@@ -29,8 +29,7 @@ CLUSTER_FOLDER_VARIABLE = "EXPERIMENTS_CLUSTER"  # set for a worker: the folder 
 def supervises_cluster(config: DistributionConfig) -> bool:
     """Return whether this process has to start the workers of a cluster.
 
-    Raises:
-        ConfigError: the workers are not defined, or by more than one source, or TF_CONFIG is invalid.
+    Raise a ConfigError unless exactly one source defines the workers, and it is valid.
     """
     if config.strategy != "multi_worker" or CLUSTER_FOLDER_VARIABLE in os.environ:
         return False
@@ -43,11 +42,7 @@ def supervises_cluster(config: DistributionConfig) -> bool:
 
 
 def read_tf_config() -> tuple[int, list[str]] | None:
-    """Return the index of this worker and the addresses of all, from TF_CONFIG; None if it is not set.
-
-    Raises:
-        ConfigError: it does not describe a worker in a cluster of workers only.
-    """
+    """Return the index of this worker and the addresses of all, from a valid TF_CONFIG; None if it is not set."""
     given = os.environ.get("TF_CONFIG")
     if not given:
         return None
@@ -117,11 +112,8 @@ class ClusterWorker:
 def supervise_cluster(config: DistributionConfig, fail: Callable[[str, str | None], NoReturn]) -> str | None:
     """Start the workers and wait for them; end all when one fails, hangs or does not start.
 
-    Args:
-        fail: records a failure and raises; takes the reason and the id of the run, None if there is none yet.
-
-    Returns:
-        The id of the chief's run, None if the chief is not a child of this process.
+    `fail` records a failure and raises; it takes the reason and the id of the run, None if there is none yet. Return
+    the id of the chief's run, None if the chief is not a child of this process.
     """
     with tempfile.TemporaryDirectory(prefix="experiments-") as folder:
         workers = [ClusterWorker(index, task, Path(folder)) for index, task in _cluster_tasks(config.workers)]
@@ -248,11 +240,7 @@ class ClusterMember:
 def join_cluster(config: DistributionConfig, fail: Callable[[str, str | None], NoReturn]) -> Iterator[ClusterMember]:
     """Find out what this process has to do in a run: everything, a worker's part, or to supervise workers.
 
-    Supervision is already over when the body starts; `fail` is that of supervise_cluster.
-
-    Raises:
-        ConfigError: as supervises_cluster.
-        TrainingError: a supervised worker failed.
+    Supervision is already over when the body starts; arguments and errors are those of supervise_cluster.
     """
     if supervises_cluster(config):
         yield ClusterMember(supervised=True, run_id=supervise_cluster(config, fail) or "")

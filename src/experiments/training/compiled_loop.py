@@ -90,10 +90,8 @@ class CompiledLoop:
     ) -> np.ndarray:
         """Run the remaining steps of an epoch, and return the sums over the whole epoch.
 
-        Args:
-            hyperparameters: of each step, from plan_hyperparameters.
-            start: steps of this epoch that are done.
-            sums: float32 [2], the sums of loss and metric over the examples of those steps.
+        `hyperparameters` are those of each step, from plan_hyperparameters; `start` steps are done, over whose examples
+        the sums of loss and metric are `sums`, float32 [2].
         """
         import tensorflow as tf
 

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 def start_strategy(config: DistributionConfig, threads: int) -> "tf.distribute.Strategy":
     """Load TensorFlow with `threads` within an operation, and make the strategy, before any other use of TensorFlow.
 
-    Raises:
-        UserError: there are fewer devices than requested.
+    Raise a UserError if there are fewer devices than requested.
     """
     wanted = config.devices or 0
     start_tensorflow(threads, logical_devices(config))

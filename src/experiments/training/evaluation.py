@@ -48,9 +48,8 @@ def refuse_not_finite(metrics: Metrics, when: str) -> None:
 def per_example_functions(loss: str, outputs: int) -> tuple[PerExample, PerExample]:
     """Return the loss of each example, by its name in Keras, and the metric that goes with it.
 
-    Args:
-        outputs: number of values per example: 1 for regression, else one per class. Targets are always class numbers;
-            for a loss that is not sparse they are one-hot encoded.
+    `outputs` is the number of values per example: 1 for regression, else one per class. Targets are always class
+    numbers; for a loss that is not sparse they are one-hot encoded.
     """
     import keras
     import tensorflow as tf

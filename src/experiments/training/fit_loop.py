@@ -30,9 +30,6 @@ class FitLoop:
             layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
         self.model.compile(optimizer=self.optimizer, loss=losses, metrics=[self.metric])
 
-    def check_agreement(self, steps_done: int) -> None:
-        """Do nothing: there is only one process."""
-
     def epoch(
         self, epoch: int, hyperparameters: np.ndarray, start: int, sums: np.ndarray, report: StepReport
     ) -> np.ndarray:

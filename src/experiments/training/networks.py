@@ -1,4 +1,4 @@
-"""From a config to a Keras model: the config's `name` picks a builder, its other keys are the builder's arguments.
+"""From a config to a Keras model, or from a file: a model's `name` picks its builder, the other keys are the arguments.
 
 Every model takes raw inputs (pixels as stored) and scales them itself, so that a logged model is complete.
 """
@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from experiments.config.keras_checks import SCALED_TANH, split_named
 from experiments.config.keras_table import keras_table
 from experiments.config.model_schema import LayersConfig
 from experiments.config.schema import Config
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, StoreError
 from experiments.profiling import span
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ def build_network(config: Config) -> "keras.Sequential":
     """Build the network of a config from stock Keras layers, with its initial weights drawn from `config.seed`.
 
     It maps raw inputs [batch, *data.shape] to class probabilities [batch, classes], or to one number [batch, 1].
-
-    Raises:
-        ConfigError: the layers do not fit each other or the data, or Keras rejects an argument.
+    Raise a ConfigError if the layers do not fit each other or the data, or Keras rejects an argument.
     """
     import keras
 
@@ -49,8 +48,7 @@ def build_network(config: Config) -> "keras.Sequential":
         with _layer_errors(config, number, type(layer).__name__, f"it receives the shape {received}"):
             model.add(layer)
         received = model.output_shape[1:]
-    _check_output_shape(model, config)
-    _try_network(model, config)
+    _check_network(model, config)
     return model
 
 
@@ -64,6 +62,17 @@ def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key
             f" {key.partition('=')[2]}"
         )
     model.set_weights(weights)
+
+
+def load_keras_model(file: Path, run_id: str) -> "keras.Model":
+    """Load the model from a run's `.keras` file, or raise a StoreError."""
+    import keras
+
+    try:
+        return keras.saving.load_model(file, compile=False)
+    except Exception as error:  # Keras raises exceptions of many types
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
 
 
 def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
@@ -156,7 +165,9 @@ def _dense_layers(
     for width in units:
         layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
         layers += _dropout_layers(dropout)
-    return [*layers, *_output_layers(config, output_activation, **kernel)]
+    outputs, usual = (1, "linear") if isinstance(config.data, LinearData) else (config.data.classes, "softmax")
+    last = {"units": outputs, "dtype": "float32", **kernel}
+    return [*layers, *_with_activation(keras.layers.Dense, output_activation or usual, False, **last)]
 
 
 def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
@@ -239,19 +250,20 @@ def _dropout_layers(rate: float) -> list["keras.Layer"]:
     return [keras.layers.Dropout(rate)] if rate else []
 
 
-def _output_layers(config: Config, activation: str | None, **kernel: Any) -> list["keras.Layer"]:
-    import keras
-
-    units, usual = (1, "linear") if isinstance(config.data, LinearData) else (config.data.classes, "softmax")
-    return _with_activation(keras.layers.Dense, activation or usual, False, units=units, dtype="float32", **kernel)
-
-
-def _try_network(model: "keras.Sequential", config: Config) -> None:
-    """Check on two inputs, from the smallest to the largest, that the first step will work and the loss makes sense."""
-    largest, dtype = (1, "float32") if isinstance(config.data, LinearData) else (config.data.pixel_max, "uint8")
-    ramp = np.linspace(0, largest, 2 * prod(config.data.shape)).astype(dtype)
+def _check_network(model: "keras.Sequential", config: Config) -> None:
+    """Check the output shape and, on the smallest to the largest input, that the first step works and the loss fits."""
+    data = config.data
+    classes, largest, dtype = (
+        (1, 1, "float32") if isinstance(data, LinearData) else (data.classes, data.pixel_max, "uint8")
+    )
+    if model.output_shape != (None, classes):
+        raise ConfigError(
+            f"model.layers end in the shape {model.output_shape}, data={data.name} needs {(None, classes)}. End with"
+            f" {{Dense: {{units: {classes}{', activation: softmax' if classes > 1 else ''}}}}}, after Flatten"
+        )
+    ramp = np.linspace(0, largest, 2 * prod(data.shape)).astype(dtype)
     with _keras_errors(f"model={config.model.name} does not run:"):
-        outputs = model(ramp.reshape(2, *config.data.shape)).numpy()
+        outputs = model(ramp.reshape(2, *data.shape)).numpy()
         for variable in model.trainable_variables:
             for function in filter(None, (variable.regularizer, variable.constraint)):
                 function(variable)
@@ -260,17 +272,8 @@ def _try_network(model: "keras.Sequential", config: Config) -> None:
         given, softmax = "model.output_activation ends", "Leave it null"
         if isinstance(config.model, LayersConfig):
             given = "model.layers end"
-            softmax = f"End with {{Dense: {{units: {outputs.shape[1]}, activation: softmax}}}}"
+            softmax = f"End with {{Dense: {{units: {classes}, activation: softmax}}}}"
         raise ConfigError(
             f"{given} in values that are not probabilities: for one image they add up to {sums[0]:.3g}, not 1."
             f" {softmax}, or choose training.loss=mean_squared_error"
-        )
-
-
-def _check_output_shape(model: "keras.Sequential", config: Config) -> None:
-    expected = (None, 1) if isinstance(config.data, LinearData) else (None, config.data.classes)
-    if model.output_shape != expected:
-        raise ConfigError(
-            f"model.layers end in the shape {model.output_shape}, data={config.data.name} needs {expected}. End with"
-            f" {{Dense: {{units: {expected[1]}{', activation: softmax' if expected[1] > 1 else ''}}}}}, after Flatten"
         )

@@ -49,9 +49,8 @@ def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) ->
 def plan_hyperparameters(config: Config, steps_per_epoch: int, epoch: int, plateau_factor: float) -> np.ndarray:
     """Return the hyperparameters of every step of an epoch, for set_hyperparameters.
 
-    Returns:
-        float32 [steps_per_epoch, 1], the learning rate; with `training.initial_momentum` float32 [steps_per_epoch, 2],
-        where the second is the momentum as a fraction of its final value.
+    They are float32 [steps_per_epoch, 1], the learning rate; with `training.initial_momentum` float32
+    [steps_per_epoch, 2], where the second is the momentum as a fraction of its final value.
     """
     training, peak = config.training, config.optimizer.learning_rate * plateau_factor
     columns = [learning_rates(config.schedule, peak, steps_per_epoch, training.epochs, epoch)]
@@ -73,12 +72,7 @@ def set_hyperparameters(optimizer: "keras.optimizers.Optimizer", planned: "tf.Te
 
 
 def learning_rates(schedule: ScheduleConfig, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
-    """Return the learning rate of every step of epoch number `epoch` (from 1 on), float32 [steps_per_epoch].
-
-    Args:
-        peak: `optimizer.learning_rate`.
-        epochs: of the whole run.
-    """
+    """Return the learning rate of every step of epoch `epoch`, from 1 on, of `epochs`: float32 [steps_per_epoch]."""
     step = (epoch - 1) * steps_per_epoch + np.arange(steps_per_epoch)
     factor = _schedule_factor(schedule, step, steps_per_epoch * epochs, steps_per_epoch)
     return (peak * np.broadcast_to(factor, steps_per_epoch)).astype(np.float32)

@@ -103,13 +103,11 @@ class Trainer:
         The metrics are loss and accuracy (or mean_absolute_error) over the epoch's examples as they were trained on,
         the same with `val_` after the epoch, learning_rate (of the last step), epoch_seconds (without validation) and
         examples_per_second. Afterwards the model has its final weights: the best epoch's with `training.restore_best`.
-
-        Raises:
-            NotFiniteError: a metric is not finite.
-            KeyboardInterrupt, Terminated: after a checkpoint.
+        Raise a NotFiniteError if a metric is not finite; KeyboardInterrupt and Terminated come after a checkpoint.
         """
         state, epochs = self.state, self.config.training.epochs
-        self.loop.check_agreement(self.steps_done)
+        if isinstance(self.loop, CompiledLoop):
+            self.loop.check_agreement(self.steps_done)
         with DeferredSignals() as signals:
             while state.epoch <= epochs and not state.stopped:
                 metrics = self._epoch(progress, signals)
