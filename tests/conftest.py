@@ -8,11 +8,11 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from preloaded import Preloaded
 
 from experiments.runtime import collect_garbage_rarely
 
@@ -94,11 +94,10 @@ def uri(new_uri: str, empty_store: Path) -> str:
     return new_uri
 
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def start(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.Popen[str]:
-    """Start a command of the project as a user would."""
+def start(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.Popen[str] | Preloaded:
+    """Start a command of the project: with an environment of its own as a user would, else in a preloaded process."""
+    if not environment:
+        return Preloaded(script, *arguments)
     return subprocess.Popen(
         [sys.executable, script, *arguments],
         cwd=PROJECT,
@@ -112,7 +111,7 @@ def start(*arguments: str, script: str = "run.py", **environment: str) -> subpro
 
 
 def command(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the project to its end, as a user would."""
+    """Run a command of the project to its end, as `start` starts it."""
     process = start(*arguments, script=script, **environment)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
