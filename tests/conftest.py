@@ -21,6 +21,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 # The default network on few images: the whole real path in seconds.
 SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
 
+# These take more than a minute each.
+LONGEST = ("test_distribution", "test_experiment", "test_pool", "test_published", "test_resume", "test_walkthrough")
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return one more than the cores, because tests often wait for servers, dead peers and time limits."""
@@ -28,9 +31,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with the most slow tests first, so that no worker is left with one at the end."""
+    """Run the longest files first, then those with the most slow tests, so that no worker has one left at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, -slow[item.path]))
 
 
 collect_garbage_rarely()  # as every command does

@@ -135,8 +135,10 @@ def _serve(connection: socket.socket) -> list[str]:
 
 def _load() -> None:
     from experiments.runtime import collect_garbage_rarely, start_tensorflow
+    from experiments.tracking.store import quiet_mlflow
 
     collect_garbage_rarely()
+    quiet_mlflow()
     start_tensorflow(1)  # until its first operation the number can be changed
     for module in MODULES:
         importlib.import_module(module)
