@@ -8,11 +8,11 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from preloaded import Preloaded
 
 from experiments.runtime import collect_garbage_rarely
 
@@ -21,6 +21,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 # The default network on few images: the whole real path in seconds.
 SHRUNK = ["data.limit=1200", "data.validation=200", "training.epochs=2"]
 
+# These take more than a minute each.
+LONGEST = ("test_distribution", "test_experiment", "test_pool", "test_published", "test_resume", "test_walkthrough")
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return one more than the cores, because tests often wait for servers, dead peers and time limits."""
@@ -28,9 +31,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with the most slow tests first, so that no worker is left with one at the end."""
+    """Run the longest files first, then those with the most slow tests, so that no worker has one left at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, -slow[item.path]))
 
 
 collect_garbage_rarely()  # as every command does
@@ -94,11 +97,10 @@ def uri(new_uri: str, empty_store: Path) -> str:
     return new_uri
 
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def start(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.Popen[str]:
-    """Start a command of the project as a user would."""
+def start(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.Popen[str] | Preloaded:
+    """Start a command of the project: with an environment of its own as a user would, else in a preloaded process."""
+    if not environment:
+        return Preloaded(script, *arguments)
     return subprocess.Popen(
         [sys.executable, script, *arguments],
         cwd=PROJECT,
@@ -112,7 +114,7 @@ def start(*arguments: str, script: str = "run.py", **environment: str) -> subpro
 
 
 def command(*arguments: str, script: str = "run.py", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the project to its end, as a user would."""
+    """Run a command of the project to its end, as `start` starts it."""
     process = start(*arguments, script=script, **environment)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)

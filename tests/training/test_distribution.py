@@ -22,7 +22,7 @@ from experiments.training.cluster import free_local_ports, read_tf_config, super
 # Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
 # weights, a constraint, and a last batch of 10 that 4 replicas cannot share evenly.
 HARD = [
-    "data.limit=6410",
+    "data.limit=3210",
     "data.validation=0",
     "training.epochs=1",
     "model.batch_normalization=true",
@@ -32,7 +32,9 @@ HARD = [
     "training.gradient_clipping=0.5",
 ]
 WORKERS = ["distribution=multi_worker", "distribution.workers=2", "distribution.timeout_seconds=60"]
-SMALL = ["data.limit=6410", "data.validation=500", "training.epochs=2", "report.figures=none"]
+REPLICAS = ["distribution=mirrored", "distribution.devices=2"]
+SMALL = ["data.limit=3710", "data.validation=500", "report.figures=none"]
+EPOCHS = "training.epochs=12"
 
 
 def trained(out: Path, *arguments: str) -> dict[str, np.ndarray]:
@@ -72,7 +74,7 @@ def test_fit_equals_the_compiled_loop_to_rounding() -> None:
 
 @pytest.mark.slow
 def test_two_replicas_agree_with_one_device_in_loss_and_accuracy_on_mnist(uri: str, mnist: Path) -> None:
-    light = ["training.epochs=2", "report.figures=none", "tracking.log_model=false"]
+    light = ["training.epochs=1", "report.figures=none", "tracking.log_model=false"]
     one = made(uri, *light).data.metrics
     done = command("distribution=mirrored", "distribution.devices=2", *light, f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
@@ -81,14 +83,23 @@ def test_two_replicas_agree_with_one_device_in_loss_and_accuracy_on_mnist(uri: s
     assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.002)
 
 
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> tuple[str, str]:
+    """The URI of a store with a run on two replicas, and the run's id: what two workers must come to."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mirrored')}/mlflow.db"
+    done = command(*SMALL, EPOCHS, *REPLICAS, f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(uri)
+    return uri, run.info.run_id
+
+
 @pytest.mark.slow
-def test_two_workers_equal_two_replicas_bit_for_bit(uri: str, mnist: Path) -> None:
-    for distribution in (WORKERS, ["distribution=mirrored", "distribution.devices=2"]):
-        done = command(*SMALL, *distribution, f"tracking.uri={uri}")
-        assert done.returncode == 0, done.stderr
-    workers, replicas = (run.info.run_id for run in runs(uri))
-    assert history(uri, workers) == history(uri, replicas)
-    for ours, theirs in zip(weights(uri, workers), weights(uri, replicas), strict=True):
+def test_two_workers_equal_two_replicas_bit_for_bit(uri: str, mirrored: tuple[str, str]) -> None:
+    done = command(*SMALL, EPOCHS, *WORKERS, f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(uri)
+    assert history(uri, run.info.run_id) == history(*mirrored)
+    for ours, theirs in zip(weights(uri, run.info.run_id), weights(*mirrored), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -105,11 +116,10 @@ def children(pid: int) -> list[int]:
     [(signal.SIGKILL, "was killed by SIGKILL. All workers were ended|is gone"), (signal.SIGSTOP, "is gone or hangs")],
 )
 def test_run_fails_when_a_worker_dies_or_hangs_and_can_be_resumed(
-    sent: signal.Signals, said: str, uri: str, mnist: Path
+    sent: signal.Signals, said: str, uri: str, mirrored: tuple[str, str]
 ) -> None:
-    epochs = 10 if sent == signal.SIGKILL else 99
-    arguments = [*SMALL[:2], f"training.epochs={epochs}", "report.figures=none", *WORKERS]
-    process = start(*arguments, f"tracking.uri={uri}")
+    epochs = EPOCHS if sent == signal.SIGKILL else "training.epochs=99"
+    process = start(*SMALL, epochs, *WORKERS, f"tracking.uri={uri}")
     assert process.stdout
     while not (line := process.stdout.readline()).startswith("epoch  2"):
         assert line or process.poll() is None, process.communicate()
@@ -134,11 +144,7 @@ def test_run_fails_when_a_worker_dies_or_hangs_and_can_be_resumed(
         return
     resumed = command(f"resume={run.info.run_id}", f"tracking.uri={uri}")
     assert resumed.returncode == 0, resumed.stderr
-    replicas = ["distribution=mirrored", "distribution.devices=2"]
-    whole = command(*arguments[: -len(WORKERS)], *replicas, f"tracking.uri={uri}")
-    assert whole.returncode == 0, whole.stderr
-    ours, theirs = (history(uri, run.info.run_id) for run in runs(uri))
-    assert ours == theirs
+    assert history(uri, run.info.run_id) == history(*mirrored)
 
 
 @pytest.mark.slow
