@@ -22,8 +22,7 @@ from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import RunRecord
 from experiments.tracking.run import TrackedRun
-from experiments.tracking.ui_pages import sweep_view
-from experiments.tracking.ui_pages import charts_page, compare_page, run_page, sweep_table_page
+from experiments.tracking.ui_pages import charts_page, compare_page, run_page, sweep_table_page, sweep_view
 
 if TYPE_CHECKING:
     import pandas as pd
