@@ -181,16 +181,12 @@ def comparison_figure(comparison: Comparison) -> "Figure":
     values = {name: [axis_value(group[0].params.get(name)) for group in groups] for name in varying}
     numeric = [name for name in varying if all(isinstance(value, float) for value in values[name])]
     numeric.sort(key=lambda name: -len(set(values[name])))
-    if len(varying) == 1 and numeric:
-        return over_parameter(metric, numeric[0], values[numeric[0]], mean, std, subtitle=subtitle)
-    if len(varying) == 2 and numeric:
-        x = numeric[0]
-        (y,) = set(varying) - {x}
-        if len(numeric) == 2 and is_grid(values[x], values[y]):
-            averaged = f"{number}, mean over {comparison.group_by}" if comparison.group_by else number
-            return heat_map(metric, x, values[x], y, values[y], mean, comparison.mode, averaged)
-        if len(set(values[y])) <= MOST_LINES:
-            return over_parameter(metric, x, values[x], mean, std, values[y], y, subtitle)
+    axes = {name: values[name] for name in (*numeric, *varying)}
+    if len(axes) == len(numeric) == 2 and is_grid(*axes.values()):
+        averaged = f"{number}, mean over {comparison.group_by}" if comparison.group_by else number
+        return heat_map(metric, axes, mean, comparison.mode, averaged)
+    if numeric and (len(axes) == 1 or (len(axes) == 2 and len(set(list(axes.values())[1])) <= MOST_LINES)):
+        return over_parameter(metric, axes, mean, std, subtitle)
     return ranking(metric, _group_labels(comparison, groups), mean, std, subtitle=subtitle)
 
 

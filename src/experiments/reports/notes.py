@@ -24,7 +24,7 @@ WORST_CLASSES = 3
 NOTE_PICTURES = 3  # the first ones of the report
 
 DATASET_NOTES = {
-    "digits": "The test digits were written by other people than the training digits, which makes them harder.",
+    "digits": "The test digits were written by other people than the training digits, which makes them harder."
 }
 
 # The settings with which the numbers in the note on the single neuron were measured.

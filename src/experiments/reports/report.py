@@ -16,8 +16,8 @@ from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.profiling import profile_table, span, trace_events, trace_page
+from experiments.reports.figures import images
 from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
-from experiments.reports.figures.images import flatten_figure, predictions_grid, samples_grid, worst_mistakes
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
 from experiments.reports.figures.style import save_figure
 from experiments.reports.figures.training import learning_curves, regression_fit
@@ -85,7 +85,7 @@ def final_metrics(results: Results) -> dict[str, float]:
     metrics |= best_epoch_metrics(results.history)
     metrics["train_seconds"] = sum(results.history["epoch_seconds"])
     if results.untrained is not None and results.config.model.name == "neuron":
-        metrics |= zip(("learned_weight", "learned_bias"), _neuron_line(results.model), strict=True)
+        metrics |= zip(("learned_weight", "learned_bias"), _neuron_line(results.model).tolist(), strict=True)
     return metrics
 
 
@@ -122,49 +122,45 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
         return {}
     style = config.report.style
     test, outputs, names = data.test, results.test.outputs, data.class_names
-    chosen: dict[str, Callable[[], Figure]] = {
-        "01_learning_curves": partial(learning_curves, results.history, style=style)
-    }
+    chosen: dict[str, Callable[[], Figure]] = {"01_learning_curves": partial(learning_curves, results.history, style)}
     if isinstance(config.data, LinearData):
         if results.untrained is not None and config.model.name == "neuron":
             chosen["02_regression_fit"] = partial(_draw_regression_fit, results, config.data.slope)
     else:
-        judged = (test.inputs, test.targets, outputs, names)
+        judged = images.JudgedImages(test.inputs, test.targets, outputs, names, results.unit)
         chosen |= {
-            "02_confusion_matrix": partial(confusion_matrix, test.targets, results.predicted, names, style=style),
-            "03_mistakes": partial(worst_mistakes, *judged, style=style, unit=results.unit),
-            "04_classes": partial(per_class_accuracy, test.targets, results.predicted, names, style=style),
-            "05_calibration": partial(calibration, test.targets, outputs, style=style),
-            "06_predictions": partial(predictions_grid, *judged, style=style, unit=results.unit),
-            "07_samples": partial(samples_grid, data.train.inputs, data.train.targets, names, style=style),
-            "08_flatten": partial(flatten_figure, data.train.inputs[0], names[data.train.targets[0]], style=style),
+            "02_confusion_matrix": partial(confusion_matrix, test.targets, results.predicted, names, style),
+            "03_mistakes": partial(images.worst_mistakes, judged, style),
+            "04_classes": partial(per_class_accuracy, test.targets, results.predicted, names, style),
+            "05_calibration": partial(calibration, test.targets, outputs, style),
+            "06_predictions": partial(images.predictions_grid, judged, style),
+            "07_samples": partial(images.samples_grid, data.train.inputs, data.train.targets, names, style),
+            "08_flatten": partial(images.flatten_figure, data.train.inputs[0], names[data.train.targets[0]], style),
         }
         if results.unit != "probability":
             del chosen["05_calibration"]
-    chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style=style)
+    chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style)
     if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:
         function = _activation_function(activation)
-        chosen["10_activation"] = partial(activation_functions, activation, function, style=style)
+        chosen["10_activation"] = partial(activation_functions, activation, function, style)
     shape = tuple(config.data.shape)
     weights = _first_layer_weights(results.model)
     if len(shape) > 1 and weights is not None and (weights.ndim == 4 or len(weights) == np.prod(shape)):
-        chosen["11_first_layer"] = partial(first_layer_weights, weights, shape, style=style)
+        chosen["11_first_layer"] = partial(first_layer_weights, weights, shape, style)
     return chosen if config.report.figures == "full" else {name: chosen[name] for name in chosen if name < "03"}
 
 
 def _draw_regression_fit(results: Results, slope: float) -> "Figure":
-    x, y = results.dataset.train.inputs, results.dataset.train.targets
-    after = results.model(x).numpy()
-    weight, bias = _neuron_line(results.model)
-    style = results.config.report.style
+    train, after = results.dataset.train, results.model(results.dataset.train.inputs).numpy()
+    points = np.stack([train.inputs.ravel(), train.targets.ravel()])
     assert results.untrained is not None
-    return regression_fit(x, y, results.untrained, after, slope=slope, weight=weight, bias=bias, style=style)
+    style = results.config.report.style
+    return regression_fit(points, results.untrained, after, slope, _neuron_line(results.model), style)
 
 
-def _neuron_line(neuron: "keras.Model") -> tuple[float, float]:
+def _neuron_line(neuron: "keras.Model") -> np.ndarray:
     """Return weight and bias of a single neuron."""
-    weight, bias = (float(np.ravel(value)[0]) for value in neuron.get_weights())
-    return weight, bias
+    return np.concatenate([value.ravel() for value in neuron.get_weights()]).astype(float)
 
 
 def _layer_boxes(model: "keras.Model") -> list[LayerBox]:

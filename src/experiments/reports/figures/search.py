@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.config.metrics import Mode
 from experiments.formatting import plural, shorten
 from experiments.reports.figures.style import Page, Style, percent_text, text_width
 
@@ -15,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def search_history(
-    metric: str,
-    values: Sequence[float | None],
-    status: Sequence[str],
-    mode: Literal["max", "min"],
-    style: Style = "light",
+    metric: str, values: Sequence[float | None], status: Sequence[str], mode: Mode, style: Style = "light"
 ) -> Figure:
     """Draw the objective of each trial, and the best so far.
 
