@@ -33,14 +33,9 @@ class PictureError(UserError):
 def read_picture(file: Path) -> np.ndarray:
     """Return the digit in a PNG or JPEG file of any size and colour, dark on light or light on dark.
 
-    Returns:
-        uint8 [28, 28], light on dark like MNIST's images.
-
-    Raises:
-        PictureError: it is not such a file, or shows nothing.
+    It is uint8 [28, 28], light on dark like MNIST's images; a PictureError says if there is no such file or digit.
     """
-    picture = _picture_colours(_open_picture(file))
-    ink = _find_ink(picture)
+    ink = _find_ink(_picture_colours(_open_picture(file)))
     if ink is None:
         raise PictureError(
             f"{file} shows nothing: expected one digit, dark on light or light on dark, with a contrast of at least"

@@ -34,21 +34,14 @@ MOST_MISTAKES = 100  # rows of the table of mistakes
 
 @dataclass(frozen=True)
 class Results:
-    """What a report is made from.
-
-    Attributes:
-        model: after training.
-        history: metric -> one value per epoch.
-        untrained: outputs for the training inputs before training, [n, 1]; regression only.
-        test: the trained model on the whole official test split.
-    """
+    """What a report is made from."""
 
     config: Config
     dataset: Dataset
-    model: "keras.Model"
-    history: Mapping[str, Sequence[float]]
-    untrained: np.ndarray | None
-    test: Evaluation
+    model: "keras.Model"  # after training
+    history: Mapping[str, Sequence[float]]  # metric -> one value per epoch
+    untrained: np.ndarray | None  # outputs for the training inputs before training, [n, 1]; regression only
+    test: Evaluation  # of the trained model on the whole official test split
 
     @property
     def unit(self) -> Literal["probability", "output"]:
@@ -74,11 +67,7 @@ def import_matplotlib_ahead() -> None:
 
 
 def final_metrics(results: Results) -> dict[str, float]:
-    """Return the metrics of the whole run: on the test set, of the best epoch, and the training time.
-
-    Raises:
-        NotFiniteError: a metric on the test set is not finite.
-    """
+    """Return the metrics on the test set, which must be finite, those of the best epoch, and the training time."""
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
     metrics |= split_metrics(results.dataset.test.targets, results.test.outputs, "test_")
     refuse_not_finite(metrics, "after training")
@@ -139,7 +128,11 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
         }
         if results.unit != "probability":
             del chosen["05_calibration"]
-    chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style)
+    layers = [
+        LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
+        for x in results.model.layers
+    ]
+    chosen["09_network"] = partial(network_diagram, layers, style)
     if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:
         function = _activation_function(activation)
         chosen["10_activation"] = partial(activation_functions, activation, function, style)
@@ -161,13 +154,6 @@ def _draw_regression_fit(results: Results, slope: float) -> "Figure":
 def _neuron_line(neuron: "keras.Model") -> np.ndarray:
     """Return weight and bias of a single neuron."""
     return np.concatenate([value.ravel() for value in neuron.get_weights()]).astype(float)
-
-
-def _layer_boxes(model: "keras.Model") -> list[LayerBox]:
-    return [
-        LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
-        for x in model.layers
-    ]
 
 
 def _layer_note(layer: "keras.Layer") -> str:
@@ -250,8 +236,7 @@ def publish_results(run: TrackedRun, results: Results) -> None:
         run.log_table(columns, f"tables/{name}.json")
     run.log_text(predictions_csv(results), "predictions/test.csv")
     if results.config.tracking.log_model:
-        test = results.dataset.test
-        run.log_model(results.model, test.inputs[:1], results.test.outputs[:1])
+        run.log_model(results.model, results.dataset.test.inputs[:1], results.test.outputs[:1])
     if results.config.report.profile:
         run.log_text(trace_page(), "profile/trace.html")
         run.log_text(trace_events(), "profile/trace.json")

@@ -121,13 +121,9 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, style: Style = "l
     counts, confidence, accuracy = _calibration_bins(labels, probabilities)
     used = counts > 0
     mean_confidence, mean_accuracy = (np.average(values, weights=counts) for values in (confidence, accuracy))
-    page = Page(
-        style,
-        6.0,
-        f"Calibration: expected calibration error {expected_calibration_error(labels, probabilities):.2%}",
-        f"mean confidence {percent_text(mean_confidence, 2)}, accuracy {percent_text(mean_accuracy, 2)},"
-        f" {counts.sum():,} images",
-    )
+    title = f"Calibration: expected calibration error {expected_calibration_error(labels, probabilities):.2%}"
+    means = f"mean confidence {percent_text(mean_confidence, 2)}, accuracy {percent_text(mean_accuracy, 2)}"
+    page = Page(style, 6.0, title, f"{means}, {counts.sum():,} images")
     palette = page.palette
     axes = page.add_axes(1.15, 2.15, 3.75, grid="both")
     axes.plot([0, 1], [0, 1], color=palette.muted, dashes=(4, 1.5), label="perfectly calibrated")

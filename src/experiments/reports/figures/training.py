@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
-    """Draw loss and accuracy over the epochs, and the learning rate if it varies.
+    """Draw the metrics over the epochs, and the learning rate if it varies; NaN leaves a gap.
 
     The best epoch, the first with the highest `val_accuracy` (without it, the lowest `val_mean_absolute_error` or
     `val_loss`), is marked, if there is validation.
-
-    Args:
-        history: One list per metric, one value per epoch: `loss`, and optionally `accuracy` or `mean_absolute_error`,
-            `val_` and each of these names, and `learning_rate`. Other names are ignored. NaN leaves a gap.
     """
     from matplotlib.ticker import PercentFormatter
 
