@@ -76,9 +76,7 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
         start_tensorflow(int(config.training.threads))
         model = load_keras_model(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
-    prefix = f"evaluation_{dataset.name}"
-    if not _is_as_shipped(chosen):
-        prefix += f"_{dataset.digest[:8]}"
+    prefix = f"evaluation_{dataset.name}" + ("" if _is_as_shipped(chosen) else f"_{dataset.digest[:8]}")
     targets, names = dataset.test.targets, dataset.class_names
     metrics = {f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, targets, config).items()}
     per_class = per_class_table(targets, test.outputs.argmax(1), names) if names else {}

@@ -51,10 +51,8 @@ def _open_picture(file: Path) -> "Image":
     try:
         image = Image.open(file, formats=("PNG", "JPEG"))
         if image.width * image.height > MOST_PIXELS:
-            raise PictureError(
-                f"{file} is too large: it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}."
-                " Use a smaller copy."
-            )
+            size = f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}"
+            raise PictureError(f"{file} is too large: it has {size}. Use a smaller copy.")
         try:
             return ImageOps.exif_transpose(image)
         except struct.error:  # damaged EXIF data

@@ -174,11 +174,9 @@ def _activation_function(activation: str) -> Any:
 
 
 def _first_layer_weights(model: "keras.Model") -> np.ndarray | None:
-    for layer in model.layers:
-        if layer.weights:
-            kernel = getattr(layer, "kernel", None)
-            return None if kernel is None or len(kernel.shape) not in (2, 4) else kernel.numpy()
-    return None
+    first = next((layer for layer in model.layers if layer.weights), None)
+    kernel = getattr(first, "kernel", None)
+    return None if kernel is None or len(kernel.shape) not in (2, 4) else kernel.numpy()
 
 
 def report_tables(results: Results) -> dict[str, dict[str, list[Any]]]:
@@ -219,12 +217,11 @@ def predictions_csv(results: Results) -> str:
     import pandas as pd
 
     targets, outputs = results.dataset.test.targets, results.test.outputs
-    if isinstance(results.config.data, LinearData):
-        columns = {"actual": targets.ravel(), "predicted": outputs.ravel()}
-        return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.7g")
-    names = np.array(results.dataset.class_names)
-    columns = {"actual": names[targets], "predicted": names[results.predicted], results.unit: outputs.max(1)}
-    return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.6f")
+    columns, form = {"actual": targets.ravel(), "predicted": outputs.ravel()}, "%.7g"
+    if not isinstance(results.config.data, LinearData):
+        names, form = np.array(results.dataset.class_names), "%.6f"
+        columns = {"actual": names[targets], "predicted": names[results.predicted], results.unit: outputs.max(1)}
+    return pd.DataFrame(columns).rename_axis("index").to_csv(float_format=form)
 
 
 def publish_results(run: TrackedRun, results: Results) -> None:

@@ -23,11 +23,7 @@ def confusion_matrix(
     """Draw how often each class (row) was taken for each class (column), as counts; empty cells are zero.
 
     The colour of a mistake is its share of the row relative to the largest such share, so that mistakes show however
-    rare they are; the diagonal has a colour of its own.
-
-    Args:
-        labels, predicted: Actual and predicted class of each example, integers in [0, classes), [n].
-        class_names: One name per class, including classes that do not occur.
+    rare they are; the diagonal has a colour of its own. Labels and predicted classes are integers in [0, classes), [n].
     """
     names = [shorten(name, 16) for name in class_names]
     classes = len(names)
@@ -112,11 +108,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, style: Style = "l
     """Draw accuracy against confidence, and how many predictions have each level of confidence.
 
     Each point is one of 15 equal bins of confidence (the probability of the predicted class), with a 95% Wilson
-    interval of its accuracy; the counts below are on a logarithmic scale.
-
-    Args:
-        labels: Actual class of each example, integers, [n].
-        probabilities: [n, classes], rows summing to 1.
+    interval of its accuracy; the counts below are on a logarithmic scale. Probabilities are [n, classes], labels [n].
     """
     counts, confidence, accuracy = _calibration_bins(labels, probabilities)
     used = counts > 0

@@ -119,10 +119,8 @@ def activation_functions(name: str, function: Callable[[np.ndarray], np.ndarray]
 def first_layer_weights(weights: np.ndarray, image_shape: tuple[int, ...], style: Style = "light") -> Figure:
     """Draw the weights of each of the first 64 units of the first layer, their mean over input channels, as an image.
 
-    Args:
-        weights: Of a dense layer on the flattened image, [inputs, units], or kernels of a convolution, [height, width,
-            channels, units].
-        image_shape: [height, width] or [height, width, channels] of the input images; not used for kernels.
+    They are of a dense layer on flattened images of `image_shape`, [inputs, units], or the kernels of a convolution,
+    [height, width, channels, units].
     """
     from matplotlib import colormaps
 

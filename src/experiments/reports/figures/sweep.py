@@ -163,16 +163,12 @@ def parallel_coordinates(
         for place, label in _spread_out(ticks, 0.05):
             at = x + 0.01 * last * side
             axes.text(at, place, shorten(label, 14), color=palette.text, fontsize=9, **options)
-        axes.text(
-            x + (-left * 0.8 / width if x == 0 else 0.85 / width if x == last else 0.0),
-            bottom - 0.04 - (0.11 if staggered and x % 2 else 0),
-            _fit_text(name, width * (2 if staggered else 1)) + (f"\n({note})" if note else ""),
-            color=palette.text,
-            fontsize=10 if len(names) <= 6 else 9,
-            fontweight="bold" if x == last else "normal",
-            ha="left" if x == 0 else "right" if x == last else "center",
-            va="top",
-        )
+        shift, align = {0: (-0.8 * left, "left"), last: (0.85, "right")}.get(x, (0.0, "center"))
+        text = _fit_text(name, width * (2 if staggered else 1)) + (f"\n({note})" if note else "")
+        look: dict[str, Any] = {"fontweight": "bold"} if x == last else {}
+        look |= {"ha": align, "va": "top", "fontsize": 10 if len(names) <= 6 else 9}
+        y_text = bottom - 0.04 - (0.11 if staggered and x % 2 else 0)
+        axes.text(x + shift / width, y_text, text, color=palette.text, **look)
     _note_beyond(page, int(beyond.sum()), mode)
     return page.figure
 
