@@ -293,8 +293,7 @@ def plot_scaling(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-FUNCTIONS = (startup, walkthrough, epoch, report, logging, compile, sweep, load, scaling)
-FIGURES: dict[str, Callable[[Bench], list[Row]]] = {function.__name__: function for function in FUNCTIONS}
+FIGURES = {f.__name__: f for f in (startup, walkthrough, epoch, report, logging, compile, sweep, load, scaling)}
 
 
 def machine() -> dict[str, object]:

@@ -25,20 +25,10 @@ from experiments.config.overrides import override_key
 from experiments.config.schema import Expectation
 from experiments.errors import ConfigError, Terminated, did_you_mean, raise_terminated, run_command
 from experiments.formatting import printable
+from experiments.reproduction import published
 from experiments.reproduction.bundle import read_bundle, write_bundle
 from experiments.reproduction.original_run import OriginalRun, find_original_run, with_moved_data
-from experiments.reproduction.published import (
-    AS_PUBLISHED,
-    PublishedConfig,
-    PublishedOutcome,
-    check_document,
-    find_published,
-    judge_published,
-    published_expectations,
-    show_metric,
-    version_changes,
-    write_table,
-)
+from experiments.reproduction.published import PublishedConfig, PublishedOutcome, find_published, show_metric
 from experiments.reproduction.rerun import TOLERANCE_TEXT, MetricRow, RerunVerdict, judge_rerun, repeat_run
 from experiments.runtime import collect_garbage_rarely
 
@@ -61,7 +51,7 @@ def main() -> int:
         parser.error("give one of RUN_ID, FILE, NAME and --all")
     if options.table and (not options.all or options.quick):
         parser.error("--table needs --all, without --quick")
-    is_published = options.all or options.what in published_expectations()
+    is_published = options.all or options.what in published.published_expectations()
     folders = [override for override in options.overrides if override_key(override) == "data.path"]
     if not is_published and (options.quick or options.overrides != folders or (folders and options.export)):
         parser.error("--quick and KEY=VALUE need NAME or --all; of a recorded run only data.path can be changed")
@@ -103,7 +93,7 @@ def find_original(what: str, uri: str | None) -> OriginalRun:
     if os.path.isfile(what):  # noqa: PTH113 (Path.is_file raises for names that are too long)
         return read_bundle(Path(what), uri)
     if set(what.lower()) - set("0123456789abcdef"):
-        names = published_expectations()
+        names = published.published_expectations()
         said = f"{what!r} is not a file, the id of a run or a published config{did_you_mean(what, names)}"
         raise ConfigError(f"{said}. Published configs: {', '.join(names)}")
     return find_original_run(what, uri)
@@ -155,7 +145,7 @@ def gap(row: MetricRow) -> str:
 
 def reproduce_published(config: PublishedConfig) -> int:
     """Run the seeds that are not done; print the published, the recorded and the new results."""
-    outcome = judge_published(config, config.run_all())
+    outcome = published.judge_published(config, config.run_all())
     assert outcome is not None  # all seeds are finished
     print_outcome(config, outcome)
     return {True: 0, False: 1, None: 2}[outcome.reproduced]
@@ -166,7 +156,7 @@ def print_outcome(config: PublishedConfig, outcome: PublishedOutcome) -> None:
     expected, metric = config.expected, config.expected.metric
     name, deviation = ("recorded, shrunk", None) if config.quick else ("recorded", expected.standard_deviation)
     rows = [
-        ("published", expected.published, None, 0, AS_PUBLISHED),
+        ("published", expected.published, None, 0, published.AS_PUBLISHED),
         (name, config.mean, deviation, 0 if config.mean is None else config.recorded_seeds, ".3f"),
         ("measured now", outcome.mean, outcome.standard_deviation, len(outcome.values), ".3f"),
     ][config.quick :]  # nothing is published of a shrunk version
@@ -175,7 +165,7 @@ def print_outcome(config: PublishedConfig, outcome: PublishedOutcome) -> None:
         for name, mean, deviation, seeds, form in rows
     ]
     print_table((metric, "mean", "standard deviation", "seeds"), shown)
-    for change in version_changes(expected):
+    for change in published.version_changes(expected):
         print(f"Differs from the recorded results: {change}")
     if outcome.reached is not None:
         print(f"The published number is {'' if outcome.reached else 'not '}reached.")
@@ -189,9 +179,9 @@ def print_outcome(config: PublishedConfig, outcome: PublishedOutcome) -> None:
 
 def reproduce_all(overrides: list[str], quick: bool, uri: str | None, document: Path | None) -> int:
     """Run each published config in its own process, because TensorFlow sets its threads once per process."""
-    stated = published_expectations()
+    stated = published.published_expectations()
     if document:
-        check_document(document)
+        published.check_document(document)
         keys = {field.name for field in dataclasses.fields(Expectation)}
         for name in [name for name, values in stated.items() if overrides or values.keys() != keys]:  # or incomplete
             if reason := find_published(name, overrides).not_comparable:
@@ -215,7 +205,7 @@ def reproduce_all(overrides: list[str], quick: bool, uri: str | None, document: 
         codes.add(code)
         verdicts[name] = {0: "reproduced", 1: "not reproduced"}.get(code, "could not be tried")
     if document:
-        write_table(document, [find_published(name, overrides, uri) for name in stated])
+        published.write_table(document, [find_published(name, overrides, uri) for name in stated])
     print("", *(f"{name}: {verdicts[name]}" for name in stated), sep="\n")
     return 1 if 1 in codes else 2 if codes != {0} else 0
 

@@ -184,9 +184,9 @@ def repository(tmp_path):
 def test_changed_files_between_the_commits_of_runs_are_shown(repository, monkeypatch):
     folder, first, second = repository
     runs = [a_run(number, tags={"git_commit": commit}) for number, commit in ((3, second), (2, second), (1, first))]
-    (change,) = find_code_changes(runs, folder)
-    assert change.command == f"git diff {first[:12]} {second[:12]}"
-    assert [line.strip() for line in change.files.splitlines()] == [
+    ((command, files),) = find_code_changes(runs, folder).items()
+    assert command == f"git diff {first[:12]} {second[:12]}"
+    assert [line.strip() for line in files.splitlines()] == [
         "model.py | 2 +-",
         "1 file changed, 1 insertion(+), 1 deletion(-)",
     ]
@@ -194,9 +194,9 @@ def test_changed_files_between_the_commits_of_runs_are_shown(repository, monkeyp
     for module in (comparison_module, views):
         monkeypatch.setattr(module, "find_code_changes", of_this_repository)
     comparison = compare_runs(runs)
-    assert {f"    {line.strip()}" for line in change.files.splitlines()} <= set(comparison_notes(comparison))
+    assert {f"    {line.strip()}" for line in files.splitlines()} <= set(comparison_notes(comparison))
     (shown,) = json.loads(comparison_json(comparison))["code_changes"]
-    assert shown == {"command": change.command, "files": change.files}
+    assert shown == {"command": command, "files": files}
 
 
 def test_code_of_another_repository_is_noted_with_the_command_only():
@@ -216,7 +216,7 @@ def test_tag_that_is_not_a_commit_never_reaches_git(repository):
     folder, first, _ = repository
     written = folder / "written"
     runs = [a_run(1, tags={"git_commit": first}), a_run(2, tags={"git_commit": f"--output={written}"})]
-    assert find_code_changes(runs, folder) == []
+    assert find_code_changes(runs, folder) == {}
     assert not written.exists()
 
 

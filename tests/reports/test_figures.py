@@ -18,7 +18,14 @@ from experiments.reports.figures.evaluation import (
     expected_calibration_error,
     per_class_accuracy,
 )
-from experiments.reports.figures.images import flatten_figure, mosaic, predictions_grid, samples_grid, worst_mistakes
+from experiments.reports.figures.images import (
+    JudgedImages,
+    flatten_figure,
+    mosaic,
+    predictions_grid,
+    samples_grid,
+    worst_mistakes,
+)
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
 from experiments.reports.figures.style import PALETTES, percent_text, save_figure, scaled
 from experiments.reports.figures.training import learning_curves, regression_fit
@@ -65,16 +72,16 @@ def every_figure(style):
     return {
         "learning_curves": learning_curves(HISTORY, style),
         "confusion_matrix": confusion_matrix(labels, predicted, FASHION, style),
-        "predictions_grid": predictions_grid(images, labels, probabilities, FASHION, style),
+        "predictions_grid": predictions_grid(JudgedImages(images, labels, probabilities, FASHION), style),
         "samples_grid": samples_grid(images, labels, FASHION, style),
-        "worst_mistakes": worst_mistakes(images, labels, probabilities, FASHION, style),
+        "worst_mistakes": worst_mistakes(JudgedImages(images, labels, probabilities, FASHION), style),
         "per_class_accuracy": per_class_accuracy(labels, predicted, FASHION, style),
         "calibration": calibration(labels, probabilities, style),
         "network_diagram": network_diagram([LayerBox("dense", "Dense", (10,), 650, "softmax")], style),
         "activation_functions": activation_functions("tanh", np.tanh, style),
         "flatten": flatten_figure(images[0], "Coat", style),
         "first_layer_weights": first_layer_weights(random.normal(size=(64, 12)), (8, 8), style),
-        "regression_fit": regression_fit(x, 3 * x, 0 * x, 3 * x, slope=3, weight=3, bias=0, style=style),
+        "regression_fit": regression_fit(np.stack([x, 3 * x]), 0 * x, 3 * x, 3, np.array([3, 0]), style),
     }
 
 
@@ -202,7 +209,7 @@ def test_epoch_ticks_are_whole_numbers_within_training(epochs):
 
 def test_regression_fit_shows_examples_both_predictions_and_the_true_line():
     x = np.array([[1.0], [-1.0], [0.0]])
-    figure = regression_fit(x, 3 * x + 0.5, -x, 2.5 * x - 0.25, slope=3, weight=2.5, bias=-0.25)
+    figure = regression_fit(np.stack([x, 3 * x + 0.5])[..., 0], -x, 2.5 * x - 0.25, 3, np.array([2.5, -0.25]))
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines}
     assert lines == {
         "examples": ([1, -1, 0], [3.5, -2.5, 0.5]),
@@ -339,7 +346,7 @@ def test_images_of_any_range_are_scaled_from_black_to_white(images, expected):
 def test_predictions_grid_names_classes_and_probability_and_frames_mistakes():
     images = np.full((2, 4, 4), 255, np.uint8)
     probabilities = np.array([[1.0, 0.0], [0.25, 0.75]])  # the 1 was rounded to 32 bits
-    figure = predictions_grid(images, np.array([0, 0]), probabilities, ["cat", "dog"])
+    figure = predictions_grid(JudgedImages(images, np.array([0, 0]), probabilities, ["cat", "dog"]))
     axes = figure.axes[0]
     assert texts(axes) == ["cat  >99.9%\nactual cat", "dog  75.0%\nactual cat"]
     assert [text.get_color() == ORANGE for text in axes.texts] == [False, True]
@@ -349,7 +356,7 @@ def test_predictions_grid_names_classes_and_probability_and_frames_mistakes():
 
 def test_predictions_grid_shows_at_most_thirty_images():
     images, labels = np.ones((50, 4, 4)), np.zeros(50, int)
-    axes = predictions_grid(images, labels, one_hot(labels), FASHION[:3]).axes[0]
+    axes = predictions_grid(JudgedImages(images, labels, one_hot(labels), FASHION[:3])).axes[0]
     assert len(axes.texts) == 30
     assert axes.images[0].get_array()[..., 3].sum() == 30 * 16
 
@@ -357,7 +364,7 @@ def test_predictions_grid_shows_at_most_thirty_images():
 @pytest.mark.parametrize("shape", [(5, 4, 4), (5, 4, 4, 1)])
 def test_grey_images_may_have_a_channel_axis(shape):
     labels = np.zeros(5, int)
-    axes = predictions_grid(np.full(shape, 9), labels, one_hot(labels), FASHION[:3]).axes[0]
+    axes = predictions_grid(JudgedImages(np.full(shape, 9), labels, one_hot(labels), FASHION[:3])).axes[0]
     assert axes.images[0].get_array()[0, 0].tolist() == [1, 1, 1, 1]
 
 
@@ -366,7 +373,7 @@ def test_colour_images_keep_their_colours():
     images[..., 0] = 255
     labels = np.array([0])
     for figure in (
-        predictions_grid(images, labels, one_hot(labels), FASHION[:3]),
+        predictions_grid(JudgedImages(images, labels, one_hot(labels), FASHION[:3])),
         samples_grid(images, labels, FASHION[:3]),
         flatten_figure(images[0], "red"),
     ):
@@ -376,14 +383,14 @@ def test_colour_images_keep_their_colours():
 def test_worst_mistakes_are_sorted_by_confidence():
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.01, 0.99], [0.00001, 0.99999]])
     images = np.ones((4, 4, 4))
-    figure = worst_mistakes(images, np.array([0, 0, 0, 0]), probabilities, ["cat", "dog"])
+    figure = worst_mistakes(JudgedImages(images, np.array([0, 0, 0, 0]), probabilities, ["cat", "dog"]))
     assert texts(figure.axes[0]) == ["dog  >99.9%\nactual cat", "dog  99.0%\nactual cat", "dog  60.0%\nactual cat"]
     assert heading(figure)[0] == "The 3 most confident of 3 mistakes"
 
 
 def test_worst_mistakes_says_if_there_are_none():
     labels = np.array([0, 1])
-    figure = worst_mistakes(np.ones((2, 4, 4)), labels, one_hot(labels), FASHION[:3])
+    figure = worst_mistakes(JudgedImages(np.ones((2, 4, 4)), labels, one_hot(labels), FASHION[:3]))
     assert figure.axes == []
     assert heading(figure) == ["No mistakes", "all 2 test images predicted correctly"]
 

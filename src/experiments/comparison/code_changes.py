@@ -3,7 +3,6 @@
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,25 +21,16 @@ def recorded_data(run: RunRecord) -> str:
     return run.tags.get("data_digest", "")
 
 
-@dataclass(frozen=True)
-class CodeChange:
-    """Two commits of runs, one after the other, and how to see the changes between them."""
+def find_code_changes(runs: Sequence[RunRecord], project: Path = PROJECT) -> dict[str, str]:
+    """Find the changes between the commits of the runs, in the order in which the commits were first used.
 
-    older: str
-    newer: str
-    files: str  # git's summary of the changed files; empty if the repository does not have both commits
-
-    @property
-    def command(self) -> str:
-        return f"git diff {self.older[:12]} {self.newer[:12]}"
-
-
-def find_code_changes(runs: Sequence[RunRecord], project: Path = PROJECT) -> list[CodeChange]:
-    """Find the changes between the commits of the runs, in the order in which the commits were first used."""
+    Returns:
+        The command that shows a change -> git's summary, empty if the repository does not have both commits.
+    """
     in_order = (recorded_code(run)[0] for run in sorted(runs, key=lambda run: run.start_time))
     # Tags are untrusted, and these become part of a command.
     commits = list(dict.fromkeys(commit for commit in in_order if re.fullmatch("[0-9a-f]{7,64}", commit)))
-    return [CodeChange(*commits, _changed_files_summary(*commits, project)) for commits in pairwise(commits)]
+    return {f"git diff {a[:12]} {b[:12]}": _changed_files_summary(a, b, project) for a, b in pairwise(commits)}
 
 
 def _changed_files_summary(older: str, newer: str, project: Path) -> str:

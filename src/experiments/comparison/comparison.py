@@ -56,17 +56,12 @@ class Comparison:
 def compare_runs(
     runs: Sequence[RunRecord], metric: str | None = None, mode: Mode | None = None, group_by: str | None = None
 ) -> Comparison:
-    """Rank runs, or groups of runs that differ in one parameter only.
+    """Rank runs, those without the metric last and ties in their order, or raise a ComparisonError.
 
     Args:
-        runs: those without the metric come last; ties keep their order.
         metric: that ranks; by default `test_accuracy` if all finished runs have it, else `best_val_accuracy`, ...
         mode: whether the least or the greatest value is best; by default it depends on the metric.
-        group_by: a parameter such as `seed`: finished runs that differ only in it form a group, if they have the same
-            code and data.
-
-    Raises:
-        ComparisonError: no runs, none finished to group, or a metric or parameter that no run has.
+        group_by: a parameter such as `seed`: finished runs of equal code and data that differ only in it form a group.
     """
     import pandas as pd
 
@@ -95,9 +90,8 @@ def compare_runs(
     grouped = metrics.groupby(pd.factorize(pd.Series(labels))[0])
     mean, std, count = grouped.mean(), grouped.std(), grouped.count()
     best = pd.Series({name: getattr(mean[name], mode)() if mode else math.nan for name, mode in modes.items()})
-    order = list(mean.index)
-    if metric is not None:
-        order = list(mean[metric].sort_values(ascending=mode == "min", kind="stable").index)
+    ranked = mean if metric is None else mean[metric].sort_values(ascending=mode == "min", kind="stable")
+    order = list(ranked.index)
     mean, std, count = (frame.loc[order].reset_index(drop=True) for frame in (mean, std, count))
     names = dict.fromkeys(name for run in runs for name in run.params if name != group_by)
     differing = [name for name in names if len({run.params.get(name) for run in runs}) > 1]
@@ -167,9 +161,9 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if len(commits) > 1:
         lines.append(f"The code differs: {_count_values(commits)}.")
         changes = find_code_changes(runs)
-        for change in changes[-5:]:
-            files = change.files or "these commits are not both in this repository"
-            lines += [f"  {change.command}", *(f"    {line.strip()}" for line in files.splitlines())]
+        for command, summary in list(changes.items())[-5:]:
+            files = summary or "these commits are not both in this repository"
+            lines += [f"  {command}", *(f"    {line.strip()}" for line in files.splitlines())]
         if len(changes) > 5:
             lines.append(f"  and {len(changes) - 5} earlier changes; --format json has all")
     dirty = sum(recorded_code(run)[1] for run in runs)

@@ -37,20 +37,13 @@ TEST_SET_KEYS = (*IMAGE_KEYS, "slope", "noise")
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """The result of a run's model on a test set.
-
-    Attributes:
-        config: the run's, with the data it was evaluated on and the store it is in.
-        source: where the data came from.
-        metrics: as added to the run.
-        per_class: a table, as columns; empty for regression.
-    """
+    """The result of a run's model on a test set."""
 
     run: RunRecord
-    config: Config
-    source: str
-    metrics: dict[str, float]
-    per_class: dict[str, list[Any]]
+    config: Config  # the run's, with the data it was evaluated on and the store it is in
+    source: str  # of the data
+    metrics: dict[str, float]  # as added to the run
+    per_class: dict[str, list[Any]]  # a table, as columns; empty for regression
 
 
 def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = None) -> EvaluatedRun:
@@ -61,9 +54,7 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
     data replaces the first.
 
     Args:
-        run_id: of the run, or a unique beginning of it.
         overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys in TEST_SET_KEYS.
-        uri: of the tracking store; None for the default one.
 
     Raises:
         ConfigError: an override does not concern the test set, or is not allowed.
@@ -79,18 +70,14 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
         chosen = _choose_data(config, overrides)
         expected, found = _describe_examples(config.data), _describe_examples(chosen)
         if found != expected:
-            raise DataError(
-                f"data={chosen.name} does not fit the model of run {run.run_id}, which takes {expected}: these are"
-                f" {found}. Choose data like data={config.data.name}, or train a model: python run.py"
-                f" data={chosen.name}"
-            )
+            said = f"data={chosen.name} does not fit the model of run {run.run_id}, which takes {expected}"
+            fix = f"Choose data like data={config.data.name}, or train a model: python run.py data={chosen.name}"
+            raise DataError(f"{said}: these are {found}. {fix}")
         dataset = load_dataset(chosen, config.seed)
         start_tensorflow(int(config.training.threads))
         model = load_keras_model(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
-    prefix = f"evaluation_{dataset.name}"
-    if not _is_as_shipped(chosen):
-        prefix += f"_{dataset.digest[:8]}"
+    prefix = f"evaluation_{dataset.name}" + ("" if _is_as_shipped(chosen) else f"_{dataset.digest[:8]}")
     targets, names = dataset.test.targets, dataset.class_names
     metrics = {f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, targets, config).items()}
     per_class = per_class_table(targets, test.outputs.argmax(1), names) if names else {}

@@ -33,14 +33,9 @@ class PictureError(UserError):
 def read_picture(file: Path) -> np.ndarray:
     """Return the digit in a PNG or JPEG file of any size and colour, dark on light or light on dark.
 
-    Returns:
-        uint8 [28, 28], light on dark like MNIST's images.
-
-    Raises:
-        PictureError: it is not such a file, or shows nothing.
+    It is uint8 [28, 28], light on dark like MNIST's images; a PictureError says if there is no such file or digit.
     """
-    picture = _picture_colours(_open_picture(file))
-    ink = _find_ink(picture)
+    ink = _find_ink(_picture_colours(_open_picture(file)))
     if ink is None:
         raise PictureError(
             f"{file} shows nothing: expected one digit, dark on light or light on dark, with a contrast of at least"
@@ -56,10 +51,8 @@ def _open_picture(file: Path) -> "Image":
     try:
         image = Image.open(file, formats=("PNG", "JPEG"))
         if image.width * image.height > MOST_PIXELS:
-            raise PictureError(
-                f"{file} is too large: it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}."
-                " Use a smaller copy."
-            )
+            size = f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}"
+            raise PictureError(f"{file} is too large: it has {size}. Use a smaller copy.")
         try:
             return ImageOps.exif_transpose(image)
         except struct.error:  # damaged EXIF data

@@ -25,16 +25,11 @@ ENLARGED = 10  # pixels of a saved picture for each one that the network saw
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's answer to one picture.
-
-    Attributes:
-        seen: uint8 [28, 28], the digit as the network saw it.
-        outputs: float32 [classes], one for each name in class_names.
-    """
+    """The model's answer to one picture."""
 
     file: Path
-    seen: np.ndarray
-    outputs: np.ndarray
+    seen: np.ndarray  # uint8 [28, 28], the digit as the network saw it
+    outputs: np.ndarray  # float32 [classes], one for each name in class_names
     class_names: Sequence[str]
 
     @property
@@ -48,12 +43,9 @@ class Prediction:
         return bool((self.outputs >= 0).all() and abs(self.outputs.sum() - 1) < 1e-3)
 
     def save(self, folder: Path) -> Path:
-        """Save what the network saw, enlarged, as NAME.seen.png in the folder.
+        """Save what the network saw, enlarged, as NAME.seen.png in the folder, or raise a PictureError.
 
         If that is another picture, save it as NAME-2.seen.png, and so on.
-
-        Raises:
-            PictureError: it cannot be written.
         """
         from PIL import Image
 
@@ -67,21 +59,16 @@ class Prediction:
             target = next(target for target in targets if not target.exists() or target.read_bytes() == content)
             target.write_bytes(content)
         except OSError as error:
-            what = f"What the network saw of {self.file}"
-            raise PictureError(f"{what} cannot be saved in {folder}: {error.strerror}.") from None
+            said = f"What the network saw of {self.file} cannot be saved in {folder}: {error.strerror}."
+            raise PictureError(said) from None
         return target
 
 
 def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None) -> list[Prediction]:
     """Classify the digit in each of the files with the model of a run on MNIST. Nothing is logged.
 
-    Args:
-        run_id: of the run, or a unique beginning of it.
-        files: PNG or JPEG pictures of one digit each, of any size and colour.
-        uri: of the tracking store; None for the default one.
-
     Raises:
-        PictureError: a file is not such a picture; then nothing is classified.
+        PictureError: a file is not a PNG or JPEG picture of one digit; then nothing is classified.
         DataError: the run was not trained on MNIST.
         StoreError: there is no such run, or it has no model.
     """

@@ -62,15 +62,12 @@ def comparison_json(comparison: Comparison) -> str:
         about |= {"metrics": statistics if grouped else mean, "difference": difference}
         about["git_commit"], about["git_dirty"] = recorded_code(run)
         rows.append(about | {"data_digest": recorded_data(run)})
-    tree = {
-        "metric": comparison.metric,
-        "mode": comparison.mode,
-        "group_by": comparison.group_by,
+    tree = {key: getattr(comparison, key) for key in ("metric", "mode", "group_by")} | {
         "differing_params": comparison.params,
         "groups" if grouped else "runs": rows,
         "left_out": [run.run_id for run in comparison.left_out],
         "code_differs": len({recorded_code(run) for run in runs}) > 1,
-        "code_changes": [{"command": change.command, "files": change.files} for change in find_code_changes(runs)],
+        "code_changes": [{"command": command, "files": files} for command, files in find_code_changes(runs).items()],
         "data_differs": len({recorded_data(run) for run in runs}) > 1,
     }
     return json.dumps(tree, indent=2, allow_nan=False)
@@ -80,20 +77,15 @@ def _json_value(text: str) -> str | int | float:
     """Return text as a number if nothing is lost: `007` remains text."""
     for kind in (int, float):
         with suppress(ValueError):
-            value: int | float = kind(text)
-            if math.isfinite(value) and str(value) == text:
+            if math.isfinite(value := kind(text)) and str(value) == text:
                 return value
     return text
 
 
 def comparison_table(comparison: Comparison, width: int | None = None) -> tuple["Table", list[str]]:
-    """Return a table for the terminal, best first; if it is too wide and there are few runs, each has a column.
+    """Return a table for the terminal, best first, and the metrics left out for lack of room in `width` characters.
 
-    Args:
-        width: available characters; None for any number.
-
-    Returns:
-        The table, and the metrics left out for lack of room.
+    If it is too wide and there are few runs, each has a column.
     """
     from rich.table import Table
     from rich.text import Text
@@ -137,9 +129,8 @@ def _run_columns(comparison: Comparison) -> dict[str, list[str]]:
         if any(run.status != "FINISHED" for run in runs):
             columns["status"] = [printable(run.status) for run in first]
     for name in comparison.params:
-        columns[printable(name)] = [
-            "-" if value is None else printable(shorten(value, 40)) for value in comparison.values(name)
-        ]
+        values = ("-" if value is None else value for value in comparison.values(name))
+        columns[printable(name)] = [printable(shorten(value, 40)) for value in values]
     if comparison.group_by is not None:
         columns["n"] = [str(len(group)) for group in comparison.groups]
     if len(set(codes)) > 1:
@@ -181,16 +172,12 @@ def comparison_figure(comparison: Comparison) -> "Figure":
     values = {name: [axis_value(group[0].params.get(name)) for group in groups] for name in varying}
     numeric = [name for name in varying if all(isinstance(value, float) for value in values[name])]
     numeric.sort(key=lambda name: -len(set(values[name])))
-    if len(varying) == 1 and numeric:
-        return over_parameter(metric, numeric[0], values[numeric[0]], mean, std, subtitle=subtitle)
-    if len(varying) == 2 and numeric:
-        x = numeric[0]
-        (y,) = set(varying) - {x}
-        if len(numeric) == 2 and is_grid(values[x], values[y]):
-            averaged = f"{number}, mean over {comparison.group_by}" if comparison.group_by else number
-            return heat_map(metric, x, values[x], y, values[y], mean, comparison.mode, averaged)
-        if len(set(values[y])) <= MOST_LINES:
-            return over_parameter(metric, x, values[x], mean, std, values[y], y, subtitle)
+    axes = {name: values[name] for name in (*numeric, *varying)}
+    if len(axes) == len(numeric) == 2 and is_grid(*axes.values()):
+        averaged = f"{number}, mean over {comparison.group_by}" if comparison.group_by else number
+        return heat_map(metric, axes, mean, comparison.mode, averaged)
+    if numeric and (len(axes) == 1 or (len(axes) == 2 and len(set(list(axes.values())[1])) <= MOST_LINES)):
+        return over_parameter(metric, axes, mean, std, subtitle)
     return ranking(metric, _group_labels(comparison, groups), mean, std, subtitle=subtitle)
 
 
@@ -204,11 +191,10 @@ def is_grid(x: list[float | str], y: list[float | str]) -> bool:
 def axis_value(text: str | None) -> float | str:
     """Return a parameter's value as a number if it is one, or a list of one such as `[128]`."""
     text = (text or "").strip("[]")
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return value if math.isfinite(value) else text
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    return text
 
 
 def _group_labels(comparison: Comparison, groups: list[list[RunRecord]]) -> list[str]:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.config.composition import compose_job
 from experiments.config.data_schema import LinearData
+from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.metrics import FINAL_METRICS, RUN_METRICS, higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.formatting import escape_markdown, plural, printable
@@ -24,16 +26,7 @@ WORST_CLASSES = 3
 NOTE_PICTURES = 3  # the first ones of the report
 
 DATASET_NOTES = {
-    "digits": "The test digits were written by other people than the training digits, which makes them harder.",
-}
-
-# The settings with which the numbers in the note on the single neuron were measured.
-SINGLE_NEURON: dict[str, dict[str, object]] = {
-    "data": {"slope": 0.8, "noise": 0.2, "train_examples": 1000, "limit": None, "validation": 0},
-    "model": {"name": "neuron", "activation": "tanh", "kernel_initializer": "random_uniform"},
-    "optimizer": {"name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999},
-    "schedule": {"name": "constant"},
-    "training": {"epochs": 50, "batch_size": 32, "loss": "mean_squared_error"},
+    "digits": "The test digits were written by other people than the training digits, which makes them harder."
 }
 
 
@@ -142,12 +135,13 @@ def _describe_worst_classes(results: "Results") -> list[str]:
 def _describe_neuron(config: Config) -> list[str]:
     if not (config.model.name == "neuron" and isinstance(config.data, LinearData)):
         return []
-    for group, settings in SINGLE_NEURON.items():
-        if any(getattr(getattr(config, group), key, None) != value for key, value in settings.items()):
-            return [
-                f"The points lie around y = {config.data.slope:g} x. The learned weight need not equal that slope: "
-                "the optimizer may not have converged, and a nonlinear activation bends the line."
-            ]
+    measured = flatten_config(config_to_dict(compose_job(["experiment=single_neuron"])))  # with the numbers below
+    changed = {key for key, value in flatten_config(config_to_dict(config)).items() if measured.get(key) != value}
+    if any(affects_result(key) for key in changed - {"seed", "training.threads"}):
+        return [
+            f"The points lie around y = {config.data.slope:g} x. The learned weight need not equal that slope: the"
+            " optimizer may not have converged, and a nonlinear activation bends the line."
+        ]
     return [
         "**Why the weight is not 0.8.** For two reasons: 50 epochs of Adam have not converged, and tanh bends the line:"
         " for the line without noise the best weight is 0.977 and the best bias -0.036.",

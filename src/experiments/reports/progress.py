@@ -13,17 +13,11 @@ if TYPE_CHECKING:
 
 
 class ProgressDisplay:
-    """The progress of one run on the console; a context manager around training.
-
-    Args:
-        epochs: of the whole run.
-        steps: in one epoch.
-        examples: in one epoch.
-        done: steps done by an earlier process, which do not count for the speed and the time left.
-        alive: called at each sign of progress.
-    """
+    """The progress of one run on the console; a context manager around training."""
 
     def __init__(self, epochs: int, steps: int, examples: int, done: int, alive: Callable[[], None]) -> None:
+        """Take the epochs of the run, the steps and examples of an epoch, and the steps done by an earlier process,
+        which do not count for the speed and the time left; `alive` is called at each sign of progress."""
         from rich.console import Console
 
         self.console = Console(highlight=False, markup=False, soft_wrap=True)

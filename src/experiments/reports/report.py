@@ -16,8 +16,8 @@ from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.profiling import profile_table, span, trace_events, trace_page
+from experiments.reports.figures import images
 from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
-from experiments.reports.figures.images import flatten_figure, predictions_grid, samples_grid, worst_mistakes
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
 from experiments.reports.figures.style import save_figure
 from experiments.reports.figures.training import learning_curves, regression_fit
@@ -34,21 +34,14 @@ MOST_MISTAKES = 100  # rows of the table of mistakes
 
 @dataclass(frozen=True)
 class Results:
-    """What a report is made from.
-
-    Attributes:
-        model: after training.
-        history: metric -> one value per epoch.
-        untrained: outputs for the training inputs before training, [n, 1]; regression only.
-        test: the trained model on the whole official test split.
-    """
+    """What a report is made from."""
 
     config: Config
     dataset: Dataset
-    model: "keras.Model"
-    history: Mapping[str, Sequence[float]]
-    untrained: np.ndarray | None
-    test: Evaluation
+    model: "keras.Model"  # after training
+    history: Mapping[str, Sequence[float]]  # metric -> one value per epoch
+    untrained: np.ndarray | None  # outputs for the training inputs before training, [n, 1]; regression only
+    test: Evaluation  # of the trained model on the whole official test split
 
     @property
     def unit(self) -> Literal["probability", "output"]:
@@ -74,18 +67,14 @@ def import_matplotlib_ahead() -> None:
 
 
 def final_metrics(results: Results) -> dict[str, float]:
-    """Return the metrics of the whole run: on the test set, of the best epoch, and the training time.
-
-    Raises:
-        NotFiniteError: a metric on the test set is not finite.
-    """
+    """Return the metrics on the test set, which must be finite, those of the best epoch, and the training time."""
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
     metrics |= split_metrics(results.dataset.test.targets, results.test.outputs, "test_")
     refuse_not_finite(metrics, "after training")
     metrics |= best_epoch_metrics(results.history)
     metrics["train_seconds"] = sum(results.history["epoch_seconds"])
     if results.untrained is not None and results.config.model.name == "neuron":
-        metrics |= zip(("learned_weight", "learned_bias"), _neuron_line(results.model), strict=True)
+        metrics |= zip(("learned_weight", "learned_bias"), _neuron_line(results.model).tolist(), strict=True)
     return metrics
 
 
@@ -122,56 +111,49 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
         return {}
     style = config.report.style
     test, outputs, names = data.test, results.test.outputs, data.class_names
-    chosen: dict[str, Callable[[], Figure]] = {
-        "01_learning_curves": partial(learning_curves, results.history, style=style)
-    }
+    chosen: dict[str, Callable[[], Figure]] = {"01_learning_curves": partial(learning_curves, results.history, style)}
     if isinstance(config.data, LinearData):
         if results.untrained is not None and config.model.name == "neuron":
             chosen["02_regression_fit"] = partial(_draw_regression_fit, results, config.data.slope)
     else:
-        judged = (test.inputs, test.targets, outputs, names)
+        judged = images.JudgedImages(test.inputs, test.targets, outputs, names, results.unit)
         chosen |= {
-            "02_confusion_matrix": partial(confusion_matrix, test.targets, results.predicted, names, style=style),
-            "03_mistakes": partial(worst_mistakes, *judged, style=style, unit=results.unit),
-            "04_classes": partial(per_class_accuracy, test.targets, results.predicted, names, style=style),
-            "05_calibration": partial(calibration, test.targets, outputs, style=style),
-            "06_predictions": partial(predictions_grid, *judged, style=style, unit=results.unit),
-            "07_samples": partial(samples_grid, data.train.inputs, data.train.targets, names, style=style),
-            "08_flatten": partial(flatten_figure, data.train.inputs[0], names[data.train.targets[0]], style=style),
+            "02_confusion_matrix": partial(confusion_matrix, test.targets, results.predicted, names, style),
+            "03_mistakes": partial(images.worst_mistakes, judged, style),
+            "04_classes": partial(per_class_accuracy, test.targets, results.predicted, names, style),
+            "05_calibration": partial(calibration, test.targets, outputs, style),
+            "06_predictions": partial(images.predictions_grid, judged, style),
+            "07_samples": partial(images.samples_grid, data.train.inputs, data.train.targets, names, style),
+            "08_flatten": partial(images.flatten_figure, data.train.inputs[0], names[data.train.targets[0]], style),
         }
         if results.unit != "probability":
             del chosen["05_calibration"]
-    chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style=style)
+    layers = [
+        LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
+        for x in results.model.layers
+    ]
+    chosen["09_network"] = partial(network_diagram, layers, style)
     if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:
         function = _activation_function(activation)
-        chosen["10_activation"] = partial(activation_functions, activation, function, style=style)
+        chosen["10_activation"] = partial(activation_functions, activation, function, style)
     shape = tuple(config.data.shape)
     weights = _first_layer_weights(results.model)
     if len(shape) > 1 and weights is not None and (weights.ndim == 4 or len(weights) == np.prod(shape)):
-        chosen["11_first_layer"] = partial(first_layer_weights, weights, shape, style=style)
+        chosen["11_first_layer"] = partial(first_layer_weights, weights, shape, style)
     return chosen if config.report.figures == "full" else {name: chosen[name] for name in chosen if name < "03"}
 
 
 def _draw_regression_fit(results: Results, slope: float) -> "Figure":
-    x, y = results.dataset.train.inputs, results.dataset.train.targets
-    after = results.model(x).numpy()
-    weight, bias = _neuron_line(results.model)
-    style = results.config.report.style
+    train, after = results.dataset.train, results.model(results.dataset.train.inputs).numpy()
+    points = np.stack([train.inputs.ravel(), train.targets.ravel()])
     assert results.untrained is not None
-    return regression_fit(x, y, results.untrained, after, slope=slope, weight=weight, bias=bias, style=style)
+    style = results.config.report.style
+    return regression_fit(points, results.untrained, after, slope, _neuron_line(results.model), style)
 
 
-def _neuron_line(neuron: "keras.Model") -> tuple[float, float]:
+def _neuron_line(neuron: "keras.Model") -> np.ndarray:
     """Return weight and bias of a single neuron."""
-    weight, bias = (float(np.ravel(value)[0]) for value in neuron.get_weights())
-    return weight, bias
-
-
-def _layer_boxes(model: "keras.Model") -> list[LayerBox]:
-    return [
-        LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
-        for x in model.layers
-    ]
+    return np.concatenate([value.ravel() for value in neuron.get_weights()]).astype(float)
 
 
 def _layer_note(layer: "keras.Layer") -> str:
@@ -192,11 +174,9 @@ def _activation_function(activation: str) -> Any:
 
 
 def _first_layer_weights(model: "keras.Model") -> np.ndarray | None:
-    for layer in model.layers:
-        if layer.weights:
-            kernel = getattr(layer, "kernel", None)
-            return None if kernel is None or len(kernel.shape) not in (2, 4) else kernel.numpy()
-    return None
+    first = next((layer for layer in model.layers if layer.weights), None)
+    kernel = getattr(first, "kernel", None)
+    return None if kernel is None or len(kernel.shape) not in (2, 4) else kernel.numpy()
 
 
 def report_tables(results: Results) -> dict[str, dict[str, list[Any]]]:
@@ -237,12 +217,11 @@ def predictions_csv(results: Results) -> str:
     import pandas as pd
 
     targets, outputs = results.dataset.test.targets, results.test.outputs
-    if isinstance(results.config.data, LinearData):
-        columns = {"actual": targets.ravel(), "predicted": outputs.ravel()}
-        return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.7g")
-    names = np.array(results.dataset.class_names)
-    columns = {"actual": names[targets], "predicted": names[results.predicted], results.unit: outputs.max(1)}
-    return pd.DataFrame(columns).rename_axis("index").to_csv(float_format="%.6f")
+    columns, form = {"actual": targets.ravel(), "predicted": outputs.ravel()}, "%.7g"
+    if not isinstance(results.config.data, LinearData):
+        names, form = np.array(results.dataset.class_names), "%.6f"
+        columns = {"actual": names[targets], "predicted": names[results.predicted], results.unit: outputs.max(1)}
+    return pd.DataFrame(columns).rename_axis("index").to_csv(float_format=form)
 
 
 def publish_results(run: TrackedRun, results: Results) -> None:
@@ -254,8 +233,7 @@ def publish_results(run: TrackedRun, results: Results) -> None:
         run.log_table(columns, f"tables/{name}.json")
     run.log_text(predictions_csv(results), "predictions/test.csv")
     if results.config.tracking.log_model:
-        test = results.dataset.test
-        run.log_model(results.model, test.inputs[:1], results.test.outputs[:1])
+        run.log_model(results.model, results.dataset.test.inputs[:1], results.test.outputs[:1])
     if results.config.report.profile:
         run.log_text(trace_page(), "profile/trace.html")
         run.log_text(trace_events(), "profile/trace.json")

@@ -33,18 +33,14 @@ def print_summary(results: "Results", metrics: Mapping[str, float], run: Tracked
     for text in describe_goal(results):
         console.print(f"\n{text}")
     if results.config.report.profile:
-        console.print(
-            "\nWhere the time went (as a picture: profile/trace.html among the run's artifacts; profile/trace.json is"
-            " for https://ui.perfetto.dev)"
-        )
-        console.print(_profile_rows())
+        files = "as a picture: profile/trace.html among the run's artifacts; profile/trace.json is"
+        console.print(f"\nWhere the time went ({files} for https://ui.perfetto.dev)", _profile_rows(), sep="\n")
     console.print(f"\nRun {run.name} ({run.run_id}) in {hide_credentials(run.uri)}")
     console.print("\nNext:")
-    commands = next_commands(results.config, [], run.run_id)
-    shown_commands = {commands[action]: action for action in ("reproduce", "compare", "browse")}
-    width = max(map(len, shown_commands))
-    for line, action in shown_commands.items():
-        console.print(f"  {line:{width}}  # {action}")
+    commands, actions = next_commands(results.config, [], run.run_id), ("reproduce", "compare", "browse")
+    width = max(len(commands[action]) for action in actions)
+    for action in actions:
+        console.print(f"  {commands[action]:{width}}  # {action}")
 
 
 def metrics_table(metrics: Mapping[str, str]) -> "Table":
@@ -60,13 +56,10 @@ def metrics_table(metrics: Mapping[str, str]) -> "Table":
 
 def _profile_rows() -> "Table":
     """Return the table of time spans; those within others are indented."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    columns = profile_table()
-    rows = Table("phase", box=None, pad_edge=False)
-    numbers = ("times", "seconds", "percent")
-    for name in numbers:
-        rows.add_column(name, justify="right")
+    columns, numbers = profile_table(), ("times", "seconds", "percent")
+    rows = Table("phase", *(Column(name, justify="right") for name in numbers), box=None, pad_edge=False)
     for path, times, seconds, percent in zip(*(columns[name] for name in ("phase", *numbers)), strict=True):
         *around, phase = path.split(SPAN_SEPARATOR)
         rows.add_row(f"{'  ' * len(around)}{phase}", str(times), f"{seconds:.2f}", f"{percent:.1f}")

@@ -348,7 +348,8 @@ def leaderboard_figures(board: Leaderboard, style: "Style" = "light") -> dict[st
         columns, rows = (["none" if value is None else value for value in axis] for axis in (x, y))
         if is_grid(columns, rows):
             caption = f"{count}; {'mean over seeds' if several else 'one seed each'}"
-            drawn["03_heat_map"] = heat_map(metric, x_name, columns, y_name, rows, mean, board.mode, caption, style)
+            axes = {x_name: columns, y_name: rows}
+            drawn["03_heat_map"] = heat_map(metric, axes, mean, board.mode, caption, style)
     if len(by_setting) >= 2:
         caption = f"{count}; orange: the best, darker: better"
         drawn["04_parallel_coordinates"] = parallel_coordinates(metric, by_setting, mean, board.mode, caption, style)

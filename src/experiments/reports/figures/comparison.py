@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.metrics import Mode
 from experiments.formatting import shorten
 from experiments.reports.figures.style import Page, Style, by_number, text_width, value_text
 
@@ -14,32 +15,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Values = Sequence[float] | Sequence[float | str]  # one for each run or group
+
 MOST_LINES = 6  # that colour and dashes can tell apart
 MOST_RANKED = 40  # runs in one figure
 
 
-def over_parameter(
-    metric: str,
-    parameter: str,
-    x: Sequence[float | str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    lines: Sequence[float | str] | None = None,
-    lines_title: str = "",
-    subtitle: str = "",
-) -> Figure:
+def over_parameter(metric: str, parameters: Mapping[str, Values], mean: Values, std: Values, subtitle: str) -> Figure:
     """Draw a metric over a parameter: a point with its spread for each run or group, and a line through the means.
 
     Args:
-        x, mean, std: [n] the parameter, the metric and its standard deviation (0 for none).
-        lines: [n] which line the point belongs to, at most `MOST_LINES` of them; None for one line.
-        lines_title: the parameter that distinguishes the lines.
+        parameters: name -> [n] values, of the axis and, if there are two, of the lines, at most `MOST_LINES` of them.
+        mean, std: [n] the metric and its standard deviation (0 for none).
     """
-    title = f"{metric} over {parameter}" + (f", for each {lines_title}" if lines_title else "")
+    (parameter, x), *others = parameters.items()
+    title = f"{metric} over {parameter}" + "".join(f", for each {name}" for name, _ in others)
     page = Page("light", 4.4, title, subtitle)
     axes = page.add_axes(0.95, 0.6, 3.6, grid="y")
     places, means, spreads = (np.asarray(values, dtype=float) for values in (x, mean, std))
-    names = np.asarray([""] * len(x) if lines is None else [value_text(line) for line in lines])
+    names = np.asarray([value_text(line) for line in others[0][1]] if others else [""] * len(x))
     colours = (page.palette.blue, page.palette.orange, page.palette.green)
     for number, name in enumerate(sorted(set(names), key=by_number)):
         here = names == name
@@ -49,7 +43,7 @@ def over_parameter(
         dashes: dict[str, Any] = {"dashes": (4, 1.5)} if number >= 3 else {}
         axes.plot(at, line, color=colour, linewidth=2, label=shorten(name, 30), **dashes)
         axes.errorbar(places[here], means[here], spreads[here], color=colour, fmt="o", markersize=5, capsize=3)
-    if lines is not None:
+    if others:
         page.add_legend(axes)
     ticks = np.unique(places)
     if ticks[0] > 0 and ticks[-1] / ticks[0] >= 20:
@@ -63,28 +57,22 @@ def over_parameter(
 
 
 def heat_map(
-    metric: str,
-    x_parameter: str,
-    x: Sequence[float | str],
-    y_parameter: str,
-    y: Sequence[float | str],
-    mean: Sequence[float],
-    mode: Literal["min", "max"],
-    subtitle: str = "",
-    style: Style = "light",
+    metric: str, parameters: Mapping[str, Values], mean: Values, mode: Mode, subtitle: str = "", style: Style = "light"
 ) -> Figure:
     """Draw a metric over two parameters as a grid of colours with the numbers in it; the best has a frame.
 
     Several runs in one cell are averaged, and a cell without runs is empty.
 
     Args:
-        x, y, mean: [n] the parameters and the metric.
+        parameters: name -> [n] values, across and upwards.
+        mean: [n] the metric.
         mode: which end of the metric is best, and has the strongest colour.
     """
     import pandas as pd
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
+    (x_parameter, x), (y_parameter, y) = parameters.items()
     cells = pd.Series(list(mean), index=[list(y), list(x)]).groupby(level=[0, 1]).mean().unstack()
     rows, columns = sorted(cells.index, key=by_number), sorted(cells.columns, key=by_number)
     values = cells.loc[rows, columns].to_numpy()
@@ -111,18 +99,10 @@ def heat_map(
 
 
 def ranking(
-    metric: str,
-    labels: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    subtitle: str = "",
-    style: Style = "light",
+    metric: str, labels: Sequence[str], mean: Values, std: Values, subtitle: str = "", style: Style = "light"
 ) -> Figure:
-    """Draw a metric for each of the first `MOST_RANKED` runs or groups, the first on top.
-
-    Args:
-        labels, mean, std: [n] names, the metric and its standard deviation (0 for none).
-    """
+    """Draw a metric and its standard deviation (0 for none) for the first `MOST_RANKED` runs or groups, the first on
+    top; labels, mean and std are [n]."""
     shown = min(len(labels), MOST_RANKED)
     if shown < len(labels):
         subtitle = f"the best {shown} of {subtitle}"

@@ -23,11 +23,7 @@ def confusion_matrix(
     """Draw how often each class (row) was taken for each class (column), as counts; empty cells are zero.
 
     The colour of a mistake is its share of the row relative to the largest such share, so that mistakes show however
-    rare they are; the diagonal has a colour of its own.
-
-    Args:
-        labels, predicted: Actual and predicted class of each example, integers in [0, classes), [n].
-        class_names: One name per class, including classes that do not occur.
+    rare they are; the diagonal has a colour of its own. Labels and predicted classes are integers in [0, classes), [n].
     """
     names = [shorten(name, 16) for name in class_names]
     classes = len(names)
@@ -112,22 +108,14 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, style: Style = "l
     """Draw accuracy against confidence, and how many predictions have each level of confidence.
 
     Each point is one of 15 equal bins of confidence (the probability of the predicted class), with a 95% Wilson
-    interval of its accuracy; the counts below are on a logarithmic scale.
-
-    Args:
-        labels: Actual class of each example, integers, [n].
-        probabilities: [n, classes], rows summing to 1.
+    interval of its accuracy; the counts below are on a logarithmic scale. Probabilities are [n, classes], labels [n].
     """
     counts, confidence, accuracy = _calibration_bins(labels, probabilities)
     used = counts > 0
     mean_confidence, mean_accuracy = (np.average(values, weights=counts) for values in (confidence, accuracy))
-    page = Page(
-        style,
-        6.0,
-        f"Calibration: expected calibration error {expected_calibration_error(labels, probabilities):.2%}",
-        f"mean confidence {percent_text(mean_confidence, 2)}, accuracy {percent_text(mean_accuracy, 2)},"
-        f" {counts.sum():,} images",
-    )
+    title = f"Calibration: expected calibration error {expected_calibration_error(labels, probabilities):.2%}"
+    means = f"mean confidence {percent_text(mean_confidence, 2)}, accuracy {percent_text(mean_accuracy, 2)}"
+    page = Page(style, 6.0, title, f"{means}, {counts.sum():,} images")
     palette = page.palette
     axes = page.add_axes(1.15, 2.15, 3.75, grid="both")
     axes.plot([0, 1], [0, 1], color=palette.muted, dashes=(4, 1.5), label="perfectly calibrated")

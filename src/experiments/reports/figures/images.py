@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-OutputUnit = Literal["probability", "output"]
-
 GRID_COLUMNS = 6
 GRID_ROWS = 5
 SAMPLES_PER_CLASS = 12
 
 
-def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], style: Style = "light") -> Figure:
-    """Draw the first images of each class, one class in a row.
+class JudgedImages(NamedTuple):
+    """Images [n, height, width] or [n, height, width, 1 or 3] of any number type and range, and the model's outputs."""
 
-    Args:
-        images: [n, height, width] or [n, height, width, 1 or 3], any number type and range.
-        labels: Class of each image, integers in [0, classes), [n].
-        class_names: One name per class, including classes that do not occur.
-    """
+    images: np.ndarray
+    labels: np.ndarray  # the class of each, integers in [0, classes), [n]
+    outputs: np.ndarray  # [n, classes]
+    class_names: Sequence[str]
+    unit: Literal["probability", "output"] = "probability"  # "output": of any size, of which the largest decides
+
+
+def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], style: Style = "light") -> Figure:
+    """Draw the first images of each class, one class in a row, also of classes that do not occur."""
     labels = np.asarray(labels)
     names = [shorten(name, 20) for name in class_names]
     height, width = images.shape[1:3]
@@ -45,12 +47,8 @@ def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     body_width = PAGE_WIDTH - left - 0.2
     body = body_width * grid.shape[0] / grid.shape[1]
     counts = np.bincount(labels, minlength=len(names))
-    page = Page(
-        style,
-        body + 0.15,
-        f"Samples of the {len(labels):,} training images",
-        f"the first {SAMPLES_PER_CLASS} of each class; classes have {counts.min():,} to {counts.max():,} images",
-    )
+    note = f"the first {SAMPLES_PER_CLASS} of each class; classes have {counts.min():,} to {counts.max():,} images"
+    page = Page(style, body + 0.15, f"Samples of the {len(labels):,} training images", note)
     axes = page.add_canvas(left, 0.15, body, body_width)
     axes.imshow(grid, interpolation="nearest", aspect="auto")
     for row, name in enumerate(names):
@@ -59,54 +57,26 @@ def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     return page.figure
 
 
-def predictions_grid(
-    images: np.ndarray,
-    labels: np.ndarray,
-    outputs: np.ndarray,
-    class_names: Sequence[str],
-    style: Style = "light",
-    unit: OutputUnit = "probability",
-) -> Figure:
-    """Draw the first images with the predicted class, its output and the actual class; mistakes in orange.
-
-    Args:
-        images, labels, class_names: As `samples_grid`.
-        outputs: [n, classes].
-        unit: What these are: probabilities, or outputs of any size, of which the largest decides.
-    """
-    shown = np.arange(min(len(images), GRID_COLUMNS * GRID_ROWS))
-    wrong = int((outputs[shown].argmax(axis=1) != np.asarray(labels)[shown]).sum())
-    title = f"The first {len(shown)} test images: {wrong or 'none'} wrong"
-    return _judged_grid(images[shown], labels[shown], outputs[shown], class_names, title, style, unit)
+def predictions_grid(judged: JudgedImages, style: Style = "light") -> Figure:
+    """Draw the first images with the predicted class, its output and the actual class; mistakes in orange."""
+    shown = np.arange(min(len(judged.images), GRID_COLUMNS * GRID_ROWS))
+    wrong = int((judged.outputs[shown].argmax(axis=1) != judged.labels[shown]).sum())
+    return _judged_grid(judged, shown, f"The first {len(shown)} test images: {wrong or 'none'} wrong", style)
 
 
-def worst_mistakes(
-    images: np.ndarray,
-    labels: np.ndarray,
-    outputs: np.ndarray,
-    class_names: Sequence[str],
-    style: Style = "light",
-    unit: OutputUnit = "probability",
-) -> Figure:
-    """Draw the mistakes of which the model was most confident, the worst first; arguments as `predictions_grid`."""
-    wrong = np.flatnonzero(outputs.argmax(axis=1) != labels)
+def worst_mistakes(judged: JudgedImages, style: Style = "light") -> Figure:
+    """Draw the mistakes of which the model was most confident, the worst first."""
+    wrong = np.flatnonzero(judged.outputs.argmax(axis=1) != judged.labels)
     if not len(wrong):
-        return Page(style, 0.1, "No mistakes", f"all {plural(len(images), 'test image')} predicted correctly").figure
-    confidence = outputs[wrong].max(axis=1)
+        correct = f"all {plural(len(judged.images), 'test image')} predicted correctly"
+        return Page(style, 0.1, "No mistakes", correct).figure
+    confidence = judged.outputs[wrong].max(axis=1)
     shown = wrong[np.argsort(-confidence, kind="stable")][: GRID_COLUMNS * GRID_ROWS]
-    title = f"The {len(shown)} most confident of {plural(len(wrong), 'mistake')}"
-    return _judged_grid(images[shown], labels[shown], outputs[shown], class_names, title, style, unit)
+    return _judged_grid(judged, shown, f"The {len(shown)} most confident of {plural(len(wrong), 'mistake')}", style)
 
 
-def _judged_grid(
-    images: np.ndarray,
-    labels: np.ndarray,
-    outputs: np.ndarray,
-    class_names: Sequence[str],
-    title: str,
-    style: Style,
-    unit: OutputUnit,
-) -> Figure:
+def _judged_grid(judged: JudgedImages, shown: np.ndarray, title: str, style: Style) -> Figure:
+    names, unit, images = judged.class_names, judged.unit, judged.images[shown]
     height, width = images.shape[1:3]
     gap = max(1, width // 6)
     # Two lines of text need about a third of a column's width, whatever the number of pixels in it.
@@ -117,14 +87,14 @@ def _judged_grid(
     page = Page(style, body + 0.05, title, f"below each: predicted class and its {unit}, actual class")
     axes = page.add_canvas(MARGIN, 0.05, body, body_width)
     axes.imshow(grid, interpolation="nearest", aspect="auto")
-    for place, actual in enumerate(labels):
+    for place, (actual, outputs) in enumerate(zip(judged.labels[shown], judged.outputs[shown], strict=True)):
         row, column = divmod(place, GRID_COLUMNS)
         x, y = column * (width + gap) - 0.5, row * (height + label) - 0.5
-        predicted = int(outputs[place].argmax())
-        value = float(outputs[place, predicted])
+        predicted = int(outputs.argmax())
+        value = float(outputs[predicted])
         # Softmax is never certain: a probability of 1 has been rounded to 32 bits.
         output = percent_text(min(value, 1 - 1e-9)) if unit == "probability" else f"{value:.2f}"
-        text = f"{shorten(class_names[predicted], 11)}  {output}\nactual {shorten(class_names[actual], 11)}"
+        text = f"{shorten(names[predicted], 11)}  {output}\nactual {shorten(names[actual], 11)}"
         color = page.palette.text if predicted == actual else page.palette.orange
         # On the baseline of the lower line, so that tall letters do not push the text down.
         y_text = y + height + 0.25 * (width + gap)
@@ -135,13 +105,9 @@ def _judged_grid(
 
 
 def flatten_figure(image: np.ndarray, class_name: str, style: Style = "light") -> Figure:
-    """Draw an image, three of its rows one after the other, and the vector of all rows, in which the three are marked.
-
-    Args:
-        image: [height, width] or [height, width, 1 or 3].
-    """
-    height, width = image.shape[:2]
-    channels = image.shape[2] if image.ndim == 3 else 1
+    """Draw an image [height, width(, channels)], three of its rows end to end, and the vector of all rows, where the
+    three are marked."""
+    height, width, channels = (*image.shape, 1)[:3]
     length = width * channels
     values = scaled(image).reshape(height, length)
     middle = max(0, height // 2 - 1)
@@ -166,16 +132,10 @@ def flatten_figure(image: np.ndarray, class_name: str, style: Style = "light") -
         _frame(before, -0.5, row - 0.5, width, 1, color)
         _frame(part, place * length - 0.5, -0.5, length, 1, color)
         _frame(whole, row * length - 0.5, -0.5, length, 1, color)
-        before.annotate(
-            f"row {row}: values {row * length} to {(row + 1) * length - 1}",
-            (width - 0.4, row),
-            (aside, height * (0.5 + 0.1 * (place - 1))),
-            color=color,
-            fontsize=11,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "relpos": (0, 0.5)},
-        )
+        text = f"row {row}: values {row * length} to {(row + 1) * length - 1}"
+        where = (width - 0.4, row), (aside, height * (0.5 + 0.1 * (place - 1)))
+        line = {"arrowstyle": "-", "color": color, "relpos": (0, 0.5)}
+        before.annotate(text, *where, color=color, fontsize=11, va="center", annotation_clip=False, arrowprops=line)
     return page.figure
 
 
@@ -186,9 +146,7 @@ def mosaic(tiles: np.ndarray, columns: int, gap_below: int, gap_right: int) -> n
     """
     rows = -(-len(tiles) // columns)
     padded = np.pad(tiles, ((0, rows * columns - len(tiles)), (0, gap_below), (0, gap_right), (0, 0)))
-    _, height, width, channels = padded.shape
-    grid = padded.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return grid.reshape(rows * height, columns * width, channels)
+    return np.vstack([np.hstack(row) for row in padded.reshape(rows, columns, *padded.shape[1:])])
 
 
 def _rgba(images: np.ndarray) -> np.ndarray:

@@ -95,12 +95,7 @@ def network_diagram(layers: Sequence[LayerBox], style: Style = "light") -> Figur
 
 
 def activation_functions(name: str, function: Callable[[np.ndarray], np.ndarray], style: Style = "light") -> Figure:
-    """Draw the network's activation in bold, beside sigmoid, ReLU and tanh.
-
-    Args:
-        name: As in the config; a well-known one is shown with its formula.
-        function: Takes and returns an array [n].
-    """
+    """Draw the network's activation, a function of arrays [n], in bold, beside sigmoid, ReLU and tanh."""
     x = np.linspace(-2, 2, 301)
     page = Page(style, 4.9, f"Activation: {name}", "in bold, beside the usual ones")
     palette = page.palette
@@ -122,17 +117,10 @@ def activation_functions(name: str, function: Callable[[np.ndarray], np.ndarray]
 
 
 def first_layer_weights(weights: np.ndarray, image_shape: tuple[int, ...], style: Style = "light") -> Figure:
-    """Draw the weights of each unit of the first layer as an image, all on one scale symmetric about zero.
+    """Draw the weights of each of the first 64 units of the first layer, their mean over input channels, as an image.
 
-    Shows the first 64 units, and the mean over input channels.
-
-    Args:
-        weights: Of a dense layer on the flattened image, [inputs, units], or kernels of a convolution, [height, width,
-            channels, units].
-        image_shape: [height, width] or [height, width, channels] of the input images; not used for kernels.
-
-    Raises:
-        ValueError: The dense layer's inputs are not the image's values.
+    They are of a dense layer on flattened images of `image_shape`, [inputs, units], or the kernels of a convolution,
+    [height, width, channels, units].
     """
     from matplotlib import colormaps
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.config.metrics import Mode
 from experiments.formatting import plural, shorten
 from experiments.reports.figures.style import Page, Style, percent_text, text_width
 
@@ -15,17 +16,11 @@ if TYPE_CHECKING:
 
 
 def search_history(
-    metric: str,
-    values: Sequence[float | None],
-    status: Sequence[str],
-    mode: Literal["max", "min"],
-    style: Style = "light",
+    metric: str, values: Sequence[float | None], status: Sequence[str], mode: Mode, style: Style = "light"
 ) -> Figure:
-    """Draw the objective of each trial, and the best so far.
+    """Draw the objective of each trial, None if not complete, and the best so far.
 
-    Args:
-        values: [n] of the objective; None for a trial that is not complete.
-        status: [n] COMPLETE, PRUNED, FAIL or RUNNING.
+    The status of a trial is COMPLETE, PRUNED, FAIL or RUNNING.
     """
     counts = {"pruned": list(status).count("PRUNED"), "failed": list(status).count("FAIL")}
     facts = [plural(len(values), "trial"), *(f"{number:,} {name}" for name, number in counts.items() if number)]
@@ -54,9 +49,7 @@ def search_history(
 def parameter_importances(metric: str, shares: Mapping[str, float], trials: int, style: Style = "light") -> Figure:
     """Draw how much the objective depends on each parameter, the most important on top.
 
-    Args:
-        shares: parameter -> importance (PED-ANOVA, Watanabe et al. 2023); they sum to 1.
-        trials: how many trials were complete.
+    The shares (PED-ANOVA, Watanabe et al. 2023, over this number of complete trials) sum to 1.
     """
     ranked = sorted(shares.items(), key=lambda item: -item[1])
     names = [shorten(name, 40) for name, _ in ranked]

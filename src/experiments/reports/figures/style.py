@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 Style = Literal["light", "dark"]
-FigureValue = float | str | None  # of a parameter; None for a run without it
+Grid = Literal["x", "y", "both"]
 
 DPI = 110
 PAGE_WIDTH = 8.2  # inches: 900 pixels, the width of the pane in which the MLflow UI shows an artifact
@@ -57,22 +57,11 @@ class Page:
         self.figure.text(left, 1 - 0.46 / height, subtitle, color=palette.muted, fontsize=10, va="top")
 
     def add_axes(
-        self,
-        left: float,
-        bottom: float,
-        height: float,
-        width: float | None = None,
-        *,
-        title: str = "",
-        grid: Literal["x", "y", "both"] | None = None,
+        self, left: float, bottom: float, height: float, width: float = 0.0, title: str = "", grid: Grid | None = None
     ) -> Axes:
-        """Return new axes in the colours of the page, by default as wide as the right margin allows.
-
-        Args:
-            grid: Which ticks have grid lines, behind the data.
-        """
+        """Return new axes, by default up to the right margin; `grid` says which ticks have lines, behind the data."""
         palette, (page_width, page_height) = self.palette, self.figure.get_size_inches()
-        width = PAGE_WIDTH - MARGIN - left if width is None else width
+        width = width or PAGE_WIDTH - MARGIN - left
         place = (left / page_width, bottom / page_height, width / page_width, height / page_height)
         axes = self.figure.add_axes(place, facecolor=palette.background)
         axes.tick_params(colors=palette.muted, labelcolor=palette.text, labelsize=10)
@@ -94,10 +83,8 @@ class Page:
 
     def add_legend(self, owner: Axes | Figure, **options: Any) -> None:
         """Add a legend to axes or to the figure, in the colours of the page; options as Matplotlib's."""
-        palette = self.palette
-        owner.legend(
-            fontsize=10, labelcolor=palette.text, facecolor=palette.background, edgecolor=palette.faint, **options
-        )
+        colours = {"facecolor": self.palette.background, "edgecolor": self.palette.faint}
+        owner.legend(fontsize=10, labelcolor=self.palette.text, **colours, **options)
 
     def readable_colour(self, cell: np.ndarray) -> str:
         """Return the colour, of text or background, that stands out more from a cell's RGB."""
@@ -113,8 +100,8 @@ def text_width(texts: list[str], size: float) -> float:
     return max(map(len, texts), default=0) * size * 0.62 / 72
 
 
-def value_text(value: FigureValue) -> str:
-    """Return a parameter's value as a label."""
+def value_text(value: float | str | None) -> str:
+    """Return a parameter's value as a label; None is that of a run without it."""
     return "none" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 

@@ -5,26 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.metrics import Mode
 from experiments.formatting import shorten
-from experiments.reports.figures.style import (
-    MARGIN,
-    PAGE_WIDTH,
-    FigureValue,
-    Page,
-    Style,
-    by_number,
-    text_width,
-    value_text,
-)
+from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Style, by_number, text_width, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Parameters = Mapping[str, Sequence[float | str | None]]  # name -> the value in each run [n], None where it has none
 
 DECADES = 20  # an axis whose values span at least this factor is logarithmic
 LONGEST_TICK = 6  # characters; a longer number is rounded
@@ -46,7 +39,7 @@ class Scale:
     ordered: bool = True  # whether there is anything between two values
 
     @classmethod
-    def of(cls, values: Sequence[FigureValue]) -> Scale:
+    def of(cls, values: Sequence[float | str | None]) -> Scale:
         if any(isinstance(value, str) for value in values):
             texts = [value_text(value) for value in values]
             names = sorted(set(texts), key=by_number)
@@ -75,22 +68,13 @@ class Scale:
 
 
 def parameter_effects(
-    metric: str,
-    parameters: Mapping[str, Sequence[FigureValue]],
-    values: Sequence[float],
-    mode: Literal["min", "max"],
-    subtitle: str = "",
-    style: Style = "light",
+    metric: str, parameters: Parameters, values: Sequence[float], mode: Mode, subtitle: str = "", style: Style = "light"
 ) -> Figure:
     """Draw a panel for each parameter: the metric of each run over its value, and a line through the means.
 
     A run that is far worse than the others, such as a diverged one, would squeeze them into a line: beyond Tukey's
     outer fence, three interquartile ranges from the quartile, it is a triangle at the edge, and is left out of means.
-
-    Args:
-        parameters: name -> [n] values.
-        values: [n] the metric of the runs.
-        mode: which end of the metric is best.
+    The metric's `values` [n] are of the runs, and `mode` says which end of it is best.
     """
     y = np.asarray(values, dtype=float)
     low, high, beyond = _value_range(y, mode)
@@ -137,21 +121,12 @@ def parameter_effects(
 
 
 def parallel_coordinates(
-    metric: str,
-    parameters: Mapping[str, Sequence[FigureValue]],
-    values: Sequence[float],
-    mode: Literal["min", "max"],
-    subtitle: str = "",
-    style: Style = "light",
+    metric: str, parameters: Parameters, values: Sequence[float], mode: Mode, subtitle: str = "", style: Style = "light"
 ) -> Figure:
     """Draw each setting as a line from its value of each parameter to its metric.
 
     Better lines are darker and lie above worse ones; the best is orange.
-
-    Args:
-        parameters: name -> [n] values.
-        values: [n] the metric of the settings.
-        mode: which end of the metric is best.
+    Arguments as `parameter_effects`.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -188,21 +163,17 @@ def parallel_coordinates(
         for place, label in _spread_out(ticks, 0.05):
             at = x + 0.01 * last * side
             axes.text(at, place, shorten(label, 14), color=palette.text, fontsize=9, **options)
-        axes.text(
-            x + (-left * 0.8 / width if x == 0 else 0.85 / width if x == last else 0.0),
-            bottom - 0.04 - (0.11 if staggered and x % 2 else 0),
-            _fit_text(name, width * (2 if staggered else 1)) + (f"\n({note})" if note else ""),
-            color=palette.text,
-            fontsize=10 if len(names) <= 6 else 9,
-            fontweight="bold" if x == last else "normal",
-            ha="left" if x == 0 else "right" if x == last else "center",
-            va="top",
-        )
+        shift, align = {0: (-0.8 * left, "left"), last: (0.85, "right")}.get(x, (0.0, "center"))
+        text = _fit_text(name, width * (2 if staggered else 1)) + (f"\n({note})" if note else "")
+        look: dict[str, Any] = {"fontweight": "bold"} if x == last else {}
+        look |= {"ha": align, "va": "top", "fontsize": 10 if len(names) <= 6 else 9}
+        y_text = bottom - 0.04 - (0.11 if staggered and x % 2 else 0)
+        axes.text(x + shift / width, y_text, text, color=palette.text, **look)
     _note_beyond(page, int(beyond.sum()), mode)
     return page.figure
 
 
-def _value_range(y: np.ndarray, mode: Literal["min", "max"]) -> tuple[float, float, np.ndarray]:
+def _value_range(y: np.ndarray, mode: Mode) -> tuple[float, float, np.ndarray]:
     """Return the least and greatest value to show, with a margin, and which values are too bad to be shown in place."""
     lower, upper = np.quantile(y, (0.25, 0.75))
     reach = 3 * (upper - lower)
@@ -214,7 +185,7 @@ def _value_range(y: np.ndarray, mode: Literal["min", "max"]) -> tuple[float, flo
     return low - margin, high + margin, beyond
 
 
-def _note_beyond(page: Page, number: int, mode: Literal["min", "max"], more: str = "") -> None:
+def _note_beyond(page: Page, number: int, mode: Mode, more: str = "") -> None:
     """Write how many values lie beyond the axis."""
     if number:
         text = f"{'▾' if mode == 'max' else '▴'} {number:,} far {'below' if mode == 'max' else 'above'} the axis{more}"

@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
-    """Draw loss and accuracy over the epochs, and the learning rate if it varies.
+    """Draw the metrics over the epochs, and the learning rate if it varies; NaN leaves a gap.
 
     The best epoch, the first with the highest `val_accuracy` (without it, the lowest `val_mean_absolute_error` or
     `val_loss`), is marked, if there is validation.
-
-    Args:
-        history: One list per metric, one value per epoch: `loss`, and optionally `accuracy` or `mean_absolute_error`,
-            `val_` and each of these names, and `learning_rate`. Other names are ignored. NaN leaves a gap.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -74,25 +70,18 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
 
 
 def regression_fit(
-    x: np.ndarray,
-    y: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
-    *,
-    slope: float,
-    weight: float,
-    bias: float,
-    style: Style = "light",
+    points: np.ndarray, before: np.ndarray, after: np.ndarray, slope: float, learned: np.ndarray, style: Style = "light"
 ) -> Figure:
     """Draw the examples of a regression with one input, and the predictions before and after training.
 
     Args:
-        x, y: Inputs and targets, [n] or [n, 1].
-        before, after: Predictions at `x`, of the untrained and the trained model, [n] or [n, 1].
+        points: Inputs and targets, [2, n].
+        before, after: Predictions at the inputs, of the untrained and the trained model, [n] or [n, 1].
         slope: Of the line y = slope * x from which the targets were drawn, noise aside.
-        weight, bias: What the neuron learned.
+        learned: Weight and bias, [2].
     """
-    x, y, before, after = (np.ravel(values) for values in (x, y, before, after))
+    (x, y), (weight, bias) = points, learned
+    before, after = np.ravel(before), np.ravel(after)
     order = np.argsort(x)
     title = f"Single neuron: y = {weight:.4g} x {'−' if bias < 0 else '+'} {abs(bias):.4g} after training"
     page = Page(style, 4.6, title, f"{plural(len(x), 'example')} drawn around y = {slope:g} x")
