@@ -21,7 +21,7 @@ class ConfigGroup(NamedTuple):
 
 
 def config_groups() -> list[ConfigGroup]:
-    """The config groups in the order of config.yaml, Hydra's own that have files here at the end."""
+    """Return the config groups in the order of config.yaml, Hydra's own that have files here at the end."""
     text = (CONFIG_FOLDER / "config.yaml").read_text()
     return [ConfigGroup(*entry) for entry in re.findall(r"(?m)^  - (?:override )?([\w/]+): (\w+) +# (.*)$", text)]
 
@@ -33,7 +33,7 @@ def group_names() -> tuple[str, ...]:
 
 
 def choice_files(group: str) -> list[Path]:
-    """The choices of a group, by name."""
+    """Return the choices of a group, by name."""
     return sorted(filter(Path.is_file, (CONFIG_FOLDER / group).glob("*.yaml")))  # an editor's lock is a broken link
 
 

@@ -82,7 +82,7 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
 
 
 def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
-    """The dataclass at this path of a config, None for a value, and the description of the nearest field."""
+    """Return the dataclass at this path of a config, None for a value, and the description of the nearest field."""
     schema: Any = Config
     node: Any = raw
     meaning = ""

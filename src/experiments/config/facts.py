@@ -19,7 +19,7 @@ def count_training_examples(config: Config) -> int:
 
 
 def network_input_shape(data: DataConfig) -> list[int]:
-    """The shape of one input as the layers of the network receive it: with `data.padding`."""
+    """Return the shape of one input as the layers of the network receive it: with `data.padding`."""
     if isinstance(data, LinearData):
         return data.shape
     height, width, *channels = data.shape
@@ -47,7 +47,7 @@ def objective_metric_names(config: Config) -> list[str]:
 
 
 def objective_of(config: Config) -> tuple[str, Mode]:
-    """The metric that ranks runs of this config, and whether its greatest or least value is best."""
+    """Return the metric that ranks runs of this config, and whether its greatest or least value is best."""
     metric, mode = config.objective.metric, config.objective.mode
     if metric == "auto":
         first = metric_names("test_", task=task_of(config), ranked_only=True)[0].removeprefix("test_")

@@ -32,7 +32,7 @@ def refusal(message: str) -> PydanticCustomError:
 
 
 def keras_name_check(kind: str) -> Callable[[str], str]:
-    """A validator: the name is one that Keras builds, of this kind (a key of keras_table())."""
+    """Return a validator: the name is one that Keras builds, of this kind (a key of keras_table())."""
 
     def check(name: str) -> str:
         known = [*keras_table()[kind], *([SCALED_TANH] if kind == "activations" else [])]
@@ -44,7 +44,7 @@ def keras_name_check(kind: str) -> Callable[[str], str]:
 
 
 def keras_object_check(kind: str, *, or_null: bool = False) -> Callable[[Any], Any]:
-    """A validator: a name, or {name: {argument: value}}, of this kind."""
+    """Return a validator: a name, or {name: {argument: value}}, of this kind."""
 
     def check(value: Any) -> Any:
         if value is None and or_null:

@@ -36,13 +36,13 @@ REFUSED_LAYERS = {
 
 @functools.cache
 def keras_table() -> dict[str, dict[str, Any]]:
-    """The committed table: kind of object ("optimizers", "layers", ...) -> name -> its class and arguments."""
+    """Return the committed table: kind of object ("optimizers", "layers", ...) -> name -> its class and arguments."""
     contents: dict[str, dict[str, Any]] = json.loads(KERAS_TABLE_FILE.read_text())
     return contents
 
 
 def describe_keras() -> dict[str, dict[str, Any]]:
-    """The same table made from the Keras that is installed (imports Keras)."""
+    """Make the same table from the Keras that is installed (imports Keras)."""
     import keras
 
     return {

@@ -139,7 +139,7 @@ def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
 
 
 def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
-    """The settings of the launcher and of the sweeper that these overrides of `hydra.*` choose."""
+    """Return the settings of the launcher and of the sweeper that these overrides of `hydra.*` choose."""
     check_hydra_overrides(str(override.input_line) for override in parsed)
     lines = []
     for override in parsed:

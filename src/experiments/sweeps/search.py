@@ -140,7 +140,7 @@ def space_corners(space: SearchSpace) -> list[dict[str, ParameterValue]]:
 
 
 def _existing_values(space: SearchSpace, values: Point) -> dict[str, ParameterValue]:
-    """The values of those parameters that exist beside the values of the parameters before them."""
+    """Return the values of those parameters that exist beside the values of the parameters before them."""
     point: dict[str, ParameterValue] = {}
     for parameter in space:
         if parameter.exists(point):
