@@ -13,7 +13,7 @@ from experiments.config.composition import compose_job
 from experiments.config.hydra_internals import hydra_argument_parser
 from experiments.config.overrides import split_override
 from experiments.config.schema import Config
-from experiments.config.sweep_composition import PoolSettings, check_hydra_overrides, compose_sweep
+from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, raise_terminated, run_command
 from experiments.runtime import collect_garbage_rarely
 
@@ -46,9 +46,7 @@ def _run_arguments() -> None:
             raise ConfigError(
                 f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files."
             )
-    check_hydra_overrides(arguments.overrides)
-    multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
-    (_sweep if multirun else _run)(arguments)
+    (_sweep if arguments.multirun or is_sweep_command(arguments.overrides) else _run)(arguments)
 
 
 def _run(arguments: Namespace) -> None:
@@ -76,6 +74,7 @@ def _sweep(arguments: Namespace) -> None:
 
         sweep = check_search(sweep)
     if arguments.help or arguments.hydra_help:
+        sys.argv = [word for word in sys.argv if word not in arguments.overrides]  # Hydra would refuse several values
         return _answer_question()
     jobs = [job.config for job in sweep.jobs]
     _check_surroundings(jobs)

@@ -150,7 +150,7 @@ def explain_composition(overrides: list[str], error: Exception) -> ConfigError:
     except NOT_COMPOSABLE:  # the choices themselves are wrong, as the error says
         return in_hydras_words
     for sign, key, _ in map(split_override, overrides):
-        if not sign and key not in known and key not in group_names() and not is_hydra_key(key):
+        if sign in ("", "~") and key not in known and key not in group_names() and not is_hydra_key(key):
             return ConfigError(unknown_key(key, known), {key: "unknown_key"})
     return in_hydras_words
 

@@ -67,6 +67,7 @@ class SearchSettings:
 LAUNCHERS = {"basic": BasicSettings, "pool": PoolSettings}
 SWEEPERS = {"optuna": SearchSettings, "product": ProductSettings}
 TAKEN = re.compile(r"hydra[./](launcher|sweeper)(\..+)?|hydra\.mode")
+HYDRA_CHOICES = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS, "hydra.mode": ("MULTIRUN", "RUN")}
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,41 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         return ComposedSweep(jobs, launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
 
 
-def check_hydra_overrides(overrides: Iterable[str]) -> None:
+def is_sweep_command(overrides: Iterable[str]) -> bool:
+    """Return whether `hydra.mode` makes a sweep of a command without -m; refuse settings that then have no effect."""
+    own = [override for override in overrides if split_override(override).is_hydra]
+    if not own:
+        return False
+    with composing():
+        parsed = parse_overrides(own)
+        _read_settings(parsed)
+    modes = [override.value() for override in parsed if override.key_or_group == "hydra.mode"]
+    if modes and modes[-1] == "MULTIRUN":
+        return True
+    if unused := next((o.input_line for o in parsed if o.key_or_group != "hydra.mode"), None):
+        raise ConfigError(f"{unused!r} has no effect on a single run. For a sweep add -m, or leave it out.")
+    return False
+
+
+def _check_hydra_overrides(parsed: Iterable[Override]) -> None:
     """Raise ConfigError for Hydra settings that have no effect here, as Hydra runs no jobs, and for other plug-ins."""
-    for override in overrides:
-        _, key, value = split_override(override)
-        if is_hydra_key(key) and not TAKEN.fullmatch(key):
+    for override in parsed:
+        line, key = str(override.input_line), override.key_or_group
+        if not TAKEN.fullmatch(key):
             raise ConfigError(
                 f"{key} is not supported: it would have no effect. Choices: hydra/launcher,"
                 " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
             )
-        choices = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key, {})
+        if override.is_sweep_override():
+            raise ConfigError(f"{line!r} names several values. Give {key} one value.")
+        if override.is_delete():
+            raise ConfigError(f"{line!r} is not supported: a setting of Hydra cannot be removed. Leave it out.")
+        value, choices = show_value(override.value()), HYDRA_CHOICES.get(key, [])
         if choices and value not in choices:
-            raise ConfigError(
-                f"{key}={value} is not a choice{did_you_mean(value, choices)}. Choices of {key}: {join_sorted(choices)}"
-            )
+            near = did_you_mean(value, choices)
+            raise ConfigError(f"{key}={value} is not a choice{near}. Choices of {key}: {join_sorted(choices)}")
+        if key in ("hydra.launcher", "hydra.sweeper") and not isinstance(override.value(), dict):
+            raise ConfigError(f"{key}={value} is not a mapping. Give its keys, such as {key}.KEY=VALUE.")
 
 
 def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
@@ -140,12 +162,10 @@ def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
 
 def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
     """Return the settings of the launcher and of the sweeper that these overrides of `hydra.*` choose."""
-    check_hydra_overrides(str(override.input_line) for override in parsed)
+    _check_hydra_overrides(parsed)
     lines = []
     for override in parsed:
         line, key = str(override.input_line), override.key_or_group
-        if override.is_sweep_override():
-            raise ConfigError(f"{line!r} names several values. Give {key} one value.")
         explained_here = "/" not in key and key != "hydra.mode" and not line.startswith(("+", "~"))
         lines.append(f"++{line}" if explained_here else line)  # else Hydra words the error for an unknown key
     try:
