@@ -18,6 +18,16 @@ SCALED_TANH = "scaled_tanh"
 # Functions of all units of a layer together: constant for one unit, so they cannot be drawn as a curve.
 LAYER_WIDE_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax")
 DROPOUT_RATE_RANGE = "fraction of values set to zero in training, from 0 up to but not including 1"
+REFUSALS = {
+    "random": "its random numbers depend on the order of calls, so a run could not be repeated exactly; these are exact"
+    f" and allowed: {', '.join(EXACT_RANDOM_LAYERS)}",
+    "code": "it runs code of its own",
+    "wrapper": "it wraps other layers",
+    "inputs": "it takes several inputs",
+    "text": "it reads text or tables, not images or numbers",
+    "build": "Keras cannot build it into a network",
+    "layer": "it is not a layer of a network",
+}
 # Arguments of Resizing and UpSampling2D for which XLA can compile only these values.
 XLA_ARGUMENT_CHOICES = {
     "interpolation": ("bilinear", "nearest"),
@@ -109,9 +119,8 @@ def check_layer(value: Any) -> Any:
     layers = keras_table()["layers"]
     if name not in layers:
         raise refusal(f"Keras has no layer {name!r}{did_you_mean(name, layers)}; see https://keras.io/api/layers")
-    if reason := layers[name]["refused"]:
-        exact = f"; these are exact and allowed: {', '.join(EXACT_RANDOM_LAYERS)}" if "random" in reason else ""
-        raise refusal(f"layer {name!r} is refused: {reason}{exact}")
+    if kind := layers[name]["refused"]:
+        raise refusal(f"layer {name!r} is refused: {REFUSALS[kind]}")
     check_arguments(f"layer {name}", arguments, layers[name]["arguments"])
     if name in EXACT_RANDOM_LAYERS and not is_rate(arguments["rate"]):
         raise refusal(f"layer {name}: rate={arguments['rate']!r} is not allowed: {DROPOUT_RATE_RANGE}")

@@ -21,16 +21,16 @@ NOT_CONFIGURABLE = {
 NOT_AN_ACTIVATION = frozenset({"get", "serialize", "deserialize", "glu"})  # glu halves the units that Dense announces
 NOT_AN_OPTIMIZER = frozenset({"Optimizer", "OptimizerMap", "LossScaleOptimizer", "MultiOptimizer"})
 EXACT_RANDOM_LAYERS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
-REFUSED_LAYERS = {
-    "it runs code of its own": "Lambda JaxLayer FlaxLayer TFSMLayer TorchModuleWrapper",
-    "it wraps other layers": "Bidirectional TimeDistributed RNN StackedRNNCells Wrapper SpectralNormalization Pipeline"
-    " GRUCell LSTMCell SimpleRNNCell",
-    "it takes several inputs": "Add Average Concatenate Dot Maximum Minimum Multiply Subtract Attention"
-    " AdditiveAttention MultiHeadAttention GroupQueryAttention",
-    "it reads text or tables, not images or numbers": "StringLookup IntegerLookup TextVectorization Hashing"
-    " HashedCrossing Discretization CategoryEncoding MaxNumBoundingBoxes",
-    "Keras cannot build it into a network": "Equalization",
-    "it is not a layer of a network": "Layer InputLayer InputSpec",
+REFUSED_LAYERS = {  # by the kind of the reason, which keras_checks.py words
+    "code": "Lambda JaxLayer FlaxLayer TFSMLayer TorchModuleWrapper",
+    "wrapper": "Bidirectional TimeDistributed RNN StackedRNNCells Wrapper SpectralNormalization Pipeline GRUCell"
+    " LSTMCell SimpleRNNCell",
+    "inputs": "Add Average Concatenate Dot Maximum Minimum Multiply Subtract Attention AdditiveAttention"
+    " MultiHeadAttention GroupQueryAttention",
+    "text": "StringLookup IntegerLookup TextVectorization Hashing HashedCrossing Discretization CategoryEncoding"
+    " MaxNumBoundingBoxes",
+    "build": "Equalization",
+    "layer": "Layer InputLayer InputSpec",
 }
 
 
@@ -88,10 +88,8 @@ def _why_refused(name: str, cls: type) -> str | None:
     arguments = inspect.signature(cls).parameters
     # Recurrent layers, which have a rate `dropout`, are exact while it is 0.
     is_exact = name in EXACT_RANDOM_LAYERS or "seed" not in arguments or "dropout" in arguments
-    random = (
-        None if is_exact else "its random numbers depend on the order of calls, so a run could not be repeated exactly"
-    )
-    return next((reason for reason, names in REFUSED_LAYERS.items() if name in names.split()), random)
+    named = (kind for kind, names in REFUSED_LAYERS.items() if name in names.split())
+    return next(named, None if is_exact else "random")
 
 
 def main() -> None:
