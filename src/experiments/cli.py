@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
-from experiments.config.hydra_internals import hydra_argument_parser
-from experiments.config.overrides import split_override
+from experiments.config.overrides import parse_command_line, split_override
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, raise_terminated, run_command
@@ -34,7 +33,7 @@ def main() -> None:
 
 
 def _run_arguments() -> None:
-    arguments = hydra_argument_parser().parse_args()
+    arguments = parse_command_line()
     if arguments.shell_completion:
         _answer_question()
         if "install=bash" in arguments.overrides:

@@ -5,10 +5,15 @@ from hashlib import sha256
 
 import pytest
 
-from experiments.config import neutral_values
 from experiments.config.composition import compose_job
-from experiments.config.identity import WITHOUT_EFFECT, config_to_dict, fingerprint_of
-from experiments.config.neutral_values import complete, without_neutral
+from experiments.config.identity import (
+    NEUTRAL_VALUES,
+    WITHOUT_EFFECT,
+    complete,
+    config_to_dict,
+    fingerprint_of,
+    without_neutral,
+)
 from experiments.config.validation import validate_config
 
 
@@ -34,7 +39,7 @@ def test_a_key_of_one_choice_is_not_added_to_another() -> None:
 
 def test_an_earlier_config_has_the_fingerprint_of_the_completed_one(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_job(["data=digits"])  # as if its version had no training.mixed_precision yet
-    monkeypatch.setitem(neutral_values.NEUTRAL_VALUES, "training.mixed_precision", config.training.mixed_precision)
+    monkeypatch.setitem(NEUTRAL_VALUES, "training.mixed_precision", config.training.mixed_precision)
     earlier = config_to_dict(config)
     del earlier["training"]["mixed_precision"]
     completed = validate_config(complete(earlier))

@@ -9,8 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
-from experiments.config.keras_checks import check_arguments, refusal
-from experiments.config.keras_table import configurable_arguments, keras_table
+from experiments.config.keras_table import check_arguments, configurable_arguments, keras_table, refusal
 from experiments.errors import did_you_mean, join_sorted, unknown_key
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -45,6 +44,13 @@ def optimizer_arguments() -> dict[str, dict[str, Any]]:
     """Return the arguments of each optimizer by its name, with their defaults."""
     of_keras = {name: entry["arguments"] for name, entry in keras_table()["optimizers"].items()}
     return of_keras | {name: configurable_arguments(function) for name, function in EXTRA_OPTIMIZERS.items()}
+
+
+def optimizer_builder(name: str) -> Callable[..., Any]:
+    """Return what builds the optimizer of this name: a class of Keras, or a function of ours (imports Keras)."""
+    import keras
+
+    return EXTRA_OPTIMIZERS.get(name) or getattr(keras.optimizers, keras_table()["optimizers"][name]["class"])
 
 
 def check_optimizer_name(name: str) -> str:

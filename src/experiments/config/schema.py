@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from experiments.config.data_schema import DataConfig
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, Rate, described
-from experiments.config.keras_checks import refusal
+from experiments.config.keras_table import refusal
 from experiments.config.metrics import EXPECTED_METRICS
 from experiments.config.model_schema import ModelConfig
 from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, OptimizerConfig, ScheduleConfig

@@ -21,11 +21,11 @@ from experiments.config.composition import (
     explain_composition,
     refuse_space,
 )
-from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, described
 from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import is_hydra_key, parse_overrides, split_override
+from experiments.config.validation import field_descriptions, show_value
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 
 Params = Annotated[dict[str, Any], described("what to sweep over, as {KEY:'A,B'}")]
