@@ -142,8 +142,7 @@ def test_answers_questions_without_loading_anything_heavy(question: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("word", "completed"),
-    [("model=", [f"model={model}" for model in MODELS]), ("model.act", ["model.activation="])],
+    ("word", "completed"), [("model=", [f"model={model}" for model in MODELS]), ("model.act", ["model.activation="])]
 )
 def test_bash_completes_choices_and_keys_and_runs_no_other_script(
     word: str, completed: list[str], tmp_path: Path

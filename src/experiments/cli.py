@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
-from experiments.config.overrides import parse_command_line, split_override
+from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, raise_terminated, run_command
@@ -39,12 +39,10 @@ def _run_arguments() -> None:
         if "install=bash" in arguments.overrides:
             print(COMPLETE_ONLY_OURS)
         return
-    for flag in ("config_name", "config_path", "experimental_rerun"):
-        if getattr(arguments, flag, None):
-            option = f"--{flag.replace('_', '-')}"
-            raise ConfigError(
-                f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files."
-            )
+    for option in ("config-name", "config-path", "experimental-rerun"):
+        if getattr(arguments, option.replace("-", "_")):
+            advice = "Use experiment=NAME, or --config-dir FOLDER for your own files."
+            raise ConfigError(f"--{option} is not supported. {advice}")
     (_sweep if arguments.multirun or is_sweep_command(arguments.overrides) else _run)(arguments)
 
 
@@ -56,7 +54,7 @@ def _run(arguments: Namespace) -> None:
     from experiments.experiment import run_experiment
     from experiments.reproduction.resume import find_resumed_run
 
-    overrides = [override for override in arguments.overrides if not split_override(override).is_hydra]
+    overrides = [override for override in arguments.overrides if not is_hydra_key(override_key(override))]
     if config.resume:
         resumed, recorded_overrides = find_resumed_run(config, overrides)
         run_experiment(resumed, recorded_overrides, run_id=resumed.resume)

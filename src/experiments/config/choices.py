@@ -7,6 +7,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from experiments import PROJECT
 
 CONFIG_FOLDER = PROJECT / "conf"
@@ -40,8 +42,6 @@ def choice_files(group: str) -> list[Path]:
 @cache  # cached, so that editing a file does not affect a running process
 def choice_values(group: str, name: str) -> Mapping[str, Any]:
     """Return what a choice sets, as written in its file."""
-    import yaml
-
     content: Mapping[str, Any] = yaml.safe_load((CONFIG_FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return content
 

@@ -13,9 +13,7 @@ class SplitConfig:
     """What all datasets share: how many examples there are, and which are used for what."""
 
     name: str
-    validation: Count = described(
-        "number of training examples held out for validation, by seed; 0 trains on everything"
-    )
+    validation: Count = described("number of training examples held out for validation, by seed; 0 trains on all")
     limit: Positive | None = described("number of training examples to use, the first ones, 1 or more, or null for all")
     train_examples: ExampleCount = described("number of examples in the official training split, from 1 to 10 million")
     test_examples: ExampleCount = described("number of examples in the official test split, from 1 to 10 million")
@@ -39,12 +37,10 @@ class AugmentationConfig:
 
     shift: float = Field(ge=0, description="largest move along each axis, in pixels, 0 (none) or more")
     rotation: float = Field(ge=0, le=180, description="largest turn either way, in degrees, 0 (none) to 180")
-    scale: float = Field(
-        ge=0, lt=1, description="largest change of size either way, a fraction, from 0 (none) to below 1"
-    )
+    scale: float = Field(ge=0, lt=1, description="largest change of size either way, a fraction, 0 (none) to below 1")
     elastic: float = Field(ge=0, description="size of the field of elastic distortions, in pixels, 0 (none) or more")
     smoothness: PositiveFloat = described(
-        "standard deviation of the Gaussian that smooths that field, in pixels, greater than 0"
+        "standard deviation in pixels of the Gaussian that smooths it, greater than 0"
     )
 
     def __bool__(self) -> bool:
@@ -74,9 +70,7 @@ class ImageData(SplitConfig):
     standard_deviation: PositiveFloat = described("the pixels are then divided by it, greater than 0")
     padding: Count = described("pixels of background added around an image for the network, 0 or more")
     augmentation: AugmentationConfig = described("random changes to each training image: shift, rotation, ...")
-    checksums: dict[str, str] | None = described(
-        "file -> 'sha256:...' or 'md5-gzip:...', or null to accept any content"
-    )
+    checksums: dict[str, str] | None = described("file -> 'sha256:...' or 'md5-gzip:...', or null: any content")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)

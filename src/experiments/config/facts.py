@@ -70,5 +70,4 @@ def estimate_weights(config: Config) -> float:
 
 def available_cores() -> int:
     """Return how many cores this process may use; a scheduler such as Slurm may allow fewer than the machine has."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none

@@ -59,11 +59,7 @@ SCALED_TANH = "scaled_tanh"
 LAYER_WIDE_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax")
 DROPOUT_RATE_RANGE = "fraction of values set to zero in training, from 0 up to but not including 1"
 # Arguments of Resizing and UpSampling2D for which XLA can compile only these values.
-XLA_CHOICES = {
-    "interpolation": ("bilinear", "nearest"),
-    "antialias": (False,),
-    "pad_to_aspect_ratio": (False,),
-}
+XLA_CHOICES = {"interpolation": ("bilinear", "nearest"), "antialias": (False,), "pad_to_aspect_ratio": (False,)}
 
 
 @functools.cache

@@ -8,12 +8,7 @@ from pydantic.dataclasses import dataclass
 from experiments.config.fields import STRICT_FIELDS, Positive, Rate, described
 from experiments.config.keras_table import DROPOUT_RATE_RANGE, check_layer, keras_name_check, keras_object_check
 
-
-def wrap_number(value: Any) -> Any:
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Counts = Annotated[list[Positive], BeforeValidator(wrap_number)]
+Counts = Annotated[list[Positive], BeforeValidator(lambda value: [value] if type(value) is int else value)]
 ActivationName = Annotated[str, AfterValidator(keras_name_check("activations"))]
 InitializerValue = Annotated[Any, AfterValidator(keras_object_check("initializers"))]
 RegularizerValue = Annotated[Any, AfterValidator(keras_object_check("regularizers", or_null=True))]
@@ -37,12 +32,8 @@ class DenseConfig:
     activation: ActivationName = ACTIVATION
     dropout: Rate = described(DROPOUT_RATE_RANGE)
     kernel_initializer: InitializerValue = INITIALIZER
-    kernel_regularizer: RegularizerValue = described(
-        "penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none"
-    )
-    batch_normalization: bool = described(
-        "normalize each layer's values over the batch before the activation: true or false"
-    )
+    kernel_regularizer: RegularizerValue = described("penalty on the weights, like {l2: {l2: 0.0001}}, or null: none")
+    batch_normalization: bool = described("normalize each layer over the batch before the activation: true or false")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -51,9 +42,7 @@ class MlpConfig(DenseConfig):
 
     name: Literal["mlp"]
     input_dropout: Rate = described(DROPOUT_RATE_RANGE)
-    kernel_constraint: ConstraintValue = described(
-        "limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none"
-    )
+    kernel_constraint: ConstraintValue = described("limit on weights, like {max_norm: {max_value: 2}}, or null: none")
     output_activation: ActivationName | None = described(
         "activation of the output layer, or null: softmax for classes, none for a number"
     )

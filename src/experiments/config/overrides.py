@@ -33,10 +33,6 @@ class SplitOverride(NamedTuple):
     def is_group_choice(self) -> bool:
         return self.sign != "~" and self.key in group_names()
 
-    @property
-    def is_hydra(self) -> bool:
-        return is_hydra_key(self.key)
-
 
 def split_override(override: str) -> SplitOverride:
     """Split an override into its parts.

@@ -24,7 +24,7 @@ from experiments.config.composition import (
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, described
 from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
-from experiments.config.overrides import is_hydra_key, parse_overrides, split_override
+from experiments.config.overrides import is_hydra_key, override_key, parse_overrides
 from experiments.config.validation import field_descriptions, show_value
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 
@@ -114,7 +114,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
 
 def is_sweep_command(overrides: Iterable[str]) -> bool:
     """Return whether `hydra.mode` makes a sweep of a command without -m; refuse settings that then have no effect."""
-    own = [override for override in overrides if split_override(override).is_hydra]
+    own = [override for override in overrides if is_hydra_key(override_key(override))]
     if not own:
         return False
     with composing():

@@ -121,8 +121,7 @@ def _check_training(config: Config) -> None:
     if arguments.get("use_ema") and (training.restore_best or training.loop == "fit"):
         other, why = "training.loop=fit", "Keras's fit puts the average in place of the weights after every epoch"
         if training.restore_best:
-            other = "training.restore_best"
-            why = "one keeps the average of all steps, the other the best epoch"
+            other, why = "training.restore_best", "one keeps the average of all steps, the other the best epoch"
         raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
     if training.initial_momentum is not None:
         if config.optimizer.name != "sgd" or not arguments.get("momentum"):
@@ -178,15 +177,12 @@ def _check_model(config: Config) -> None:
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
     if isinstance(model, NeuronConfig) and model.activation in LAYER_WIDE_ACTIVATIONS:
-        raise ConfigError(
-            f"model.activation={model.activation} of one neuron is constant. Choose another, such as tanh"
-        )
+        raise ConfigError(f"model.activation={model.activation} of one neuron is constant. Choose another, like tanh")
 
 
 def _explain_invalid(raw: Mapping[str, Any], error: ValidationError) -> ConfigError:
     """Return the error for a composed config that the schema refuses: one line for each field."""
-    lines: dict[str, str] = {}
-    problems: dict[str, str] = {}
+    lines, problems = dict[str, str](), dict[str, str]()
     for finding in error.errors(include_url=False):
         path = _field_path(raw, finding)
         key = finding.get("ctx", {}).get("key") or ".".join(path)
