@@ -15,8 +15,8 @@ import yaml
 
 from experiments import PROJECT
 from experiments.config.choices import CONFIG_FOLDER, choice_comment, choice_files, config_groups, key_comments
-from experiments.config.explanation import field_descriptions, schema_at
 from experiments.config.identity import flatten_config
+from experiments.config.validation import field_descriptions, schema_at
 
 REFERENCE = PROJECT / "docs" / "reference.md"
 LONGEST_VALUE = 48  # characters

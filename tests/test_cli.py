@@ -21,6 +21,7 @@ MODELS = sorted(file.stem for file in (CONFIG_FOLDER / "model").glob("*.yaml"))
 
 MISTAKES = {
     "model.droput=0.3": "unknown key 'model.droput' (did you mean 'model.dropout'?)",
+    "~model.droput": "unknown key 'model.droput' (did you mean 'model.dropout'?)",
     "model=mpl": f"model=mpl is not a choice (did you mean 'mlp'?). Choices of model: {', '.join(MODELS)}",
     "experiment=walkthru": "experiment=walkthru is not a choice (did you mean 'walkthrough'?)",
     "training.epochs=three": "training.epochs=three is not allowed: expected a whole number: passes",
@@ -34,6 +35,13 @@ MISTAKES = {
     "data.path=/nowhere": "data.path=/nowhere: /nowhere does not exist.",
     "hydra.run.dir=elsewhere": "hydra.run.dir is not supported: it would have no effect. Choices: hydra/launcher,",
     "hydra/launcher=joblib": "hydra/launcher=joblib is not a choice. Choices of hydra/launcher: basic, pool",
+    "hydra/launcher='joblib'": "hydra/launcher=joblib is not a choice. Choices of hydra/launcher: basic, pool",
+    "~hydra/launcher": "'~hydra/launcher' is not supported: a setting of Hydra cannot be removed. Leave it out.",
+    "hydra/sweeper=optuna": "'hydra/sweeper=optuna' has no effect on a single run. For a sweep add -m, or leave it",
+    "hydra.launcher.workers=3": "'hydra.launcher.workers=3' has no effect on a single run. For a sweep add -m",
+    "hydra.launcher.wrkers=3": "unknown key 'hydra.launcher.wrkers' (did you mean 'hydra.launcher.workers'?). Keys of",
+    "hydra.launcher=5": "hydra.launcher=5 is not a mapping. Give its keys, such as hydra.launcher.KEY=VALUE.",
+    "hydra.mode=foo": "hydra.mode=foo is not a choice. Choices of hydra.mode: MULTIRUN, RUN",
     "tracking.uri=ftp://x": "tracking.uri=ftp://x is not supported. Choices: sqlite:///PATH/mlflow.db",
 }
 
@@ -82,6 +90,12 @@ main()
     assert set(tmp_path.iterdir()) == {file.parent, tmp_path / "store"}  # nothing of Hydra's
 
 
+@pytest.mark.parametrize("sweep", [["-m"], ["hydra.mode=MULTIRUN"], ["-m", "hydra/sweeper=optuna"]])
+def test_shows_help_for_a_sweep_too(sweep: list[str]) -> None:
+    done = command("--help", *sweep, "seed=0,1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, command("--help").stdout, "")
+
+
 @pytest.mark.parametrize("question", ["--cfg=job", "--info=defaults"])
 def test_refuses_questions_about_one_run_in_a_sweep(question: str) -> None:
     done = command("-m", "seed=0,1", question)
@@ -128,8 +142,7 @@ def test_answers_questions_without_loading_anything_heavy(question: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("word", "completed"),
-    [("model=", [f"model={model}" for model in MODELS]), ("model.act", ["model.activation="])],
+    ("word", "completed"), [("model=", [f"model={model}" for model in MODELS]), ("model.act", ["model.activation="])]
 )
 def test_bash_completes_choices_and_keys_and_runs_no_other_script(
     word: str, completed: list[str], tmp_path: Path

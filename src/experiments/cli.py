@@ -10,10 +10,9 @@ from omegaconf import DictConfig
 
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
-from experiments.config.hydra_internals import hydra_argument_parser
-from experiments.config.overrides import split_override
+from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
 from experiments.config.schema import Config
-from experiments.config.sweep_composition import PoolSettings, check_hydra_overrides, compose_sweep
+from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, raise_terminated, run_command
 from experiments.runtime import collect_garbage_rarely
 
@@ -34,21 +33,17 @@ def main() -> None:
 
 
 def _run_arguments() -> None:
-    arguments = hydra_argument_parser().parse_args()
+    arguments = parse_command_line()
     if arguments.shell_completion:
         _answer_question()
         if "install=bash" in arguments.overrides:
             print(COMPLETE_ONLY_OURS)
         return
-    for flag in ("config_name", "config_path", "experimental_rerun"):
-        if getattr(arguments, flag, None):
-            option = f"--{flag.replace('_', '-')}"
-            raise ConfigError(
-                f"{option} is not supported. Use experiment=NAME, or --config-dir FOLDER for your own files."
-            )
-    check_hydra_overrides(arguments.overrides)
-    multirun = arguments.multirun or any(o.strip().lower() == "hydra.mode=multirun" for o in arguments.overrides)
-    (_sweep if multirun else _run)(arguments)
+    for option in ("config-name", "config-path", "experimental-rerun"):
+        if getattr(arguments, option.replace("-", "_")):
+            advice = "Use experiment=NAME, or --config-dir FOLDER for your own files."
+            raise ConfigError(f"--{option} is not supported. {advice}")
+    (_sweep if arguments.multirun or is_sweep_command(arguments.overrides) else _run)(arguments)
 
 
 def _run(arguments: Namespace) -> None:
@@ -59,7 +54,7 @@ def _run(arguments: Namespace) -> None:
     from experiments.experiment import run_experiment
     from experiments.reproduction.resume import find_resumed_run
 
-    overrides = [override for override in arguments.overrides if not split_override(override).is_hydra]
+    overrides = [override for override in arguments.overrides if not is_hydra_key(override_key(override))]
     if config.resume:
         resumed, recorded_overrides = find_resumed_run(config, overrides)
         run_experiment(resumed, recorded_overrides, run_id=resumed.resume)
@@ -76,6 +71,7 @@ def _sweep(arguments: Namespace) -> None:
 
         sweep = check_search(sweep)
     if arguments.help or arguments.hydra_help:
+        sys.argv = [word for word in sys.argv if word not in arguments.overrides]  # Hydra would refuse several values
         return _answer_question()
     jobs = [job.config for job in sweep.jobs]
     _check_surroundings(jobs)

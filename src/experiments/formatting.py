@@ -28,7 +28,7 @@ def short_id_length(run_ids: Iterable[str]) -> int:
 
 
 def shorten(text: str, length: int) -> str:
-    """The text, cut to `length` characters with an ellipsis when it is longer."""
+    """Return the text, cut to `length` characters with an ellipsis when it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -1,5 +1,6 @@
 """The digest of the code: what changes it, and that every supported Python computes the same."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -75,6 +76,16 @@ def test_comments_docstrings_layout_and_code_that_does_not_compute_leave_the_dig
 def test_a_change_to_computing_code_changes_the_digest(part: str, package: Path, digest_of: Callable[[], str]) -> None:
     source = package / part if part.endswith(".py") else sorted((package / part).glob("*.py"))[-1]
     append(source, "\n\nNEW = 1\n")
+    assert digest_of() != code_digest()
+
+
+def test_a_change_to_the_content_of_the_keras_table_changes_the_digest(
+    package: Path, digest_of: Callable[[], str]
+) -> None:
+    table = package / "config" / "keras_table.json"
+    table.write_text(json.dumps(json.loads(table.read_text()), indent=4))
+    assert digest_of() == code_digest()
+    replace(table, '"momentum": 0.0', '"momentum": 0.5')
     assert digest_of() != code_digest()
 
 

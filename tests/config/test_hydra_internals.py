@@ -15,7 +15,6 @@ from experiments.config.hydra_internals import (
     config_keys,
     expand_product,
     hydra_argument_parser,
-    override_value_text,
     start_hydra,
 )
 
@@ -57,10 +56,6 @@ def test_a_product_is_every_combination() -> None:
         ["a=2", "b=x"],
         ["a=2", "b=y"],
     ]
-
-
-def test_a_value_is_written_as_in_an_override() -> None:
-    assert override_value_text([1, {"a": None}]) == "[1,{a:null}]"
 
 
 def test_keys_are_listed_without_resolving_values() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.config.composition import compose_job, composing, read_search_space
-from experiments.config.overrides import SplitOverride, is_hydra_key, override_key, split_override
+from experiments.config.overrides import SplitOverride, is_hydra_key, override_key, override_value_text, split_override
 from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError, unknown_key
 
@@ -39,6 +39,10 @@ def test_other_overrides_do_not_choose_from_a_group(override: str) -> None:
 def test_hydras_own_keys_are_recognized() -> None:
     assert all(map(is_hydra_key, ("hydra", "hydra/launcher", "/hydra/job", "hydra.sweeper.seed")))
     assert not is_hydra_key("hydrant.x")
+
+
+def test_a_value_is_written_as_in_an_override() -> None:
+    assert override_value_text([1, {"a": None}]) == "[1,{a:null}]"
 
 
 def test_a_search_space_chosen_with_a_plus_is_not_ignored() -> None:

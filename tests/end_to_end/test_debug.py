@@ -79,11 +79,7 @@ def test_overfit_says_whether_the_loss_reached_zero(
 
 
 def test_profile_logs_a_table_and_a_trace(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    of_its_own = [
-        "model.units=24",
-        "training.epochs=2",
-        "report.figures=light",
-    ]  # else its program may be compiled
+    of_its_own = ["model.units=24", "training.epochs=2", "report.figures=light"]  # else its program may be compiled
     run = made(uri, *DIGITS, "debug=profile", *of_its_own)
     table = json.loads(artifact(uri, run.info.run_id, "tables/profile.json"))
     phases = [row[0] for row in table["data"]]

@@ -11,7 +11,7 @@ from conftest import command
 from mnist_files import refusal, write
 from stores import history, made, runs
 
-from experiments.config.neutral_values import NEUTRAL_VALUES
+from experiments.config.identity import NEUTRAL_VALUES
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, UserError
 from experiments.reproduction.bundle import BUNDLED_TAGS, BundleError, read_bundle, write_bundle

@@ -200,9 +200,7 @@ def test_settings_that_cannot_work_are_refused_with_the_reason(overrides: list[s
     assert said in str(refused.value)
 
 
-def test_refuses_a_tf_config_that_is_not_of_a_worker_and_ignores_an_empty_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_refuses_a_tf_config_that_is_not_of_a_worker_and_ignores_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_job(["distribution=multi_worker"])
     peers = ["a:1", "b:1"]
     task = {"type": "worker", "index": 1}

@@ -356,8 +356,7 @@ def batches_of_four(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("examples", [1, 4, 11])
 @pytest.mark.parametrize(
-    "overrides",
-    ["model.kernel_regularizer={l2:{l2:0.1}}", "model.batch_normalization=true", "model.dropout=0.5"],
+    "overrides", ["model.kernel_regularizer={l2:{l2:0.1}}", "model.batch_normalization=true", "model.dropout=0.5"]
 )
 @pytest.mark.usefixtures("batches_of_four")
 def test_evaluation_equals_that_of_keras(overrides: str, examples: int) -> None:

@@ -7,6 +7,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from experiments import PROJECT
 
 CONFIG_FOLDER = PROJECT / "conf"
@@ -21,7 +23,7 @@ class ConfigGroup(NamedTuple):
 
 
 def config_groups() -> list[ConfigGroup]:
-    """The config groups in the order of config.yaml, Hydra's own that have files here at the end."""
+    """Return the config groups in the order of config.yaml, Hydra's own that have files here at the end."""
     text = (CONFIG_FOLDER / "config.yaml").read_text()
     return [ConfigGroup(*entry) for entry in re.findall(r"(?m)^  - (?:override )?([\w/]+): (\w+) +# (.*)$", text)]
 
@@ -33,15 +35,13 @@ def group_names() -> tuple[str, ...]:
 
 
 def choice_files(group: str) -> list[Path]:
-    """The choices of a group, by name."""
+    """Return the choices of a group, by name."""
     return sorted(filter(Path.is_file, (CONFIG_FOLDER / group).glob("*.yaml")))  # an editor's lock is a broken link
 
 
 @cache  # cached, so that editing a file does not affect a running process
 def choice_values(group: str, name: str) -> Mapping[str, Any]:
     """Return what a choice sets, as written in its file."""
-    import yaml
-
     content: Mapping[str, Any] = yaml.safe_load((CONFIG_FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return content
 

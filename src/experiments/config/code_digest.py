@@ -6,6 +6,7 @@ differ.
 
 import ast
 import hashlib
+import json
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -24,10 +25,13 @@ def code_digest(package: Path = PACKAGE_FOLDER) -> str:
     digest = hashlib.sha256()
     for part in COMPUTING_CODE:
         place = package / part
-        sources = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        sources = sorted([*place.rglob("*.py"), *place.rglob("*.json")]) if place.is_dir() else [place]
         for source in (path for path in sources if path.is_file()):  # an editor's lock file is a broken link
             tokens = [source.relative_to(package).as_posix()]
-            _append_tokens(ast.parse(source.read_bytes()), tokens)
+            if source.suffix == ".json":
+                tokens.append(json.dumps(json.loads(source.read_bytes()), sort_keys=True))
+            else:
+                _append_tokens(ast.parse(source.read_bytes()), tokens)
             digest.update(" ".join(tokens).encode())
     return digest.hexdigest()[:36]
 

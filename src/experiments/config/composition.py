@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.choices import CONFIG_FOLDER, choices_overview, group_names
-from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.facts import count_training_examples
 from experiments.config.hydra_internals import apply_overrides, config_keys, start_hydra
 from experiments.config.overrides import (
@@ -32,7 +31,7 @@ from experiments.config.overrides import (
     split_override,
 )
 from experiments.config.schema import Config
-from experiments.config.validation import validate_config
+from experiments.config.validation import field_descriptions, show_value, validate_config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 
 # What Hydra raises for config files that do not fit together or are not YAML.
@@ -150,7 +149,7 @@ def explain_composition(overrides: list[str], error: Exception) -> ConfigError:
     except NOT_COMPOSABLE:  # the choices themselves are wrong, as the error says
         return in_hydras_words
     for sign, key, _ in map(split_override, overrides):
-        if not sign and key not in known and key not in group_names() and not is_hydra_key(key):
+        if sign in ("", "~") and key not in known and key not in group_names() and not is_hydra_key(key):
             return ConfigError(unknown_key(key, known), {key: "unknown_key"})
     return in_hydras_words
 

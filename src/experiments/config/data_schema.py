@@ -7,43 +7,40 @@ from pydantic.dataclasses import dataclass
 
 from experiments.config.fields import STRICT_FIELDS, Count, ExampleCount, Positive, PositiveFloat, described
 
-VALIDATION = described("number of training examples held out for validation, by seed; 0 trains on everything")
-LIMIT = described("number of training examples to use, the first ones, 1 or more, or null for all")
-TRAIN_EXAMPLES = described("number of examples in the official training split, from 1 to 10 million")
-TEST_EXAMPLES = described("number of examples in the official test split, from 1 to 10 million")
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class SplitConfig:
+    """What all datasets share: how many examples there are, and which are used for what."""
+
+    name: str
+    validation: Count = described("number of training examples held out for validation, by seed; 0 trains on all")
+    limit: Positive | None = described("number of training examples to use, the first ones, 1 or more, or null for all")
+    train_examples: ExampleCount = described("number of examples in the official training split, from 1 to 10 million")
+    test_examples: ExampleCount = described("number of examples in the official test split, from 1 to 10 million")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class LinearData:
+class LinearData(SplitConfig):
     """A line with noise, generated: y = slope * x + N(0, noise), x in [0, 1]."""
 
     name: Literal["linear"]
-    validation: Count = VALIDATION
-    limit: Positive | None = LIMIT
     shape: list[Annotated[int, Field(ge=1, le=1)]] = Field(
         min_length=1, max_length=1, description="shape of one input, always [1]"
     )
     slope: float = described("slope of the line, a finite number")
     noise: float = Field(ge=0, description="standard deviation of the noise, 0 or more")
-    train_examples: ExampleCount = TRAIN_EXAMPLES
-    test_examples: ExampleCount = TEST_EXAMPLES
-
-
-NOT_NEGATIVE = "0 (none) or more"
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True, frozen=True)
 class AugmentationConfig:
     """Random changes to each training image, drawn again in every epoch."""
 
-    shift: float = Field(ge=0, description=f"largest move along each axis, in pixels, {NOT_NEGATIVE}")
+    shift: float = Field(ge=0, description="largest move along each axis, in pixels, 0 (none) or more")
     rotation: float = Field(ge=0, le=180, description="largest turn either way, in degrees, 0 (none) to 180")
-    scale: float = Field(
-        ge=0, lt=1, description="largest change of size either way, a fraction, from 0 (none) to below 1"
-    )
-    elastic: float = Field(ge=0, description=f"size of the field of elastic distortions, in pixels, {NOT_NEGATIVE}")
+    scale: float = Field(ge=0, lt=1, description="largest change of size either way, a fraction, 0 (none) to below 1")
+    elastic: float = Field(ge=0, description="size of the field of elastic distortions, in pixels, 0 (none) or more")
     smoothness: PositiveFloat = described(
-        "standard deviation of the Gaussian that smooths that field, in pixels, greater than 0"
+        "standard deviation in pixels of the Gaussian that smooths it, greater than 0"
     )
 
     def __bool__(self) -> bool:
@@ -57,12 +54,10 @@ def check_channels(shape: list[int]) -> list[int]:
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class ImageData:
+class ImageData(SplitConfig):
     """Images with classes; this one is bundled with scikit-learn."""
 
     name: Literal["digits"]
-    validation: Count = VALIDATION
-    limit: Positive | None = LIMIT
     shape: Annotated[
         list[Positive],
         Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels: 1 or 3)"),
@@ -75,11 +70,7 @@ class ImageData:
     standard_deviation: PositiveFloat = described("the pixels are then divided by it, greater than 0")
     padding: Count = described("pixels of background added around an image for the network, 0 or more")
     augmentation: AugmentationConfig = described("random changes to each training image: shift, rotation, ...")
-    train_examples: ExampleCount = TRAIN_EXAMPLES
-    test_examples: ExampleCount = TEST_EXAMPLES
-    checksums: dict[str, str] | None = described(
-        "file -> 'sha256:...' or 'md5-gzip:...', or null to accept any content"
-    )
+    checksums: dict[str, str] | None = described("file -> 'sha256:...' or 'md5-gzip:...', or null: any content")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)

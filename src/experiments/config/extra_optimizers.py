@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def signsgd(learning_rate: float) -> "keras.optimizers.Optimizer":
-    """Steps of one size against the sign of the gradient (Bernstein et al. 2018, arXiv:1802.04434, algorithm 1)."""
+    """Take steps of one size against the gradient's sign (Bernstein et al. 2018, arXiv:1802.04434, algorithm 1)."""
     import keras
 
     class SignSGD(keras.optimizers.Optimizer):

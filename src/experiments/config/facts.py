@@ -19,7 +19,7 @@ def count_training_examples(config: Config) -> int:
 
 
 def network_input_shape(data: DataConfig) -> list[int]:
-    """The shape of one input as the layers of the network receive it: with `data.padding`."""
+    """Return the shape of one input as the layers of the network receive it: with `data.padding`."""
     if isinstance(data, LinearData):
         return data.shape
     height, width, *channels = data.shape
@@ -47,7 +47,7 @@ def objective_metric_names(config: Config) -> list[str]:
 
 
 def objective_of(config: Config) -> tuple[str, Mode]:
-    """The metric that ranks runs of this config, and whether its greatest or least value is best."""
+    """Return the metric that ranks runs of this config, and whether its greatest or least value is best."""
     metric, mode = config.objective.metric, config.objective.mode
     if metric == "auto":
         first = metric_names("test_", task=task_of(config), ranked_only=True)[0].removeprefix("test_")
@@ -70,5 +70,4 @@ def estimate_weights(config: Config) -> float:
 
 def available_cores() -> int:
     """Return how many cores this process may use; a scheduler such as Slurm may allow fewer than the machine has."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none

@@ -6,7 +6,6 @@ A release of Hydra may move them: tests/config/test_hydra_internals.py then fail
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -39,11 +38,6 @@ def apply_overrides(overrides: list[Override], config: DictConfig) -> None:
 def expand_product(overrides: list[Override]) -> list[list[str]]:
     """Return the jobs of a sweep, each by its overrides: every combination of the values, as Hydra's sweeper does."""
     return [list(job) for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None) for job in batch]
-
-
-def override_value_text(value: Any) -> str:
-    """Return a value as it is written in an override."""
-    return Override._get_value_element_as_str(value)
 
 
 def config_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

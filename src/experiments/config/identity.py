@@ -1,21 +1,27 @@
-"""The identity of a run: digests of its config, code, package versions and data."""
+"""The identity of a run: digests of its config, code, package versions and data; and configs of earlier versions.
 
+A version that adds a key to the schema adds its neutral value here, with which a run does what it did before the key
+existed. Configs recorded earlier then stay valid, and their fingerprints stay the same.
+"""
+
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from experiments.config.code_digest import CODE_DIGEST_RULE, code_digest
-from experiments.config.neutral_values import without_neutral
 from experiments.config.schema import Config
 
 WITHOUT_EFFECT = (  # groups and keys that cannot change a result
     *("tracking", "report", "resume", "resume_anyway", "expected", "objective", "sweep"),
     *("data.path", "training.checkpoint_minutes", "distribution.timeout_seconds"),
 )
+# By dotted key, such as "training.label_smoothing": 0.0; of one choice of a group only: "model[cnn].bias": True.
+NEUTRAL_VALUES: dict[str, Any] = {}
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -65,3 +71,44 @@ def fingerprint_of(config: Config, parts: Mapping[str, str]) -> str:
         (tree[group] if name else tree).pop(name or group, None)
     whole = json.dumps([tree, dict(parts)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def complete(tree: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a recorded config with the keys that were added since; `neutral` replaces NEUTRAL_VALUES.
+
+    A group that is not a mapping is left for validation to refuse.
+
+    >>> complete({"training": {"epochs": 2}}, {"training.label_smoothing": 0.0})
+    {'training': {'epochs': 2, 'label_smoothing': 0.0}}
+    """
+    completed = copy.deepcopy(dict(tree))
+    for parent, name, value in _places(completed, neutral):
+        parent.setdefault(name, copy.deepcopy(value))
+    return completed
+
+
+def without_neutral(tree: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a config without the keys that have their neutral value: what an earlier version would have recorded.
+
+    >>> without_neutral({"training": {"epochs": 2, "label_smoothing": 0.0}}, {"training.label_smoothing": 0.0})
+    {'training': {'epochs': 2}}
+    """
+    reduced = copy.deepcopy(dict(tree))
+    for parent, name, value in _places(reduced, neutral):
+        if name in parent and parent[name] == value:
+            del parent[name]
+    return reduced
+
+
+def _places(tree: dict[str, Any], neutral: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Yield for each key the mapping in which it belongs, if there is one, its last part and its neutral value."""
+    for key, value in (NEUTRAL_VALUES if neutral is None else neutral).items():
+        *groups, name = key.split(".")
+        parent: Any = tree
+        for part in groups:
+            group, _, choice = part.removesuffix("]").partition("[")
+            parent = parent.get(group) if isinstance(parent, dict) else None
+            if isinstance(parent, dict) and choice and parent.get("name") != choice:
+                parent = None
+        if isinstance(parent, dict):
+            yield parent, name, value

@@ -6,14 +6,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from experiments.config.fields import STRICT_FIELDS, Positive, Rate, described
-from experiments.config.keras_checks import DROPOUT_RATE_RANGE, check_layer, keras_name_check, keras_object_check
+from experiments.config.keras_table import DROPOUT_RATE_RANGE, check_layer, keras_name_check, keras_object_check
 
-
-def wrap_number(value: Any) -> Any:
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Counts = Annotated[list[Positive], BeforeValidator(wrap_number)]
+Counts = Annotated[list[Positive], BeforeValidator(lambda value: [value] if type(value) is int else value)]
 ActivationName = Annotated[str, AfterValidator(keras_name_check("activations"))]
 InitializerValue = Annotated[Any, AfterValidator(keras_object_check("initializers"))]
 RegularizerValue = Annotated[Any, AfterValidator(keras_object_check("regularizers", or_null=True))]
@@ -21,52 +16,47 @@ ConstraintValue = Annotated[Any, AfterValidator(keras_object_check("constraints"
 
 ACTIVATION = described("activation function, a name in Keras such as relu, tanh, gelu, or scaled_tanh")
 INITIALIZER = described("initial weights, a name in Keras such as glorot_uniform, or {name: {argument: value}}")
-REGULARIZER = described("penalty on the weights, such as {l2: {l2: 0.0001}}, or null for none")
-CONSTRAINT = described("limit on the weights, such as {max_norm: {max_value: 2, axis: 0}}, or null for none")
-DROPOUT = described(DROPOUT_RATE_RANGE)
-BATCH_NORMALIZATION = described("normalize each layer's values over the batch before the activation: true or false")
 InitialWeights = Annotated[
     Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None,
     described("id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"),
 ]
-UNITS = described("units of each hidden dense layer, 1 or more: a number or a list; [] for none")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class MlpConfig:
+class DenseConfig:
+    """What networks with hidden dense layers share."""
+
+    name: str
+    weights: InitialWeights
+    units: Counts = described("units of each hidden dense layer, 1 or more: a number or a list; [] for none")
+    activation: ActivationName = ACTIVATION
+    dropout: Rate = described(DROPOUT_RATE_RANGE)
+    kernel_initializer: InitializerValue = INITIALIZER
+    kernel_regularizer: RegularizerValue = described("penalty on the weights, like {l2: {l2: 0.0001}}, or null: none")
+    batch_normalization: bool = described("normalize each layer over the batch before the activation: true or false")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class MlpConfig(DenseConfig):
     """Dense hidden layers between the flattened input and the output layer."""
 
     name: Literal["mlp"]
-    weights: InitialWeights
-    units: Counts = UNITS
-    activation: ActivationName = ACTIVATION
-    dropout: Rate = DROPOUT
-    input_dropout: Rate = DROPOUT
-    kernel_initializer: InitializerValue = INITIALIZER
-    kernel_regularizer: RegularizerValue = REGULARIZER
-    kernel_constraint: ConstraintValue = CONSTRAINT
-    batch_normalization: bool = BATCH_NORMALIZATION
+    input_dropout: Rate = described(DROPOUT_RATE_RANGE)
+    kernel_constraint: ConstraintValue = described("limit on weights, like {max_norm: {max_value: 2}}, or null: none")
     output_activation: ActivationName | None = described(
         "activation of the output layer, or null: softmax for classes, none for a number"
     )
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class CnnConfig:
+class CnnConfig(DenseConfig):
     """Blocks of convolution and max pooling, then dense layers."""
 
     name: Literal["cnn"]
-    weights: InitialWeights
     filters: Counts = described("filters of each convolution, 1 or more")
     kernel_size: Positive = described("height and width of each convolution, in pixels, 1 or more")
     pool_size: Positive = described("height and width of the max pooling after each convolution, 1 (none) or more")
     padding: Literal["valid", "same"] = described("border of a convolution: valid (shrinks the image) or same")
-    units: Counts = UNITS
-    activation: ActivationName = ACTIVATION
-    dropout: Rate = DROPOUT
-    kernel_initializer: InitializerValue = INITIALIZER
-    kernel_regularizer: RegularizerValue = REGULARIZER
-    batch_normalization: bool = BATCH_NORMALIZATION
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)

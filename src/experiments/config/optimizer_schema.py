@@ -9,8 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
-from experiments.config.keras_checks import check_arguments, refusal
-from experiments.config.keras_table import configurable_arguments, keras_table
+from experiments.config.keras_table import check_arguments, configurable_arguments, keras_table, refusal
 from experiments.errors import did_you_mean, join_sorted, unknown_key
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -47,6 +46,13 @@ def optimizer_arguments() -> dict[str, dict[str, Any]]:
     return of_keras | {name: configurable_arguments(function) for name, function in EXTRA_OPTIMIZERS.items()}
 
 
+def optimizer_builder(name: str) -> Callable[..., Any]:
+    """Return what builds the optimizer of this name: a class of Keras, or a function of ours (imports Keras)."""
+    import keras
+
+    return EXTRA_OPTIMIZERS.get(name) or getattr(keras.optimizers, keras_table()["optimizers"][name]["class"])
+
+
 def check_optimizer_name(name: str) -> str:
     known = optimizer_arguments()
     if name not in known:
@@ -58,9 +64,7 @@ def check_optimizer_name(name: str) -> str:
 class OptimizerConfig:
     """An optimizer by its name (Keras's in lower case), with its own arguments beside name and learning rate."""
 
-    name: Annotated[str, AfterValidator(check_optimizer_name)] = described(
-        "a Keras optimizer, in lower case, such as adam"
-    )
+    name: Annotated[str, AfterValidator(check_optimizer_name)] = described("a Keras optimizer in lower case, like adam")
     learning_rate: PositiveFloat = described("step size, any finite number greater than 0")
 
     @property
@@ -86,10 +90,9 @@ class OptimizerConfig:
         excluded = self.arguments.get("exclude_layers")
         if not (excluded is None or (isinstance(excluded, list) and all(isinstance(name, str) for name in excluded))):
             raise refusal(f"optimizer.exclude_layers must be a list of names, or null; received {excluded!r}")
-        clipping = [key for key in CLIPPING_KEYS if self.arguments.get(key) is not None]
-        if len(clipping) > 1:
-            allowed, given = join_sorted(CLIPPING_KEYS), join_sorted(clipping)
-            raise refusal(f"optimizer: only one of {allowed} may be set; received {given}")
+        if len(given := [key for key in CLIPPING_KEYS if self.arguments.get(key) is not None]) > 1:
+            only = f"only one of {join_sorted(CLIPPING_KEYS)} may be set"
+            raise refusal(f"optimizer: {only}; received {join_sorted(given)}")
         return self
 
 

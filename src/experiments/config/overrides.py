@@ -5,15 +5,17 @@ parts of the text are enough (`split_override`).
 """
 
 import re
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 
 from experiments.config.choices import group_names
+from experiments.config.hydra_internals import hydra_argument_parser
 from experiments.errors import ConfigError
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have no keys of their own
@@ -30,10 +32,6 @@ class SplitOverride(NamedTuple):
     @property
     def is_group_choice(self) -> bool:
         return self.sign != "~" and self.key in group_names()
-
-    @property
-    def is_hydra(self) -> bool:
-        return is_hydra_key(self.key)
 
 
 def split_override(override: str) -> SplitOverride:
@@ -59,6 +57,16 @@ def is_hydra_key(key: str) -> bool:
 def choice_key(group: str) -> str:
     """Return the key that has the name of a group's choice: `model.name`, `distribution.strategy`."""
     return f"{group}.{CHOICE_KEYS.get(group, 'name')}"
+
+
+def parse_command_line() -> Namespace:
+    """Parse sys.argv as Hydra does, into overrides and flags such as --multirun and --cfg."""
+    return hydra_argument_parser().parse_args()
+
+
+def override_value_text(value: Any) -> str:
+    """Return a value as it is written in an override."""
+    return Override(OverrideType.CHANGE, "", ValueType.ELEMENT, value).get_value_element_as_str()
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:

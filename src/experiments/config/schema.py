@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from experiments.config.data_schema import DataConfig
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, Rate, described
-from experiments.config.keras_checks import refusal
+from experiments.config.keras_table import refusal
 from experiments.config.metrics import EXPECTED_METRICS
 from experiments.config.model_schema import ModelConfig
 from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, OptimizerConfig, ScheduleConfig
@@ -27,9 +27,7 @@ class EarlyStoppingConfig:
     patience: Positive | None = described("epochs without improvement before training stops, 1 or more, or null")
     metric: str = described(WATCHED_METRIC)
     min_delta: float = Field(ge=0, description="smallest change that counts as improvement, 0 or more")
-    goal: float | None = described(
-        "value of the metric (smallest accuracy, largest loss) at which training ends, or null"
-    )
+    goal: float | None = described("value of the metric (smallest accuracy, largest loss) that ends training, or null")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -60,18 +58,12 @@ class TrainingConfig:
         "threads within one operation, from 1 to 256, or auto: 1 for a small network, all cores for a large one"
     )
     loop: Literal["compiled", "fit"] = described("compiled (fast, any strategy) or fit (Keras's own, one device)")
-    gradient_clipping: PositiveFloat | None = described(
-        "largest norm of all gradients together, greater than 0, or null"
-    )
+    gradient_clipping: PositiveFloat | None = described("largest norm of all gradients together, above 0, or null")
     initial_momentum: Rate | None = described(
         "momentum of the first step of sgd, from 0 up to but not including 1, or null: optimizer.momentum"
     )
-    momentum_epochs: PositiveFloat = described(
-        f"time in which it then changes to optimizer.momentum, {EPOCH_UNIT}, greater than 0"
-    )
-    mixed_precision: Literal["bfloat16"] | None = described(
-        "type of the computation: bfloat16, or null for float32 throughout"
-    )
+    momentum_epochs: PositiveFloat = described(f"time in which it changes to optimizer.momentum, {EPOCH_UNIT}, above 0")
+    mixed_precision: Literal["bfloat16"] | None = described("type of the computation: bfloat16, or null: float32")
     early_stopping: EarlyStoppingConfig = described("when to stop before the last epoch")
     restore_best: bool = described("end with the weights of the epoch best by early_stopping.metric: true or false")
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = described(
@@ -98,18 +90,14 @@ class TrackingConfig:
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class ObjectiveConfig:
-    metric: str = described(
-        "metric that ranks the runs of a sweep: one that they log, or auto: best_val_accuracy or val_loss"
-    )
+    metric: str = described("metric that ranks a sweep's runs: one they log, or auto: best_val_accuracy or val_loss")
     mode: Literal["auto", "max", "min"] = described("whether more is better: max, min, or auto (by the metric)")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class SweepConfig:
     retries: Count = described("how often a failed job is retried immediately, 0 or more")
-    on_error: Literal["continue", "stop"] = described(
-        "after a failed job: continue with the others, or stop: start no more jobs"
-    )
+    on_error: Literal["continue", "stop"] = described("if a job fails: continue with the rest, or stop: start no more")
     rerun: bool = described("run all jobs again as a new sweep, finished ones too: true or false")
     dry_run: bool = described("show what would run, and stop: true or false")
 
@@ -152,9 +140,7 @@ class Expectation:
     standard_deviation: Annotated[float, Field(ge=0)] | None = described(
         "of a single run, over expected.seeds (n - 1), 0 or more, or null: one seed only, or not measured"
     )
-    tolerance: PositiveFloat | None = described(
-        f"largest difference from expected.mean, greater than 0, {MEASURED_TOGETHER}"
-    )
+    tolerance: PositiveFloat | None = described(f"largest difference from expected.mean, above 0, {MEASURED_TOGETHER}")
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
         min_length=1, description="seeds to run, each from 0 to 4294967295, each only once"
     )

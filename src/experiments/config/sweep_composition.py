@@ -1,6 +1,5 @@
 """From a command line with -m to the validated configs of a sweep's jobs, and the launcher's and sweeper's settings."""
 
-import contextlib
 import hashlib
 import json
 import re
@@ -9,9 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hydra import compose
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -24,11 +21,11 @@ from experiments.config.composition import (
     explain_composition,
     refuse_space,
 )
-from experiments.config.explanation import field_descriptions, show_value
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, described
 from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
-from experiments.config.overrides import is_hydra_key, parse_overrides, split_override
+from experiments.config.overrides import is_hydra_key, override_key, parse_overrides
+from experiments.config.validation import field_descriptions, show_value
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 
 Params = Annotated[dict[str, Any], described("what to sweep over, as {KEY:'A,B'}")]
@@ -70,6 +67,7 @@ class SearchSettings:
 LAUNCHERS = {"basic": BasicSettings, "pool": PoolSettings}
 SWEEPERS = {"optuna": SearchSettings, "product": ProductSettings}
 TAKEN = re.compile(r"hydra[./](launcher|sweeper)(\..+)?|hydra\.mode")
+HYDRA_CHOICES = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS, "hydra.mode": ("MULTIRUN", "RUN")}
 
 
 @dataclass(frozen=True)
@@ -111,23 +109,41 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         return ComposedSweep(jobs, launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
 
 
-def check_hydra_overrides(overrides: Iterable[str]) -> None:
+def is_sweep_command(overrides: Iterable[str]) -> bool:
+    """Return whether `hydra.mode` makes a sweep of a command without -m; refuse settings that then have no effect."""
+    own = [override for override in overrides if is_hydra_key(override_key(override))]
+    if not own:
+        return False
+    with composing():
+        parsed = parse_overrides(own)
+        _read_settings(parsed)
+    modes = [override.value() for override in parsed if override.key_or_group == "hydra.mode"]
+    if modes and modes[-1] == "MULTIRUN":
+        return True
+    if unused := next((o.input_line for o in parsed if o.key_or_group != "hydra.mode"), None):
+        raise ConfigError(f"{unused!r} has no effect on a single run. For a sweep add -m, or leave it out.")
+    return False
+
+
+def _check_hydra_overrides(parsed: Iterable[Override]) -> None:
     """Raise ConfigError for Hydra settings that have no effect here, as Hydra runs no jobs, and for other plug-ins."""
-    for line in overrides:
-        sign, key, value = split_override(line)
-        if is_hydra_key(key) and not TAKEN.fullmatch(key):
+    for override in parsed:
+        line, key = str(override.input_line), override.key_or_group
+        if not TAKEN.fullmatch(key):
             raise ConfigError(
                 f"{key} is not supported: it would have no effect. Choices: hydra/launcher,"
                 " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
             )
-        if is_hydra_key(key) and sign == "~":
-            raise ConfigError(f"{line!r}: {key} cannot be deleted. Leave this out, or write {key}=VALUE.")
-        if choices := {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}.get(key):
-            with contextlib.suppress(HydraException):  # what cannot be parsed is reported when it is composed
-                parsed = OverridesParser.create().parse_override(line)
-                if not parsed.is_sweep_override() and parsed.value() not in list(choices):
-                    near, known = did_you_mean(value, choices), join_sorted(choices)
-                    raise ConfigError(f"{key}={value} is not a choice{near}. Choices of {key}: {known}")
+        if override.is_sweep_override():
+            raise ConfigError(f"{line!r} names several values. Give {key} one value.")
+        if override.is_delete():
+            raise ConfigError(f"{line!r} is not supported: a setting of Hydra cannot be removed. Leave it out.")
+        value, choices = show_value(override.value()), HYDRA_CHOICES.get(key, [])
+        if choices and value not in choices:
+            near = did_you_mean(value, choices)
+            raise ConfigError(f"{key}={value} is not a choice{near}. Choices of {key}: {join_sorted(choices)}")
+        if key in ("hydra.launcher", "hydra.sweeper") and not isinstance(override.value(), dict):
+            raise ConfigError(f"{key}={value} is not a mapping. Give its keys, such as {key}.KEY=VALUE.")
 
 
 def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
@@ -142,14 +158,12 @@ def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
 
 
 def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
-    """The settings of the launcher and of the sweeper that these overrides of `hydra.*` choose."""
-    check_hydra_overrides(str(override.input_line) for override in parsed)
+    """Return the settings of the launcher and of the sweeper that these overrides of `hydra.*` choose."""
+    _check_hydra_overrides(parsed)
     lines = []
     for override in parsed:
         line, key = str(override.input_line), override.key_or_group
-        if override.is_sweep_override():
-            raise ConfigError(f"{line!r} names several values. Give {key} one value.")
-        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith("+")
+        explained_here = "/" not in key and key != "hydra.mode" and not line.startswith(("+", "~"))
         lines.append(f"++{line}" if explained_here else line)  # else Hydra words the error for an unknown key
     try:
         hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra

@@ -1,16 +1,16 @@
-"""From a composed dict to a validated Config: the schema, then the rules across fields.
+"""From a composed dict to a validated Config: the schema, then the rules across fields; one line for each problem.
 
 Nothing here loads Hydra, TensorFlow, Keras or MLflow.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.config.data_schema import ImageData, LinearData
-from experiments.config.explanation import explain_invalid
 from experiments.config.facts import (
     LARGE_NETWORK,
     available_cores,
@@ -22,11 +22,21 @@ from experiments.config.facts import (
     objective_metric_names,
     task_of,
 )
-from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS
+from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
 from experiments.config.model_schema import CnnConfig, NeuronConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
 from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config
-from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+
+EXPECTED_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
 
 
 def validate_config(raw: Mapping[str, Any]) -> Config:
@@ -36,7 +46,7 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
         # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise explain_invalid(raw, error) from None
+        raise _explain_invalid(raw, error) from None
     for rule in (_check_data, _check_model, _check_training, _check_distribution, _check_metrics):
         rule(config)
     if config.training.threads == "auto":
@@ -111,8 +121,7 @@ def _check_training(config: Config) -> None:
     if arguments.get("use_ema") and (training.restore_best or training.loop == "fit"):
         other, why = "training.loop=fit", "Keras's fit puts the average in place of the weights after every epoch"
         if training.restore_best:
-            other = "training.restore_best"
-            why = "one keeps the average of all steps, the other the best epoch"
+            other, why = "training.restore_best", "one keeps the average of all steps, the other the best epoch"
         raise ConfigError(f"optimizer.use_ema and {other} do not go together: {why}. Set only one.")
     if training.initial_momentum is not None:
         if config.optimizer.name != "sgd" or not arguments.get("momentum"):
@@ -168,6 +177,81 @@ def _check_model(config: Config) -> None:
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
     if isinstance(model, NeuronConfig) and model.activation in LAYER_WIDE_ACTIVATIONS:
-        raise ConfigError(
-            f"model.activation={model.activation} of one neuron is constant. Choose another, such as tanh"
-        )
+        raise ConfigError(f"model.activation={model.activation} of one neuron is constant. Choose another, like tanh")
+
+
+def _explain_invalid(raw: Mapping[str, Any], error: ValidationError) -> ConfigError:
+    """Return the error for a composed config that the schema refuses: one line for each field."""
+    lines, problems = dict[str, str](), dict[str, str]()
+    for finding in error.errors(include_url=False):
+        path = _field_path(raw, finding)
+        key = finding.get("ctx", {}).get("key") or ".".join(path)
+        if key not in lines:  # for a union, such as a number or a name, pydantic reports every branch
+            lines[key] = _explain(raw, path, finding)
+            is_unknown = finding["type"] == "unexpected_keyword_argument"
+            problems[key] = "unknown_key" if is_unknown else finding["type"]
+    return ConfigError("\n".join(lines.values()), problems)
+
+
+def show_value(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def field_descriptions(schema: Any) -> dict[str, str]:
+    return {name: field.description or "" for name, field in schema.__pydantic_fields__.items()}
+
+
+def _field_path(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
+    """Return the key's path, without the names of union branches that pydantic inserts."""
+    path: list[str] = []
+    node: Any = raw
+    for index, part in enumerate(finding["loc"]):
+        if index == 1 and Config.__pydantic_fields__[path[0]].discriminator:  # type: ignore[attr-defined]
+            continue
+        if isinstance(node, Mapping) and (part in node or finding["type"].startswith("missing")):
+            path.append(part)
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int):
+            path.append(str(part))
+            node = node[part]
+    return tuple(path)
+
+
+def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str:
+    key = ".".join(path)
+    match finding["type"]:
+        case "unknown_key":
+            return finding["ctx"]["message"]
+        case "refused":
+            return finding["ctx"]["message"] if len(path) == 1 else f"{key}: {finding['ctx']['message']}"
+        case "unexpected_keyword_argument":
+            group, prefix = schema_at(path[:-1], raw)[0], "".join(f"{part}." for part in path[:-1])
+            return unknown_key(key, [prefix + name for name in field_descriptions(group)])
+        case "missing" | "missing_argument":
+            return f"{key} is missing: {schema_at(path, raw)[1]}. Leave out the override that removes it."
+        case "union_tag_invalid":
+            tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
+            return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
+        case "union_tag_not_found":
+            return f"{key}.name is missing. Choose with {key}=NAME; choices: {finding['ctx']['discriminator']}"
+        case kind:
+            expected = f"expected {EXPECTED_TYPES[kind]}: " if kind in EXPECTED_TYPES else ""
+            return f"{key}={show_value(finding['input'])} is not allowed: {expected}{schema_at(path, raw)[1]}"
+
+
+def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the dataclass at this path of a config, None for a value, and the description of the nearest field."""
+    schema: Any = Config
+    node: Any = raw
+    meaning = ""
+    for part in path:
+        if schema is None or part not in schema.__pydantic_fields__:
+            break  # below a field is its value, such as a list
+        field = schema.__pydantic_fields__[part]
+        meaning = field.description or f"the group {part!r}"
+        node = node.get(part) if isinstance(node, Mapping) else None
+        choices = [kind for kind in get_args(field.annotation) or (field.annotation,) if dataclasses.is_dataclass(kind)]
+        name = node.get("name") if isinstance(node, Mapping) else None
+        named = [kind for kind in choices if name in get_args(kind.__annotations__.get("name"))]
+        schema = (choices if len(choices) == 1 else [*named, None])[0] if choices else None
+    return schema, meaning

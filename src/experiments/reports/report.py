@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments.config.data_schema import LinearData
-from experiments.config.keras_checks import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
+from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from experiments.config.identity import config_to_dict
-from experiments.config.neutral_values import complete
+from experiments.config.identity import complete, config_to_dict
 from experiments.config.overrides import override_key
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError

@@ -12,12 +12,11 @@ from hydra.core.override_parser.types import Override
 
 from experiments.config.choices import choice_files
 from experiments.config.composition import ComposedJob, compose_jobs, composing, read_search_space
-from experiments.config.explanation import show_value
 from experiments.config.facts import epoch_metric_names, objective_of
-from experiments.config.hydra_internals import override_value_text
 from experiments.config.identity import fingerprint_of
-from experiments.config.overrides import parse_overrides
+from experiments.config.overrides import override_value_text, parse_overrides
 from experiments.config.sweep_composition import ComposedSweep, SearchSettings
+from experiments.config.validation import show_value
 from experiments.errors import ConfigError, did_you_mean, join_sorted
 
 ParameterValue = str | int | float
@@ -133,7 +132,7 @@ def space_corners(space: SearchSpace) -> list[dict[str, ParameterValue]]:
 
 
 def _existing_values(space: SearchSpace, values: Point) -> dict[str, ParameterValue]:
-    """The values of those parameters that exist beside the values of the parameters before them."""
+    """Return the values of those parameters that exist beside the values of the parameters before them."""
     point: dict[str, ParameterValue] = {}
     for parameter in space:
         if parameter.exists(point):

@@ -153,7 +153,7 @@ def _open_trial(study: "optuna.Study", storage: "BaseStorage", number: int) -> "
 
 
 def _trial_sampler(settings: SearchSettings, number: int) -> "optuna.samplers.BaseSampler":
-    """The sampler for one trial, so that a search that goes on draws what it would have drawn."""
+    """Return the sampler for one trial, so that a search that goes on draws what it would have drawn."""
     import numpy as np
     from optuna.samplers import CmaEsSampler, RandomSampler, TPESampler
 

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from experiments import PROJECT
-from experiments.config.identity import config_to_dict, flatten_config
-from experiments.config.neutral_values import complete
+from experiments.config.identity import complete, config_to_dict, flatten_config
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.data.datasets import Dataset

@@ -15,8 +15,7 @@ import numpy as np
 
 from experiments.config.data_schema import LinearData
 from experiments.config.facts import network_input_shape
-from experiments.config.keras_checks import SCALED_TANH, split_named
-from experiments.config.keras_table import keras_table
+from experiments.config.keras_table import SCALED_TANH, keras_table, split_named
 from experiments.config.model_schema import LayersConfig
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError

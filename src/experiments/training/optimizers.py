@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
-from experiments.config.keras_table import keras_table
 from experiments.config.optimizer_schema import (
     ConstantSchedule,
     CosineSchedule,
@@ -17,6 +15,7 @@ from experiments.config.optimizer_schema import (
     ReduceOnPlateauSchedule,
     ScheduleConfig,
     optimizer_arguments,
+    optimizer_builder,
 )
 from experiments.config.schema import Config
 
@@ -31,16 +30,14 @@ NOT_UNDER_XLA = ("adafactor",)
 
 def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) -> "keras.optimizers.Optimizer":
     """Build the optimizer of a config; `gradient_clipping` is the largest norm of all gradients together, or None."""
-    import keras
-
     known = optimizer_arguments()[config.name]
     arguments = {  # 0 for 0.0 is accepted here, but SGD does not take an int for its momentum
         key: float(value) if isinstance(known[key], float) and value is not None else value
         for key, value in config.arguments.items()
     }
-    table = keras_table()["optimizers"]
-    builder = EXTRA_OPTIMIZERS.get(config.name) or getattr(keras.optimizers, table[config.name]["class"])
-    optimizer = builder(learning_rate=config.learning_rate, **arguments)
+    optimizer: keras.optimizers.Optimizer = optimizer_builder(config.name)(
+        learning_rate=config.learning_rate, **arguments
+    )
     if gradient_clipping is not None:
         optimizer.global_clipnorm = gradient_clipping
     return optimizer
