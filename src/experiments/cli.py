@@ -83,7 +83,7 @@ def _sweep(arguments: Namespace) -> None:
     if any(config.distribution.strategy == "multi_worker" for config in jobs):
         raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
     if not isinstance(sweep.launcher, PoolSettings):
-        from experiments.sweeps.engines import check_shared_process
+        from experiments.sweeps.engines.in_process import check_shared_process
 
         check_shared_process(jobs)
     from experiments.sweeps.sweep import run_sweep

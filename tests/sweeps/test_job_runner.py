@@ -7,7 +7,7 @@ import pytest
 
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import compose_sweep
-from experiments.sweeps.engines import Engine, JobEnd
+from experiments.sweeps.engines.engine import Engine, JobEnd
 from experiments.sweeps.job_runner import JobRunner
 from experiments.sweeps.plan import SweepJob, plan_jobs
 from experiments.tracking.run import open_run

@@ -13,7 +13,7 @@ from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
 from experiments.errors import ConfigError, Terminated
 from experiments.formatting import format_duration
-from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind
+from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
 from experiments.sweeps.leaderboard import log_figures
 from experiments.sweeps.plan import JobOutcome, SweepJob, job_outcomes, plan_jobs, read_job_outcome, varied_overrides
 from experiments.sweeps.search import Point, Search, point_overrides

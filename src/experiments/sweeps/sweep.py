@@ -21,7 +21,7 @@ from experiments.config.identity import config_to_dict
 from experiments.config.sweep_composition import ComposedSweep, PoolSettings
 from experiments.errors import TrainingError, UserError
 from experiments.formatting import plural
-from experiments.sweeps.engines import InProcessEngine
+from experiments.sweeps.engines.in_process import InProcessEngine
 from experiments.sweeps.engines.pool import PoolEngine
 from experiments.sweeps.job_runner import JobRunner, run_search
 from experiments.sweeps.leaderboard import (

@@ -27,7 +27,8 @@ from experiments.config.facts import available_cores
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings
 from experiments.errors import Terminated, raise_terminated
-from experiments.sweeps.engines import Engine, JobEnd, has_room, process_kind, try_job
+from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
+from experiments.sweeps.jobs import try_job
 from experiments.sweeps.plan import SweepJob
 
 GRACE_SECONDS = 30  # seconds that a worker has to checkpoint and close its run
