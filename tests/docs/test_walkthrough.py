@@ -28,7 +28,7 @@ PAGE = PROJECT / "docs" / "walkthrough.md"
 NOTEBOOK = PROJECT / "docs" / "walkthrough.ipynb"
 STEPS = SCRIPT["steps"](PAGE.read_text())
 LARGEST, LARGEST_TOGETHER = 120_000, 1_500_000  # bytes
-SHRUNK = ["data.limit=600", "data.validation=100", "training.epochs=2", "training.threads=1"]
+SHRUNK = ["data.limit=1200", "data.validation=100", "training.epochs=2", "training.threads=1"]
 SHRUNK_NEURON = ["training.epochs=2", "training.threads=1"]
 FIGURES_OF_A_SWEEP = {"figures/02_effects.png", "figures/03_heat_map.png"}  # the latter over two parameters
 
