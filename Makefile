@@ -1,5 +1,6 @@
 # make run    train on the bundled digits (ARGS="data=mnist model.dropout=0.3" passes overrides)
-# make test   lint, format, types and the whole test suite
+# make test   lint, format, types and the test suite
+# make soak   the tests that kill, stall and cut off real processes, and those with a real browser
 # make ui     the MLflow UI on the local store
 # Each sets up .venv from requirements.lock first, once.
 
@@ -8,7 +9,7 @@ ARGS ?= experiment=digits
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 READY := .venv/.ready
 
-.PHONY: run test ui setup lock
+.PHONY: run test soak ui setup lock
 .DEFAULT_GOAL := run
 
 run: $(READY)
@@ -19,6 +20,9 @@ test: $(READY)
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/python -m pytest
+
+soak: $(READY)
+	.venv/bin/python -m pytest -m soak
 
 ui: $(READY)
 	@.venv/bin/python scripts/ui.py

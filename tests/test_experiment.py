@@ -175,7 +175,7 @@ def test_test_loss_that_is_not_finite_fails_the_run(uri: str) -> None:
     assert set(history(uri, run.info.run_id)) == {"loss", "accuracy", "learning_rate"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_concurrent_runs_on_a_new_store_all_succeed(new_uri: str) -> None:
     arguments = ["data=digits", "training.epochs=1", "report.figures=none", "tracking.experiment=several"]
     processes = [start(*arguments, f"seed={seed}", f"tracking.uri={new_uri}") for seed in range(2)]

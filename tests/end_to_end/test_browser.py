@@ -14,7 +14,7 @@ from browser import CLOSE_ASSISTANT, Browser, browser, missing
 from conftest import PROJECT, command
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.soak,
     pytest.mark.skipif(
         bool(missing()),
         reason=f"not on this machine: {', '.join(missing())} (apt-get install chromium chromium-driver)",

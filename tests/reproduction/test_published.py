@@ -214,7 +214,7 @@ def test_each_seed_runs_once_and_the_mean_is_reported(uri: str, tmp_path: Path) 
     assert re.search(r"Rerun on .*, Python 3\.\d+\.\d+, tensorflow [\d.]+, keras [\d.]+, numpy [\d.]+\.\n", text)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_interrupted_seed_is_resumed(uri: str) -> None:
     many = ["training.epochs=200", "expected.seeds=[5]"]
     # By another command that makes the same config.

@@ -42,7 +42,7 @@ def killed_after(seconds: float, *arguments: str, line: str = "epoch") -> None:
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_killed_at_random_moments_ends_equal_to_an_uninterrupted_one(uri: str, mnist: Path) -> None:
     seed = random.randrange(1000)
     print(f"random.Random({seed})")  # shown when this fails

@@ -24,7 +24,7 @@ from experiments.sweeps.plan import plan_jobs
 SMALL = ["data=digits", "training.epochs=2"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_survives_the_death_of_a_worker_and_is_resumed_after_its_own(uri: str) -> None:
     line = ["-m", "data=digits", "training.epochs=100000", "report.figures=none", "seed=0,1,2"]
     line += ["hydra.launcher.workers=1", f"tracking.uri={uri}"]
@@ -68,7 +68,7 @@ def test_a_sweep_survives_the_death_of_a_worker_and_is_resumed_after_its_own(uri
     assert (parent_run(uri).info.status, child_runs(uri)["seed 0"].info.status) == ("KILLED", "KILLED")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_job_beyond_its_time_limit_is_killed(uri: str) -> None:
     line = ["-m", "data=digits", "training.epochs=100000", "report.figures=none", "hydra.launcher.timeout_minutes=0.2"]
     done = command(*line, f"tracking.uri={uri}")
@@ -77,7 +77,7 @@ def test_a_job_beyond_its_time_limit_is_killed(uri: str) -> None:
     assert [run.info.status for run in child_runs(uri).values()] == ["KILLED"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_goes_on_when_nobody_reads_its_output(uri: str) -> None:
     process = start("-m", *SMALL, "seed=0,1", "hydra.launcher.workers=1", f"tracking.uri={uri}")
     assert process.stdout

@@ -19,7 +19,7 @@ def trials(uri: str) -> list[dict[str, Any]]:
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_search_resumes_and_ends_like_an_uninterrupted_one(uri: str) -> None:
     one_by_one = ["hydra/launcher=basic", "hydra.sweeper.n_trials=3", "hydra.sweeper.startup_trials=1"]
     whole = command(*SEARCH, *SPACE, *one_by_one, f"tracking.uri={uri}")

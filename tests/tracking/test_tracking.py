@@ -145,7 +145,7 @@ def test_a_silent_server_is_given_up_after_one_try(silent):
     assert "tracking.uri=sqlite:///" in message
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_eight_processes_can_create_the_store_together(tmp_path):
     uri = f"sqlite:///{tmp_path / 'new store' / 'mlflow.db'}"
     processes = [start(uri, f"run {i}") for i in range(8)]
@@ -420,7 +420,7 @@ class Server:
         self.process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.usefixtures("tensorflow")
 def test_an_outage_of_the_server_loses_nothing_and_does_not_stall_the_run(tmp_path, spools, monkeypatch, capfd):
     import keras

@@ -109,7 +109,7 @@ def children(pid: int) -> list[int]:
     return [int(line) for line in listed.stdout.split()]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("sent", "said"),
     # Of a worker that was killed the chief may hear first, from TensorFlow.
@@ -147,7 +147,7 @@ def test_run_fails_when_a_worker_dies_or_hangs_and_can_be_resumed(
     assert history(uri, run.info.run_id) == history(*mirrored)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_run_fails_and_names_a_peer_that_never_starts(uri: str) -> None:
     ports = free_local_ports(2)
     task = {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": 0}}
