@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING
 from experiments.config.schema import Config
 from experiments.errors import StoreError
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
+from experiments.tracking.operations import find_logged_models
+from experiments.tracking.outages import first_line
 from experiments.tracking.records import find_runs
 from experiments.tracking.run import MODEL_NAME
-from experiments.tracking.store import (
-    connect_store,
-    find_logged_models,
-    first_line,
-    get_mlflow_run,
-    open_existing_store,
-    store_errors,
-)
+from experiments.tracking.store import connect_store, get_mlflow_run, open_existing_store, store_errors
 from experiments.training.networks import load_keras_model
 
 if TYPE_CHECKING:
