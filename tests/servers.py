@@ -52,12 +52,15 @@ class Proxy:
 
     def __init__(self, port):
         proxy, self.status, self.body, self.of, self.left = self, 200, b"", None, 0
+        self.lines, self.refused = list[str](), 0
 
         class Handler(BaseHTTPRequestHandler):
             def pass_on(self):
+                proxy.lines.append(self.requestline)
                 sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if proxy.of is not None and proxy.of in self.requestline and proxy.left > 0:
                     proxy.left -= 1
+                    proxy.refused += 1
                     return self.reply(proxy.status, proxy.body, "text/html")
                 connection = HTTPConnection("127.0.0.1", port, timeout=30)
                 connection.request(self.command, self.path, sent, dict(self.headers))
@@ -83,6 +86,10 @@ class Proxy:
     def answer(self, status, body=b"<html>being replaced</html>", of="mlflow", times=10**6):
         """Answer the next requests whose line contains `of`."""
         self.status, self.body, self.of, self.left = status, body, of, times
+
+    def seen(self, of, times):
+        """Return whether so many requests whose line contains `of` have come."""
+        return sum(of in line for line in self.lines) >= times
 
     def pass_all(self):
         self.of = None
