@@ -89,12 +89,8 @@ def test_a_sweep_that_waits_in_vain_for_its_store_fails(
 ) -> None:
     monkeypatch.setattr(patience, "STORE_PATIENCE", 0.1)
     monkeypatch.setattr(patience, "STORE_POLL", 0.1)
-    with (
-        pytest.raises(
-            TrainingError, match=r"The sweep has waited for its store in vain: The tracking server http://127"
-        ),
-        JobRunner(FakeEngine(), PARENT) as runner,
-    ):
+    with JobRunner(FakeEngine(), PARENT) as runner:
         runner.jobs += planned_jobs("http://127.0.0.1:9")
-        runner.run(runner.jobs)
+        with pytest.raises(TrainingError, match=r"The sweep has waited for its store in vain: The tracking"):
+            runner.run(runner.jobs)
     assert capsys.readouterr().err.endswith("The sweep waits for its store, at most 0 s.\n")
