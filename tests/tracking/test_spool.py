@@ -112,6 +112,14 @@ def test_an_entry_that_is_not_a_file_stops_no_command(uri: str, spools: Path, ca
     assert f"{spools / 'notes.jsonl'} cannot be read: Is a directory" in capfd.readouterr().err
 
 
+def test_an_empty_file_is_deleted_without_a_word(uri: str, spools: Path, capfd: Any) -> None:
+    spools.mkdir()
+    (spools / "a.jsonl").touch()
+    connect_store(uri)
+    assert list(spools.iterdir()) == []
+    assert capfd.readouterr().err == ""
+
+
 def test_a_full_disk_leaves_no_half_line_in_the_file(uri: str, spools: Path) -> None:
     import resource
     import signal
@@ -125,9 +133,13 @@ def test_a_full_disk_leaves_no_half_line_in_the_file(uri: str, spools: Path) -> 
     try:
         with pytest.raises(OSError, match="No space left on device"):
             waiting.append({"tags": {"long": "value"}})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9, limits[1]))
+        with pytest.raises(OSError, match="No space left on device"):
+            Spool(uri, "b").append(POINT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
+    assert sorted(path.name for path in spools.iterdir()) == ["a.jsonl"]
     waiting.append(END)
     waiting.close()
     lines = (spools / "a.jsonl").read_text().splitlines()

@@ -88,7 +88,13 @@ class Spool:
         if not os.fstat(file.fileno()).st_nlink:  # replayed and deleted while this process waited
             file.close()
             return self._open()
-        self._read(file)
+        try:
+            self._read(file)
+        except OSError:
+            if not os.fstat(file.fileno()).st_size:
+                self.path.unlink()
+            file.close()
+            raise
         self._file = file
         return file
 
@@ -108,7 +114,7 @@ class Spool:
         if None in records:
             self._set_aside([number for number, record in enumerate(records, 1) if record is None])
             file.truncate(0)
-        if not file.seek(0, os.SEEK_END):
+        if self.store and not file.seek(0, os.SEEK_END):
             _write_lines(file, [{"store": self.store}, *sound])
         self._pending.extend(sound)
 
@@ -145,7 +151,11 @@ def find_abandoned_spools(store: str) -> Iterator[Spool]:
             except BlockingIOError:
                 continue
             spool = Spool("", path.stem)
-            spool._read(file)
+            try:
+                spool._read(file)
+            except OSError as error:  # a full disk has no room to set a damaged file aside
+                _tell_once(path, f"{path} is damaged, and cannot be set aside: {error.strerror}.")
+                continue
             spool._file = file
             if not spool.store:
                 path.unlink()
