@@ -36,6 +36,10 @@ class StoreError(UserError):
     """A tracking store that cannot be reached or read: which one, why, what to do."""
 
 
+class StoreOutageError(StoreError):
+    """A tracking store that does not answer, or does not take requests now; it may again."""
+
+
 class TrainingError(Exception):
     """Training that failed after the run had begun: exit code 1, the run is FAILED with this reason."""
 
@@ -44,6 +48,10 @@ class TrainingError(Exception):
 
 class NotFiniteError(TrainingError):
     """A loss or metric that is NaN or infinite: continuing from the checkpoint would only run into it again."""
+
+
+class RecordingError(TrainingError):
+    """A run that can no longer be recorded: nothing can be written anywhere, or somebody has deleted it."""
 
 
 class TrialPruned(Exception):  # noqa: N818

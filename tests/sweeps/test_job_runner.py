@@ -7,6 +7,8 @@ import pytest
 
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import compose_sweep
+from experiments.errors import TrainingError
+from experiments.sweeps import patience
 from experiments.sweeps.engines.engine import Engine, JobEnd
 from experiments.sweeps.job_runner import JobRunner
 from experiments.sweeps.plan import SweepJob, plan_jobs
@@ -70,3 +72,25 @@ def test_ctrl_c_while_drawing_interrupts_the_engine(new_uri: str) -> None:
     with pytest.raises(KeyboardInterrupt), JobRunner(engine, PARENT) as runner:
         runner.draw(planned_jobs(new_uri)[0], "1f0a")
     assert engine.told == [SIGINT.name, "close"]
+
+
+def test_ctrl_c_during_an_outage_of_the_store_is_not_held_up() -> None:
+    class KilledJobs(FakeEngine):
+        def close(self) -> list[JobEnd]:
+            return [JobEnd(job, 1.0, "its worker process was killed", "KILLED")]
+
+    (job,) = planned_jobs("http://127.0.0.1:9")
+    with pytest.raises(KeyboardInterrupt), JobRunner(KilledJobs(), PARENT):
+        raise KeyboardInterrupt
+
+
+def test_a_sweep_that_waits_in_vain_for_its_store_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patience, "STORE_PATIENCE", 0.1)
+    monkeypatch.setattr(patience, "STORE_POLL", 0.1)
+    with JobRunner(FakeEngine(), PARENT) as runner:
+        runner.jobs += planned_jobs("http://127.0.0.1:9")
+        with pytest.raises(TrainingError, match=r"The sweep has waited for its store in vain: The tracking"):
+            runner.run(runner.jobs)
+    assert capsys.readouterr().err.endswith("The sweep waits for its store, at most 0 s.\n")

@@ -3,7 +3,9 @@
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Self
@@ -11,10 +13,11 @@ from typing import TYPE_CHECKING, Self
 from experiments.config.composition import compose_jobs, composing
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
-from experiments.errors import ConfigError, Terminated
+from experiments.errors import ConfigError, StoreOutageError, Terminated
 from experiments.formatting import format_duration
 from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
 from experiments.sweeps.leaderboard import log_figures
+from experiments.sweeps.patience import outlast_outage
 from experiments.sweeps.plan import JobOutcome, SweepJob, job_outcomes, plan_jobs, read_job_outcome, varied_overrides
 from experiments.sweeps.search import Point, Search, point_overrides
 from experiments.sweeps.study import SearchStudy, study_figures, trials_table
@@ -51,11 +54,12 @@ class JobRunner:
                 self.engine.interrupt(SIGINT if isinstance(error, KeyboardInterrupt) else SIGTERM)
         finally:
             for end in self.engine.close():
-                read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
+                with suppress(StoreOutageError):  # the next command finds that their processes have ended
+                    read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
 
     def outcomes(self) -> list[JobOutcome]:
         """Return the outcome of every job."""
-        outcomes = job_outcomes(self.jobs, self.parent_id)
+        outcomes = outlast_outage(lambda: job_outcomes(self.jobs, self.parent_id))
         return [o if o.reason else replace(o, reason=self._ended.get(n, "")) for n, o in enumerate(outcomes)]
 
     def run(self, jobs: Sequence[SweepJob]) -> None:
@@ -75,7 +79,8 @@ class JobRunner:
             self._most_at_once = max(self._most_at_once, len(running))
             end = self.engine.wait()
             del running[end.job.number]
-            outcome = read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)
+            read = partial(read_job_outcome, end.job, self.parent_id, end.reason, end.lost_status)
+            outcome = outlast_outage(read)
             if not outcome.is_done and retries[end.job.number]:
                 retries[end.job.number] -= 1
                 print(f"{end.job.name} is tried again: {outcome.reason}", file=sys.stderr, flush=True)

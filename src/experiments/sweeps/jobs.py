@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from experiments.comparison.evaluate import draw_full_report
 from experiments.config.identity import identity_tags
 from experiments.config.overrides import override_key
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError, TrainingError, UserError
+from experiments.sweeps.patience import outlast_outage
 from experiments.sweeps.plan import SweepJob, read_job_outcome
 from experiments.sweeps.study import pruning_watch
 from experiments.tracking.addresses import resolve_tracking_uri
@@ -22,7 +24,7 @@ def try_job(job: SweepJob, parent_id: str, draw: str | None = None) -> str:
         if draw:
             draw_full_report(draw, resolve_tracking_uri(job.config.tracking.uri))
         else:
-            _run_job(job, parent_id)
+            outlast_outage(partial(_run_job, job, parent_id))
     except (UserError, TrainingError) as error:
         return str(error)
     except (Exception, SystemExit) as error:  # its traceback is with its run

@@ -19,7 +19,7 @@ from experiments.reports.differences import run_name
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.liveness import end_abandoned_run
 from experiments.tracking.records import RunRecord, runs_with_tags
-from experiments.tracking.store import connect_store, open_existing_store, store_exists
+from experiments.tracking.store import connect_store, open_existing_store, store_errors, store_exists
 from experiments.training.checkpoints import checkpoint_path
 
 MADE_BY = {"other code": ("code_digest", "code_digest_rule"), "other package versions": ("versions",)}  # by tags
@@ -217,7 +217,8 @@ def read_job_outcome(job: SweepJob, parent_id: str, reason: str = "", lost_statu
     """
     (outcome,) = job_outcomes([job], parent_id, fingerprint=job.fingerprint)
     if lost_status and outcome.run_id and outcome.status != "FINISHED":
-        client = connect_store(resolve_tracking_uri(job.config.tracking.uri))
-        end_abandoned_run(client, outcome.run_id, lost_status, reason)
+        uri = resolve_tracking_uri(job.config.tracking.uri)
+        with store_errors(uri):
+            end_abandoned_run(connect_store(uri), outcome.run_id, lost_status, reason)
         return replace(outcome, status=lost_status, reason=reason)
     return outcome if outcome.reason or outcome.is_done else replace(outcome, reason=reason)

@@ -32,6 +32,7 @@ from experiments.sweeps.leaderboard import (
     share_view,
     sweep_commands,
 )
+from experiments.sweeps.patience import outlast_outage
 from experiments.sweeps.plan import SweepJob, SweepPlan, child_runs, has_light_figures, plan_sweep, varied_overrides
 from experiments.sweeps.search import Search
 from experiments.tracking.addresses import hide_credentials
@@ -69,7 +70,7 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
                 share_view(parent, varied_overrides(composed.jobs), *objective_of(plan.base))
                 runner.run(runner.jobs)  # none yet in a search
                 refused = run_search(composed, runner, parent, SWEEP_FOLDER) if isinstance(composed, Search) else []
-                _finish_sweep(plan, parent, runner, refused, again)
+                outlast_outage(lambda: _finish_sweep(plan, parent, runner, refused, again))
         except BaseException as error:
             if not isinstance(error, TrainingError):
                 print(f"\nResume the sweep: {again}", file=sys.stderr)

@@ -6,22 +6,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from experiments.config.schema import Config
-from experiments.errors import StoreError
+from experiments.errors import StoreError, StoreOutageError
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
+from experiments.tracking.operations import find_logged_models
+from experiments.tracking.outages import first_line, is_outage
 from experiments.tracking.records import find_runs
 from experiments.tracking.run import MODEL_NAME
-from experiments.tracking.store import (
-    connect_store,
-    find_logged_models,
-    first_line,
-    get_mlflow_run,
-    open_existing_store,
-    store_errors,
-)
+from experiments.tracking.store import connect_store, get_mlflow_run, open_existing_store, store_errors
 from experiments.training.networks import load_keras_model
 
 if TYPE_CHECKING:
     import numpy as np
+    from mlflow import MlflowClient
 
 
 def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
@@ -31,9 +27,25 @@ def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
         with TemporaryDirectory() as folder:
             return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
     except Exception as error:  # each kind of artifact store raises its own errors
+        if _is_withheld(client, run_id, artifact):
+            raise StoreOutageError(
+                f"The tracking server {hide_credentials(uri)} does not send {artifact} of run {run_id}:"
+                f" {first_line(error)}"
+            ) from None
         raise StoreError(
             f"Run {run_id} in {hide_credentials(uri)} has no artifact {artifact}: {first_line(error)}"
         ) from None
+
+
+def _is_withheld(client: "MlflowClient", run_id: str, artifact: str) -> bool:
+    """Return whether a server that does not send an artifact has it, or does not answer either."""
+    if not client.tracking_uri.startswith("http"):
+        return False
+    try:
+        listed = client.list_artifacts(run_id, str(Path(artifact).parent))
+    except Exception as error:
+        return is_outage(error)
+    return artifact in {entry.path for entry in listed}
 
 
 def read_artifact_text(uri: str, run_id: str, artifact: str) -> str:

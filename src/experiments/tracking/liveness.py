@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.tracking.spool import waiting_runs
 from experiments.tracking.store import all_experiment_ids, metric_points, search_pages
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
     of_this_host = f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
     ids = experiment_ids or all_experiment_ids(client)
     running = search_pages(client.search_runs, experiment_ids=ids, filter_string=of_this_host)
-    dead = [run for run in running if is_process_dead(run.data.tags)]
+    waiting = waiting_runs()  # what they could not send says how they ended
+    dead = [run for run in running if run.info.run_id not in waiting and is_process_dead(run.data.tags)]
     reason = "the process disappeared: it was killed, or the machine went down"
     for run in dead:
         last = max((point.timestamp for point in metric_points(client, run)), default=run.info.start_time)

@@ -8,28 +8,22 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import StoreError, Terminated, TrialPruned
+from experiments.errors import RecordingError, StoreError, Terminated, TrialPruned
 from experiments.profiling import span
 from experiments.tracking.addresses import SQLITE, database_file, hide_credentials
 from experiments.tracking.liveness import mark_dead_runs, process_tags
-from experiments.tracking.spool import Spool, SpooledOperation, apply_operation, find_abandoned_spools
-from experiments.tracking.store import (
-    connect_store,
-    first_line,
-    get_mlflow_run,
-    is_outage,
-    metric_points,
-    outage_reason,
-    store_errors,
-)
-from experiments.tracking.ui_pages import VIEW_NAME, runs_view, view_tag
+from experiments.tracking.operations import SpooledOperation, apply_operation, clear_end, view_tag
+from experiments.tracking.outages import first_line, is_outage, outage_reason
+from experiments.tracking.spool import Spool
+from experiments.tracking.store import connect_store, get_mlflow_run, metric_points, store_errors
+from experiments.tracking.ui_pages import VIEW_NAME, runs_view
 
 if TYPE_CHECKING:
     import keras
@@ -66,7 +60,8 @@ def open_run(
 
     The experiment is created if it does not exist; MLflow chooses a name if there is none. `run_id` is an earlier run
     to enter again: its name and params stay, and points it has are not logged again. Raise a StoreError if the store
-    cannot be used, or that run is unknown or still running.
+    cannot be used, or that run is unknown or still running. What is logged raises a RecordingError if it can be kept
+    nowhere, or somebody has deleted the run.
     """
     client = connect_store(uri)
     experiment_id = _prepare_store(client, uri, experiment)
@@ -79,19 +74,23 @@ def open_run(
             run.log_params(params)
         yield run
         run._end("FINISHED")
+        run._send_rest()
     except BaseException as error:
         try:
             run._end_with(error)
+            run._send_rest()
         except Exception as failure:  # the error that ended the run is the one to raise
-            print(f"Run {run.run_id} could not be closed: {first_line(failure)}", file=sys.stderr)
+            print(f"The end of run {run.run_id} is not recorded whole: {first_line(failure)}", file=sys.stderr)
         raise
+    finally:
+        run.spool.close()
 
 
 class TrackedRun:
     """A run to log to.
 
-    While a server does not answer, what is logged is kept on disk. It is sent in order once the server answers: during
-    the run, at its end, or by the next command that uses the store.
+    While the store, or the place of its artifacts, cannot take what is logged, it is kept on disk. It is sent in order
+    once it can be: during the run, at its end, or by the next command that uses the store.
     """
 
     def __init__(self, client: "MlflowClient", uri: str, run: "MlflowRun") -> None:
@@ -101,6 +100,7 @@ class TrackedRun:
         self.name: str = run.info.run_name
         self._client = client
         self.spool = Spool(hide_credentials(uri), self.run_id)
+        self._status, self._problem, self._reported = "RUNNING", "", ""
         self._next_try = 0.0
         self._tables: list[dict[str, str]] = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
         self._params = set(run.data.params)
@@ -197,40 +197,71 @@ class TrackedRun:
                 self._end("KILLED", str(error))
             case SystemExit(code=None | 0):
                 self._end("FINISHED")
+            case RecordingError():
+                with suppress(Exception):  # the store may take this, and not what it was to record
+                    self._end("FAILED", first_line(error), type(error).__name__)
             case _:
+                reason = f"exit code {error.code}" if isinstance(error, SystemExit) else first_line(error)
+                self._end("FAILED", reason, type(error).__name__)
                 self.log_text(hide_credentials("".join(traceback.format_exception(error))), "error/traceback.txt")
-                self.set_tags({"end_error": type(error).__name__})
-                self._end("FAILED", f"exit code {error.code}" if isinstance(error, SystemExit) else first_line(error))
 
-    def _end(self, status: str, reason: str | None = None) -> None:
-        if reason is not None:
-            self.set_tags({"end_reason": reason})
-        self._log({"status": status, "time": int(time.time() * 1000)})
+    def _end(self, status: str, reason: str | None = None, error: str | None = None) -> None:
+        tags = {key: value for key, value in (("end_error", error), ("end_reason", reason)) if value is not None}
+        operations: list[SpooledOperation] = [{"tags": tags}] if tags else []
+        operations.append({"status": status, "time": int(time.time() * 1000)})
+        self._status = status
+        if status == "FINISHED" or not self._send_ahead(operations):
+            for operation in operations:
+                self._log(operation)
+
+    def _send_ahead(self, operations: Sequence[SpooledOperation]) -> bool:
+        """Send how the run ended, before what waits, which may not be accepted soon; return whether that was done."""
+        try:
+            if not self.spool or outage_reason(self.uri, timeout=2):
+                return False
+            for operation in operations:
+                apply_operation(self._client, self.run_id, operation)
+        except Exception:  # then it waits as well
+            return False
+        return True
+
+    def _send_rest(self) -> None:
+        """Send what waits at the end of the run, or say where it is kept."""
         if self.spool:
             self._replay()
         if self.spool:
             self._report(
-                f"still does not answer. The rest of run {self.run_id} ({status}) is kept in {self.spool.path}; the"
-                " next command that uses this store sends it."
+                f"still {self._problem}. The rest of run {self.run_id} ({self._status}) is kept in {self.spool.path};"
+                " the next command that uses this store sends it."
             )
-        self.spool.close()
 
     @span("logging")
     def _log(self, operation: SpooledOperation) -> None:
-        """Send an operation to the store, or spool it while it does not answer; raise its error if it refuses."""
+        """Send an operation to the store, or spool it while that fails; raise the store's error if it refuses."""
+        began, reason = False, ""
         if not self.spool:
             try:
                 return apply_operation(self._client, self.run_id, operation)
             except Exception as error:
                 if not is_outage(error):
+                    self._check_not_deleted()
                     raise
-                self._report(
-                    f"does not answer; the run continues. What it logs is kept in {self.spool.path} and sent when the"
-                    f" store answers again. ({first_line(error)})"
-                )
+                began, reason = True, f" ({first_line(error)})"
+                self._problem = "does not take artifacts" if "source" in operation else "does not answer"
                 self._next_try = time.monotonic() + 5
-        self.spool.append(operation)
-        if time.monotonic() > self._next_try:
+        try:
+            self.spool.append(operation)
+        except OSError as error:
+            raise RecordingError(
+                f"Run {self.run_id} cannot be recorded: the tracking store {hide_credentials(self.uri)}"
+                f" {self._problem}{reason}, and {self.spool.path} cannot be written: {first_line(error)}"
+            ) from error
+        if began:
+            self._report(
+                f"{self._problem}; the run continues. What it logs is kept in {self.spool.path} and sent when the store"
+                f" answers again.{reason}"
+            )
+        elif time.monotonic() > self._next_try:
             self._replay()
 
     def _replay(self) -> None:
@@ -242,29 +273,45 @@ class TrackedRun:
                 self._report("answers again and has received everything.")
         except Exception as error:
             if not is_outage(error):
+                self._check_not_deleted()
                 self._report(f"refuses what was kept for it: {first_line(error)}")
         finally:  # waiting for a silent server takes at most a tenth of the run's time
             self._next_try = time.monotonic() + max(5, 10 * (time.monotonic() - started))
 
+    def _check_not_deleted(self) -> None:
+        """Raise a RecordingError if somebody has deleted the run or its experiment."""
+        from mlflow.exceptions import MlflowException
+
+        store, what, restore = hide_credentials(self.uri), f"Run {self.run_id}", f"runs restore --run-id {self.run_id}"
+        try:
+            run = self._client.get_run(self.run_id)
+            experiment = self._client.get_experiment(self.experiment_id)
+        except MlflowException as error:
+            if is_outage(error):
+                return
+            raise RecordingError(f"{what} was deleted from {store} for good while it was running.") from None
+        if experiment.lifecycle_stage == "deleted":
+            what = f"The experiment {experiment.name!r} of run {self.run_id}"
+            restore = f"experiments restore --experiment-id {self.experiment_id}"
+        elif run.info.lifecycle_stage != "deleted":
+            return
+        raise RecordingError(
+            f"{what} was deleted in {store} while it was running. Restore it with: MLFLOW_TRACKING_URI='{store}' mlflow"
+            f" {restore}"
+        )
+
     def _report(self, message: str) -> None:
-        print(f"The tracking store {hide_credentials(self.uri)} {message}", file=sys.stderr, flush=True)
+        """Print a message about the store, unless it is the last one again."""
+        if message != self._reported:
+            print(f"The tracking store {hide_credentials(self.uri)} {message}", file=sys.stderr, flush=True)
+        self._reported = message
 
 
 @span("preparing the store")
 def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
-    """Send what earlier runs left behind, mark dead runs, and return the id of the experiment."""
+    """Mark dead runs, and return the id of the experiment."""
     from mlflow.exceptions import MlflowException
 
-    store = hide_credentials(uri)
-    for spool in find_abandoned_spools(store):
-        try:
-            spool.replay(partial(apply_operation, client, spool.run_id))
-        except Exception as error:
-            print(
-                f"What run {spool.run_id} logged while the tracking store {store} did not answer could not be sent: "
-                f"{first_line(error)} It stays in {spool.path}; delete that file to discard it.",
-                file=sys.stderr,
-            )
     with store_errors(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -277,6 +324,7 @@ def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
                     raise
                 found = client.get_experiment_by_name(experiment)  # another process was faster
         if found.lifecycle_stage == "deleted":
+            store = hide_credentials(uri)
             raise StoreError(
                 f"The experiment {experiment!r} is deleted in {store}. Restore it with: MLFLOW_TRACKING_URI='{store}'"
                 f" mlflow experiments restore --experiment-id {found.experiment_id} - or choose another:"
@@ -295,9 +343,7 @@ def _enter_run(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str,
     if run.info.status == "RUNNING" and (host, pid) != (tags["process.host"], tags["process.pid"]):
         raise StoreError(f"Run {run_id} is still running, in process {pid} on {host}. Stop that process first.")
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
-    for key in ("end_reason", "end_error"):
-        if key in run.data.tags:
-            client.delete_tag(run_id, key)
+    clear_end(client, run)
     client.update_run(run_id, status="RUNNING")
     return run
 

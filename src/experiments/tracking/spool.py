@@ -1,88 +1,32 @@
-"""Operations on a run: applied to its store, or kept while its server does not answer, and replayed in order.
+"""What runs logged while their stores did not answer: kept in files, and sent by whatever opens the store next.
 
 There is a file for each run, JSON lines: the store's address, then one operation per line; files to be uploaded are
 copied beside it. Operations can be applied twice without harm, so an interrupted replay simply starts again.
 """
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
 from experiments import PROJECT
-from experiments.tracking.store import find_logged_models, is_outage
-from experiments.tracking.ui_pages import view_tag
+from experiments.tracking.operations import SpooledOperation, apply_operation
+from experiments.tracking.outages import first_line, is_outage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SpooledOperation = dict[str, Any]
-
 SPOOL_FOLDER = PROJECT / "outputs" / "spool"
-
-
-def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOperation) -> None:
-    """Apply an operation to the store."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    match operation:
-        case {"metrics": points}:
-            client.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
-        case {"params": params}:
-            items = [Param(key, value) for key, value in params.items()]
-            for start in range(0, len(items), 100):  # the most that MLflow accepts in one request
-                client.log_batch(run_id, params=items[start : start + 100], synchronous=True)
-        case {"tags": tags}:
-            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
-        case {"artifacts": folder, "source": source}:
-            # Earlier versions also spooled single files.
-            upload = client.log_artifacts if Path(source).is_dir() else client.log_artifact
-            upload(run_id, source, folder or None)
-        case {"dataset": dataset, "context": context}:
-            _apply_dataset(client, run_id, dataset, context)
-        case {"model": name, "source": source}:
-            _apply_model(client, run_id, name, source)
-        case {"view": name, "of": experiment_id, "state": state}:
-            client.set_experiment_tag(experiment_id, view_tag(name), state)
-        case {"status": status, "time": end}:
-            client.set_terminated(run_id, status, end_time=end)
-        case _:
-            raise AssertionError(f"unknown operation {operation}")
-
-
-def _apply_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str], context: str) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-    from mlflow.exceptions import MlflowException
-
-    inputs = [DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", context)])]
-    try:
-        client.log_inputs(run_id, inputs)
-    except MlflowException as error:
-        if is_outage(error):
-            raise
-        client.log_inputs(run_id, inputs)  # another run added the same dataset at the same moment
-
-
-def _apply_model(client: "MlflowClient", run_id: str, name: str, folder: str) -> None:
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-    from mlflow.models import Model
-
-    run = client.get_run(run_id)
-    earlier = find_logged_models(client, run.info.experiment_id, name, run_id)
-    logged = earlier[0] if earlier else client.create_logged_model(run.info.experiment_id, name, run_id)
-    description = Model.load(folder)
-    description.run_id = run_id
-    description.model_id = description.model_uuid = logged.model_id
-    description.artifact_path = logged.artifact_location
-    description.save(str(Path(folder, "MLmodel")))
-    client.log_model_artifacts(logged.model_id, folder)
-    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    if run.outputs is None or all(output.model_id != logged.model_id for output in run.outputs.model_outputs):
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+_told: set[Path] = set()  # the files about which this process has printed a message
+_refused: set[Path] = set()  # those that their store would refuse again
 
 
 class Spool:
@@ -94,23 +38,28 @@ class Spool:
     def __init__(self, store: str, run_id: str) -> None:
         self.store, self.run_id = store, run_id
         self.path = SPOOL_FOLDER / f"{run_id}.jsonl"
+        self._damaged = SPOOL_FOLDER / f"{self.path.name}.damaged"
         self._files = SPOOL_FOLDER / run_id
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._pending: deque[SpooledOperation] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._pending)
 
     def append(self, operation: SpooledOperation) -> None:
-        """Write an operation to disk, with a copy of the folder that its key `source` names."""
+        """Write an operation to disk, with a copy of the folder that its key `source` names; raise an OSError."""
         file = self._file or self._open()
         if "source" in operation:
             source = Path(operation["source"])
-            kept = self._files / str(file.tell()) / source.name
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, kept, dirs_exist_ok=True)
+            kept = self._files / str(file.seek(0, os.SEEK_END)) / source.name
+            try:
+                shutil.copytree(source, kept, dirs_exist_ok=True)
+            except OSError as error:
+                shutil.rmtree(kept.parent, ignore_errors=True)
+                first = error.args[0][0][-1] if isinstance(error, shutil.Error) else str(error)  # of one for each file
+                raise OSError(first) from error
             operation = operation | {"source": str(kept)}
-        _write_line(file, operation)
+        _write_lines(file, [operation])
         self._pending.append(operation)
 
     def replay(self, apply: Callable[[SpooledOperation], object]) -> None:
@@ -119,59 +68,145 @@ class Spool:
             apply(self._pending[0])
             self._pending.popleft()
         self.path.unlink(missing_ok=True)
-        shutil.rmtree(self._files, ignore_errors=True)
+        if not self._damaged.exists():  # which may name some of them
+            shutil.rmtree(self._files, ignore_errors=True)
         self.close()
 
     def close(self) -> None:
         """Let other processes replay the rest."""
         if self._file is not None:
+            if not self._pending:
+                self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> FileIO:
         """Open, lock and read the file, which another process may be replaying."""
         SPOOL_FOLDER.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("ab+")
+        file = self.path.open("ab+", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
         if not os.fstat(file.fileno()).st_nlink:  # replayed and deleted while this process waited
             file.close()
             return self._open()
-        self._read(file)
+        try:
+            self._read(file)
+        except OSError:
+            if not os.fstat(file.fileno()).st_size:
+                self.path.unlink()
+            file.close()
+            raise
+        self._file = file
         return file
 
-    def _read(self, file: BinaryIO) -> None:
+    def _read(self, file: FileIO) -> None:
+        """Read the operations that wait, and the store's address, which is empty if it is damaged and not known."""
         file.seek(0)
         content = file.read()
         complete = content[: content.rfind(b"\n") + 1]  # a kill can leave an incomplete line
         file.truncate(len(complete))
         file.seek(len(complete))
-        records = [json.loads(line) for line in complete.splitlines()]
-        if records:
+        records = [_parse_line(line) for line in complete.split(b"\n")[:-1]]
+        if records and not isinstance((records[0] or {}).get("store"), str):
+            records[0] = None
+        if records and records[0]:
             self.store = records[0]["store"]
-        else:
-            _write_line(file, {"store": self.store})
-        self._pending.extend(records[1:])
-        self._file = file
+        sound = [record for record in records[1:] if record is not None]
+        if None in records:
+            self._set_aside([number for number, record in enumerate(records, 1) if record is None])
+            file.truncate(0)
+        if self.store and not file.seek(0, os.SEEK_END):
+            _write_lines(file, [{"store": self.store}, *sound])
+        self._pending.extend(sound)
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Keep a copy of a file with damaged lines, of which the sound ones are sent, and say so."""
+        shutil.copyfile(self.path, self._damaged)
+        lines = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
+        rest = "The other lines are sent." if self.store else "Nothing of it is sent: line 1 names its store."
+        print(
+            f"{self.path}, which keeps what run {self.run_id} could not send to its store, is damaged in line {lines}."
+            f" It is set aside as {self._damaged.name}. {rest}",
+            file=sys.stderr,
+        )
+
+
+def waiting_runs() -> set[str]:
+    """Return the ids of the runs of which something waits to be sent."""
+    return {path.stem for path in SPOOL_FOLDER.glob("*.jsonl")}
 
 
 def find_abandoned_spools(store: str) -> Iterator[Spool]:
     """Find the spools for `store` of runs whose process has ended."""
     for path in sorted(SPOOL_FOLDER.glob("*.jsonl")):
         try:
-            file = path.open("rb+")
+            file = path.open("rb+", buffering=0)
         except FileNotFoundError:  # replayed and deleted in the meantime
+            continue
+        except OSError as error:  # such as another user's
+            _tell_once(path, f"{path} cannot be read: {error.strerror}. What it keeps for a store is not sent.")
             continue
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the run's process holds the lock while it is alive
             except BlockingIOError:
                 continue
-            spool = Spool(store, path.stem)
-            spool._read(file)
+            spool = Spool("", path.stem)
+            try:
+                spool._read(file)
+            except OSError as error:  # a full disk has no room to set a damaged file aside
+                _tell_once(path, f"{path} is damaged, and cannot be set aside: {error.strerror}.")
+                continue
+            spool._file = file
+            if not spool.store:
+                path.unlink()
             if spool.store == store and path.exists():
                 yield spool
 
 
-def _write_line(file: BinaryIO, record: SpooledOperation) -> None:
-    file.write(json.dumps(record).encode() + b"\n")
-    file.flush()
+def send_waiting(client: "MlflowClient", store: str) -> None:
+    """Send to the store, of this address without credentials, what runs that have ended could not.
+
+    What cannot be sent now is kept for the next command, with a message.
+    """
+    for spool in find_abandoned_spools(store):
+        if spool.path in _refused:
+            continue
+        try:
+            spool.replay(partial(apply_operation, client, spool.run_id))
+        except Exception as error:
+            if not is_outage(error):
+                _refused.add(spool.path)
+            _tell_once(
+                spool.path,
+                f"What run {spool.run_id} logged while the tracking store {store} did not answer could not be sent: "
+                f"{first_line(error)} It stays in {spool.path}; delete that file to discard it.",
+            )
+            if getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE":  # a locked database waits for each
+                return
+
+
+def _tell_once(path: Path, message: str) -> None:
+    """Print a message about a spool, unless this process has printed one about it."""
+    if path not in _told:
+        _told.add(path)
+        print(message, file=sys.stderr)
+
+
+def _parse_line(line: bytes) -> SpooledOperation | None:
+    """Return the operation of a line, or None if the line is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _write_lines(file: FileIO, records: Iterable[SpooledOperation]) -> None:
+    """Append lines: all of them, or none and an OSError."""
+    lines, end = b"".join(json.dumps(record).encode() + b"\n" for record in records), file.seek(0, os.SEEK_END)
+    try:
+        if file.write(lines) != len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(end)
+        raise

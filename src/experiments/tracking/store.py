@@ -1,6 +1,7 @@
 """Create, connect to and search a tracking store."""
 
 import fcntl
+import json
 import logging
 import os
 import sqlite3
@@ -10,9 +11,11 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from experiments import PROJECT
-from experiments.errors import StoreError, join_sorted
+from experiments.errors import StoreError, StoreOutageError, join_sorted
 from experiments.profiling import span
 from experiments.tracking.addresses import SQLITE, URI_CHOICES, check_tracking_uri, database_file, hide_credentials
+from experiments.tracking.outages import first_line, is_outage, outage_reason
+from experiments.tracking.spool import send_waiting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,15 +39,17 @@ def store_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, sqlite3.Error, OSError) as error:
-        raise StoreError(
+    except (MlflowException, sqlite3.Error, OSError, json.JSONDecodeError) as error:
+        raise (StoreOutageError if is_outage(error) else StoreError)(
             f"The tracking store {hide_credentials(uri)} cannot be used: {first_line(error)} "
             f"Correct that, or choose another store with tracking.uri. {URI_CHOICES}"
         ) from error
 
 
 def connect_store(uri: str) -> "MlflowClient":
-    """Return a client of the store; create a SQLite store that does not exist yet, safely against races and kills.
+    """Return a client of the store, which has received what waited for it.
+
+    A SQLite store that does not exist yet is created, safely against races and kills.
 
     Raise a StoreError if it cannot be used; a server that does not answer is given up within ten seconds.
     """
@@ -56,11 +61,13 @@ def connect_store(uri: str) -> "MlflowClient":
         if uri.startswith(SQLITE):
             create_database(uri)
         elif reason := outage_reason(uri, timeout=4):
-            raise StoreError(
+            raise StoreOutageError(
                 f"The tracking server {hide_credentials(uri)} does not answer: {reason}. Start it, correct"
                 f" tracking.uri, or use the local store: tracking.uri={SQLITE}{PROJECT / 'mlruns' / 'mlflow.db'}"
             )
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        send_waiting(client, hide_credentials(uri))
+        return client
 
 
 def create_database(uri: str) -> None:
@@ -98,38 +105,6 @@ def quiet_mlflow() -> None:
     warnings.filterwarnings("ignore", module=r"mlflow(\.|$)")
 
 
-def outage_reason(uri: str, timeout: int) -> str | None:
-    """Return why the server does not answer; None if it does, or if the store is a file."""
-    if uri.startswith(SQLITE):
-        return None
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    try:
-        response = http_request(
-            get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=timeout, raise_on_status=False
-        )
-    except MlflowException as error:
-        cause = error.__cause__ or error.__context__
-        return type(cause).__name__ if cause else first_line(error)
-    return f"HTTP status {response.status_code}" if response.status_code >= 500 else None
-
-
-def is_outage(error: BaseException) -> bool:
-    """Return whether the store did not answer, rather than refused."""
-    import requests
-
-    cause: BaseException | None = error
-    while cause is not None:
-        if getattr(cause, "error_code", None) == "TEMPORARILY_UNAVAILABLE":
-            return True
-        if isinstance(cause, requests.RequestException):
-            return cause.response is None or cause.response.status_code >= 500
-        cause = cause.__cause__ or cause.__context__
-    return False
-
-
 def search_pages(search: Callable[..., Any], limit: int | None = None, **arguments: Any) -> list[Any]:
     """Return what a search of the client finds on all pages, at most `limit` results."""
     page = search(max_results=min(limit or 1000, 1000), **arguments)
@@ -142,12 +117,6 @@ def search_pages(search: Callable[..., Any], limit: int | None = None, **argumen
 
 def all_experiment_ids(client: "MlflowClient") -> list[str]:
     return [experiment.experiment_id for experiment in search_pages(client.search_experiments)]
-
-
-def find_logged_models(client: "MlflowClient", experiment_id: str, name: str, run_id: str) -> list[Any]:
-    """Find the models of this name that a run logged."""
-    chosen = f"name = '{name}' AND source_run_id = '{run_id}'"
-    return list(client.search_logged_models([experiment_id], filter_string=chosen))
 
 
 def latest_experiment_id(client: "MlflowClient", name: str | None = None) -> str:
@@ -178,11 +147,6 @@ def get_mlflow_run(client: "MlflowClient", uri: str, run_id: str) -> "MlflowRun"
 def metric_points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
     for key in run.data.metrics:
         yield from client.get_metric_history(run.info.run_id, key)
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return hide_credentials(lines[0][:500]) if lines else type(error).__name__
 
 
 def open_existing_store(uri: str) -> "MlflowClient":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from experiments.config.metrics import FINAL_METRICS
+from experiments.tracking.operations import view_tag
 from experiments.tracking.store import get_mlflow_run, store_errors
 
 if TYPE_CHECKING:
@@ -53,11 +54,6 @@ def compare_page(experiment_id: str, run_ids: Sequence[str]) -> str:
 def run_page(experiment_id: str, run_id: str) -> str:
     """Return the address of the page of a run."""
     return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
-
-
-def view_tag(name: str) -> str:
-    """Return the tag of an experiment with the state of its view of this name."""
-    return f"mlflow.sharedViewState.{name}"
 
 
 def runs_view() -> str:
