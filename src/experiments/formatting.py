@@ -1,8 +1,16 @@
-"""Format texts and numbers: safe for a terminal or Markdown, with only the digits that the spread justifies."""
+"""Format texts and numbers: safe to print, and with only the digits that the spread justifies."""
 
 import math
 import re
 from collections.abc import Iterable
+
+# What precedes a user name (the address of a store may lack its scheme), then all up to the last @ of the word, or of
+# more words if a password with spaces follows the name.
+USER_INFO = re.compile(
+    r"""(\buri[= ]['"]?(?!sqlite:|file:|[/.~])(?:[\w+.-]+:/+)?|://(?!/))"""
+    r"""(?:[^\s/@:\[]+:(?!/|\d+(?:[/\s'"#?]|$))[^\n'"]*|\S*)@"""
+)
+ADDRESS_QUERY = re.compile(r"""(://(?!/)[^\s?#'"]*)\?[^\s#'"]*""")
 
 
 def format_with_spread(mean: float, std: float) -> str:
@@ -35,6 +43,15 @@ def shorten(text: str, length: int) -> str:
 def printable(text: str) -> str:
     """Return the text without characters that a terminal would interpret."""
     return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def hide_credentials(text: str) -> str:
+    """Return a text without the user name, password and query of each address in it, whatever characters they have.
+
+    >>> hide_credentials("tracking.uri=https://me:p@ss/word@host:5000/?token=1 seed=1")
+    'tracking.uri=https://host:5000/ seed=1'
+    """
+    return ADDRESS_QUERY.sub(r"\1", USER_INFO.sub(r"\1", text))
 
 
 def escape_markdown(text: str) -> str:

@@ -6,12 +6,13 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,8 @@ def test_the_uri_comes_from_the_config_the_environment_or_the_project(monkeypatc
     assert resolve_tracking_uri(None) == "http://tracking:5000"
     monkeypatch.chdir(tmp_path)
     assert resolve_tracking_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve_tracking_uri("sqlite:///~/mlflow.db") == f"sqlite:///{tmp_path}/home/mlflow.db"
 
 
 def test_addresses_do_not_import_mlflow():
@@ -97,6 +100,13 @@ def test_addresses_do_not_import_mlflow():
         ("htp://host:5000", "tracking.uri=htp://host:5000 is not supported. Choices: sqlite:///PATH/mlflow.db, http"),
         ("postgresql://me:secret@host/mlflow", "tracking.uri=postgresql://host/mlflow is not supported. Choices: "),
         ("sqlite:///:memory:", "tracking.uri=sqlite:///:memory: must end with the name of a file"),
+        ("localhost:5000", "is neither a file nor a URL. For a tracking server: tracking.uri=http://localhost:5000"),
+        ("me:secret@host:5000/ml", "tracking.uri=host:5000/ml is neither a file nor a URL. For a tracking server: "),
+        ("http://me:my secret@host", "tracking.uri=http://host is not supported. Choices: sqlite:///PATH/mlflow.db"),
+        ("runs/mlflow.db", "is not a URL. For a SQLite store: tracking.uri=sqlite:////"),
+        ("sqlite:////tmp/folder/", "tracking.uri=sqlite:////tmp/folder/ must end with the name of a file"),
+        ("sqlite:////tmp/a%20b/mlflow.db", "MLflow reads '%20' in a path as ' '. Rename the folder, or choose another"),
+        ("sqlite:///~nobody-here/mlflow.db", "~nobody-here is not the home of a user. Write the whole path."),
         ("sqlite:////proc/mlflow/mlflow.db", "The tracking store sqlite:////proc/mlflow/mlflow.db cannot be"),
     ],
 )
@@ -111,6 +121,16 @@ def test_a_file_that_is_not_a_database_is_refused_and_unchanged(tmp_path):
     with pytest.raises(StoreError, match="is not a SQLite database"):
         check_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (tmp_path / "mlflow.db").read_text() == "these are my notes, not a database"
+
+
+def test_the_database_of_another_program_is_refused_and_unchanged(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "photos.db")) as database:
+        database.execute("CREATE TABLE pictures (name TEXT)")
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")  # many programs have one
+    before = (tmp_path / "photos.db").read_bytes()
+    with pytest.raises(StoreError, match=r"another program, with the tables alembic_version, pictures\. MLflow would"):
+        connect_store(f"sqlite:///{tmp_path / 'photos.db'}")
+    assert (tmp_path / "photos.db").read_bytes() == before
 
 
 def test_checking_a_store_keeps_the_locks_of_this_process(store):
@@ -177,7 +197,7 @@ def test_a_kill_during_creation_leaves_no_broken_store(tmp_path, after):
         pass
     assert stored(run).info.status == "FINISHED"
     left = {path.name for path in tmp_path.iterdir()}
-    assert left <= {".mlflow.db.lock", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm"}
+    assert left <= {".mlflow.db.lock", "artifacts", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm"}
 
 
 @pytest.mark.slow

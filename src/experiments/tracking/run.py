@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.errors import StoreError, Terminated, TrialPruned
 from experiments.profiling import span
-from experiments.tracking.addresses import SQLITE, database_file, hide_credentials
+from experiments.tracking.addresses import SQLITE, artifacts_folder, database_file, hide_credentials
 from experiments.tracking.liveness import mark_dead_runs, process_tags
 from experiments.tracking.spool import Spool, SpooledOperation, apply_operation, find_abandoned_spools
 from experiments.tracking.store import (
@@ -268,7 +268,7 @@ def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
     with store_errors(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            location = (database_file(uri).parent / "artifacts").as_uri() if uri.startswith(SQLITE) else None
+            location = artifacts_folder(database_file(uri)).as_uri() if uri.startswith(SQLITE) else None
             try:
                 tags = {view_tag(VIEW_NAME): runs_view()}
                 return client.create_experiment(experiment, artifact_location=location, tags=tags)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from experiments import PROJECT
+from experiments.tracking.moved_store import keep_artifacts_beside
 from experiments.tracking.store import find_logged_models, is_outage
 from experiments.tracking.ui_pages import view_tag
 
@@ -29,6 +30,8 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
     """Apply an operation to the store."""
     from mlflow.entities import Metric, Param, RunTag
 
+    if "source" in operation:  # the store may have been moved since it was opened
+        keep_artifacts_beside(client.tracking_uri)
     match operation:
         case {"metrics": points}:
             client.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
