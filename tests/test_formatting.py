@@ -20,6 +20,8 @@ from experiments.formatting import hide_credentials
         ("'tracking.uri=http://a:b,c{@host' is not an override", "'tracking.uri=http://host' is not an override"),
         ("tracking.uri=me:secret@host:5000", "tracking.uri=host:5000"),
         ("tracking.uri=http:/me:secret@host", "tracking.uri=http:/host"),
+        ("uri: me:secret@host:5000", "uri: host:5000"),
+        (r"tracking.uri=http\://me\:secret@host", r"tracking.uri=http\://host"),  # as Hydra escapes
         ("--uri 'http:me:secret@host'", "--uri 'host'"),
     ],
 )
@@ -33,6 +35,7 @@ def test_credentials_are_hidden_in_any_address(text: str, shown: str) -> None:
     [
         "sqlite:////home/me@corp/mlflow.db",
         "tracking.uri=sqlite:////home/me@corp/mlflow.db",
+        r"tracking.uri=sqlite\:////home/me@corp/mlflow.db",
         "tracking.uri=./a@b/mlflow.db",
         "http://host:5000 tracking.run_name=a@b",
         "tracking.uri=http://host tracking.run_name=a@b",

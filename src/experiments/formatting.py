@@ -7,7 +7,7 @@ from collections.abc import Iterable
 # What precedes a user name (the address of a store may lack its scheme), then all up to the last @ of the word, or of
 # more words if a password with spaces follows the name.
 USER_INFO = re.compile(
-    r"""(\buri[= ]['"]?(?!sqlite:|file:|[/.~])(?:[\w+.-]+:/+)?|://(?!/))"""
+    r"""(\buri(?:=|:? )['"]?(?!(?:sqlite|file)\\?:|[/.~])(?:[\w+.-]+\\?:/+)?|://(?!/))"""
     r"""(?:[^\s/@:\[]+:(?!/|\d+(?:[/\s'"#?]|$))[^\n'"]*|\S*)@"""
 )
 ADDRESS_QUERY = re.compile(r"""(://(?!/)[^\s?#'"]*)\?[^\s#'"]*""")
