@@ -16,6 +16,7 @@ from experiments.tracking.store import (
     first_line,
     get_mlflow_run,
     open_existing_store,
+    run_artifacts,
     store_errors,
 )
 from experiments.training.networks import load_keras_model
@@ -29,7 +30,7 @@ def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
     client = connect_store(uri)
     try:
         with TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
+            return Path(run_artifacts(client, run_id).download_artifacts(artifact, folder)).read_bytes()
     except Exception as error:  # each kind of artifact store raises its own errors
         raise StoreError(
             f"Run {run_id} in {hide_credentials(uri)} has no artifact {artifact}: {first_line(error)}"

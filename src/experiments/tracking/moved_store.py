@@ -8,7 +8,6 @@ import fcntl
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -49,8 +48,6 @@ def keep_artifacts_beside(uri: str) -> None:
         with locked_store(database):
             for address in _recorded_elsewhere(database):  # unless another process was faster
                 _move_addresses(database, address)
-    if mlflow := sys.modules.get("mlflow.tracking._tracking_service.utils"):
-        mlflow._artifact_repos_cache.clear()  # addresses that another process may have corrected
 
 
 def _recorded_elsewhere(database: Path) -> list[str]:

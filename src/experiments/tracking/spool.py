@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from experiments import PROJECT
 from experiments.tracking.moved_store import keep_artifacts_beside
-from experiments.tracking.store import find_logged_models, is_outage
+from experiments.tracking.store import find_logged_models, is_outage, run_artifacts
 from experiments.tracking.ui_pages import view_tag
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
             client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
         case {"artifacts": folder, "source": source}:
             # Earlier versions also spooled single files.
-            upload = client.log_artifacts if Path(source).is_dir() else client.log_artifact
-            upload(run_id, source, folder or None)
+            artifacts = run_artifacts(client, run_id)
+            upload = artifacts.log_artifacts if Path(source).is_dir() else artifacts.log_artifact
+            upload(source, folder or None)
         case {"dataset": dataset, "context": context}:
             _apply_dataset(client, run_id, dataset, context)
         case {"model": name, "source": source}:

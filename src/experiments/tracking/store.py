@@ -24,6 +24,7 @@ from experiments.tracking.moved_store import keep_artifacts_beside, locked_store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 MLFLOW_ENVIRONMENT = {  # the user's own settings win
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -180,6 +181,13 @@ def get_mlflow_run(client: "MlflowClient", uri: str, run_id: str) -> "MlflowRun"
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise StoreError(f"There is no run {run_id!r} in {hide_credentials(uri)}.") from None
+
+
+def run_artifacts(client: "MlflowClient", run_id: str) -> "ArtifactRepository":
+    """Return the artifacts of a run at the address in the store; the client's own functions use an earlier one."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(client.get_run(run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
 
 
 def metric_points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
