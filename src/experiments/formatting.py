@@ -1,8 +1,11 @@
 """Format texts and numbers: safe to print, and with only the digits that the spread justifies."""
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable
+
+LONGEST_CELL = 60  # characters of a parameter's value in a table or a name
 
 # What precedes a user name (the address of a store may lack its scheme), then all up to the last @ of the word, or of
 # more words if a password with spaces follows the name.
@@ -38,6 +41,19 @@ def short_id_length(run_ids: Iterable[str]) -> int:
 def shorten(text: str, length: int) -> str:
     """Return the text, cut to `length` characters with an ellipsis when it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def shorten_marked(text: str, length: int) -> str:
+    """Return the text, cut to `length` characters when it is longer, with a digest that tells it from other long texts.
+
+    >>> shorten_marked("1" * 50, 40)
+    '11111111111111… (50 characters, 07b4c4bf)'
+    """
+    if len(text) <= length:
+        return text
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+    mark = f" ({len(text):,} characters, {digest})"
+    return shorten(text, length - len(mark)) + mark
 
 
 def printable(text: str) -> str:

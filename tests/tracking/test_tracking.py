@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -299,6 +300,24 @@ def test_everything_logged_can_be_read_back(store, tmp_path):
     assert json.loads(train.source) == {"uri": "/data/digits"}
     assert json.loads(train.profile) == {"train": 1500}
     assert datasets["mnist"][1] == "evaluation"
+
+
+def test_what_is_too_long_for_mlflow_is_cut_with_a_mark_that_tells_it_from_others(store):
+    found = []
+    for last in "ab":
+        long = "x" * 9000 + last
+        with open_run(store, "digits", long, {"model.layers": long}, {"command": long}) as run:
+            run.set_tags({"mlflow.note.content": long})
+        found.append(stored(run))
+    for values in (
+        [run.data.params["model.layers"] for run in found],
+        [run.data.tags["command"] for run in found],
+        [run.data.tags["mlflow.note.content"] for run in found],
+        [run.info.run_name for run in found],
+    ):
+        assert values[0] != values[1]
+        assert all(re.search(r"^x{200,}… \(9,001 characters, [0-9a-f]{8}\)$", value) for value in values)
+    assert len(found[0].info.run_name) == 250
 
 
 def test_a_re_entered_run_gets_no_point_twice_and_loses_its_end(store):
