@@ -46,6 +46,22 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tracking.uri=http://me:secret{@host"],
+        ["tracking.uri=http://me:secret,secret@host"],
+        ["--cfg", "job", "tracking.uri=http://me:sec/ret@secret@host"],
+        ["tracking.uri=me:secret@host"],
+    ],
+)
+def test_shows_no_password(arguments: list[str]) -> None:
+    done = command(*arguments)
+    assert "host" in done.stdout + done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert "ret@" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("override", MISTAKES)
 def test_reports_a_mistake_in_one_line_before_anything_is_loaded_or_written(override: str, tmp_path: Path) -> None:
     loaded = (

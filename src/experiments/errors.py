@@ -4,10 +4,13 @@ import difflib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NoReturn, TextIO
+
+from experiments.formatting import hide_credentials
 
 
 class UserError(Exception):
@@ -74,7 +77,8 @@ def raise_terminated(*_: object) -> NoReturn:
 
 
 class OutputStream(io.TextIOWrapper):
-    """A standard stream whose reader may stop reading, such as `head`: later output is lost, without an error."""
+    """A standard stream that shows no credentials. Its reader may stop reading, such as `head`: later output is lost,
+    without an error."""
 
     def __init__(self, stream: TextIO | None) -> None:
         # None: it was closed before the command began. Keep a reference, or the file would be closed.
@@ -83,7 +87,7 @@ class OutputStream(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         with self._losing_the_unread():
-            super().write(text)
+            super().write(hide_credentials(text))
         return len(text)
 
     def flush(self) -> None:
@@ -119,6 +123,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         except Terminated:
             print("Terminated.", file=sys.stderr)
             return Terminated.exit_code
+        except Exception:
+            traceback.print_exc()  # through the stream that shows no credentials
+            return 1
         finally:
             sys.stdout.flush()
 

@@ -1,8 +1,19 @@
-"""Format texts and numbers: safe for a terminal or Markdown, with only the digits that the spread justifies."""
+"""Format texts and numbers: safe to print, and with only the digits that the spread justifies."""
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable
+
+LONGEST_CELL = 60  # characters of a parameter's value in a table or a name
+
+# What precedes a user name (the address of a store may lack its scheme), then all up to the last @ of the word, or of
+# more words if a password with spaces follows the name.
+USER_INFO = re.compile(
+    r"""(\buri(?:=|:? )['"]?(?!(?:sqlite|file)\\?:|[/.~])(?:[\w+.-]+\\?:/+)?|://(?!/))"""
+    r"""(?:[^\s/@:\[]+:(?!/|\d+(?:[/\s'"#?]|$))[^\n'"]*|\S*)@"""
+)
+ADDRESS_QUERY = re.compile(r"""(://(?!/)[^\s?#'"]*)\?[^\s#'"]*""")
 
 
 def format_with_spread(mean: float, std: float) -> str:
@@ -32,9 +43,31 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def shorten_marked(text: str, length: int) -> str:
+    """Return the text, cut to `length` characters when it is longer, with a digest that tells it from other long texts.
+
+    >>> shorten_marked("1" * 50, 40)
+    '11111111111111… (50 characters, 07b4c4bf)'
+    """
+    if len(text) <= length:
+        return text
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+    mark = f" ({len(text):,} characters, {digest})"
+    return shorten(text, length - len(mark)) + mark
+
+
 def printable(text: str) -> str:
     """Return the text without characters that a terminal would interpret."""
     return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def hide_credentials(text: str) -> str:
+    """Return a text without the user name, password and query of each address in it, whatever characters they have.
+
+    >>> hide_credentials("tracking.uri=https://me:p@ss/word@host:5000/?token=1 seed=1")
+    'tracking.uri=https://host:5000/ seed=1'
+    """
+    return ADDRESS_QUERY.sub(r"\1", USER_INFO.sub(r"\1", text))
 
 
 def escape_markdown(text: str) -> str:

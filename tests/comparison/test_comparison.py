@@ -46,6 +46,25 @@ def test_only_parameters_that_differ_are_kept_and_a_missing_one_differs():
     assert comparison.values("c") == ["1", "1", None]
 
 
+def test_values_that_mlflow_cut_are_compared_whole(uri):
+    client = connect_store(uri)
+    ids = []
+    for seed in (0, 1):
+        run_id = client.create_run("0").info.run_id
+        layers = [{"Dense": {"units": 8}}] * 400 + [{"Dense": {"units": seed}}]
+        client.log_param(run_id, "model.layers", json.dumps(layers))  # as earlier versions did
+        client.log_param(run_id, "seed", seed)
+        client.log_dict(run_id, {"seed": seed, "model": {"layers": layers}}, "config/config.yaml")
+        client.log_metric(run_id, "test_accuracy", 0.5)
+        client.set_terminated(run_id)
+        ids.append(run_id)
+    comparison = compare_runs(find_runs(client, ids), group_by="seed")
+    assert comparison.params == ["model.layers"]
+    assert [len(group) for group in comparison.groups] == [1, 1]
+    first, second = (line for line in text_of(comparison)[1:])
+    assert first != second
+
+
 def test_parameters_without_effect_on_results_are_listed_apart():
     comparison = compare_runs(
         [a_run(1, {"seed": "0", "tracking.run_name": "a"}), a_run(2, {"seed": "1", "tracking.run_name": "b"})]

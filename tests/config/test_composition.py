@@ -34,6 +34,36 @@ def test_an_interpolation_takes_the_value_of_another_key() -> None:
     assert "Interpolation key 'nowhere' not found" in refusal("model.dropout=${nowhere}")
 
 
+REFUSED_ENVIRONMENT = "${oc.env:SECRET} is not supported: a config may not read the environment. Let the shell put"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "report.profile=${oc.env:SECRET}",
+        "tracking.run_name=${oc.env:SECRET}",
+        "tracking.run_name='${oc.decode:${oc.env:SECRET}}'",
+        "model.units=['${oc.env:SECRET,8}']",
+    ],
+)
+def test_an_override_cannot_read_the_environment(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "of the user")
+    assert refusal(override).startswith(REFUSED_ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# @package _global_\ntracking: {run_name: '${oc.env:SECRET}'}\n",
+        "# @package _global_\ndefaults: [{override /data: '${oc.env:SECRET}'}]\n",
+    ],
+)
+def test_a_file_cannot_read_the_environment(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "mnist")
+    own_file(tmp_path, text)
+    assert refusal("experiment=mine", config_dir=tmp_path).startswith(REFUSED_ENVIRONMENT)
+
+
 def test_a_target_in_a_config_is_data_and_refused_as_any_unknown_key() -> None:
     assert refusal("+model._target_=os.getcwd").startswith("unknown key 'model._target_'. Keys of model: activation")
     assert "received {'_target_': 'os.getcwd', 'x': 1}" in refusal(

@@ -1,9 +1,7 @@
 """A store made by commit 3007e39 still works: see tests/fixtures/README.md."""
 
-import sqlite3
 import tarfile
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 from conftest import PROJECT, command
@@ -13,14 +11,12 @@ from experiments.tracking.store import connect_store
 from experiments.training.checkpoints import checkpoint_path
 
 ARCHIVE = PROJECT / "tests" / "fixtures" / "store-3007e39.tar.xz"
-RECORDED_FOLDER = "/tmp/old-store"  # in the paths of the database
 FINISHED, CUT_OFF, SWEEP = (
     "e08734b227974f7992469c25bb627494",
     "b88daeab65194739ad23650da6265110",
     "bb4caa3f83b84d12bd86f2292e1ecd6a",
 )
 COMMON = ["data=digits", "model.units=[8]", "report.figures=none", "tracking.experiment=old"]
-PATHS = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
 
 pytestmark = pytest.mark.slow
 
@@ -31,11 +27,6 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("earlier")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
-    with closing(sqlite3.connect(folder / "store" / "mlflow.db")) as database, database:
-        for table, column in PATHS.items():
-            database.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (RECORDED_FOLDER, str(folder / "store"))
-            )
     checkpoint = checkpoint_path(CUT_OFF)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes((folder / "checkpoints" / checkpoint.name).read_bytes())

@@ -35,6 +35,14 @@ def test_jobs_are_named_by_what_differs_value_first(swept: list[str], names: lis
     assert [job.config.tracking.run_name for job in jobs] == [job.name for job in jobs]
 
 
+def test_jobs_with_long_values_have_short_names_that_differ() -> None:
+    swept = (f"[{','.join(['8'] * 50)},{last}]" for last in (1, 2))
+    first, second = (job.name for job in planned(f"model.units={','.join(swept)}", "model.dropout=0,0.5").jobs[::2])
+    assert re.match(r"\[8,8,8,8,.*\) units, 0 dropout$", first)
+    assert first != second
+    assert len(first) < 100
+
+
 def test_a_glob_sweeps_experiments() -> None:
     jobs = plan_sweep(compose_sweep(["experiment=glob(single_*)", "tracking.uri=sqlite:////nowhere/mlflow.db"])).jobs
     assert [job.name for job in jobs] == ["single_neuron"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.tracking.environment import LARGEST_NEW_FILE, CodeState, installed_packages, read_code_state
+from experiments.tracking.environment import LARGEST_DIFFED_FILE, CodeState, installed_packages, read_code_state
 
 
 @pytest.fixture
@@ -46,10 +46,54 @@ def test_the_diff_has_changes_and_new_files_and_applies_to_the_commit(repository
 
 
 def test_large_new_files_are_named_but_left_out(repository: Path) -> None:
-    (repository / "data.bin").write_bytes(os.urandom(LARGEST_NEW_FILE + 1))
+    (repository / "data.bin").write_bytes(os.urandom(LARGEST_DIFFED_FILE + 1))
     (repository / "folder").symlink_to(repository.parent)
     left_out = b"# new file left out (too large, too many, or not a regular file): "
     assert read_code_state(repository).diff == left_out + b"data.bin\n" + left_out + b"folder\n"
+
+
+def commit(repository: Path, name: str, content: bytes) -> None:
+    (repository / name).parent.mkdir(exist_ok=True)
+    (repository / name).write_bytes(content)
+    subprocess.run(["git", "add", "."], cwd=repository, check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *identity, "commit", "-qm", name], cwd=repository, check=True)
+
+
+LEFT_OUT = b"# changed file left out (larger than 100000 bytes, or too many): "
+
+
+def test_large_changed_files_are_named_but_left_out(repository: Path) -> None:
+    commit(repository, "data/grown *.bin", b"small")
+    commit(repository, "data/grown x.bin", b"as the pattern above")
+    commit(repository, "data/deleted.bin", os.urandom(LARGEST_DIFFED_FILE + 1))
+    (repository / "data" / "grown *.bin").write_bytes(os.urandom(LARGEST_DIFFED_FILE + 1))
+    (repository / "data" / "grown x.bin").write_bytes(b"changed")
+    (repository / "data" / "deleted.bin").unlink()
+    (repository / "a.py").write_bytes(b"x = 2\r\n")
+    diff = read_code_state(repository / "data").diff
+    assert diff.endswith(LEFT_OUT + b"data/deleted.bin\n" + LEFT_OUT + b"data/grown *.bin\n")
+    assert b"+x = 2" in diff
+    assert b"b/data/grown x.bin" in diff
+    assert len(diff) < 1000
+
+
+def test_only_large_changes_count_as_changes_too(repository: Path) -> None:
+    commit(repository, "data.bin", b"small")
+    (repository / "data.bin").write_bytes(os.urandom(LARGEST_DIFFED_FILE + 1))
+    code = read_code_state(repository)
+    assert (code.tags["git_dirty"], code.diff) == ("true", LEFT_OUT + b"data.bin\n")
+
+
+def test_many_changed_files_are_limited_by_their_sum(repository: Path) -> None:
+    for number in range(120):
+        (repository / f"{number}.bin").write_bytes(b"0")
+    commit(repository, "more.bin", b"0")
+    for number in range(120):
+        (repository / f"{number}.bin").write_bytes(os.urandom(99_000))
+    diff = read_code_state(repository).diff
+    assert diff.count(LEFT_OUT) == 19
+    assert len(diff) < 20_000_000
 
 
 def test_a_folder_without_git_has_no_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,16 @@
 """Runs in MLflow, with real processes, a real server on loopback and real kills."""
 
 import json
+import re
 import resource
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,8 @@ def test_the_uri_comes_from_the_config_the_environment_or_the_project(monkeypatc
     assert resolve_tracking_uri(None) == "http://tracking:5000"
     monkeypatch.chdir(tmp_path)
     assert resolve_tracking_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve_tracking_uri("sqlite:///~/mlflow.db") == f"sqlite:///{tmp_path}/home/mlflow.db"
 
 
 def test_addresses_do_not_import_mlflow():
@@ -95,6 +99,13 @@ def test_addresses_do_not_import_mlflow():
         ("htp://host:5000", "tracking.uri=htp://host:5000 is not supported. Choices: sqlite:///PATH/mlflow.db, http"),
         ("postgresql://me:secret@host/mlflow", "tracking.uri=postgresql://host/mlflow is not supported. Choices: "),
         ("sqlite:///:memory:", "tracking.uri=sqlite:///:memory: must end with the name of a file"),
+        ("localhost:5000", "is neither a file nor a URL. For a tracking server: tracking.uri=http://localhost:5000"),
+        ("me:secret@host:5000/ml", "tracking.uri=host:5000/ml is neither a file nor a URL. For a tracking server: "),
+        ("http://me:my secret@host", "tracking.uri=http://host is not supported. Choices: sqlite:///PATH/mlflow.db"),
+        ("runs/mlflow.db", "is not a URL. For a SQLite store: tracking.uri=sqlite:////"),
+        ("sqlite:////tmp/folder/", "tracking.uri=sqlite:////tmp/folder/ must end with the name of a file"),
+        ("sqlite:////tmp/a%20b/mlflow.db", "MLflow reads '%20' in a path as ' '. Rename the folder, or choose another"),
+        ("sqlite:///~nobody-here/mlflow.db", "~nobody-here is not the home of a user. Write the whole path."),
         ("sqlite:////proc/mlflow/mlflow.db", "The tracking store sqlite:////proc/mlflow/mlflow.db cannot be"),
     ],
 )
@@ -109,6 +120,16 @@ def test_a_file_that_is_not_a_database_is_refused_and_unchanged(tmp_path):
     with pytest.raises(StoreError, match="is not a SQLite database"):
         check_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (tmp_path / "mlflow.db").read_text() == "these are my notes, not a database"
+
+
+def test_the_database_of_another_program_is_refused_and_unchanged(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "photos.db")) as database:
+        database.execute("CREATE TABLE pictures (name TEXT)")
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")  # many programs have one
+    before = (tmp_path / "photos.db").read_bytes()
+    with pytest.raises(StoreError, match=r"another program, with the tables alembic_version, pictures\. MLflow would"):
+        connect_store(f"sqlite:///{tmp_path / 'photos.db'}")
+    assert (tmp_path / "photos.db").read_bytes() == before
 
 
 def test_checking_a_store_keeps_the_locks_of_this_process(store):
@@ -175,7 +196,7 @@ def test_a_kill_during_creation_leaves_no_broken_store(tmp_path, after):
         pass
     assert stored(run).info.status == "FINISHED"
     left = {path.name for path in tmp_path.iterdir()}
-    assert left <= {".mlflow.db.lock", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm"}
+    assert left <= {".mlflow.db.lock", "artifacts", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm"}
 
 
 @pytest.mark.slow
@@ -277,6 +298,24 @@ def test_everything_logged_can_be_read_back(store, tmp_path):
     assert json.loads(train.source) == {"uri": "/data/digits"}
     assert json.loads(train.profile) == {"train": 1500}
     assert datasets["mnist"][1] == "evaluation"
+
+
+def test_what_is_too_long_for_mlflow_is_cut_with_a_mark_that_tells_it_from_others(store):
+    found = []
+    for last in "ab":
+        long = "x" * 9000 + last
+        with open_run(store, "digits", long, {"model.layers": long}, {"command": long}) as run:
+            run.set_tags({"mlflow.note.content": long})
+        found.append(stored(run))
+    for values in (
+        [run.data.params["model.layers"] for run in found],
+        [run.data.tags["command"] for run in found],
+        [run.data.tags["mlflow.note.content"] for run in found],
+        [run.info.run_name for run in found],
+    ):
+        assert values[0] != values[1]
+        assert all(re.search(r"^x{200,}… \(9,001 characters, [0-9a-f]{8}\)$", value) for value in values)
+    assert len(found[0].info.run_name) == 250
 
 
 def test_a_re_entered_run_gets_no_point_twice_and_loses_its_end(store):

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.code_changes import find_code_changes, recorded_code, recorded_data
 from experiments.comparison.comparison import Comparison, ComparisonError
-from experiments.formatting import format_with_spread, plural, printable, short_id_length, shorten
+from experiments.formatting import (
+    LONGEST_CELL,
+    format_with_spread,
+    plural,
+    printable,
+    short_id_length,
+    shorten,
+    shorten_marked,
+)
 from experiments.tracking.records import RunRecord
 
 if TYPE_CHECKING:
@@ -130,7 +138,7 @@ def _run_columns(comparison: Comparison) -> dict[str, list[str]]:
             columns["status"] = [printable(run.status) for run in first]
     for name in comparison.params:
         values = ("-" if value is None else value for value in comparison.values(name))
-        columns[printable(name)] = [printable(shorten(value, 40)) for value in values]
+        columns[printable(name)] = [printable(shorten_marked(value, LONGEST_CELL)) for value in values]
     if comparison.group_by is not None:
         columns["n"] = [str(len(group)) for group in comparison.groups]
     if len(set(codes)) > 1:

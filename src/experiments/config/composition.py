@@ -41,6 +41,17 @@ NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, RecursionE
 OmegaConf.register_new_resolver("choices", lambda: choices_overview().replace("$", "$$"), replace=True)
 
 
+class EnvironmentReadError(Exception):
+    """A config refers to the environment, whose secrets would go into messages and records."""
+
+
+def _refuse_environment(name: object, *_: object) -> None:
+    raise EnvironmentReadError(f"${{oc.env:{name}}} is not supported: a config may not read the environment.")
+
+
+OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
+
+
 def compose_job(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     """Compose and validate the config of a single run; raises ConfigError, which says what is wrong and allowed."""
     with composing(config_dir):
@@ -140,6 +151,11 @@ def read_search_space(overrides: Sequence[str]) -> dict[str, Any]:
 
 def explain_composition(overrides: list[str], error: Exception) -> ConfigError:
     """Return the error for overrides that Hydra cannot compose: about the first unknown key, else in Hydra's words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, EnvironmentReadError):
+            return ConfigError(f'{cause} Let the shell put the value in: KEY="$NAME"')
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, RecursionError):
         return ConfigError("A value is nested too deeply: a hundred or more lists within lists.")
     in_hydras_words = ConfigError(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from experiments.comparison.comparison import Comparison, Mode, compare_runs, metric_direction
 from experiments.comparison.views import axis_value, is_grid
 from experiments.config.metrics import FINAL_PREFIXES, PREFERRED_METRICS
-from experiments.formatting import certain_decimals, escape_markdown, format_with_spread, plural, printable
+from experiments.formatting import (
+    LONGEST_CELL,
+    certain_decimals,
+    escape_markdown,
+    format_with_spread,
+    plural,
+    printable,
+    shorten_marked,
+)
 from experiments.reports.next_commands import run_command_line
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_text
@@ -148,7 +156,11 @@ def _param_cell(value: object) -> str:
     if not isinstance(value, str):  # NaN: the run does not have the parameter
         return "-"
     number = axis_value(value)
-    return f"{number:.4g}" if isinstance(number, float) and len(value) > 8 and "[" not in value else value
+    return (
+        f"{number:.4g}"
+        if isinstance(number, float) and len(value) > 8 and "[" not in value
+        else shorten_marked(value, LONGEST_CELL)
+    )
 
 
 def leaderboard_headline(board: Leaderboard) -> str:

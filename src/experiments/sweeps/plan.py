@@ -14,11 +14,12 @@ from experiments.config.schema import Config
 from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError
-from experiments.formatting import plural
+from experiments.formatting import LONGEST_CELL, plural, shorten_marked
 from experiments.reports.differences import run_name
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.liveness import end_abandoned_run
 from experiments.tracking.records import RunRecord, runs_with_tags
+from experiments.tracking.run import LONGEST_NAME
 from experiments.tracking.store import connect_store, open_existing_store, store_errors, store_exists
 from experiments.training.checkpoints import checkpoint_path
 
@@ -186,12 +187,13 @@ def has_light_figures(overrides: Sequence[str]) -> bool:
 
 def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
     parts = []
-    for _, key, value in map(split_override, job.overrides):
+    for _, key, whole in map(split_override, job.overrides):
+        value = shorten_marked(whole, LONGEST_CELL)
         if key == "seed" and key in keys:
             parts.append(f"seed {value}")
         elif key in keys:  # the choice of a group needs no key beside it
             parts.append(f"{value} {key.rpartition('.')[2]}" if "." in key else value)
-    return ", ".join(parts) or run_name(job.config, job.overrides)
+    return shorten_marked(", ".join(parts) or run_name(job.config, job.overrides), LONGEST_NAME)
 
 
 def first_equal_job(jobs: Sequence[SweepJob], number: int) -> int:

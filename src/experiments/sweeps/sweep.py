@@ -20,7 +20,7 @@ from experiments.config.facts import objective_of
 from experiments.config.identity import config_to_dict
 from experiments.config.sweep_composition import ComposedSweep, PoolSettings
 from experiments.errors import TrainingError, UserError
-from experiments.formatting import plural
+from experiments.formatting import plural, shorten_marked
 from experiments.sweeps.engines.in_process import InProcessEngine
 from experiments.sweeps.engines.pool import PoolEngine
 from experiments.sweeps.job_runner import JobRunner, run_search
@@ -98,7 +98,7 @@ def lock_sweep(plan: SweepPlan) -> Iterator[None]:
 def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedRun]:
     parent = plan.parent or plan.find_parent()  # another process may have made it since
     values = varied_overrides(plan.composed.jobs)
-    params = {key: ", ".join(values)[:LONGEST_SWEPT_PARAM] for key, values in values.items()}
+    params = {key: shorten_marked(", ".join(values), LONGEST_SWEPT_PARAM) for key, values in values.items()}
     if not plan.composed.is_search:
         params["runs"] = str(len(plan.jobs))
     name = plan.base.tracking.run_name or " x ".join(key.rpartition(".")[2] for key in values) or "sweep"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from experiments.config.schema import Config
 from experiments.errors import StoreError, StoreOutageError
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
-from experiments.tracking.operations import find_logged_models
+from experiments.tracking.operations import find_logged_models, run_artifacts
 from experiments.tracking.outages import first_line, is_outage
 from experiments.tracking.records import find_runs
 from experiments.tracking.run import MODEL_NAME
@@ -25,7 +25,7 @@ def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
     client = connect_store(uri)
     try:
         with TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
+            return Path(run_artifacts(client, run_id).download_artifacts(artifact, folder)).read_bytes()
     except Exception as error:  # each kind of artifact store raises its own errors
         if _is_withheld(client, run_id, artifact):
             raise StoreOutageError(

@@ -5,17 +5,19 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from experiments import PROJECT
 from experiments.profiling import span
 
-LARGEST_NEW_FILE = 100_000  # bytes; larger new files are data rather than code
+LARGEST_DIFFED_FILE = 100_000  # bytes; larger files are data rather than code
 MOST_NEW_FILES = 100
+MOST_DIFFED_BYTES = 10_000_000  # of all changed files together
 # `git apply` accepts the output, whatever the user's configuration of git.
 DIFF_FORMAT = ["--binary", "--unified=3", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"]
 DIFF_COMMAND = ["diff", *DIFF_FORMAT, "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/"]
@@ -57,15 +59,43 @@ def read_code_state(project: Path = PROJECT) -> CodeState:
 
 
 def _uncommitted_changes(project: Path, commit: str) -> bytes:
-    """Return the diff since the commit; name the new files that it leaves out."""
+    """Return the diff since the commit; name the files that it leaves out."""
     base = commit or _run_git(project, "hash-object", "-t", "tree", os.devnull).decode().strip()  # the empty tree
     listed = _run_git(project, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
     new_files = [os.fsdecode(name) for name in listed if name]
     diffs = ((name, diff) for name in new_files if (diff := _as_new_file(project, name)))
     added = dict(islice(diffs, MOST_NEW_FILES))
     left_out = (os.fsencode(name) for name in new_files if name not in added)
-    notes = (b"# new file left out (too large, too many, or not a regular file): %s\n" % name for name in left_out)
-    return b"".join([_run_git(project, *DIFF_COMMAND, base), *added.values(), *notes])
+    notes = [b"# new file left out (too large, too many, or not a regular file): %s\n" % name for name in left_out]
+    top = Path(os.fsdecode(_run_git(project, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+    kept, large = _changed_files(top, base)
+    words = b"# changed file left out (larger than %d bytes, or too many): %s\n"
+    notes += [words % (LARGEST_DIFFED_FILE, os.fsencode(name)) for name in large]
+    paths = [f":(literal){name}" for name in kept]
+    changes = [_run_git(top, *DIFF_COMMAND, base, "--", *batch) for batch in _batches(paths)]
+    return b"".join([*changes, *added.values(), *notes])
+
+
+def _changed_files(top: Path, base: str) -> tuple[list[str], list[str]]:
+    """Return the changed files, and apart from them those that are large, now or in the commit, or exceed the sum."""
+    listed = _run_git(top, "diff", "--name-only", "--no-renames", "-z", base).split(b"\0")
+    names = [os.fsdecode(name) for name in listed if name]
+    sizes = {name: (top / name).lstat().st_size if os.path.lexists(top / name) else 0 for name in names}
+    for batch in _batches(names):
+        for entry in _run_git(top, "ls-tree", "-l", "-z", "--full-tree", base, "--", *batch).split(b"\0"):
+            facts, _, path = entry.partition(b"\t")
+            if facts and (size := facts.split()[3]).isdigit():  # a submodule has none
+                sizes[os.fsdecode(path)] = max(sizes.get(os.fsdecode(path), 0), int(size))
+    by_size = sorted(names, key=lambda name: sizes[name])
+    sums = accumulate(sizes[name] for name in by_size)
+    kept = {n for n, s in zip(by_size, sums, strict=True) if sizes[n] <= LARGEST_DIFFED_FILE and s <= MOST_DIFFED_BYTES}
+    return [name for name in names if name in kept], [name for name in names if name not in kept]
+
+
+def _batches(arguments: list[str]) -> Iterator[list[str]]:
+    """Yield as many at a time as a command takes."""
+    for start in range(0, len(arguments), 500):
+        yield arguments[start : start + 500]
 
 
 loaded_code_state = cache(read_code_state)  # the version that this process runs, unaffected by later edits
@@ -74,7 +104,7 @@ loaded_code_state = cache(read_code_state)  # the version that this process runs
 def _as_new_file(project: Path, name: str) -> bytes:
     """Return the diff that adds a file; empty if the file is large or cannot be read."""
     try:
-        if (project / name).lstat().st_size > LARGEST_NEW_FILE:
+        if (project / name).lstat().st_size > LARGEST_DIFFED_FILE:
             return b""
         return _run_git(project, *DIFF_COMMAND, "--no-index", "--", os.devnull, name)
     except (FileNotFoundError, RuntimeError):  # deleted since git listed it, or not readable

@@ -6,10 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.tracking.moved_store import keep_artifacts_beside
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import FileInfo
     from mlflow.entities import Run as MlflowRun
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 SpooledOperation = dict[str, Any]
 
@@ -23,6 +26,8 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
     """Apply an operation to the store."""
     from mlflow.entities import Metric, Param, RunTag
 
+    if "source" in operation:  # the store may have been moved since it was opened
+        keep_artifacts_beside(client.tracking_uri)
     match operation:
         case {"metrics": points}:
             client.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
@@ -34,10 +39,11 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
             client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
         case {"artifacts": folder, "source": source}:
             # Earlier versions also spooled single files.
-            upload = client.log_artifacts if Path(source).is_dir() else client.log_artifact
+            artifacts = run_artifacts(client, run_id)
+            upload = artifacts.log_artifacts if Path(source).is_dir() else artifacts.log_artifact
             with _artifact_errors():
-                upload(run_id, source, folder or None)
-            _check_arrival(client, partial(client.list_artifacts, run_id), Path(source), folder)
+                upload(source, folder or None)
+            _check_arrival(client, artifacts.list_artifacts, Path(source), folder)
         case {"dataset": dataset, "context": context}:
             _apply_dataset(client, run_id, dataset, context)
         case {"model": name, "source": source}:
@@ -50,6 +56,13 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
             client.set_terminated(run_id, status, end_time=end)
         case _:
             raise AssertionError(f"unknown operation {operation}")
+
+
+def run_artifacts(client: "MlflowClient", run_id: str) -> "ArtifactRepository":
+    """Return the artifacts of a run at the address in the store; the client's own functions use an earlier one."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(client.get_run(run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
 
 
 def _apply_dataset(client: "MlflowClient", run_id: str, dataset: dict[str, str], context: str) -> None:

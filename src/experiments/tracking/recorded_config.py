@@ -19,11 +19,10 @@ from experiments.errors import ConfigError
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.environment import CodeState, describe_hardware, installed_packages
-from experiments.tracking.records import RunRecord, find_runs
+from experiments.tracking.records import CONFIG_ARTIFACT, RunRecord, find_runs
 from experiments.tracking.run import TrackedRun
 from experiments.tracking.store import open_existing_store
 
-CONFIG_ARTIFACT = "config/config.yaml"
 OVERRIDES_ARTIFACT = "config/overrides.yaml"
 RECORD_DIGESTS = "record_digests"  # tag with the SHA-256 (hex) of each recorded file, as JSON
 IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}

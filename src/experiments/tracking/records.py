@@ -3,15 +3,24 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import yaml
+
+from experiments.config.identity import flatten_config
 from experiments.errors import StoreError
+from experiments.formatting import shorten_marked
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.liveness import mark_dead_runs
 from experiments.tracking.store import all_experiment_ids, latest_experiment_id, search_pages, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+CONFIG_ARTIFACT = "config/config.yaml"
+LONGEST_PARAM = 5999  # characters; MLflow cuts more to 6,000 without a word, as in runs of earlier versions
 
 _IDS_PER_SEARCH = 100  # MLflow parses filters with a library that is slow on long ones, and then fails
 
@@ -115,5 +124,20 @@ def _search_runs(
     for info, data in ((run.info, run.data) for run in runs):
         status = "KILLED" if info.run_id in dead else info.status
         facts = (info.run_id, info.run_name or "", status, info.start_time or 0, info.end_time)
-        records.append(RunRecord(*facts, dict(data.params), dict(data.metrics), dict(data.tags)))
+        params = _distinct_params(client, info.run_id, data.params)
+        records.append(RunRecord(*facts, params, dict(data.metrics), dict(data.tags)))
     return records
+
+
+def _distinct_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> dict[str, str]:
+    """Return a run's params, with a digest of the whole value in those that MLflow cut, if the run has its config."""
+    cut = [key for key, value in params.items() if len(value) > LONGEST_PARAM]
+    if not cut:
+        return dict(params)
+    try:
+        with TemporaryDirectory() as folder:
+            text = Path(client.download_artifacts(run_id, CONFIG_ARTIFACT, folder)).read_text(encoding="utf-8")
+        whole = flatten_config(yaml.safe_load(text))
+    except Exception:  # of another program, or damaged: resuming or repeating the run says so
+        return dict(params)
+    return {**params, **{key: shorten_marked(str(whole[key]), LONGEST_PARAM) for key in cut if key in whole}}

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import RecordingError, StoreError, Terminated, TrialPruned
+from experiments.formatting import shorten_marked
 from experiments.profiling import span
-from experiments.tracking.addresses import SQLITE, database_file, hide_credentials
+from experiments.tracking.addresses import SQLITE, artifacts_folder, database_file, hide_credentials
 from experiments.tracking.liveness import mark_dead_runs, process_tags
 from experiments.tracking.operations import SpooledOperation, apply_operation, clear_end, view_tag
 from experiments.tracking.outages import first_line, is_outage, outage_reason
+from experiments.tracking.records import LONGEST_PARAM
 from experiments.tracking.spool import Spool
 from experiments.tracking.store import connect_store, get_mlflow_run, metric_points, store_errors
 from experiments.tracking.ui_pages import VIEW_NAME, runs_view
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 MODEL_NAME = "model"  # runs:/<run id>/model
+LONGEST_NAME, LONGEST_TAG = 250, 8000  # characters; of a tag, MLflow cuts more without a word
 
 
 @contextmanager
@@ -65,7 +68,8 @@ def open_run(
     """
     client = connect_store(uri)
     experiment_id = _prepare_store(client, uri, experiment)
-    tags = {**_source_tags(), **tags, **process_tags()}
+    tags = _cut_tags({**_source_tags(), **tags, **process_tags()})
+    name = name and shorten_marked(name, LONGEST_NAME)
     with store_errors(uri):
         opened = _enter_run(client, uri, run_id, tags) if run_id else client.create_run(experiment_id, None, tags, name)
         run = TrackedRun(client, uri, opened)
@@ -116,11 +120,15 @@ class TrackedRun:
             self._log({"metrics": [[name, value, now, step] for name, value in new.items()]})
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Log the params that the run does not have yet: MLflow does not allow them to change."""
-        self._log({"params": {key: str(value) for key, value in params.items() if key not in self._params}})
+        """Log the params that the run does not have yet: MLflow does not allow them to change.
+
+        Those that are too long for MLflow are cut, with a digest of the whole.
+        """
+        new = {key: value for key, value in params.items() if key not in self._params}
+        self._log({"params": {key: shorten_marked(str(value), LONGEST_PARAM) for key, value in new.items()}})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._log({"tags": dict(tags)})
+        self._log({"tags": _cut_tags(tags)})
 
     def log_artifacts(self, path: Path, folder: str = "") -> None:
         """Upload the contents of a folder into a folder of the run's artifacts."""
@@ -315,7 +323,7 @@ def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
     with store_errors(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            location = (database_file(uri).parent / "artifacts").as_uri() if uri.startswith(SQLITE) else None
+            location = artifacts_folder(database_file(uri)).as_uri() if uri.startswith(SQLITE) else None
             try:
                 tags = {view_tag(VIEW_NAME): runs_view()}
                 return client.create_experiment(experiment, artifact_location=location, tags=tags)
@@ -346,6 +354,10 @@ def _enter_run(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str,
     clear_end(client, run)
     client.update_run(run_id, status="RUNNING")
     return run
+
+
+def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: shorten_marked(value, LONGEST_TAG) for key, value in tags.items()}
 
 
 def _source_tags() -> dict[str, str]:

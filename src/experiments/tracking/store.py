@@ -1,6 +1,5 @@
 """Create, connect to and search a tracking store."""
 
-import fcntl
 import json
 import logging
 import os
@@ -13,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from experiments import PROJECT
 from experiments.errors import StoreError, StoreOutageError, join_sorted
 from experiments.profiling import span
-from experiments.tracking.addresses import SQLITE, URI_CHOICES, check_tracking_uri, database_file, hide_credentials
+from experiments.tracking.addresses import (
+    SQLITE,
+    URI_CHOICES,
+    artifacts_folder,
+    check_tracking_uri,
+    database_file,
+    hide_credentials,
+)
+from experiments.tracking.moved_store import keep_artifacts_beside, locked_store
 from experiments.tracking.outages import first_line, is_outage, outage_reason
 from experiments.tracking.spool import send_waiting
 
@@ -73,14 +80,14 @@ def connect_store(uri: str) -> "MlflowClient":
 def create_database(uri: str) -> None:
     """Create a SQLite store if it does not exist, in one step: other processes see nothing or all of it.
 
-    MLflow itself migrates in place, so that a kill, or processes that start together, leave a broken database.
+    MLflow itself migrates in place, so that a kill, or processes that start together, leave a broken database. A store
+    that exists finds its artifacts beside it afterwards.
     """
     database = database_file(uri)
     if database.exists() and database.stat().st_size:
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f".{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        return keep_artifacts_beside(uri)
+    artifacts_folder(database).mkdir(parents=True, exist_ok=True)
+    with locked_store(database):
         if database.exists() and database.stat().st_size:
             return
         quiet_mlflow()
@@ -90,7 +97,7 @@ def create_database(uri: str) -> None:
         for base in (temporary, database):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 base.with_name(base.name + suffix).unlink(missing_ok=True)
-        store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "artifacts").as_uri())
+        store = SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts_folder(database).as_uri())
         store.engine.dispose()
         with closing(sqlite3.connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
