@@ -187,9 +187,17 @@ def test_keeps_files_in_the_cache_when_checksums_are_off(cache: Path) -> None:
     assert file.exists()
 
 
-def test_config_error_removes_nothing_from_the_cache(cache: Path) -> None:
-    write(cache / "mnist")
-    refusal(lambda: load_dataset(tiny(shape=[12, 12]), 0, cache=cache))
+def test_damage_without_checksums_gets_no_advice_about_checksums(tmp_path: Path) -> None:
+    damage(write(tmp_path), "train-images", lambda content: content[:50])
+    message = refusal(lambda: load_from(tmp_path, checksums=None))
+    assert message.endswith("marker was reached). Replace it with a good copy.")
+
+
+@pytest.mark.parametrize("facts", [{"shape": [12, 12]}, {"shape": [1, 1]}, {"train_examples": 1}])
+def test_config_error_removes_nothing_from_the_cache(cache: Path, facts: dict[str, Any]) -> None:
+    images = np.random.default_rng(0).integers(256, size=(12, 100, 100), dtype=np.uint8)  # more than a small shape
+    write(cache / "mnist", train_images=images)
+    refusal(lambda: load_dataset(tiny(**facts, checksums=PUBLISHED), 0, cache=cache))
     assert len(list((cache / "mnist").iterdir())) == 4
 
 

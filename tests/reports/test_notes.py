@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_report import answered, classified, fitted
 
 from experiments.config.composition import compose_job
+from experiments.data.datasets import Split
 from experiments.reports.notes import run_note, unfinished_note
 from experiments.reports.report import final_metrics
 
@@ -48,6 +50,28 @@ def test_class_names_are_escaped_in_the_note():
     assert f"taken for {shown} (1 time)" in note
     assert "`data.class_names: [" in note
     assert "`<img" not in note.replace(shown, "")
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ([20, 1] + [5] * 8, ""),
+        ([21, 1] + [5] * 8, " The classes are not balanced: **0** has 21 training images, **1** has 1."),
+        ([9, 0] + [9] * 8, " Class without a training image: **1**."),
+        (
+            [0, 0, 0, 900, 9] + [100] * 5,
+            " Classes without a training image: **0**, **1**, **2**. The classes are not balanced: **3** has 900"
+            " training images, **4** has 9.",
+        ),
+    ],
+)
+def test_note_says_which_classes_have_no_training_image_or_very_few(counts, told):
+    results = answered()
+    targets = np.repeat(np.arange(10, dtype=np.int32), counts)
+    train = Split(np.zeros((len(targets), 8, 8), np.uint8), targets)
+    results = replace(results, dataset=replace(results.dataset, train=train))
+    note = run_note(results, final_metrics(results), [], "1234abcd")
+    assert f"than the training digits, which makes them harder.{told}\n" in note
 
 
 def test_note_without_figures_or_mistakes_shows_neither():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,10 @@ def test_a_huge_file_is_read_only_up_to_the_limit(tmp_path: Path) -> None:
         opened.truncate(2**40)
     with pytest.raises(BundleError, match=r"it is larger than 67,108,864 bytes\."):
         read_bundle(file, None)
+
+
+def test_only_a_regular_file_is_read_as_a_bundle(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(BundleError, match="cannot be read: it is not a regular file"):
+            read_bundle(place, None)

@@ -356,13 +356,19 @@ def test_a_run_that_cannot_be_repeated_is_refused_with_advice(store: tuple[str, 
 def test_damaged_recorded_files_are_reported_in_one_line(store: tuple[str, str]) -> None:
     folder = config_file(store).parents[1]
     for name, content, message in (
-        ("config/config.yaml", b"[1, 2]", "config/config.yaml is not a mapping."),
-        ("config/config.yaml", b"seed: 2020-01-01", "config/config.yaml: Object of type date is not JSON serializable"),
-        ("config/config.yaml", b"&a [*a]", "config/config.yaml: Circular reference detected"),
+        (
+            "config/config.yaml",
+            b"[1, 2]",
+            "is damaged: it is not a mapping. Without it the run cannot be resumed",
+        ),
+        ("config/config.yaml", b"seed: 2020-01-01", "is damaged: Object of type date is not JSON serializable"),
+        ("config/config.yaml", b"&a [*a]", "is damaged: it describes more than 100,000 values"),
         ("config/config.yaml", b"seed: !!python/name:os.system", "could not determine a constructor for the tag"),
         ("config/config.yaml", b"\xff\xfe", "config/config.yaml is damaged: 'utf-8' codec can't decode byte 0xff"),
-        ("config/overrides.yaml", b"5", "config/overrides.yaml is not a list of strings."),
+        ("config/config.yaml", b"seed: [", "is damaged: while parsing a flow node expected the node content"),
+        ("config/overrides.yaml", b"5", "is damaged: it is not a list of strings. Without it"),
         ("environment/hardware.json", b"{", "environment/hardware.json is damaged: Expecting property name"),
+        ("environment/hardware.json", b"[" * 100_000, "environment/hardware.json is damaged: maximum recursion depth"),
         ("environment/hardware.json", b"[]", "environment/hardware.json is damaged: it is not a mapping."),
         ("environment/packages.txt", b"\xff", "environment/packages.txt is damaged: 'utf-8' codec"),
     ):

@@ -7,7 +7,13 @@ import pytest
 from experiments.config.composition import compose_job
 from experiments.config.identity import identity_tags
 from experiments.errors import ConfigError
-from experiments.tracking.recorded_config import check_identity, identity_changes
+from experiments.tracking.recorded_config import (
+    CONFIG_ARTIFACT,
+    OVERRIDES_ARTIFACT,
+    check_identity,
+    identity_changes,
+    read_recorded_config,
+)
 from experiments.tracking.records import RunRecord
 from experiments.tracking.run import open_run
 
@@ -51,3 +57,27 @@ def test_changed_run_is_resumed_only_with_resume_anyway(uri: str) -> None:
         f"Run {run.run_id} cannot be resumed, because these changed: the data (data_digest was another, is digest of"
         " the data). Restore them (its commit was abc), or add resume_anyway=true."
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seed: " + "[" * 900 + "]" * 900, "it is nested too deeply"),
+        ("a: &a [*a]", "it describes more than 100,000 values"),
+        ("seed: [1", "while parsing a flow sequence"),
+        ("seed: \x07", "unacceptable character #x0007"),
+        ("a: " + "x" * 2**20, "it has more than 1,048,576 characters"),
+    ],
+    ids=["deep", "circular", "cut off", "not printable", "long"],
+)
+def test_damaged_config_is_reported_with_what_is_lost(uri: str, text: str, reason: str) -> None:
+    with open_run(uri, "experiment", "name", {}, NOW) as run:
+        run.log_text("[]", OVERRIDES_ARTIFACT)
+        run.log_text(text, CONFIG_ARTIFACT)
+    with pytest.raises(ConfigError) as caught:
+        read_recorded_config(uri, run.run_id)
+    message = str(caught.value)
+    assert message.startswith(f"config/config.yaml of run {run.run_id} is damaged: {reason}")
+    assert message.endswith("Restore the file from a copy, or make a new run.")
+    assert message.isprintable()
+    assert len(message) < 700

@@ -18,4 +18,5 @@ __all__ = [
     "schema",
     "sweep_composition",
     "validation",
+    "yaml_files",
 ]

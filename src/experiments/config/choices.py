@@ -7,9 +7,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from experiments import PROJECT
+from experiments.config.yaml_files import read_yaml
 
 CONFIG_FOLDER = PROJECT / "conf"
 
@@ -42,7 +41,8 @@ def choice_files(group: str) -> list[Path]:
 @cache  # cached, so that editing a file does not affect a running process
 def choice_values(group: str, name: str) -> Mapping[str, Any]:
     """Return what a choice sets, as written in its file."""
-    content: Mapping[str, Any] = yaml.safe_load((CONFIG_FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    file = CONFIG_FOLDER / group / f"{name}.yaml"
+    content: Mapping[str, Any] = read_yaml(file.read_text(encoding="utf-8"), str(file))
     return content
 
 

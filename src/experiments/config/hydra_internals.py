@@ -6,6 +6,7 @@ A release of Hydra may move them: tests/config/test_hydra_internals.py then fail
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -14,7 +15,21 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from experiments.config.yaml_files import LARGEST_YAML, check_yaml
+
+_load_yaml = OmegaConf.load
+
+
+def _load_checked_yaml(file: IO[str]) -> DictConfig | ListConfig:
+    check_yaml(file.read(LARGEST_YAML + 1), file.name)
+    file.seek(0)
+    return _load_yaml(file)
+
+
+# Hydra reads every config file with it, and it copies what an alias stands for each time.
+OmegaConf.load = staticmethod(_load_checked_yaml)  # type: ignore[assignment]
 
 
 def hydra_argument_parser() -> ArgumentParser:

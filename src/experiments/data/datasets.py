@@ -197,8 +197,10 @@ def _read_image_files(
             error.file.unlink(missing_ok=True)
             way_out = "It was removed: the next run downloads it again."
         else:
-            way_out = f"Replace it with a good copy, such as from {mirrors[config.name][0]}"
-            way_out += "; for data of your own, set data.checksums=null."
+            way_out = "Replace it with a good copy"
+            if config.checksums is not None:
+                way_out += f", such as from {mirrors[config.name][0]}; for data of your own, set data.checksums=null"
+            way_out += "."
         raise DataError(f"{error}. {way_out}") from error
     return _checked_splits(arrays, config, str(place))
 

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import http.client
 import os
-import shutil
 import sys
 import threading
 import urllib.error
@@ -14,7 +13,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from experiments.config.data_schema import ImageFileData
-from experiments.data.image_files import IDX_FILES, DamagedFileError, find_idx_files, read_idx
+from experiments.data.image_files import (
+    IDX_FILES,
+    FileContentError,
+    find_idx_files,
+    largest_packed_size,
+    read_idx,
+)
 
 MIRRORS: Mapping[str, Sequence[str]] = {
     "mnist": ("https://storage.googleapis.com/cvdf-datasets/mnist", "https://ossci-datasets.s3.amazonaws.com/mnist"),
@@ -43,7 +48,7 @@ def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) 
                     try:
                         _fetch_file(url, folder / f"{name}.gz", config, part)
                         break
-                    except (OSError, http.client.HTTPException, DamagedFileError) as error:
+                    except (OSError, http.client.HTTPException, FileContentError) as error:
                         failures.append(f"{url}: {_failure_reason(error)}")
                         mirrors.remove(mirror)  # try it last for the other files
                         mirrors.append(mirror)
@@ -73,13 +78,15 @@ def _fetch_file(url: str, target: Path, config: ImageFileData, part: str) -> Non
         megabytes = f"{size / 1e6:.1f} MB" if size else "size unknown"
         print(f"Downloading {url} ({megabytes}{', resumed' if resumed else ''}) to {target.parent}", file=sys.stderr)
         with partial.open("ab" if resumed else "wb") as file:
-            shutil.copyfileobj(response, file)
+            while chunk := response.read(2**16):
+                if file.write(chunk) and file.tell() > largest_packed_size(config, part):
+                    raise ConnectionError(f"more than the {largest_packed_size(config, part)} bytes it can have")
             received = file.tell()
     if size is not None and received != size:
         raise ConnectionError(f"connection lost after {received} of {size} bytes")
     try:
         read_idx(partial, config, part)
-    except DamagedFileError:
+    except FileContentError:
         partial.unlink()
         if resumed:  # its first part may come from another copy
             return _fetch_file(url, target, config, part)
@@ -103,7 +110,7 @@ def _open_url(request: urllib.request.Request) -> http.client.HTTPResponse:
 
 
 def _failure_reason(error: Exception) -> str:
-    if isinstance(error, DamagedFileError):
+    if isinstance(error, FileContentError):
         return error.finding
     if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
         return f"no answer within {MIRROR_TIMEOUT:g} s"

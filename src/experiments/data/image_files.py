@@ -5,17 +5,20 @@ The arrays are the same for both. Files are data: nothing in them is ever unpick
 
 import gzip
 import hashlib
+import io
 import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from experiments.config.data_schema import ImageData
 from experiments.errors import ConfigError, DataError
+from experiments.formatting import printable, shorten
 
 IDX_FILES = {
     "train-images": "train-images-idx3-ubyte",
@@ -25,16 +28,27 @@ IDX_FILES = {
 }
 NPZ_KEYS = {"train-images": "x_train", "train-labels": "y_train", "test-images": "x_test", "test-labels": "y_test"}
 IDX_UINT8 = b"\x00\x00\x08"
+OTHER_IDX_NUMBERS = {9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}  # by the third byte
 MD5_OF_GZIP = "md5-gzip"  # kind of checksum: of the gzip file, as published, rather than of its content
 GZIP_MAGIC = b"\x1f\x8b"
 
+ByteStream = IO[bytes] | io.BufferedIOBase
 
-class DamagedFileError(DataError):
-    """A file whose content cannot be as published: the user needs another copy."""
+
+class FileContentError(DataError):
+    """A file whose content is not what the config describes."""
+
+    verdict = ""
 
     def __init__(self, file: Path, finding: str) -> None:
-        super().__init__(f"{file} is damaged: {finding}")
+        super().__init__(f"{file}{self.verdict}: {finding}")
         self.file, self.finding = file, finding
+
+
+class DamagedFileError(FileContentError):
+    """A file whose content cannot be as published: the user needs another copy."""
+
+    verdict = " is damaged"
 
 
 def missing_from(place: Path, name: str) -> str | None:
@@ -74,11 +88,15 @@ def _npz_file(place: Path, name: str) -> Path:
 def read_image_files(place: Path, config: ImageData) -> dict[str, np.ndarray]:
     """Read the dataset in a folder or npz file, and verify the checksum of each part.
 
+    The header of each part is checked before its content is unpacked, so that no file takes more memory than the config
+    describes.
+
     Returns:
-        The arrays by part (the keys of IDX_FILES), uint8, of any shape: check_arrays checks it.
+        The arrays by part (the keys of IDX_FILES), uint8, of the shapes that the config describes.
 
     Raises:
         DamagedFileError: a file does not have its format or checksum.
+        FileContentError: it has, but other numbers or another shape than the config describes.
         OSError: a file cannot be read.
     """
     files = find_idx_files(place)
@@ -87,46 +105,117 @@ def read_image_files(place: Path, config: ImageData) -> dict[str, np.ndarray]:
     return _read_npz(_npz_file(place, config.name), config)
 
 
+def largest_packed_size(config: ImageData, part: str) -> int:
+    """Return the most bytes that an IDX file of this part can have, plain or gzip: gzip adds little to noise."""
+    return int(1.01 * math.prod(_expected_shape(config, part))) + 2**16
+
+
 def read_idx(file: Path, config: ImageData, part: str) -> np.ndarray:
-    """Read one IDX file, plain or gzip, as uint8 of the shape in its header.
+    """Read one IDX file, plain or gzip, as uint8 of the shape that the config describes.
 
     Raises:
         DamagedFileError: the file is not complete, or does not have the checksum of `part`.
+        FileContentError: its header does not fit the config.
     """
-    raw = content = file.read_bytes()
-    if raw.startswith(GZIP_MAGIC):
-        try:
-            content = gzip.decompress(raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DamagedFileError(file, f"expected a complete gzip file, found {len(raw)} bytes ({error})") from error
-    if content[:3] != IDX_UINT8 or len(content) < 4 + 4 * int.from_bytes(content[3:4]):
-        found = content[:4].hex(" ") or "an empty file"
-        raise DamagedFileError(file, f"expected the magic number of an IDX file of bytes, 00 00 08 0n, found {found}")
-    dimensions = content[3]
-    shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    header = 4 + 4 * dimensions
-    if len(content) != header + math.prod(shape):
-        finding = f"expected {header + math.prod(shape)} bytes for the shape {shape} in its header"
-        raise DamagedFileError(file, f"{finding}, found {len(content)}")
-    array = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    size, largest = file.stat().st_size, largest_packed_size(config, part)
+    if size > largest:
+        raise FileContentError(file, f"expected at most {largest} bytes for the {part} of the config, found {size}.")
+    raw = file.read_bytes()
+    try:
+        with gzip.open(io.BytesIO(raw)) if raw.startswith(GZIP_MAGIC) else io.BytesIO(raw) as stream:
+            array = _read_idx_array(stream, file, config, part)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DamagedFileError(file, f"expected a complete gzip file, found {size} bytes ({error})") from error
     verify_checksum(array, config, part, file, raw)
     return array
 
 
+def _read_idx_array(stream: ByteStream, file: Path, config: ImageData, part: str) -> np.ndarray:
+    magic = stream.read(4)
+    if len(magic) == 4 and magic[:2] == IDX_UINT8[:2] and magic[2] in OTHER_IDX_NUMBERS:
+        raise FileContentError(file, _only_bytes(part, OTHER_IDX_NUMBERS[magic[2]]))
+    dimensions = magic[3] if len(magic) == 4 and magic.startswith(IDX_UINT8) else 0
+    sizes = stream.read(4 * dimensions)
+    if not dimensions or len(sizes) < 4 * dimensions:
+        found = magic.hex(" ") or "an empty file"
+        raise DamagedFileError(file, f"expected the magic number of an IDX file of bytes, 00 00 08 0n, found {found}")
+    shape = struct.unpack(f">{dimensions}I", sizes)
+    if problem := shape_problem(shape, config, part):
+        raise FileContentError(file, f"{problem}. Correct these keys or the file.")
+    return _read_content(stream, shape, len(magic) + len(sizes), file)
+
+
+def _read_content(stream: ByteStream, shape: tuple[int, ...], header: int, file: Path) -> np.ndarray:
+    """Read the bytes behind a header of so many bytes, but not more than its shape needs, whatever they unpack to."""
+    size = math.prod(shape)
+    content = stream.read(size + 1)
+    if len(content) != size:
+        found = f"{header + len(content)}{' or more' if len(content) > size else ''}"
+        finding = f"expected {header + size} bytes for the shape {shape} in its header, found {found}"
+        raise DamagedFileError(file, finding)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
 def _read_npz(file: Path, config: ImageData) -> dict[str, np.ndarray]:
     try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
-            arrays = {part: stored[key] for part, key in NPZ_KEYS.items()}
-    except KeyError as error:
-        raise DamagedFileError(file, f"expected the arrays {', '.join(NPZ_KEYS.values())}; {error.args[0]}") from error
-    except (ValueError, EOFError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedFileError(file, f"expected an npz file of arrays of bytes, found: {error}") from error
+        with zipfile.ZipFile(file) as archive:
+            arrays = {part: _read_npz_array(archive, file, config, part) for part in NPZ_KEYS}
+    except (OSError, FileContentError):
+        raise
+    except Exception as error:  # anything may have been put into the file
+        reason = shorten(printable(str(error)), 200) or type(error).__name__
+        raise DamagedFileError(file, f"expected an npz file of arrays of bytes, found: {reason}") from error
     for part, array in arrays.items():
-        if array.dtype != np.uint8:
-            raise DamagedFileError(file, f"{NPZ_KEYS[part]}: expected uint8, found {array.dtype}")
-        arrays[part] = np.ascontiguousarray(array)
-        verify_checksum(arrays[part], config, part, file)
+        verify_checksum(array, config, part, file)
     return arrays
+
+
+def _read_npz_array(archive: zipfile.ZipFile, file: Path, config: ImageData, part: str) -> np.ndarray:
+    """Read an array as NumPy does, but check its header before its content is unpacked."""
+    key = NPZ_KEYS[part]
+    if f"{key}.npy" not in archive.namelist():
+        raise DamagedFileError(file, f"expected the arrays {', '.join(NPZ_KEYS.values())}; there is no {key}")
+    member = archive.getinfo(f"{key}.npy")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take memory without a bound
+        raise DamagedFileError(file, f"expected what numpy.savez writes, found {key} compressed in another way")
+    with archive.open(member) as stream:
+        version, _ = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = header(stream)
+        if dtype != np.uint8:
+            raise FileContentError(file, f"{key}: {_only_bytes(part, dtype.name, shape)}")
+        if problem := shape_problem(shape, config, part):
+            raise FileContentError(file, f"{key}: {problem}. Correct these keys or the file.")
+        array = _read_content(stream, shape[::-1] if by_columns else shape, stream.tell(), file)
+    return np.ascontiguousarray(array.T) if by_columns else array
+
+
+def _only_bytes(part: str, numbers: str, shape: tuple[int, ...] = ()) -> str:
+    """Say that an array of other numbers than bytes is not read, and how to convert it."""
+    if part.endswith("images"):
+        return f"found pixels as {numbers}; only uint8 is read, from 0 to data.pixel_max. Save them as uint8."
+    kind, labels = ("one-hot labels", "labels.argmax(1)") if len(shape) == 2 else ("labels", "labels")
+    only = "only uint8 is read, one class from 0 for each image"
+    return f"found {kind} as {numbers}; {only}. Save {labels}.astype('uint8')."
+
+
+def _expected_shape(config: ImageData, part: str) -> tuple[int, ...]:
+    split, _, kind = part.partition("-")
+    examples = config.train_examples if split == "train" else config.test_examples
+    return (examples, *config.shape) if kind == "images" else (examples,)
+
+
+def shape_problem(shape: tuple[int, ...], config: ImageData, part: str) -> str | None:
+    """Say how the shape of a part differs from the one that the config describes; None if it does not."""
+    expected = _expected_shape(config, part)
+    if shape == expected:
+        return None
+    split, _, kind = part.partition("-")
+    keys = f"data.{split}_examples" + (" and data.shape" if kind == "images" else ", one label for each image")
+    found = f"{shape if len(shape) < 8 else f'{len(shape)} dimensions'}"
+    if kind == "labels" and len(shape) == 2:
+        found += ": one-hot labels are not read, save labels.argmax(1).astype('uint8')"
+    return f"expected {kind} {expected} ({keys}), found {found}"
 
 
 def verifies_any_packing(config: ImageData) -> bool:
@@ -168,17 +257,13 @@ def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path,
 
 def check_arrays(arrays: Mapping[str, np.ndarray], config: ImageData, source: str) -> None:
     """Raise a DataError unless the arrays, by part, have the counts, shape, classes and range of the config."""
-    for split, examples in (("train", config.train_examples), ("test", config.test_examples)):
-        images, labels = arrays[f"{split}-images"], arrays[f"{split}-labels"]
-        expected, classes = (examples, *config.shape), config.classes
-        if len(images) != len(labels) or labels.ndim != 1:
-            problem = f"one label for each image, found images {images.shape} and labels {labels.shape}"
-        elif images.shape != expected:
-            problem = f"images {expected} (data.{split}_examples and data.shape), found {images.shape}"
-        elif labels.max() >= classes:
-            problem = f"labels from 0 to {classes - 1} (data.classes={classes}), found {labels.max()}"
-        elif images.max() > config.pixel_max:
-            problem = f"pixels up to data.pixel_max={config.pixel_max}, found {images.max()}"
-        else:
-            continue
-        raise DataError(f"data={config.name}, {split} split in {source}: expected {problem}")
+    for part, array in arrays.items():
+        classes, largest = config.classes, array.max(initial=0)
+        if problem := shape_problem(array.shape, config, part):
+            pass
+        elif part.endswith("labels") and largest >= classes:
+            problem = f"expected labels from 0 to {classes - 1} (data.classes={classes}), found {largest}"
+        elif part.endswith("images") and largest > config.pixel_max:
+            problem = f"expected pixels up to data.pixel_max={config.pixel_max}, found {largest}"
+        if problem:
+            raise DataError(f"data={config.name}, {part.partition('-')[0]} split in {source}: {problem}")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 WORST_CLASSES = 3
+SHOWN_CLASSES = 10  # of those without a training image
+BALANCED_RATIO = 20  # of the largest class to the smallest
 NOTE_PICTURES = 3  # the first ones of the report
 
 DATASET_NOTES = {
@@ -66,7 +68,7 @@ def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model")
     held_out = len(dataset.validation.targets)
     validation = f" ({held_out:,} held out for validation)" if held_out else ""
     differences = [printable(text).replace("`", "'") for text in differences_from_defaults(config)]
-    about_data = DATASET_NOTES.get(dataset.name)
+    about_data = " ".join(filter(None, [DATASET_NOTES.get(dataset.name), *_describe_balance(dataset)]))
     return [
         f"**{config.model.name}** with {plural(model.count_params(), 'weight')}, trained on"
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
@@ -74,6 +76,27 @@ def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model")
         f" seed {config.seed}." + (f" {about_data}" if about_data else ""),
         f"Differs from the defaults: {', '.join(f'`{text}`' for text in differences) or 'nothing'}.",
     ]
+
+
+def _describe_balance(dataset: "Dataset") -> list[str]:
+    """Say which classes have no training image, or how far the smallest one is from the largest."""
+    names = [escape_markdown(name) for name in dataset.class_names]
+    if not names:
+        return []
+    counts = np.bincount(dataset.train.targets, minlength=len(names))
+    absent = [f"**{names[label]}**" for label in np.flatnonzero(counts == 0)]
+    largest, smallest = counts.argmax(), np.where(counts, counts, counts.max()).argmin()
+    sentences = []
+    if absent:
+        more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
+        which = "Class" if len(absent) == 1 else "Classes"
+        sentences.append(f"{which} without a training image: {', '.join(absent[:SHOWN_CLASSES])}{more}.")
+    if counts[largest] > BALANCED_RATIO * counts[smallest]:
+        sentences.append(
+            f"The classes are not balanced: **{names[largest]}** has {plural(counts[largest], 'training image')},"
+            f" **{names[smallest]}** has {counts[smallest]:,}."
+        )
+    return sentences
 
 
 def describe_result(results: "Results", metrics: Mapping[str, float]) -> str:

@@ -121,6 +121,8 @@ def read_bundle(file: Path, uri: str | None) -> OriginalRun:
     Raise a BundleError if the file is not a bundle, a ConfigError if this version of the code cannot run its config.
     """
     try:
+        if file.exists() and not file.is_file():  # reading a pipe could wait for ever
+            raise BundleError(f"The bundle {file} cannot be read: it is not a regular file.")
         with file.open("rb") as opened:
             content = opened.read(LARGEST_BUNDLE + 1)
     except OSError as error:

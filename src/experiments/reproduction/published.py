@@ -21,6 +21,7 @@ from experiments.config.identity import affects_result, fingerprint_of, identity
 from experiments.config.metrics import find_metric, higher_is_better
 from experiments.config.overrides import override_key
 from experiments.config.schema import Config, Expectation
+from experiments.config.yaml_files import read_yaml
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, join_sorted
 from experiments.experiment import run_experiment
@@ -101,7 +102,7 @@ def published_expectations() -> dict[str, dict[str, Any]]:
     found = {}
     for file in choice_files("experiment"):
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = read_yaml(file.read_text(encoding="utf-8"), str(file))
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             content = {"expected": {}}
         if isinstance(content, dict) and isinstance(content.get("expected"), dict):

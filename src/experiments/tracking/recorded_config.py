@@ -14,8 +14,10 @@ from experiments import PROJECT
 from experiments.config.identity import complete, config_to_dict, flatten_config
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
+from experiments.config.yaml_files import read_yaml
 from experiments.data.datasets import Dataset
 from experiments.errors import ConfigError
+from experiments.formatting import printable, shorten
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.environment import CodeState, describe_hardware, installed_packages
@@ -64,13 +66,14 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
     Raise a StoreError if it has none, a ConfigError if this version of the code cannot use it.
     """
     config, overrides = (_read_recorded_yaml(uri, run_id, path) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT))
-    damaged = f"The recorded config of run {run_id} cannot be used:"
     if not isinstance(config, dict):
-        raise ConfigError(f"{damaged} {CONFIG_ARTIFACT} is not a mapping.")
+        raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is not a mapping")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-        raise ConfigError(f"{damaged} {OVERRIDES_ARTIFACT} is not a list of strings.")
+        raise _damaged_record(run_id, OVERRIDES_ARTIFACT, "it is not a list of strings")
     try:
         return validate_config(complete(config)), overrides
+    except RecursionError:
+        raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is nested too deeply") from None
     except ConfigError as error:
         raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
 
@@ -78,10 +81,19 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
 def _read_recorded_yaml(uri: str, run_id: str, path: str) -> Any:
     """Read YAML that JSON can express too: no dates, no objects, no references to itself."""
     try:
-        return json.loads(json.dumps(yaml.safe_load(read_artifact_text(uri, run_id, path))))
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"The recorded config of run {run_id} cannot be used: {path}: {reason}") from None
+        return json.loads(json.dumps(read_yaml(read_artifact_text(uri, run_id, path), "it")))
+    except RecursionError:
+        raise _damaged_record(run_id, path, "it is nested too deeply") from None
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise _damaged_record(run_id, path, " ".join(str(error).split())) from None
+
+
+def _damaged_record(run_id: str, path: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{path} of run {run_id} is damaged: {shorten(printable(reason).removesuffix('.'), 300)}. Without it the run"
+        " cannot be resumed, repeated, evaluated or used to predict; its metrics and model are still in the store."
+        " Restore the file from a copy, or make a new run."
+    )
 
 
 def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
