@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGINT
 from typing import TYPE_CHECKING, Self
 
 from experiments.config.composition import compose_jobs, composing
@@ -29,7 +29,7 @@ DRAW_SECONDS = 120  # seconds that the figures of the best run may take
 class JobRunner:
     """The jobs of a sweep that is running, as a context that leaves no process behind.
 
-    On Ctrl-C or SIGTERM the running jobs checkpoint first; a second Ctrl-C ends them at once.
+    On Ctrl-C or another signal that ends it, the running jobs checkpoint first; a second Ctrl-C ends them at once.
     """
 
     def __init__(self, engine: Engine, parent_id: str) -> None:
@@ -48,7 +48,7 @@ class JobRunner:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             if isinstance(error, KeyboardInterrupt | Terminated):
-                self.engine.interrupt(SIGINT if isinstance(error, KeyboardInterrupt) else SIGTERM)
+                self.engine.interrupt(error.signal if isinstance(error, Terminated) else SIGINT)
         finally:
             for end in self.engine.close():
                 read_job_outcome(end.job, self.parent_id, end.reason, end.lost_status)

@@ -44,8 +44,8 @@ LONGEST_SWEPT_PARAM = 500  # characters of a swept parameter's values on the par
 def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     """Run the jobs of a sweep that are not done, and record and print the leaderboard.
 
-    The parent ends FINISHED only if every job is done; FAILED with a list of those that are not; KILLED for Ctrl-C and
-    SIGTERM. A finished sweep is only shown, and nothing is written. `command` are the arguments to enter it again.
+    The parent ends FINISHED only if every job is done; FAILED with a list of those that are not; KILLED for a
+    signal. A finished sweep is only shown, and nothing is written. `command` are the arguments to enter it again.
 
     Raises:
         UserError: the same sweep is running already; nothing was written.
