@@ -35,6 +35,7 @@ from experiments.sweeps.leaderboard import (
 from experiments.sweeps.plan import SweepJob, SweepPlan, child_runs, has_light_figures, plan_sweep, varied_overrides
 from experiments.sweeps.search import Search
 from experiments.tracking.addresses import hide_credentials
+from experiments.tracking.liveness import check_resumable
 from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
 
 SWEEP_FOLDER = PROJECT / "outputs" / "sweeps"
@@ -96,6 +97,8 @@ def lock_sweep(plan: SweepPlan) -> Iterator[None]:
 
 def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedRun]:
     parent = plan.parent or plan.find_parent()  # another process may have made it since
+    if parent and parent.status == "RUNNING":
+        check_resumable(plan.uri, parent.run_id, plan.base.resume_anyway)
     values = varied_overrides(plan.composed.jobs)
     params = {key: ", ".join(values)[:LONGEST_SWEPT_PARAM] for key, values in values.items()}
     if not plan.composed.is_search:

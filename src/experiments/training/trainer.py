@@ -84,8 +84,8 @@ class Trainer:
         self.examples = len(dataset.train.targets)
         self.steps = -(-self.examples // network.batch_size)
         self.saved = time.monotonic()
-        if checkpoint and checkpoint.exists():
-            self._restore(checkpoint)
+        if checkpoint and (stored := load_checkpoint(checkpoint)):
+            self._restore(stored)
 
     @property
     def steps_done(self) -> int:
@@ -179,8 +179,8 @@ class Trainer:
         save_checkpoint(self.checkpoint, asdict(self.state), arrays)
         self.saved = time.monotonic()
 
-    def _restore(self, checkpoint: Path) -> None:
-        stored, arrays = load_checkpoint(checkpoint)
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        stored, arrays = checkpoint
         watches: dict[str, Any] = {name: ImprovementWatch(**stored.pop(name)) for name in ("stopping", "plateau")}
         self.state = TrainingState(**stored, **watches)
         self.model.set_weights(arrays["weights"])
