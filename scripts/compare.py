@@ -21,6 +21,7 @@ from experiments.errors import run_command
 from experiments.formatting import plural, printable
 from experiments.runtime import collect_garbage_rarely
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
+from experiments.tracking.liveness import unseen_notice
 from experiments.tracking.records import RunRecord, experiment_runs, find_runs, sweep_children
 from experiments.tracking.store import open_existing_store
 
@@ -56,6 +57,9 @@ def compare(options: argparse.Namespace) -> None:
         objective, _, best = parent.tags.get("objective", "").partition(" ")
         if any(objective in run.metrics for run in chosen):
             metric, mode = objective, mode or ("min" if best == "min" else "max")
+    for run in [run for run in chosen if run.status == "RUNNING"][:5]:
+        if unseen := unseen_notice(client, run.run_id):
+            print(unseen, file=sys.stderr)
     comparison = compare_runs(chosen, metric, mode, options.group_by)
     if options.plot is not None:
         from experiments.reports.figures.style import save_figure

@@ -15,7 +15,6 @@ Exit code: 0 if the results are reproduced, 1 if not or if the record was change
 import argparse
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from experiments.config.overrides import override_key
 from experiments.config.schema import Expectation
-from experiments.errors import ConfigError, Terminated, did_you_mean, raise_terminated, run_command
+from experiments.errors import ConfigError, Terminated, did_you_mean, handle_ending_signals, run_command
 from experiments.formatting import printable
 from experiments.reproduction import published
 from experiments.reproduction.bundle import read_bundle, write_bundle
@@ -57,7 +56,7 @@ def main() -> int:
         parser.error("--quick and KEY=VALUE need NAME or --all; of a recorded run only data.path can be changed")
     if is_published and options.export:
         parser.error("--export needs RUN_ID")
-    signal.signal(signal.SIGTERM, raise_terminated)
+    handle_ending_signals()
 
     def command() -> int:
         if options.all:
@@ -199,8 +198,8 @@ def reproduce_all(overrides: list[str], quick: bool, uri: str | None, document: 
             except (KeyboardInterrupt, Terminated) as end:
                 process.terminate()
                 process.wait()  # it prints the reason
-                return Terminated.exit_code if isinstance(end, Terminated) else 130
-        if code in (130, Terminated.exit_code):
+                return end.exit_code if isinstance(end, Terminated) else 130
+        if code > 128:  # a signal ended it
             return code
         codes.add(code)
         verdicts[name] = {0: "reproduced", 1: "not reproduced"}.get(code, "could not be tried")

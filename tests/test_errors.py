@@ -1,7 +1,12 @@
 """How commands end: exit codes, messages, and readers that stop reading."""
 
+import fcntl
+import os
+import signal
 import subprocess
 import sys
+import termios
+import time
 
 import pytest
 
@@ -17,6 +22,8 @@ from experiments.errors import ConfigError, Terminated, TrainingError, run_comma
         (TrainingError("The loss is nan."), 1, "The loss is nan.\n"),
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (Terminated(), 143, "Terminated.\n"),
+        (Terminated(signal.SIGHUP), 129, "Terminated.\n"),
+        (Terminated(signal.SIGXCPU), 152, "Terminated.\n"),
     ],
 )
 def test_the_exit_code_says_how_a_command_ended(
@@ -71,3 +78,59 @@ sys.exit(run_command(command))
         ["bash", "-c", f'"$0" -c "$1" {shell}', sys.executable, script], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (2, left)
+
+
+ENDED = """
+import signal, sys, time
+from experiments.errors import Terminated, handle_ending_signals, run_command
+from experiments.training.trainer import DeferredSignals
+
+def command():
+    try:
+        with DeferredSignals() as signals:
+            print("ready", flush=True)
+            while True:
+                time.sleep(0.01)
+                signals.check()
+    except Terminated as end:
+        time.sleep(0.3)  # closing the run, while the signal is sent again
+        print(end, file=sys.stderr)
+        raise
+
+handle_ending_signals()
+sys.exit(run_command(command))
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGHUP", 129), ("SIGQUIT", 131), ("SIGXCPU", 152)])
+def test_a_signal_that_ends_a_command_is_told_by_its_exit_code(sent: str, code: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDED], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        for _ in range(1 if sent == "SIGQUIT" else 3):  # as shells and the kernel repeat the others
+            process.send_signal(signal.Signals[sent])
+            time.sleep(0.1)
+        _, err = process.communicate()
+    assert (process.returncode, err.decode()) == (code, f"terminated by {sent}\nTerminated.\n")
+
+
+@pytest.mark.parametrize(("wrapper", "code"), [([], 129), (["nohup"], 143)])
+def test_a_closed_terminal_ends_a_command_in_order_but_not_under_nohup(wrapper: list[str], code: int) -> None:
+    ours, terminal = os.openpty()
+    with subprocess.Popen(
+        [*wrapper, sys.executable, "-c", ENDED],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(terminal)
+        assert process.stdout
+        process.stdout.readline()
+        os.close(ours)  # from now on, writing to the terminal fails
+        if wrapper:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.terminate()
+        assert process.wait(10) == code

@@ -1,6 +1,5 @@
 """The command line of run.py: compose and check everything once, then run what was checked."""
 
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from experiments.config.composition import compose_job
 from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
-from experiments.errors import ConfigError, raise_terminated, run_command
+from experiments.errors import ConfigError, handle_ending_signals, run_command
 from experiments.runtime import collect_garbage_rarely
 
 # Hydra completes the command `python` by running whatever script follows it: restrict that to our own.
@@ -28,7 +27,7 @@ complete -o nospace -o default -F hydra_bash_completion_of_ours python"""
 def main() -> None:
     """Run the command in sys.argv; `--help` lists the exit codes."""
     collect_garbage_rarely()
-    signal.signal(signal.SIGTERM, raise_terminated)
+    handle_ending_signals()
     sys.exit(run_command(_run_arguments))
 
 

@@ -1,8 +1,10 @@
 """The expected ways in which a command can fail: each carries one clear message and an exit code."""
 
 import difflib
+import errno
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -66,19 +68,42 @@ class TrialPruned(Exception):  # noqa: N818
 
 
 class Terminated(BaseException):
-    """SIGTERM: like KeyboardInterrupt it is not an Exception, so that no `except Exception` swallows it."""
+    """A signal that ends the command: like KeyboardInterrupt it is not an Exception, so that none swallows it."""
 
-    exit_code = 143
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(f"terminated by {self.signal.name}")
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signal
 
 
-def raise_terminated(*_: object) -> NoReturn:
-    """Handle SIGTERM."""
-    raise Terminated
+# A closed terminal, Ctrl-\, `kill` and batch systems, and a limit of CPU time.
+ENDING_SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGXCPU)
+# Sent again by the kernel or the shell, which must not disturb the end that the first one began.
+REPEATED_SIGNALS = (signal.SIGHUP, signal.SIGXCPU)
+
+
+def raise_terminated(number: int, _: object) -> NoReturn:
+    """Handle a signal that ends the command."""
+    if number in REPEATED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise Terminated(number)
+
+
+def handle_ending_signals() -> None:
+    """Raise Terminated for the signals that end a command, but those that are ignored, as by `nohup`."""
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, raise_terminated)
 
 
 class OutputStream(io.TextIOWrapper):
-    """A standard stream that shows no credentials. Its reader may stop reading, such as `head`: later output is lost,
-    without an error."""
+    """A standard stream that shows no credentials.
+
+    Its reader may stop, such as `head` or a terminal: later output is lost, without an error.
+    """
 
     def __init__(self, stream: TextIO | None) -> None:
         # None: it was closed before the command began. Keep a reference, or the file would be closed.
@@ -102,7 +127,9 @@ class OutputStream(io.TextIOWrapper):
     def _losing_the_unread(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal was closed
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
@@ -120,9 +147,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
             return 130
-        except Terminated:
+        except Terminated as end:
             print("Terminated.", file=sys.stderr)
-            return Terminated.exit_code
+            return end.exit_code
         except Exception:
             traceback.print_exc()  # through the stream that shows no credentials
             return 1

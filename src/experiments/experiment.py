@@ -1,7 +1,7 @@
 """The story of one run, from its config to the closed MLflow run, top to bottom on one screen."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import NoReturn
 
@@ -9,7 +9,7 @@ from experiments.config.data_schema import LinearData
 from experiments.config.identity import identity_tags
 from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset_once
-from experiments.errors import TrainingError
+from experiments.errors import TrainingError, UserError
 from experiments.profiling import begin_profile
 from experiments.reports.differences import run_name
 from experiments.reports.notes import run_note, unfinished_note
@@ -19,9 +19,18 @@ from experiments.reports.summary import print_resume_hint, print_summary
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import load_initial_weights
 from experiments.tracking.environment import loaded_code_state
-from experiments.tracking.recorded_config import check_identity, record_start, run_params
+from experiments.tracking.liveness import check_resumable
+from experiments.tracking.recorded_config import (
+    START_TAG,
+    check_identity,
+    is_record_lost,
+    keep_start,
+    record_start,
+    run_params,
+)
 from experiments.tracking.run import TrackedRun, open_run
-from experiments.training.checkpoints import checkpoint_path
+from experiments.tracking.store import check_stored
+from experiments.training.checkpoints import checkpoint_path, drop_checkpoint, lock_checkpoint, start_path
 from experiments.training.cluster import ClusterMember, join_cluster
 from experiments.training.devices import start_strategy
 from experiments.training.evaluation import Metrics
@@ -55,7 +64,8 @@ def run_experiment(
         TrialPruned: from `watch`; the run is KILLED.
     """
     begin_profile()
-    with join_cluster(config.distribution, partial(_record_failure, config, overrides)) as member:
+    cluster = join_cluster(config.distribution, partial(_record_failure, config, overrides))
+    with cluster as member, _take_over(config, run_id, member):
         if member.supervised:
             return member.run_id
         dataset, code = load_dataset_once(config.data, config.seed), loaded_code_state()
@@ -72,7 +82,7 @@ def run_experiment(
             tags = {"resumed_at_commit": code.commit}
         with _open_run(config, overrides, tags, run_id) as run, print_resume_hint(config, run.run_id, tags):
             member.report_run(run.run_id)
-            if not config.resume:
+            if not config.resume or is_record_lost(run.uri, run.run_id):
                 record_start(run, config, overrides, dataset, code)
             run.set_tags({NOTE_TAG: unfinished_note(config, dataset, network.model, overrides, run.run_id)})
 
@@ -92,17 +102,49 @@ def run_experiment(
             run.log_metrics(final, trainer.state.epoch - 1)
             publish_results(run, results)
             run.set_tags({NOTE_TAG: run_note(results, final, overrides, run.run_id)})
-        checkpoint_path(run.run_id).unlink(missing_ok=True)
+        _drop_recorded(run)
         print_summary(results, final, run)
         return run.run_id
 
 
+@contextmanager
+def _take_over(config: Config, run_id: str | None, member: ClusterMember) -> Iterator[None]:
+    """Hold the checkpoint of an earlier run, or raise a UserError if another process may still be training it."""
+    if not run_id or member.supervised or member.follows:
+        yield
+        return
+    with lock_checkpoint(run_id):
+        check_resumable(resolve_tracking_uri(config.tracking.uri), run_id, config.resume_anyway)
+        yield
+
+
+def _drop_recorded(run: TrackedRun) -> None:
+    """Drop the checkpoint of a finished run once its store has received everything."""
+    if not run.spool:
+        check_stored(run.uri, run.run_id)
+        drop_checkpoint(run.run_id)
+
+
+@contextmanager
 def _open_run(
     config: Config, overrides: Sequence[str], tags: Mapping[str, str], run_id: str | None
-) -> AbstractContextManager[TrackedRun]:
+) -> Iterator[TrackedRun]:
+    """Open the run, or a new one: its start is on disk before it exists, and its checkpoint locked while it is open."""
     tracking = config.tracking
     uri, name = resolve_tracking_uri(tracking.uri), tracking.run_name or run_name(config, overrides)
-    return open_run(uri, tracking.experiment, name, run_params(config), tags, run_id)
+    if run_id:  # whose checkpoint is locked already
+        with open_run(uri, tracking.experiment, name, run_params(config), tags, run_id) as run:
+            yield run
+        return
+    start, lock = keep_start(config, overrides), ExitStack()
+    try:
+        with lock, open_run(uri, tracking.experiment, name, run_params(config), {**tags, START_TAG: start.stem}) as run:
+            start.rename(start_path(run.run_id))
+            lock.enter_context(lock_checkpoint(run.run_id))
+            yield run
+    except UserError:  # no run was made
+        start.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -366,7 +366,7 @@ def test_sweep_is_ranked_by_its_objective_unless_another_is_given(tmp_path, comm
 
 def test_run_without_a_live_process_is_shown_as_killed(tmp_path):
     client = connect_store(f"sqlite:///{tmp_path}/mlflow.db")
-    gone = {**process_tags(), "process.boot_id": "an earlier start"}
+    gone = {**process_tags(), "process.start_time": "1"}
     log(client, "0", "gone", {}, {"loss": 1.0}, "RUNNING", gone)
     log(client, "0", "alive", {}, {"loss": 1.0}, "RUNNING", process_tags())
     log(client, "0", "foreign", {}, {"loss": 1.0}, "RUNNING")

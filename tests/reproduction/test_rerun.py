@@ -24,10 +24,10 @@ from experiments.config.composition import compose_job
 from experiments.config.identity import fingerprint_of
 from experiments.errors import ConfigError, StoreError, UserError
 from experiments.reproduction.bundle import BundleError, write_bundle
-from experiments.reproduction.original_run import RECORDED_FILES, find_original_run, stored_weights, with_moved_data
+from experiments.reproduction.original_run import find_original_run, stored_weights, with_moved_data
 from experiments.reproduction.rerun import MetricRow, compare_points, judge_rerun, repeat_run
 from experiments.tracking.artifacts import model_location
-from experiments.tracking.recorded_config import read_recorded_config
+from experiments.tracking.recorded_config import RECORDED_FILES, read_recorded_config
 from experiments.tracking.store import connect_store
 
 SCRIPT = "scripts/reproduce.py"

@@ -224,14 +224,14 @@ def test_the_next_command_marks_killed_runs_but_not_live_ones(store):
     assert (run.info.status, run.data.tags["end_reason"]) == ("KILLED", "terminated by SIGTERM")
 
 
-def test_runs_from_before_a_reboot_are_dead_and_those_of_other_hosts_stay(store):
+def test_ended_runs_of_this_machine_are_dead_and_those_of_other_hosts_stay(store):
     client = connect_store(store)
-    experiment_id = client.create_experiment("reboot")
-    before = {**process_tags(), "process.boot_id": "another"}
-    rebooted = client.create_run(experiment_id, tags=before)
+    experiment_id = client.create_experiment("ended")
+    before = {**process_tags(), "process.start_time": "1"}
+    ended = client.create_run(experiment_id, tags=before)
     elsewhere = client.create_run(experiment_id, tags={**before, "process.host": "elsewhere"})
     untagged = client.create_run(experiment_id)
-    assert mark_dead_runs(client, [experiment_id]) == [rebooted.info.run_id]
+    assert mark_dead_runs(client, [experiment_id]) == [ended.info.run_id]
     for run in (elsewhere, untagged):
         client.set_terminated(run.info.run_id, "KILLED")
 

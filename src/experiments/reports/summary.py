@@ -14,7 +14,7 @@ from experiments.reports.next_commands import next_commands
 from experiments.reports.notes import describe_goal
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.run import TrackedRun
-from experiments.training.checkpoints import checkpoint_path
+from experiments.training.checkpoints import drop_checkpoint, has_checkpoint
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,11 +74,11 @@ def print_resume_hint(config: Config, run_id: str, tags: Mapping[str, str]) -> I
     except NotFiniteError:
         raise
     except TrialPruned:
-        checkpoint_path(run_id).unlink(missing_ok=True)
+        drop_checkpoint(run_id)
         raise
     except BaseException:
         if "mlflow.parentRunId" not in tags:  # the command of a sweep resumes all its jobs
-            known = checkpoint_path(run_id).exists()
+            known = has_checkpoint(run_id)
             since = "from its last checkpoint" if known else "from the start, as it has no checkpoint yet"
             print(f"\nResume it {since}: {next_commands(config, [], run_id)['resume']}", file=sys.stderr)
         raise

@@ -26,9 +26,14 @@ from experiments.config.validation import validate_config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, NotFiniteError, StoreError
 from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.artifacts import download_model, read_artifact_bytes, read_artifact_text
+from experiments.tracking.artifacts import download_model, read_artifact_text
 from experiments.tracking.environment import installed_packages, read_code_state
-from experiments.tracking.recorded_config import RECORD_DIGESTS, identity_changes, read_recorded_config
+from experiments.tracking.recorded_config import (
+    RECORD_DIGESTS,
+    changed_files,
+    identity_changes,
+    read_recorded_config,
+)
 from experiments.tracking.records import RunRecord, find_runs, metric_history, runs_with_tags
 from experiments.tracking.store import open_existing_store
 
@@ -37,10 +42,6 @@ if TYPE_CHECKING:
 
 # The facts in environment/hardware.json that affect the last bits: equally named processors can differ in instructions.
 MACHINE_FACTS = ("processor", "instructions", "gpus", "threads", "switches")
-RECORDED_FILES = (
-    *("config/config.yaml", "config/overrides.yaml", "environment/hardware.json", "environment/packages.txt"),
-    *("environment/requirements.lock", "environment/uncommitted.diff"),
-)
 
 MetricPoints = Mapping[str, list[tuple[int, float]]]  # (epoch, value) of each metric
 
@@ -147,7 +148,7 @@ def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
     points = recorded_points(client, run)
     packages = frozenset(read_artifact_text(resolved, run.run_id, "environment/packages.txt").splitlines())
     hardware = recorded_hardware(resolved, run.run_id)
-    model, changed = read_logged_model(resolved, run, config.tracking.log_model), _changed_files(resolved, run)
+    model, changed = read_logged_model(resolved, run, config.tracking.log_model), changed_files(resolved, run)
     return OriginalRun(uri, run, config, overrides, points, packages, hardware, model, changed)
 
 
@@ -183,25 +184,6 @@ def recorded_hardware(uri: str, run_id: str) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: {error}") from None
     return hardware
-
-
-def _changed_files(uri: str, run: RunRecord) -> list[str]:
-    """List the recorded files that are missing or changed; none for runs recorded before digests existed."""
-    if RECORD_DIGESTS not in run.tags:
-        return []
-    try:
-        digests = dict(json.loads(run.tags[RECORD_DIGESTS]))
-    except (ValueError, TypeError, RecursionError):
-        digests = {}
-    changed = []
-    for path in RECORDED_FILES:
-        try:
-            digest = hashlib.sha256(read_artifact_bytes(uri, run.run_id, path)).hexdigest()
-        except StoreError:
-            digest = "missing"
-        if digests.get(path) != digest:
-            changed.append(path)
-    return changed
 
 
 def _difference_from(fact: object, other: object) -> str:

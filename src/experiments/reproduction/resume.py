@@ -13,6 +13,7 @@ from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
+from experiments.training.checkpoints import drop_checkpoint
 
 
 class NothingToResumeError(UserError):
@@ -33,6 +34,7 @@ def find_resumed_run(config: Config, overrides: Sequence[str]) -> tuple[Config, 
     recorded, recorded_overrides = read_recorded_config(uri, run.run_id)
     _check_given_overrides(config, recorded, overrides, recorded_overrides, run.run_id)
     if run.status == "FINISHED":
+        drop_checkpoint(run.run_id)  # which is kept if the store did not answer when the run ended
         raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
     tree, given = config_to_dict(recorded), config_to_dict(config)
     for key in map(override_key, overrides):

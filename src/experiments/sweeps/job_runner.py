@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGINT
 from typing import TYPE_CHECKING, Self
 
 from experiments.config.composition import compose_jobs, composing
@@ -32,7 +32,7 @@ DRAW_SECONDS = 120  # seconds that the figures of the best run may take
 class JobRunner:
     """The jobs of a sweep that is running, as a context that leaves no process behind.
 
-    On Ctrl-C or SIGTERM the running jobs checkpoint first; a second Ctrl-C ends them at once.
+    On Ctrl-C or another signal that ends it, the running jobs checkpoint first; a second Ctrl-C ends them at once.
     """
 
     def __init__(self, engine: Engine, parent_id: str) -> None:
@@ -51,7 +51,7 @@ class JobRunner:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             if isinstance(error, KeyboardInterrupt | Terminated):
-                self.engine.interrupt(SIGINT if isinstance(error, KeyboardInterrupt) else SIGTERM)
+                self.engine.interrupt(error.signal if isinstance(error, Terminated) else SIGINT)
         finally:
             for end in self.engine.close():
                 with suppress(StoreOutageError):  # the next command finds that their processes have ended

@@ -60,7 +60,7 @@ def _recorded_start(job: SweepJob, run_id: str) -> tuple[Config, list[str]]:
     """Return what the job's run recorded, but data and store of this command, which may not change the result."""
     try:
         config, overrides = read_recorded_config(resolve_tracking_uri(job.config.tracking.uri), run_id)
-    except StoreError:  # it was cut off before it had recorded them
+    except (StoreError, ConfigError):  # it was cut off before it had recorded them
         return job.config, job.overrides
     store = replace(config.tracking, uri=job.config.tracking.uri)
     overrides = [o for o in overrides if override_key(o) != "data.path"]

@@ -21,7 +21,7 @@ from experiments.tracking.liveness import end_abandoned_run
 from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.run import LONGEST_NAME
 from experiments.tracking.store import connect_store, open_existing_store, store_errors, store_exists
-from experiments.training.checkpoints import checkpoint_path
+from experiments.training.checkpoints import has_checkpoint
 
 MADE_BY = {"other code": ("code_digest", "code_digest_rule"), "other package versions": ("versions",)}  # by tags
 
@@ -115,7 +115,7 @@ class SweepPlan:
             return "the same as another"
         if before.is_done or not before.run_id:
             return "done" if before.is_done else "to run"
-        return "to resume" if checkpoint_path(before.run_id).exists() else "to run again"
+        return "to resume" if has_checkpoint(before.run_id) else "to run again"
 
 
 def plan_sweep(composed: ComposedSweep) -> SweepPlan:

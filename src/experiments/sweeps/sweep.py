@@ -36,6 +36,7 @@ from experiments.sweeps.patience import outlast_outage
 from experiments.sweeps.plan import SweepJob, SweepPlan, child_runs, has_light_figures, plan_sweep, varied_overrides
 from experiments.sweeps.search import Search
 from experiments.tracking.addresses import hide_credentials
+from experiments.tracking.liveness import check_resumable
 from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
 
 SWEEP_FOLDER = PROJECT / "outputs" / "sweeps"
@@ -45,8 +46,8 @@ LONGEST_SWEPT_PARAM = 500  # characters of a swept parameter's values on the par
 def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     """Run the jobs of a sweep that are not done, and record and print the leaderboard.
 
-    The parent ends FINISHED only if every job is done; FAILED with a list of those that are not; KILLED for Ctrl-C and
-    SIGTERM. A finished sweep is only shown, and nothing is written. `command` are the arguments to enter it again.
+    The parent ends FINISHED only if every job is done; FAILED with a list of those that are not; KILLED for a
+    signal. A finished sweep is only shown, and nothing is written. `command` are the arguments to enter it again.
 
     Raises:
         UserError: the same sweep is running already; nothing was written.
@@ -97,6 +98,8 @@ def lock_sweep(plan: SweepPlan) -> Iterator[None]:
 
 def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedRun]:
     parent = plan.parent or plan.find_parent()  # another process may have made it since
+    if parent and parent.status == "RUNNING":
+        check_resumable(plan.uri, parent.run_id, plan.base.resume_anyway)
     values = varied_overrides(plan.composed.jobs)
     params = {key: shorten_marked(", ".join(values), LONGEST_SWEPT_PARAM) for key, values in values.items()}
     if not plan.composed.is_search:

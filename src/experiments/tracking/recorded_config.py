@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -16,16 +19,22 @@ from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.config.yaml_files import read_yaml
 from experiments.data.datasets import Dataset
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, StoreError
 from experiments.formatting import printable, shorten
 from experiments.tracking.addresses import hide_credentials
-from experiments.tracking.artifacts import read_artifact_text
+from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_text
 from experiments.tracking.environment import CodeState, describe_hardware, installed_packages
 from experiments.tracking.records import CONFIG_ARTIFACT, RunRecord, find_runs
 from experiments.tracking.run import TrackedRun
-from experiments.tracking.store import open_existing_store
+from experiments.tracking.store import connect_store, get_mlflow_run, open_existing_store
+from experiments.training.checkpoints import start_path, write_flushed
 
 OVERRIDES_ARTIFACT = "config/overrides.yaml"
+RECORDED_FILES = (
+    *(CONFIG_ARTIFACT, OVERRIDES_ARTIFACT, "environment/hardware.json", "environment/packages.txt"),
+    *("environment/requirements.lock", "environment/uncommitted.diff"),
+)
+START_TAG = "start_record"  # tag with the name under which `keep_start` has kept config and overrides
 RECORD_DIGESTS = "record_digests"  # tag with the SHA-256 (hex) of each recorded file, as JSON
 IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
 
@@ -36,15 +45,45 @@ def run_params(config: Config) -> dict[str, object]:
     return {key: value for key, value in flatten_config(config_to_dict(config)).items() if not key.startswith(left_out)}
 
 
+def keep_start(config: Config, overrides: Sequence[str]) -> Path:
+    """Write config and overrides to disk before their run exists, as a kill may come before `record_start`.
+
+    The name of the file is to be the run's tag START_TAG, until the file is renamed to the run's `start_path`.
+    """
+    path = start_path(uuid4().hex)
+    write_flushed(path, json.dumps(_start_texts(config, overrides)).encode())
+    return path
+
+
+def _kept_start(uri: str, run_id: str) -> dict[str, str]:
+    """Return the texts of `keep_start`; none for runs that are finished, of another machine or of earlier versions."""
+    path = start_path(run_id)
+    if not path.exists():
+        client = connect_store(uri)
+        name = get_mlflow_run(client, uri, run_id).data.tags.get(START_TAG, "")
+        if re.fullmatch("[0-9a-f]{32}", name):
+            with suppress(FileNotFoundError):
+                start_path(name).rename(path)  # the process was killed before it could
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):  # none, or damaged
+        return {}
+
+
+def _start_texts(config: Config, overrides: Sequence[str]) -> dict[str, str]:
+    without_uri = replace(config, tracking=replace(config.tracking, uri=None))  # it may contain a password
+    return {
+        CONFIG_ARTIFACT: yaml.safe_dump(config_to_dict(without_uri), sort_keys=False, allow_unicode=True),
+        OVERRIDES_ARTIFACT: yaml.safe_dump([hide_credentials(o) for o in overrides], allow_unicode=True),
+    }
+
+
 def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], dataset: Dataset, code: CodeState) -> None:
     """Log all that is needed to repeat the run: config, overrides, data and environment."""
     run.log_params(run_params(config))  # also of a run that was killed before it had them
-    without_uri = replace(config, tracking=replace(config.tracking, uri=None))  # it may contain a password
     counts = {name: len(getattr(dataset, name).targets) for name in ("train", "validation", "test")}
     run.log_dataset(dataset.name, dataset.digest, dataset.source, counts)
-    texts = {
-        CONFIG_ARTIFACT: yaml.safe_dump(config_to_dict(without_uri), sort_keys=False, allow_unicode=True),
-        OVERRIDES_ARTIFACT: yaml.safe_dump([hide_credentials(o) for o in overrides], allow_unicode=True),
+    texts = _start_texts(config, overrides) | {
         "environment/packages.txt": installed_packages(),
         "environment/hardware.json": json.dumps(describe_hardware(), indent=2),
         "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),
@@ -65,7 +104,10 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
 
     Raise a StoreError if it has none, a ConfigError if this version of the code cannot use it.
     """
-    config, overrides = (_read_recorded_yaml(uri, run_id, path) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT))
+    kept = _kept_start(uri, run_id)
+    config, overrides = (
+        _read_recorded_yaml(uri, run_id, path, kept.get(path)) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT)
+    )
     if not isinstance(config, dict):
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is not a mapping")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
@@ -78,10 +120,10 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
         raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
 
 
-def _read_recorded_yaml(uri: str, run_id: str, path: str) -> Any:
+def _read_recorded_yaml(uri: str, run_id: str, path: str, kept: str | None) -> Any:
     """Read YAML that JSON can express too: no dates, no objects, no references to itself."""
     try:
-        return json.loads(json.dumps(read_yaml(read_artifact_text(uri, run_id, path), "it")))
+        return json.loads(json.dumps(read_yaml(kept or read_artifact_text(uri, run_id, path), "it")))
     except RecursionError:
         raise _damaged_record(run_id, path, "it is nested too deeply") from None
     except (yaml.YAMLError, TypeError, ValueError) as error:
@@ -94,6 +136,31 @@ def _damaged_record(run_id: str, path: str, reason: str) -> ConfigError:
         " cannot be resumed, repeated, evaluated or used to predict; its metrics and model are still in the store."
         " Restore the file from a copy, or make a new run."
     )
+
+
+def is_record_lost(uri: str, run_id: str) -> bool:
+    """Return whether a run that was cut off has no whole record, though this machine knows how it was started."""
+    (run,) = find_runs(open_existing_store(uri), [run_id])
+    return bool(_kept_start(uri, run_id)) and (RECORD_DIGESTS not in run.tags or bool(changed_files(uri, run)))
+
+
+def changed_files(uri: str, run: RunRecord) -> list[str]:
+    """List the recorded files that are missing or changed; none for runs recorded before digests existed."""
+    if RECORD_DIGESTS not in run.tags:
+        return []
+    try:
+        digests = dict(json.loads(run.tags[RECORD_DIGESTS]))
+    except (ValueError, TypeError, RecursionError):
+        digests = {}
+    changed = []
+    for path in RECORDED_FILES:
+        try:
+            digest = hashlib.sha256(read_artifact_bytes(uri, run.run_id, path)).hexdigest()
+        except StoreError:
+            digest = "missing"
+        if digests.get(path) != digest:
+            changed.append(path)
+    return changed
 
 
 def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:

@@ -59,7 +59,7 @@ def open_run(
     run_id: str | None = None,
 ) -> Iterator["TrackedRun"]:
     """Open a run that ends with its true status: FINISHED at the normal end, FAILED (with the traceback as an artifact)
-    for an exception, KILLED for Ctrl-C and SIGTERM.
+    for an exception, KILLED for Ctrl-C and other signals.
 
     The experiment is created if it does not exist; MLflow chooses a name if there is none. `run_id` is an earlier run
     to enter again: its name and params stay, and points it has are not logged again. Raise a StoreError if the store
@@ -199,7 +199,7 @@ class TrackedRun:
             case KeyboardInterrupt():
                 self._end("KILLED", "interrupted by Ctrl-C")
             case Terminated():
-                self._end("KILLED", "terminated by SIGTERM")
+                self._end("KILLED", str(error))
             case TrialPruned():
                 self.set_tags({"pruned": str(error.epoch)})
                 self._end("KILLED", str(error))

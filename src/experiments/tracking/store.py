@@ -6,11 +6,11 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from experiments import PROJECT
-from experiments.errors import StoreError, StoreOutageError, join_sorted
+from experiments.errors import StoreError, StoreOutageError, TrainingError, join_sorted
 from experiments.profiling import span
 from experiments.tracking.addresses import (
     SQLITE,
@@ -149,6 +149,24 @@ def get_mlflow_run(client: "MlflowClient", uri: str, run_id: str) -> "MlflowRun"
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise StoreError(f"There is no run {run_id!r} in {hide_credentials(uri)}.") from None
+
+
+def check_stored(uri: str, run_id: str) -> None:
+    """Raise a TrainingError unless the store has the finished run, as whoever reads it next finds it.
+
+    A connection that is already open also reads and writes a database file that was moved or deleted.
+    """
+    if not uri.startswith(SQLITE):  # the server has just received its end
+        return
+    status = None
+    read_only = f"{database_file(uri).as_uri()}?mode=ro"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(read_only, uri=True)) as database:
+        (status,) = database.execute("SELECT status FROM runs WHERE run_uuid = ?", [run_id]).fetchone() or [None]
+    if status != "FINISHED":
+        raise TrainingError(
+            f"Run {run_id} has ended, but is not in the tracking store {hide_credentials(uri)}: the store was moved or"
+            " deleted while the run trained. Its checkpoint is kept. Put the store back, and resume the run."
+        )
 
 
 def metric_points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:

@@ -1,10 +1,16 @@
-"""One checkpoint per run, written whole or not at all, so that a resumed run equals one that never stopped."""
+"""One checkpoint per run, written whole or not at all, so that a resumed run equals one that never stopped.
 
+Beside it are the checkpoint before it, the lock of the process that trains, and how the run was started.
+"""
+
+import fcntl
+import io
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -13,11 +19,33 @@ from experiments.errors import UserError
 from experiments.profiling import span
 
 CHECKPOINT_FOLDER = PROJECT / "outputs" / "checkpoints"
+Checkpoint = tuple[dict[str, Any], dict[str, list[np.ndarray]]]  # the state, and the arrays by name
 
 
 def checkpoint_path(run_id: str) -> Path:
     """Return the path of a run's checkpoint, which exists until the run is finished."""
     return CHECKPOINT_FOLDER / f"{run_id}.npz"
+
+
+def start_path(run_id: str) -> Path:
+    """Return the path of the file that keeps how a run was started until it is finished."""
+    return CHECKPOINT_FOLDER / f"{run_id}.json"
+
+
+def has_checkpoint(run_id: str) -> bool:
+    path = checkpoint_path(run_id)
+    return path.exists() or _previous(path).exists()
+
+
+def drop_checkpoint(run_id: str) -> None:
+    """Delete the checkpoints of a run that is finished, and the files beside them."""
+    path = checkpoint_path(run_id)
+    for file in (path, _previous(path), path.with_suffix(".tmp"), start_path(run_id), path.with_suffix(".lock")):
+        file.unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_suffix(".previous")
 
 
 def check_checkpoint_folder() -> None:
@@ -30,9 +58,52 @@ def check_checkpoint_folder() -> None:
         )
 
 
+def lock_checkpoint(run_id: str) -> IO[str]:
+    """Lock a run's checkpoint until the file that is returned is closed, or raise a UserError if it is locked.
+
+    The kernel releases the lock of a process that dies, and it holds between containers that share the folder.
+    """
+    path = checkpoint_path(run_id).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"Run {run_id} is still running, in another process. Wait for it, or stop that process."
+        ) from None
+    if not os.fstat(file.fileno()).st_nlink:  # deleted by the process that had it until now
+        file.close()
+        return lock_checkpoint(run_id)
+    return file
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file that is whole, also after a power failure, or raise a UserError."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}. Correct that: checkpoints go there too."
+        ) from None
+
+
 @span("checkpoint")
 def save_checkpoint(path: Path, state: Mapping[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
-    """Replace the checkpoint at `path` (JSON data, arrays by name); a kill leaves the earlier one or this one."""
+    """Write a checkpoint (JSON data, arrays by name) and keep the one before it, should this one be damaged later.
+
+    A kill leaves the earlier one or this one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     flat = {f"{name}/{index}": array for name, group in arrays.items() for index, array in enumerate(group)}
@@ -40,13 +111,37 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], arrays: Mapping[str, l
         np.savez(file, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **flat)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
+    if path.exists():
+        path.replace(_previous(path))
     temporary.replace(path)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
-    """Return the state and the arrays as they were saved."""
+def load_checkpoint(path: Path) -> Checkpoint | None:
+    """Return the state and the arrays as they were saved last; None if there are none.
+
+    A damaged checkpoint is reported on stderr and deleted; the one before it takes its place.
+    """
+    for file in (path, _previous(path)):
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            continue
+        try:
+            return _parse_checkpoint(content)
+        except Exception as error:  # depending on the byte, zipfile, NumPy or JSON raise almost anything
+            instead = "the one before it" if file == path and _previous(path).exists() else "the start"
+            print(
+                f"The checkpoint {file} is damaged ({type(error).__name__}) and is deleted. The run continues from"
+                f" {instead}; only time is lost, as the same epochs give the same results.",
+                file=sys.stderr,
+            )
+            file.unlink(missing_ok=True)  # else the next save would let it replace the one before it
+    return None
+
+
+def _parse_checkpoint(content: bytes) -> Checkpoint:
     groups: dict[str, dict[int, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         state = json.loads(stored["state"].tobytes())
         for key in stored.files:
             name, separator, index = key.partition("/")

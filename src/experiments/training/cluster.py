@@ -122,7 +122,7 @@ def supervise_cluster(config: DistributionConfig, fail: Callable[[str, str | Non
             reason = _watch_workers(workers, config.timeout_seconds)
         except (KeyboardInterrupt, Terminated) as interruption:
             # The chief saves a checkpoint and prints how to resume; the others have nothing to save.
-            sent = signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
+            sent = interruption.signal if isinstance(interruption, Terminated) else signal.SIGINT
             for worker in workers if chief is None else [chief]:
                 worker.process.send_signal(sent)
                 with contextlib.suppress(subprocess.TimeoutExpired):

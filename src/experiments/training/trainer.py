@@ -17,9 +17,9 @@ from experiments.config.metrics import higher_is_better
 from experiments.config.optimizer_schema import ReduceOnPlateauSchedule
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
-from experiments.errors import Terminated
+from experiments.errors import ENDING_SIGNALS, REPEATED_SIGNALS, Terminated
 from experiments.profiling import span
-from experiments.training.checkpoints import load_checkpoint, save_checkpoint
+from experiments.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from experiments.training.compiled_loop import CompiledLoop
 from experiments.training.evaluation import Metrics, refuse_not_finite, split_metrics
 from experiments.training.fit_loop import FitLoop
@@ -84,8 +84,8 @@ class Trainer:
         self.examples = len(dataset.train.targets)
         self.steps = -(-self.examples // network.batch_size)
         self.saved = time.monotonic()
-        if checkpoint and checkpoint.exists():
-            self._restore(checkpoint)
+        if checkpoint and (stored := load_checkpoint(checkpoint)):
+            self._restore(stored)
 
     @property
     def steps_done(self) -> int:
@@ -179,8 +179,8 @@ class Trainer:
         save_checkpoint(self.checkpoint, asdict(self.state), arrays)
         self.saved = time.monotonic()
 
-    def _restore(self, checkpoint: Path) -> None:
-        stored, arrays = load_checkpoint(checkpoint)
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        stored, arrays = checkpoint
         watches: dict[str, Any] = {name: ImprovementWatch(**stored.pop(name)) for name in ("stopping", "plateau")}
         self.state = TrainingState(**stored, **watches)
         self.model.set_weights(arrays["weights"])
@@ -190,7 +190,7 @@ class Trainer:
 
 
 class DeferredSignals:
-    """Holds SIGINT and SIGTERM back until the next `check`, so that weights and state are always of the same step."""
+    """Holds ending signals back until the next `check`, so that weights and state are always of the same step."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -198,7 +198,8 @@ class DeferredSignals:
 
     def __enter__(self) -> "DeferredSignals":
         if threading.current_thread() is threading.main_thread():  # Python handles signals there only
-            self.before = {sent: signal.signal(sent, self._note) for sent in (signal.SIGINT, signal.SIGTERM)}
+            handled = [n for n in (signal.SIGINT, *ENDING_SIGNALS) if signal.getsignal(n) != signal.SIG_IGN]
+            self.before = {sent: signal.signal(sent, self._note) for sent in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +207,9 @@ class DeferredSignals:
             signal.signal(sent, handler)
 
     def _note(self, sent: int, _: object) -> None:
-        impatient = self.received is not None
+        if sent in REPEATED_SIGNALS:
+            self.before[sent] = signal.SIG_IGN
+        impatient = self.received == sent and sent not in REPEATED_SIGNALS
         self.received = sent
         if impatient:
             self.check()
@@ -215,5 +218,5 @@ class DeferredSignals:
         """Raise the exception of a signal received in the meantime."""
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received == signal.SIGTERM:
-            raise Terminated
+        if self.received is not None:
+            raise Terminated(self.received)

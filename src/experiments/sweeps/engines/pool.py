@@ -26,7 +26,7 @@ from multiprocessing.connection import wait as wait_for_connections
 from experiments.config.facts import available_cores
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings
-from experiments.errors import Terminated, raise_terminated
+from experiments.errors import ENDING_SIGNALS, Terminated, handle_ending_signals
 from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
 from experiments.sweeps.jobs import try_job
 from experiments.sweeps.plan import SweepJob
@@ -154,8 +154,8 @@ def _await_ends(workers: Sequence[PoolWorker]) -> None:
 
 def _end_of_dead_worker(worker: PoolWorker) -> JobEnd:
     code = worker.process.returncode
-    if code == Terminated.exit_code:  # it has closed its run
-        return worker.end("its worker process was terminated by SIGTERM")
+    if code - 128 in ENDING_SIGNALS:  # it has closed its run
+        return worker.end(f"its worker process was {Terminated(code - 128)}")
     if code < 0:
         return worker.end(f"its worker process was killed by {signal.Signals(-code).name}", "KILLED")
     return worker.end(f"its worker process ended with exit code {code}", "FAILED")
@@ -184,7 +184,7 @@ def visible_gpus() -> list[str]:
 def run_worker(connection: Connection, parent_id: str, threads: int, devices: int) -> None:
     """Run incoming jobs until the sweep is gone, and send back why each failed, or an empty string."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, raise_terminated)
+    handle_ending_signals()
     jobs: queue.SimpleQueue[tuple[SweepJob, str | None] | None] = queue.SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(connection, jobs, busy), daemon=True).start()
@@ -201,8 +201,8 @@ def run_worker(connection: Connection, parent_id: str, threads: int, devices: in
             if not gc.get_freeze_count():  # Keras collects garbage before each model: spare it the rest
                 gc.collect()
                 gc.freeze()
-    except (KeyboardInterrupt, Terminated):
-        sys.exit(Terminated.exit_code)  # a job's run is closed, and says why
+    except (KeyboardInterrupt, Terminated) as end:  # a job's run is closed, and says why
+        sys.exit((end if isinstance(end, Terminated) else Terminated()).exit_code)
 
 
 def _listen(connection: Connection, jobs: queue.SimpleQueue, busy: threading.Event) -> None:
@@ -214,7 +214,7 @@ def _listen(connection: Connection, jobs: queue.SimpleQueue, busy: threading.Eve
         if busy.is_set():  # the job checkpoints and closes its run
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE_SECONDS)
-        os._exit(Terminated.exit_code)  # an exception raised by a signal can be lost, for example in a destructor
+        os._exit(Terminated().exit_code)  # an exception raised by a signal can be lost, for example in a destructor
 
 
 if __name__ == "__main__":
