@@ -29,6 +29,12 @@ ui: $(READY)
 
 setup: $(READY)
 
+# An environment names the folder of the project: after a move or a copy it is set up again.
+SET_UP_IN := $(shell cat $(READY) 2>/dev/null)
+ifneq ($(or $(SET_UP_IN),$(CURDIR)),$(CURDIR))
+.PHONY: $(READY)
+endif
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is another. Choose with: make PYTHON=python3.11"; exit 2; }
@@ -37,11 +43,11 @@ $(READY): requirements.lock pyproject.toml
 	@$(PIP) install --quiet --no-deps --requirement requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@$(PIP) check
-	@touch $(READY)
+	@echo '$(CURDIR)' > $(READY)
 
 # Renew requirements.lock with the newest versions that pyproject.toml allows.
 lock:
 	@rm -rf .venv && $(PYTHON) -m venv .venv
 	@$(PIP) install --quiet --upgrade "setuptools>=77" && $(PIP) install --quiet --editable '.[dev]'
 	@$(PIP) freeze --all --exclude-editable | grep --invert-match '^pip==' > requirements.lock
-	@touch $(READY) && echo "Wrote requirements.lock"
+	@echo '$(CURDIR)' > $(READY) && echo "Wrote requirements.lock"

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,26 @@ def test_shows_no_password(arguments: list[str]) -> None:
     assert "host" in done.stdout + done.stderr
     assert "secret" not in done.stdout + done.stderr
     assert "ret@" not in done.stdout + done.stderr
+
+
+def test_a_copy_does_not_run_the_code_of_the_original(tmp_path: Path) -> None:
+    (tmp_path / "src" / "experiments").mkdir(parents=True)
+    shutil.copy(PROJECT / "run.py", tmp_path)
+    done = subprocess.run([sys.executable, tmp_path / "run.py"], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"run.py belongs to {tmp_path}, but this Python has the code of {PROJECT} installed" in done.stderr
+    assert f"rm -rf {tmp_path}/.venv; make -C {tmp_path} setup" in done.stderr
+
+
+def test_make_sets_up_again_after_a_move(tmp_path: Path) -> None:
+    for name in ("requirements.lock", "pyproject.toml", "Makefile"):
+        shutil.copy(PROJECT / name, tmp_path)
+    ready = tmp_path / ".venv" / ".ready"
+    ready.parent.mkdir()
+    for content, sets_up in ((f"{tmp_path}\n", False), ("/another/folder\n", True)):
+        ready.write_text(content)
+        done = subprocess.run(["make", "-n", "run"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert ("--editable ." in done.stdout) == sets_up
 
 
 @pytest.mark.parametrize("override", MISTAKES)

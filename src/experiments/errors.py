@@ -4,14 +4,16 @@ import difflib
 import errno
 import io
 import os
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+from experiments import PROJECT
 from experiments.formatting import hide_credentials
 
 
@@ -140,6 +142,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     """
     with redirect_stdout(OutputStream(sys.stdout)), redirect_stderr(OutputStream(sys.stderr)):
         try:
+            _check_installed_here()
             return command() or 0
         except (UserError, TrainingError) as error:
             print(error, file=sys.stderr)
@@ -155,6 +158,19 @@ def run_command(command: Callable[[], int | None]) -> int:
             return 1
         finally:
             sys.stdout.flush()
+
+
+def _check_installed_here() -> None:
+    """Raise UserError if the script is in another copy of the project than the code that this Python has installed."""
+    script = Path(sys.argv[0])
+    with suppress(FileNotFoundError):  # the working folder was deleted
+        for folder in script.resolve().parents[:2]:
+            if script.is_file() and (folder / "src" / "experiments").is_dir() and folder != PROJECT:
+                quoted = shlex.quote(str(folder))
+                raise UserError(
+                    f"{script} belongs to {folder}, but this Python has the code of {PROJECT} installed, and would add"
+                    f" to the runs there. Set up its own environment: rm -rf {quoted}/.venv; make -C {quoted} setup"
+                )
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.errors import StoreError
 from experiments.tracking.addresses import artifacts_folder, database_file
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
@@ -53,6 +54,15 @@ def test_moved_store_reads_and_writes_at_its_new_place(original: str, tmp_path: 
     add_run(uri)
     assert not (tmp_path / "a").exists()
     assert all(address.startswith(f"file://{tmp_path}/b/artifacts") for address in stored_addresses(uri))
+
+
+def test_artifact_that_was_not_moved_along_is_named_with_its_place(original: str, tmp_path: Path) -> None:
+    run = add_run(original)
+    shutil.rmtree(artifacts_folder(database_file(original)) / run.run_id)
+    with pytest.raises(StoreError) as refusal:
+        read_artifact_text(original, run.run_id, "notes/first.txt")
+    place = f"file://{tmp_path}/a/artifacts/{run.run_id}/artifacts"
+    assert str(refusal.value).endswith(f"{place}: No such artifact: 'notes/first.txt'")
 
 
 def test_run_continued_in_a_copy_leaves_the_original_alone(original: str, tmp_path: Path) -> None:

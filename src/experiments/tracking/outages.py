@@ -37,5 +37,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return hide_credentials(lines[0][:500]) if lines else type(error).__name__
+    """Return the first line of an error's message, with the last if it announces what follows."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = f"{lines[0]} {lines[-1].strip()}" if lines[0].endswith(":") else lines[0]
+    return hide_credentials(text[:500])
