@@ -3,9 +3,11 @@
 python scripts/predict.py RUN_ID seven.png           the probability of each class
 python scripts/predict.py RUN_ID *.jpg --save .      also save what the network saw, as NAME.seen.png
 
-A picture is a PNG or JPEG of one digit, of any size and colour, dark on light or light on dark. The digit is found by
-its contrast, then scaled and centred like those of MNIST. --save never overwrites the picture of another digit, but
-writes NAME-2.seen.png, and so on.
+A picture is a PNG, JPEG, WebP, BMP or GIF (its first frame) of one digit, of any size and colour, dark on light or
+light on dark. The digit is found by its contrast, then scaled and centred like those of MNIST. Of several digits, each
+is classified. What speaks against one whole digit, such as a frame or ink that touches the border, is reported. A
+picture that cannot be read does not stop the others, but the exit code is then 1. --save never overwrites the picture
+of another digit, but writes NAME-2.seen.png, and so on.
 """
 
 import argparse
@@ -23,26 +25,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("run_id", metavar="RUN_ID", help="run on MNIST, by id or its first characters")
-    add("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG picture of one digit")
+    add("images", metavar="IMAGE", nargs="+", type=Path, help="picture of one digit")
     add("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     options = parser.parse_args()
     return run_command(lambda: classify(options))
 
 
-def classify(options: argparse.Namespace) -> None:
+def classify(options: argparse.Namespace) -> int:
     if options.save and not options.save.is_dir():
         raise PictureError(f"--save={options.save} is not a folder. Create it first, or name another; . is this one.")
-    show(predictions := predict_pictures(options.run_id, options.images, options.uri))
+    predicted = predict_pictures(options.run_id, options.images, options.uri)
+    show(predicted.predictions)
     sys.stdout.flush()
-    for prediction in predictions if options.save else []:
-        print(f"What the network saw of {prediction.file}: {prediction.save(options.save)}", file=sys.stderr)
+    for line in [*predicted.remarks, *predicted.refused]:
+        print(line, file=sys.stderr)
+    for prediction in predicted.predictions if options.save else []:
+        print(f"What the network saw of {prediction.place}: {prediction.save(options.save)}", file=sys.stderr)
     if not options.save:
         print("To see what the network saw: --save FOLDER", file=sys.stderr)
+    return 1 if predicted.refused else 0
 
 
 def show(predictions: list[Prediction]) -> None:
-    """Print a row for each picture: its class, and the output for each class."""
+    """Print a row for each digit: its picture, its class, and the output for each class."""
     from rich.console import Console
     from rich.table import Table
 
@@ -52,7 +58,7 @@ def show(predictions: list[Prediction]) -> None:
         table.add_column(name, justify="right")
     for prediction in predictions:
         numbers = [f"{value:.1%}" if probabilities else f"{value:.3g}" for value in map(float, prediction.outputs)]
-        table.add_row(str(prediction.file), prediction.name, *numbers)
+        table.add_row(prediction.place, prediction.name, *numbers)
     # Wide enough for any name, so that no two are cut to the same.
     Console(highlight=False, markup=False, soft_wrap=True, width=10_000).print(table)
     if not probabilities:

@@ -1,6 +1,7 @@
 """Pictures of digits: whatever their size, colours and light, the digit looks as in MNIST."""
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -63,6 +64,14 @@ def sixteen_bits(digit: np.ndarray) -> Image.Image:
     return Image.fromarray(np.asarray(enlarged(digit)).astype(np.uint16) * 257)
 
 
+def with_fewer_bits(bits: int) -> Callable[[np.ndarray], Image.Image]:
+    def draw(digit: np.ndarray) -> Image.Image:
+        return Image.fromarray((np.asarray(enlarged(digit)) * ((2**bits - 1) / 255)).astype(np.uint16))
+
+    draw.__name__ = f"{bits} bits"
+    return draw
+
+
 def with_specks(digit: np.ndarray) -> Image.Image:
     image = off_centre(digit)
     for x, y in ((10, 480), (300, 30), (880, 490)):
@@ -79,7 +88,17 @@ def png(image: Image.Image) -> bytes:
 def read(content: bytes, folder: Path) -> np.ndarray:
     file = folder / "picture"  # the name says nothing about the format
     file.write_bytes(content)
-    return read_picture(file)
+    found = read_picture(file)
+    assert found.remarks == []
+    (seen,) = found.digits
+    return seen
+
+
+def remarks_on(image: Image.Image, folder: Path) -> tuple[int, list[str]]:
+    """Return how many digits are found in an image, and what is remarked on them."""
+    (folder / "picture").write_bytes(png(image))
+    found = read_picture(folder / "picture")
+    return len(found.digits), found.remarks
 
 
 def assert_like(seen: np.ndarray, digit: np.ndarray) -> None:
@@ -103,6 +122,9 @@ def assert_like(seen: np.ndarray, digit: np.ndarray) -> None:
         white_on_nothing,
         with_a_palette,
         sixteen_bits,
+        with_fewer_bits(12),
+        with_fewer_bits(10),
+        with_fewer_bits(8),
         with_specks,
     ],
     ids=lambda draw: draw.__name__,
@@ -176,11 +198,20 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def large_gif() -> bytes:
+    """Return a GIF of a few bytes that claims to be 65,535 pixels high and wide."""
+    stream = io.BytesIO()
+    Image.new("L", (1, 1)).save(stream, "GIF")
+    return stream.getvalue()[:6] + b"\xff" * 4 + stream.getvalue()[10:]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", " is not a PNG or JPEG picture."),
-        (b"GIF89a", " is not a PNG or JPEG picture."),
+        (b"", " is not a PNG, JPEG, WebP, BMP or GIF picture."),
+        (b"%PDF-1.7", " is not a PNG, JPEG, WebP, BMP or GIF picture."),
+        (b"GIF89a", " is not a PNG, JPEG, WebP, BMP or GIF picture."),
+        (large_gif(), " is too large: it has 65535 x 65535 pixels, more than 100,000,000. Use a smaller copy."),
         (bomb(60_000), " is too large: it has 60000 x 60000 pixels, more than 100,000,000. Use a smaller"),
         (bomb(11_000), " is too large: it has 11000 x 11000 pixels, "),
         (bomb(9_900), " cannot be read: "),
@@ -192,7 +223,19 @@ def bomb(side: int) -> bytes:
         (png(Image.new("L", (1, 1))), " shows nothing: "),
         (png(Image.new("RGBA", (50, 50), (0, 0, 0, 0))), " shows nothing: "),
     ],
-    ids=["empty", "GIF", "bomb", "too large", "large", "cut off", "grey", "one pixel", "transparent"],
+    ids=[
+        "empty",
+        "PDF",
+        "GIF",
+        "large GIF",
+        "bomb",
+        "too large",
+        "large",
+        "cut off",
+        "grey",
+        "one pixel",
+        "transparent",
+    ],
 )
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")  # it would be a second line
 def test_file_that_shows_no_digit_is_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
@@ -202,7 +245,94 @@ def test_file_that_shows_no_digit_is_refused_in_one_line(content: bytes, message
     assert "\n" not in str(caught.value)
 
 
-def test_missing_file_is_reported(tmp_path: Path) -> None:
-    for file in (tmp_path, tmp_path / "none.png"):
-        with pytest.raises(PictureError, match=r"is not a file\. Expected a PNG or JPEG picture of a digit"):
+def test_only_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for file in (tmp_path, tmp_path / "none.png", tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(PictureError, match=r"is not a file\. Expected a picture of a digit: PNG, JPEG, WebP, BMP"):
             read_picture(file)
+
+
+@pytest.mark.parametrize("form", ["WEBP", "BMP", "GIF"])
+def test_other_formats_are_read(form: str, digit: np.ndarray, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    blank = Image.new("L", (280, 280), 255)
+    further = {"save_all": True, "append_images": [blank]} if form != "BMP" else {}  # frames after the first
+    dark_on_light(digit).save(stream, form, **further)
+    assert_like(read(stream.getvalue(), tmp_path), digit)
+
+
+# --- more or less than one digit -------------------------------------------------------------------------------------
+
+
+def page(*digits: tuple[np.ndarray, int, int], size: tuple[int, int] = (900, 900)) -> Image.Image:
+    """Return digits of 200 pixels, each at its place (left, top), dark on light."""
+    paper = Image.new("L", size, 255)
+    for digit, left, top in digits:
+        paper.paste(dark_on_light(digit, 200), (left, top))
+    return paper
+
+
+def test_each_of_several_digits_is_read_in_reading_order(digit: np.ndarray, tmp_path: Path) -> None:
+    turned = np.ascontiguousarray(digit[::-1])
+    (tmp_path / "sheet.png").write_bytes(png(page((turned, 500, 40), (digit, 100, 30), (digit, 300, 600))))
+    found = read_picture(tmp_path / "sheet.png")
+    assert found.remarks == ["3 pieces of ink were found, and each is classified"]
+    for seen, drawn in zip(found.digits, (digit, turned, digit), strict=True):
+        assert_like(seen, drawn)
+    nine = page(*((digit, left, top) for left in (50, 350, 650) for top in (50, 350, 650)))
+    assert remarks_on(nine, tmp_path) == (9, ["9 pieces of ink were found, and each is classified"])
+
+
+def test_parts_of_one_digit_are_kept_together(digit: np.ndarray, tmp_path: Path) -> None:
+    paper = Image.new("L", (400, 400), 255)
+    draw = ImageDraw.Draw(paper)
+    draw.line([(150, 100), (150, 190), (240, 220), (230, 300), (140, 310)], fill=0, width=22)
+    draw.line([(180, 100), (260, 95)], fill=0, width=22)  # the bar of the 5, which does not touch it
+    assert remarks_on(paper, tmp_path) == (1, [])
+    broken = dark_on_light(digit, 280)
+    ImageDraw.Draw(broken).rectangle((0, 150, 280, 154), fill=255)
+    assert remarks_on(broken, tmp_path) == (1, [])
+
+
+@pytest.mark.parametrize("frame", ["rectangle", "ellipse"])
+def test_frame_around_a_digit_is_left_out_and_reported(frame: str, digit: np.ndarray, tmp_path: Path) -> None:
+    paper = page((digit, 350, 350))
+    getattr(ImageDraw.Draw(paper), frame)((250, 250, 650, 650), outline=0, width=12)
+    (tmp_path / "framed.png").write_bytes(png(paper))
+    found = read_picture(tmp_path / "framed.png")
+    assert found.remarks == ["a frame around the ink was left out"]
+    assert_like(found.digits[0], digit)
+
+
+def test_line_across_the_picture_is_left_out_and_reported(digit: np.ndarray, tmp_path: Path) -> None:
+    paper = page((digit, 350, 350))
+    ImageDraw.Draw(paper).line((0, 700, 900, 700), fill=0, width=8)
+    assert remarks_on(paper, tmp_path) == (1, ["a line across the picture was left out"])
+
+
+def test_ink_that_touches_the_border_is_reported(digit: np.ndarray, tmp_path: Path) -> None:
+    touching = (1, ["the ink touches the border, so that a part may be missing"])
+    whole = dark_on_light(digit)
+    rows, columns = (np.flatnonzero((np.asarray(whole) < 100).any(axis)) for axis in (1, 0))
+    assert remarks_on(whole.crop((0, rows[0], 280, 280)), tmp_path) == touching
+    assert remarks_on(whole.crop((columns[0], 0, 280, 280)), tmp_path) == touching
+    cut_off = whole.crop((0, 0, 280, rows[-1] - 20))
+    assert remarks_on(cut_off, tmp_path) == touching
+
+
+def test_digits_that_touch_each_other_are_reported(digit: np.ndarray, tmp_path: Path) -> None:
+    paper = page((digit, 100, 300), (digit, 300, 300))
+    ImageDraw.Draw(paper).line((160, 400, 440, 400), fill=0, width=20)
+    count, remarks = remarks_on(paper, tmp_path)
+    assert (count, remarks) == (1, ["the ink is much wider than a digit; digits that touch each other are read as one"])
+
+
+def test_text_is_refused(tmp_path: Path) -> None:
+    paper = Image.new("L", (400, 400), 255)
+    for n in range(144):
+        ImageDraw.Draw(paper).rectangle(
+            (n % 12 * 33 + 5, n // 12 * 33 + 5, n % 12 * 33 + 12, n // 12 * 33 + 20), fill=0
+        )
+    (tmp_path / "picture").write_bytes(png(paper))
+    with pytest.raises(PictureError, match=r"shows 144 pieces of ink, more than 100\. Cut out the digits\."):
+        read_picture(tmp_path / "picture")

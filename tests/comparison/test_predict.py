@@ -29,9 +29,18 @@ def test_pictures_are_classified_and_saved_as_the_network_saw_them(uri: str, tmp
     files = [tmp_path / f"a picture of mine, number {number}.png" for number in range(20)]
     for file, image in zip(files, test.inputs, strict=False):
         Image.fromarray(255 - image).resize((200, 200)).save(file)
-    done = predict(before.info.run_id[:12], *files, "--save", tmp_path, "--uri", uri)
-    assert done.returncode == 0, done.stderr
+    bad, sheet = tmp_path / "bad.png", tmp_path / "sheet.png"
+    bad.write_bytes(b"no picture")
+    Image.fromarray(np.hstack([255 - image for image in test.inputs[:3]]).repeat(6, 0).repeat(6, 1)).save(sheet)
+    done = predict(before.info.run_id[:12], bad, *files, sheet, "--save", tmp_path, "--uri", uri)
+    assert done.returncode == 1, done.stderr
+    assert f"{bad} is not a PNG, JPEG, WebP, BMP or GIF picture.\n" in done.stderr
+    assert f"{sheet}: 3 pieces of ink were found, and each is classified.\n" in done.stderr
+    assert f"What the network saw of {sheet} (3 of 3): {tmp_path}/sheet-3.seen.png\n" in done.stderr
     heading, *rows = done.stdout.splitlines()
+    rows, on_sheet = rows[:-3], rows[-3:]
+    for number, row in enumerate(on_sheet):
+        assert row.startswith(f"{sheet} ({number + 1} of 3) ")
     assert heading.split() == ["picture", "class", *"0123456789"]
     classes = []
     for file, row in zip(files, rows, strict=True):
@@ -67,7 +76,7 @@ def test_mistakes_are_reported_before_a_model_is_loaded(tmp_path: Path, new_uri:
     for arguments, message in [
         (
             ["0" * 32, tmp_path / "none.png"],
-            f"{tmp_path}/none.png is not a file. Expected a PNG or JPEG picture of a digit.\n",
+            f"{tmp_path}/none.png is not a file. Expected a picture of a digit: PNG, JPEG, WebP, BMP or GIF.\n",
         ),
         (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is not a folder."),
         (["0" * 32, picture, "--uri", new_uri], f"There is no tracking store {new_uri} yet"),

@@ -1,4 +1,4 @@
-"""Find the digit in a user's picture, and convert it to an image like MNIST's.
+"""Find the digits in a user's picture, and convert each to an image like MNIST's.
 
 The conversion follows LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998,
 section III-A: the digit is scaled to fit 20 x 20 pixels, keeping its aspect ratio, with grey levels from the scaling,
@@ -6,6 +6,7 @@ and placed in 28 x 28 pixels with its centre of mass in the middle.
 """
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,14 @@ WORKING_SIZE = 400  # pixels: larger pictures are scaled down to it
 MOST_PIXELS = 100_000_000
 LEAST_CONTRAST = 24  # of 255 grey levels, between ink and paper
 SPECK = 0.03  # of the largest piece of ink; anything smaller is dirt
+MOST_PIECES = 100  # of ink; more are a text or a photo
+FRAMED = 0.25  # of a frame's longer side: the least that the largest piece within it has
+LINE = 0.04  # of a line's length: its largest width
+BROKEN = 0.05  # of the longer side of a piece: the largest gap to another part of its digit
+DETACHED = 0.25  # the same for a part that is above, below or less than half as long, such as the bar of a 5
+WIDE = 1.5  # width of a digit by its height, at most
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FORMATS_IN_WORDS = "PNG, JPEG, WebP, BMP or GIF"
 THIN = 2.0  # pixels in the box; MNIST's strokes are 2 to 3 wide, and thinner ones would fade when scaled
 
 
@@ -30,26 +39,36 @@ class PictureError(UserError):
     """A file that is not a picture of a digit, or cannot be read."""
 
 
-def read_picture(file: Path) -> np.ndarray:
-    """Return the digit in a PNG or JPEG file of any size and colour, dark on light or light on dark.
+@dataclass(frozen=True)
+class ReadPicture:
+    """What a picture shows."""
 
-    It is uint8 [28, 28], light on dark like MNIST's images; a PictureError says if there is no such file or digit.
+    digits: list[np.ndarray]  # uint8 [28, 28] each, light on dark like MNIST's images, in reading order
+    remarks: list[str]  # what speaks against its being one digit
+
+
+def read_picture(file: Path) -> ReadPicture:
+    """Read the digits in a picture of any size and colour, dark on light or light on dark.
+
+    Raise a PictureError if there is no such file or digit.
     """
-    ink = _find_ink(_picture_colours(_open_picture(file)))
-    if ink is None:
+    found = _find_digits(_picture_colours(_open_picture(file)), file)
+    if not found.digits:
         raise PictureError(
             f"{file} shows nothing: expected one digit, dark on light or light on dark, with a contrast of at least"
             f" {LEAST_CONTRAST} of 255 grey levels to its surroundings."
         )
-    return _like_mnist(ink)
+    return ReadPicture([_like_mnist(ink) for ink in found.digits], found.remarks)
 
 
 def _open_picture(file: Path) -> "Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, without saying what is allowed
+    if not file.is_file():  # reading a pipe could wait for ever
+        raise PictureError(f"{file} is not a file. Expected a picture of a digit: {FORMATS_IN_WORDS}.")
     try:
-        image = Image.open(file, formats=("PNG", "JPEG"))
+        image = Image.open(file, formats=FORMATS)
         if image.width * image.height > MOST_PIXELS:
             size = f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}"
             raise PictureError(f"{file} is too large: it has {size}. Use a smaller copy.")
@@ -57,11 +76,9 @@ def _open_picture(file: Path) -> "Image":
             return ImageOps.exif_transpose(image)
         except struct.error:  # damaged EXIF data
             return image
-    except (FileNotFoundError, IsADirectoryError):
-        raise PictureError(f"{file} is not a file. Expected a PNG or JPEG picture of a digit.") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{file} is not a PNG or JPEG picture.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's errors for a damaged file
+        raise PictureError(f"{file} is not a {FORMATS_IN_WORDS} picture.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # Pillow's, for damage
         raise PictureError(f"{file} cannot be read: {error}.") from None
 
 
@@ -73,7 +90,11 @@ def _picture_colours(image: "Image") -> np.ndarray:
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
-        image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image).clip(0, 65535).astype(np.uint16)
+        largest = 2 ** max(8, int(values.max()).bit_length()) - 1  # of the camera's 8, 10, 12, ... bits
+        image = Image.fromarray((np.arange(65536) * (255 / largest)).clip(0, 255).astype(np.uint8)[values])
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:  # the next steps take less memory
+        image = image.reduce(max(1, max(image.size) // (2 * WORKING_SIZE)))
     image = image.convert("RGBA")
     image.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
     pixels = np.asarray(image, np.float64)
@@ -82,8 +103,8 @@ def _picture_colours(image: "Image") -> np.ndarray:
     return colours * opacity + (255 if dark else 0) * (1 - opacity)
 
 
-def _find_ink(picture: np.ndarray) -> np.ndarray | None:
-    """Return how much of each pixel is ink, from 0 to 1, float64 [height, width]; None if there is none.
+def _find_digits(picture: np.ndarray, file: Path) -> ReadPicture:
+    """Return how much of each pixel is ink, from 0 to 1, as a float64 [height, width] for each digit.
 
     Ink is what differs from the paper in any colour, lighter or darker.
     """
@@ -94,13 +115,106 @@ def _find_ink(picture: np.ndarray) -> np.ndarray | None:
     edge = _otsu_threshold(difference)
     found = difference > max(edge, noise)
     if not found.any() or np.median(difference[found]) < LEAST_CONTRAST:
-        return None
+        return ReadPicture([], [])
     pieces, _ = ndimage.label(found, np.ones((3, 3)))
-    sizes = np.bincount(pieces.ravel())[1:]
-    kept = np.isin(pieces, 1 + np.flatnonzero(sizes >= SPECK * sizes.max()))
-    full = np.median(difference[kept])
-    near = ndimage.binary_dilation(kept, iterations=2 + max(picture.shape) // 100)  # include the soft edges of strokes
-    faintest = min(noise, edge) + 0.05 * full
+    remarks = _remove_frames(pieces)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    kept = np.flatnonzero(sizes >= SPECK * sizes.max())
+    if len(kept) > MOST_PIECES:
+        raise PictureError(f"{file} shows {len(kept)} pieces of ink, more than {MOST_PIECES}. Cut out the digits.")
+    masks = [np.isin(pieces, group) for group in _group_pieces(pieces, kept)]
+    if len(masks) > 1:
+        remarks.insert(0, f"{len(masks)} pieces of ink were found, and each is classified")
+    if any(mask[side].any() for mask in masks for side in (0, -1, (..., 0), (..., -1))):
+        remarks.append("the ink touches the border, so that a part may be missing")
+    if any(width > WIDE * height for height, width in map(_extent, masks)):
+        remarks.append("the ink is much wider than a digit; digits that touch each other are read as one")
+    return ReadPicture([_soft_ink(difference, pieces, mask, min(noise, edge)) for mask in masks], remarks)
+
+
+def _remove_frames(pieces: np.ndarray) -> list[str]:
+    """Remove from the labelled pieces those around others and lines across the picture; say what was removed."""
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(pieces)
+    sides = [max(_box_size(box)) for box in boxes]
+    frames, lines = [], []
+    for number, box in enumerate(boxes, 1):
+        own = pieces[box] == number
+        (height, width), side = own.shape, sides[number - 1]
+        across = height >= 0.95 * pieces.shape[0] or width >= 0.95 * pieces.shape[1]
+        inside = set(np.unique(pieces[box][ndimage.binary_fill_holes(own)])) - {0, number}
+        if any(sides[other - 1] >= FRAMED * side for other in inside):
+            frames.append(number)
+        elif across and min(height, width) <= LINE * side and len(boxes) > 1:
+            lines.append(number)
+    if len(frames) + len(lines) == len(boxes):  # the lines are all there is
+        lines = []
+    pieces[np.isin(pieces, frames + lines)] = 0
+    said = {"a frame around the ink was left out": frames, "a line across the picture was left out": lines}
+    return [remark for remark, left_out in said.items() if left_out]
+
+
+def _group_pieces(pieces: np.ndarray, kept: np.ndarray) -> list[list[int]]:
+    """Group the labels of the pieces that make a digit together, such as the bar of a 5 with the rest of it."""
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(pieces)
+    sides = {label: max(_box_size(boxes[label - 1])) for label in map(int, kept)}
+    groups: list[list[int]] = []
+    for label in sorted(sides, key=lambda each: -sides[each]):
+        # Pixels between this piece and each place.
+        gap = ndimage.distance_transform_edt(pieces != label) - 1 if groups else pieces
+        near = []
+        for group in groups:
+            side = sides[group[0]]
+            beside = sides[label] >= side / 2 and not _are_stacked(boxes[label - 1], boxes[group[0] - 1])
+            largest_gap = (BROKEN if beside else DETACHED) * side
+            distance = gap[np.isin(pieces, group)].min()
+            near += [(distance, group)] if distance <= largest_gap else []
+        if near:
+            min(near, key=lambda each: each[0])[1].append(label)
+        else:
+            groups.append([label])
+    return _in_reading_order(pieces, groups)
+
+
+def _in_reading_order(pieces: np.ndarray, groups: list[list[int]]) -> list[list[int]]:
+    """Return the groups row by row, each row from left to right."""
+    places = [(*np.argwhere(np.isin(pieces, group)).mean(0), group) for group in groups]
+    height = max(_extent(np.isin(pieces, group))[0] for group in groups)
+    rows: list[list[tuple[float, float, list[int]]]] = []
+    for place in sorted(places, key=lambda each: each[0]):
+        if not rows or place[0] - rows[-1][0][0] > height / 2:
+            rows.append([])
+        rows[-1].append(place)
+    return [group for row in rows for _, _, group in sorted(row, key=lambda each: each[1])]
+
+
+def _are_stacked(box: tuple[slice, ...], other: tuple[slice, ...]) -> bool:
+    """Return whether half of the narrower box or more is above or below the other: digits rather stand side by side."""
+    shared = min(box[1].stop, other[1].stop) - max(box[1].start, other[1].start)
+    return shared >= min(_box_size(box)[1], _box_size(other)[1]) / 2
+
+
+def _box_size(box: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple(axis.stop - axis.start for axis in box)
+
+
+def _extent(mask: np.ndarray) -> tuple[int, int]:
+    """Return the height and width of what is marked, in pixels."""
+    height, width = (int(np.ptp(np.flatnonzero(mask.any(axis)))) + 1 for axis in (1, 0))
+    return height, width
+
+
+def _soft_ink(difference: np.ndarray, pieces: np.ndarray, mask: np.ndarray, noise: float) -> np.ndarray:
+    """Return how much of each pixel is ink, for one digit, with the soft edges of its strokes."""
+    from scipy import ndimage
+
+    full = np.median(difference[mask])
+    near = ndimage.binary_dilation(mask, iterations=2 + max(mask.shape) // 100) & (mask | (pieces == 0))
+    faintest = noise + 0.05 * full
     return np.where(near, ((difference - faintest) / (full - faintest)).clip(0, 1), 0)
 
 

@@ -25,12 +25,18 @@ ENLARGED = 10  # pixels of a saved picture for each one that the network saw
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's answer to one picture."""
+    """The model's answer to one digit of a picture."""
 
     file: Path
     seen: np.ndarray  # uint8 [28, 28], the digit as the network saw it
     outputs: np.ndarray  # float32 [classes], one for each name in class_names
     class_names: Sequence[str]
+    piece: str = ""  # such as ` (2 of 3)` in a picture of several digits
+
+    @property
+    def place(self) -> str:
+        """Return the picture, and which of its digits this is."""
+        return f"{self.file}{self.piece}"
 
     @property
     def name(self) -> str:
@@ -59,20 +65,41 @@ class Prediction:
             target = next(target for target in targets if not target.exists() or target.read_bytes() == content)
             target.write_bytes(content)
         except OSError as error:
-            said = f"What the network saw of {self.file} cannot be saved in {folder}: {error.strerror}."
+            said = f"What the network saw of {self.place} cannot be saved in {folder}: {error.strerror}."
             raise PictureError(said) from None
         return target
 
 
-def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None) -> list[Prediction]:
-    """Classify the digit in each of the files with the model of a run on MNIST. Nothing is logged.
+@dataclass(frozen=True)
+class PredictedPictures:
+    """The answers to some pictures."""
+
+    predictions: list[Prediction]
+    remarks: list[str]  # what speaks against the answers: a line for each such picture
+    refused: list[str]  # why a picture was not classified, a line each
+
+
+def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None) -> PredictedPictures:
+    """Classify the digits in each of the files with the model of a run on MNIST. Nothing is logged.
 
     Raises:
-        PictureError: a file is not a PNG or JPEG picture of one digit; then nothing is classified.
+        PictureError: no file is a picture of a digit; then no model is loaded.
         DataError: the run was not trained on MNIST.
         StoreError: there is no such run, or it has no model.
     """
-    seen = np.stack([read_picture(file) for file in files])
+    digits: list[tuple[Path, np.ndarray, str]] = []
+    remarks, refused = [], []
+    for picture in files:
+        try:
+            read = read_picture(picture)
+        except PictureError as error:
+            refused.append(str(error))
+            continue
+        count = len(read.digits)
+        digits += [(picture, seen, f" ({n} of {count})" * (count > 1)) for n, seen in enumerate(read.digits, 1)]
+        remarks += [f"{picture}: {'; '.join(read.remarks)}."] if read.remarks else []
+    if not digits:
+        raise PictureError("\n".join(refused))
     store = resolve_tracking_uri(uri)
     (run,) = find_runs(open_existing_store(store), [run_id])
     with TemporaryDirectory() as folder:
@@ -81,8 +108,13 @@ def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None)
         names = _digit_names(config.data, run.run_id)
         start_tensorflow(int(config.training.threads))
         model = load_keras_model(file, run.run_id)
-    outputs = np.asarray(model(seen.astype(np.float32), training=False), np.float32)
-    return [Prediction(*each, names) for each in zip(files, seen, outputs, strict=True)]
+    images = np.stack([seen for _, seen, _ in digits]).astype(np.float32)
+    outputs = np.asarray(model(images, training=False), np.float32)
+    predictions = [
+        Prediction(picture, seen, output, names, piece)
+        for (picture, seen, piece), output in zip(digits, outputs, strict=True)
+    ]
+    return PredictedPictures(predictions, remarks, refused)
 
 
 def _digit_names(data: DataConfig, run_id: str) -> Sequence[str]:
