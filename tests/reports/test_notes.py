@@ -1,11 +1,13 @@
 """The notes of runs on their MLflow pages."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from test_report import answered, classified, fitted
 
 from experiments.config.composition import compose_job
+from experiments.formatting import escape_markdown
 from experiments.reports.notes import run_note, unfinished_note
 from experiments.reports.report import final_metrics
 
@@ -48,6 +50,19 @@ def test_class_names_are_escaped_in_the_note():
     assert f"taken for {shown} (1 time)" in note
     assert "`data.class_names: [" in note
     assert "`<img" not in note.replace(shown, "")
+
+
+def test_an_override_cannot_leave_the_block_of_commands():
+    results = classified()
+    note = unfinished_note(results.config, results.dataset, results.model, ["tracking.run_name='a\n```\n<b>'"], "1")
+    assert "\n````\n# repeat\n" in note
+    assert note.endswith("\n````")
+
+
+@pytest.mark.parametrize("name", ["&lt;b&gt;", "~~a~~", "[a](b)", "a|b"])
+def test_markdown_shows_a_name_as_it_is(name):
+    assert re.sub(r"\\(?=[&<>~|\[\]])", "", escape_markdown(name)) == name
+    assert not re.search(r"(?<!\\)[&<>~|\[\]]", escape_markdown(name))
 
 
 def test_note_without_figures_or_mistakes_shows_neither():

@@ -4,6 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Self
@@ -156,5 +157,5 @@ def run_search(search: Search, runner: JobRunner, parent: TrackedRun, folder: Pa
     for point in study.not_tried_again:
         plan_job(point)
     parent.log_table(trials_table(study), "tables/trials.json")
-    log_figures(parent, study_figures(study, search.jobs[0].config.report.style))
+    log_figures(parent, partial(study_figures, study, search.jobs[0].config.report.style))
     return refused

@@ -19,6 +19,7 @@ from experiments.reports.differences import run_name
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.liveness import end_abandoned_run
 from experiments.tracking.records import RunRecord, runs_with_tags
+from experiments.tracking.run import REPORT_MISSING
 from experiments.tracking.store import connect_store, open_existing_store, store_exists
 from experiments.training.checkpoints import checkpoint_path
 
@@ -75,9 +76,9 @@ class SweepPlan:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every job is done, and the parent says so."""
-        ended = self.parent and self.parent.status == "FINISHED" and not self.composed.is_search
-        return bool(ended) and all(outcome.is_done for outcome in self.before)
+        """Whether every job is done, and the parent says so, with its whole report."""
+        ended = self.parent and self.parent.status == "FINISHED" and REPORT_MISSING not in self.parent.tags
+        return bool(ended) and not self.composed.is_search and all(outcome.is_done for outcome in self.before)
 
     def find_parent(self) -> RunRecord | None:
         """Find the run of the sweep that the command enters again."""

@@ -20,7 +20,7 @@ from experiments.config.facts import objective_of
 from experiments.config.identity import config_to_dict
 from experiments.config.sweep_composition import ComposedSweep, PoolSettings
 from experiments.errors import TrainingError, UserError
-from experiments.formatting import plural
+from experiments.formatting import markdown_code, plural
 from experiments.sweeps.engines.in_process import InProcessEngine
 from experiments.sweeps.engines.pool import PoolEngine
 from experiments.sweeps.job_runner import JobRunner, run_search
@@ -105,7 +105,7 @@ def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedR
         "sweep": plan.composed.digest,
         "command": again,
         "objective": " ".join(objective_of(plan.base)),
-        "mlflow.note.content": f"**Not finished.**\n\n```\n{again}\n```",
+        "mlflow.note.content": f"**Not finished.**\n\n{markdown_code(again)}",
     }
     return open_run(plan.uri, plan.base.tracking.experiment, name, params, tags, parent.run_id if parent else None)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 MODEL_NAME = "model"  # runs:/<run id>/model
+REPORT_MISSING = "report_missing"  # tag of a finished run with the parts of its report that could not be made
 
 
 @contextmanager
@@ -295,7 +296,7 @@ def _enter_run(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str,
     if run.info.status == "RUNNING" and (host, pid) != (tags["process.host"], tags["process.pid"]):
         raise StoreError(f"Run {run_id} is still running, in process {pid} on {host}. Stop that process first.")
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
-    for key in ("end_reason", "end_error"):
+    for key in ("end_reason", "end_error", REPORT_MISSING):
         if key in run.data.tags:
             client.delete_tag(run_id, key)
     client.update_run(run_id, status="RUNNING")
