@@ -4,6 +4,7 @@ import getpass
 import hashlib
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from experiments.tracking.liveness import mark_dead_runs, process_tags
 from experiments.tracking.spool import Spool, SpooledOperation, apply_operation, find_abandoned_spools
 from experiments.tracking.store import (
     connect_store,
+    experiment_name,
     first_line,
     get_mlflow_run,
     is_outage,
@@ -70,6 +72,8 @@ def open_run(
     cannot be used, or that run is unknown or still running.
     """
     client = connect_store(uri)
+    if run_id:
+        experiment = experiment_name(client, uri, run_id)  # it may have been renamed
     experiment_id = _prepare_store(client, uri, experiment)
     tags = {**_source_tags(), **tags, **process_tags()}
     with store_errors(uri):
@@ -279,9 +283,9 @@ def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
                 found = client.get_experiment_by_name(experiment)  # another process was faster
         if found.lifecycle_stage == "deleted":
             raise StoreError(
-                f"The experiment {experiment!r} is deleted in {store}. Restore it with: MLFLOW_TRACKING_URI='{store}'"
-                f" mlflow experiments restore --experiment-id {found.experiment_id} - or choose another:"
-                " tracking.experiment=NAME"
+                f"The experiment {experiment!r} is deleted in {store}. Restore it with:"
+                f" MLFLOW_TRACKING_URI={shlex.quote(store)} mlflow experiments restore --experiment-id"
+                f" {found.experiment_id} - or choose another: tracking.experiment=NAME"
             )
         mark_dead_runs(client, [found.experiment_id])
         return found.experiment_id
