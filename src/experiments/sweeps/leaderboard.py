@@ -213,7 +213,9 @@ def leaderboard_table(board: Leaderboard) -> "Table":
     return table
 
 
-def print_leaderboard(run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str]) -> None:
+def print_leaderboard(
+    run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str], remarks: Sequence[str] = ()
+) -> None:
     """Print the top of the leaderboard, what it means, and the next commands, each with a word for it."""
     console = plain_console()
     if not console.is_terminal:
@@ -226,6 +228,8 @@ def print_leaderboard(run: TrackedRun, board: Leaderboard | None, commands: Mapp
         if len(board.table) > TOP_ROWS:
             console.print(f"The best {TOP_ROWS} of {len(board.table)} settings.")
         console.print(f"\n{printable(leaderboard_headline(board))}.\n{leaderboard_verdict(board)}")
+    for remark in remarks:
+        console.print(f"\n{remark}")
     console.print(f"\nSweep {printable(run.name)} ({run.run_id}) in {hide_credentials(run.uri)}")
     if run.uri.startswith("http"):
         console.print(hide_credentials(run.uri).rstrip("/") + sweep_table_page(run.experiment_id, run.run_id))
@@ -240,6 +244,7 @@ def sweep_note(
     commands: Mapping[str, str],
     failures: Sequence[str],
     pictures: Sequence[str],
+    remarks: Sequence[str] = (),
 ) -> str:
     """Return the description for the page of the parent `run`, in Markdown; the result comes first, as MLflow folds the
     rest. `failures` has a line for each job that did not finish."""
@@ -256,6 +261,7 @@ def sweep_note(
             blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
     # Relative to the page, so that they work on every server, also behind a prefix.
     blocks.insert(1, " · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items()))
+    blocks += remarks
     if failures:
         listed = [f"- {escape_markdown(failure[:LONGEST_FAILURE])}" for failure in failures[:LISTED_FAILURES]]
         listed += [f"- and {len(failures) - LISTED_FAILURES} more"] if len(failures) > LISTED_FAILURES else []
@@ -297,7 +303,12 @@ def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str | None]], metr
 
 
 def publish_leaderboard(
-    run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str], failures: Sequence[str], style: "Style"
+    run: TrackedRun,
+    board: Leaderboard | None,
+    commands: Mapping[str, str],
+    failures: Sequence[str],
+    style: "Style",
+    remarks: Sequence[str] = (),
 ) -> None:
     """Log the results of a sweep to its open parent run: the leaderboard as table and CSV, the figures, the note, the
     best run's id, config and final metrics, and the view of its runs in the UI. `board` is None if no run has finished
@@ -313,7 +324,7 @@ def publish_leaderboard(
         run.log_text(read_artifact_text(run.uri, best.run_id, "config/config.yaml"), "config/best.yaml")
         shown = {k: v for k, v in best.metrics.items() if k.startswith(FINAL_PREFIXES) or k == board.metric}
         run.log_metrics(shown)
-    note = sweep_note(run, board, commands, failures, drawn)
+    note = sweep_note(run, board, commands, failures, drawn, remarks)
     run.set_tags({"mlflow.note.content": note})
 
 
