@@ -108,7 +108,7 @@ def print_table(comparison: Comparison) -> None:
     if width is None:
         console.width = 100_000
     console.print(table)
-    console.print("", *comparison_notes(comparison), sep="\n", markup=False, soft_wrap=True)
+    console.print("", *comparison_notes(comparison), sep="\n", markup=False, emoji=False, soft_wrap=True)
     if hidden:
         print(f"No room for {', '.join(hidden)}: --format csv has all.", file=sys.stderr)
 

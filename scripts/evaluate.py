@@ -12,6 +12,7 @@ import sys
 from experiments.comparison.evaluate import EvaluatedRun, evaluate_run
 from experiments.config.metrics import FINAL_METRICS
 from experiments.errors import run_command
+from experiments.formatting import plain_console, printable
 from experiments.reports.next_commands import next_commands
 from experiments.reports.summary import metrics_table
 from experiments.runtime import collect_garbage_rarely
@@ -30,10 +31,9 @@ def main() -> int:
 
 def show(evaluated: EvaluatedRun) -> None:
     """Print the tables on stdout, and what to do next on stderr."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     run, name = evaluated.run, evaluated.config.data.name
     shown = {}
     for key, value in evaluated.metrics.items():
@@ -44,9 +44,10 @@ def show(evaluated: EvaluatedRun) -> None:
         console.print()
         classes = Table(*evaluated.per_class, box=None, pad_edge=False)
         for row in zip(*evaluated.per_class.values(), strict=True):
-            classes.add_row(*map(str, row))
+            classes.add_row(*(printable(str(cell)) for cell in row))
         console.print(classes)
-    print(f"Evaluated on {name} from {evaluated.source}; added to run {run.name} ({run.run_id}).", file=sys.stderr)
+    about = f"Evaluated on {name} from {evaluated.source}; added to run"
+    print(f"{about} {printable(run.name)} ({run.run_id}).", file=sys.stderr)
     commands = next_commands(evaluated.config, [], run.run_id)
     print("Next:", *(f"  {commands[word]}  # {word}" for word in ("compare", "browse")), sep="\n", file=sys.stderr)
 

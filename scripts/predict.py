@@ -17,6 +17,7 @@ from pathlib import Path
 from experiments.comparison.pictures import PictureError
 from experiments.comparison.predict import Prediction, predict_pictures
 from experiments.errors import run_command
+from experiments.formatting import plain_console, printable
 from experiments.runtime import collect_garbage_rarely
 
 
@@ -49,18 +50,17 @@ def classify(options: argparse.Namespace) -> int:
 
 def show(predictions: list[Prediction]) -> None:
     """Print a row for each digit: its picture, its class, and the output for each class."""
-    from rich.console import Console
     from rich.table import Table
 
     probabilities = all(prediction.are_probabilities for prediction in predictions)
     table = Table("picture", "class", box=None, pad_edge=False)
     for name in predictions[0].class_names:
-        table.add_column(name, justify="right")
+        table.add_column(printable(name), justify="right")
     for prediction in predictions:
         numbers = [f"{value:.1%}" if probabilities else f"{value:.3g}" for value in map(float, prediction.outputs)]
-        table.add_row(prediction.place, prediction.name, *numbers)
+        table.add_row(printable(prediction.place), printable(prediction.name), *numbers)
     # Wide enough for any name, so that no two are cut to the same.
-    Console(highlight=False, markup=False, soft_wrap=True, width=10_000).print(table)
+    plain_console(width=10_000).print(table)
     if not probabilities:
         print("The outputs of this network are not probabilities; the class is that of the largest.", file=sys.stderr)
 

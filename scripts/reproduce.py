@@ -23,7 +23,7 @@ from pathlib import Path
 from experiments.config.overrides import override_key
 from experiments.config.schema import Expectation
 from experiments.errors import ConfigError, Terminated, did_you_mean, handle_ending_signals, run_command
-from experiments.formatting import printable
+from experiments.formatting import plain_console, printable
 from experiments.reproduction import published
 from experiments.reproduction.bundle import read_bundle, write_bundle
 from experiments.reproduction.original_run import OriginalRun, find_original_run, with_moved_data
@@ -76,7 +76,6 @@ def main() -> int:
 def print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]], red: Iterable[int] = ()) -> None:
     """Print a table with its first column to the left and the others to the right, some of its rows in red."""
     from rich import box
-    from rich.console import Console
     from rich.table import Column, Table
 
     first, *others = headings
@@ -84,7 +83,7 @@ def print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]], red: I
     table = Table(first, *columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for number, row in enumerate(rows):
         table.add_row(*row, style="red" if number in red else None)
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    plain_console().print(table)
 
 
 def find_original(what: str, uri: str | None) -> OriginalRun:

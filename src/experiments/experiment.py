@@ -12,7 +12,7 @@ from experiments.data.datasets import load_dataset_once
 from experiments.errors import TrainingError, UserError
 from experiments.profiling import begin_profile
 from experiments.reports.differences import run_name
-from experiments.reports.notes import run_note, unfinished_note
+from experiments.reports.notes import NOTE_TAG, unfinished_note
 from experiments.reports.progress import ProgressDisplay
 from experiments.reports.report import Results, final_metrics, import_matplotlib_ahead, publish_results
 from experiments.reports.summary import print_resume_hint, print_summary
@@ -36,8 +36,6 @@ from experiments.training.devices import start_strategy
 from experiments.training.evaluation import Metrics
 from experiments.training.network_cache import prepare_network
 from experiments.training.trainer import Trainer
-
-NOTE_TAG = "mlflow.note.content"
 
 
 def run_experiment(
@@ -100,8 +98,7 @@ def run_experiment(
             results = Results(config, dataset, network.model, trainer.state.history, untrained, test)
             final = final_metrics(results)
             run.log_metrics(final, trainer.state.epoch - 1)
-            publish_results(run, results)
-            run.set_tags({NOTE_TAG: run_note(results, final, overrides, run.run_id)})
+            publish_results(run, results, final, overrides)
         _drop_recorded(run)
         print_summary(results, final, run)
         return run.run_id

@@ -4,6 +4,10 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LONGEST_CELL = 60  # characters of a parameter's value in a table or a name
 
@@ -72,7 +76,20 @@ def hide_credentials(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Escape a line of text so that Markdown shows it unchanged, also in a table cell."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", printable(text.replace("\n", " ")))
+    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", printable(text.replace("\n", " ")))
+
+
+def markdown_code(text: str) -> str:
+    """Return the text as a block of code, in a fence that is longer than any in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
+
+
+def plain_console(width: int | None = None) -> "Console":
+    """Return a console of Rich that shows texts as they are: no markup, no `:smile:`, no colours of its own."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 def plural(number: int, noun: str) -> str:

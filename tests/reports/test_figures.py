@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,6 +42,10 @@ HISTORY = {
 }
 
 
+MARKUP = ["$_$", "{x}", r"$\\alpha$", r"\\frac{1}"]  # of Matplotlib
+NO_FONT = "\U0010fffd"  # for private use
+
+
 def heading(figure):
     return [text.get_text() for text in figure.texts]
 
@@ -57,6 +62,37 @@ def frames(axes):
 def one_hot(classes, count=3, certainty=1.0):
     rest = (1 - certainty) / (count - 1)
     return np.where(np.eye(count, dtype=bool)[classes], certainty, rest)
+
+
+# --- texts of users --------------------------------------------------------------------------------------------------
+
+
+def test_names_are_never_markup_even_where_the_user_prefers_tex(tmp_path):
+    with matplotlib.rc_context({"text.usetex": True}):
+        figure = confusion_matrix(np.arange(4), np.zeros(4, int), MARKUP)
+        save_figure(figure, tmp_path / "names.png")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == MARKUP
+    assert imread(tmp_path / "names.png").shape[1] == 902
+
+
+def test_characters_come_from_a_font_that_has_them_or_are_told_once(tmp_path):
+    """In a process of its own, as the line is printed once in a process."""
+    script = (
+        "import sys, warnings; warnings.simplefilter('error')\n"
+        "from experiments.reports.figures.evaluation import confusion_matrix\n"
+        "from experiments.reports.figures.style import save_figure\n"
+        "for names in sys.argv[2:]:\n"
+        "    save_figure(confusion_matrix([0, 1], [0, 1], list(names)), sys.argv[1])\n"
+    )
+
+    def draw(*names):
+        line = [sys.executable, "-c", script, str(tmp_path / "drawn.png"), *names]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stderr
+
+    assert draw("a\u2314") == ""  # which DejaVu Sans lacks, and DejaVu Sans Mono, also shipped with Matplotlib, has
+    told = draw(f"a{NO_FONT}", f"b{NO_FONT}")
+    assert told.startswith("No font on this machine has ")
+    assert told.count("\n") == 1
 
 
 # --- all figures -----------------------------------------------------------------------------------------------------

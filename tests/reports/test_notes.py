@@ -1,5 +1,6 @@
 """The notes of runs on their MLflow pages."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from test_report import answered, classified, fitted
 
 from experiments.config.composition import compose_job
 from experiments.data.datasets import Split
+from experiments.formatting import escape_markdown
 from experiments.reports.notes import run_note, unfinished_note
 from experiments.reports.report import final_metrics
 
@@ -72,6 +74,19 @@ def test_note_says_which_classes_have_no_training_image_or_very_few(counts, told
     results = replace(results, dataset=replace(results.dataset, train=train))
     note = run_note(results, final_metrics(results), [], "1234abcd")
     assert f"than the training digits, which makes them harder.{told}\n" in note
+
+
+def test_an_override_cannot_leave_the_block_of_commands():
+    results = classified()
+    note = unfinished_note(results.config, results.dataset, results.model, ["tracking.run_name='a\n```\n<b>'"], "1")
+    assert "\n````\n# repeat\n" in note
+    assert note.endswith("\n````")
+
+
+@pytest.mark.parametrize("name", ["&lt;b&gt;", "~~a~~", "[a](b)", "a|b"])
+def test_markdown_shows_a_name_as_it_is(name):
+    assert re.sub(r"\\(?=[&<>~|\[\]])", "", escape_markdown(name)) == name
+    assert not re.search(r"(?<!\\)[&<>~|\[\]]", escape_markdown(name))
 
 
 def test_note_without_figures_or_mistakes_shows_neither():

@@ -7,7 +7,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from conftest import command
 from matplotlib.text import Text
+from stores import files, runs
 
 from experiments.config.composition import compose_job
 from experiments.data.datasets import load_dataset
@@ -203,6 +205,35 @@ def test_figures_of_a_classification(overrides, names, tmp_path):
 def test_figures_of_a_regression(overrides, names, tmp_path):
     write_figures(fitted(*overrides), tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{name}.png" for name in names]
+
+
+def test_what_cannot_be_written_is_left_out_with_the_reason(tmp_path):
+    failures = write_figures(classified("report.figures=light"), tmp_path / "none")
+    assert list(failures) == ["figures/01_learning_curves.png", "figures/02_confusion_matrix.png"]
+    assert all(isinstance(error, FileNotFoundError) for error in failures.values())
+
+
+@pytest.mark.slow
+def test_a_report_that_fails_leaves_a_finished_run_that_evaluate_completes(uri: str) -> None:
+    small = ["data=digits", "training.epochs=1", "report.figures=light", f"tracking.uri={uri}"]
+    done = command(*small, MPLBACKEND="bogus")  # with which Matplotlib cannot be imported
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(uri)
+    missing = "figures/01_learning_curves.png, figures/02_confusion_matrix.png"
+    assert (run.info.status, run.data.tags["report_missing"]) == ("FINISHED", missing)
+    assert "test_accuracy" in run.data.metrics
+    assert "model_digest" in run.data.tags
+    lacks, fix = done.stderr.splitlines()
+    assert lacks.startswith(f"The report of run {run.info.run_id} lacks {missing}: ValueError: Key backend: 'bogus'")
+    assert fix == f"To make that later: python scripts/evaluate.py {run.info.run_id} --uri {uri}"
+    assert files(uri, run.info.run_id, "figures") == set()
+
+    done = command(run.info.run_id, "--uri", uri, script="scripts/evaluate.py")
+    assert done.returncode == 0, done.stderr
+    assert f"The report of run {run.info.run_id} is complete now.\n" in done.stderr
+    (run,) = runs(uri)
+    assert "report_missing" not in run.data.tags
+    assert set(missing.split(", ")) < files(uri, run.info.run_id, "figures")
 
 
 def test_style_colours_every_figure(tmp_path):

@@ -42,6 +42,13 @@ def test_summary_shows_metrics_run_and_next_commands_in_line(run, capsys):
     ]
 
 
+def test_the_name_of_a_run_is_shown_as_it_is(run, capsys):
+    for name, shown in ((":smile: [red]x[/red]", ":smile: [red]x[/red]"), ("\x1b[31mred", "�[31mred")):
+        run.name = name
+        print_summary(classified(), {"test_loss": 0.4321}, run)
+        assert f"\nRun {shown} (1234abcd) in" in capsys.readouterr().out
+
+
 def test_decimal_points_are_in_line_whatever_the_sign_and_unit():
     from rich.console import Console
 

@@ -1,6 +1,7 @@
 """How the jobs of a sweep are given to an engine, here one that trains nothing: progress, drawing, interruption."""
 
 import math
+import time
 from signal import SIGINT, Signals
 
 import pytest
@@ -57,6 +58,26 @@ def test_progress_reaches_the_total_when_jobs_are_the_same_experiment(
         runner.jobs += planned_jobs(uri, "report.style=light,dark", "seed=0,1")
         runner.run(runner.jobs)
     assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["[2/4]", "[4/4]"]
+
+
+def test_no_job_is_started_after_the_time_is_over(uri: str) -> None:
+    jobs = planned_jobs(uri, "seed=0,1", "report.style=light,dark")
+    with JobRunner(FakeEngine(uri), PARENT, minutes=1e-6) as runner:
+        runner.jobs += jobs
+        time.sleep(0.001)
+        runner.run(runner.jobs)
+    assert (runner.seconds, runner.not_started) == ([], {0, 1, 2, 3})
+    assert not any(outcome.run_id for outcome in runner.outcomes())
+
+
+def test_a_job_that_runs_when_the_time_is_over_ends(uri: str) -> None:
+    with JobRunner(FakeEngine(uri), PARENT, minutes=1e-4) as runner:  # 6 ms: to make a run takes longer
+        runner.jobs += planned_jobs(uri, "seed=0,1,2")
+        runner._deadline += 1  # to read the outcomes before the first job
+        time.sleep(0.9)
+        runner.run(runner.jobs)
+    done = [outcome.is_done for outcome in runner.outcomes()]
+    assert done == [number not in runner.not_started for number in range(3)]
 
 
 def test_figures_that_take_too_long_are_left_out(new_uri: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from experiments.sweeps.leaderboard import (
     leaderboard_headline,
     leaderboard_table,
     leaderboard_verdict,
+    log_figures,
     print_leaderboard,
     publish_leaderboard,
     rank_children,
@@ -271,6 +272,21 @@ def test_a_sweep_without_a_finished_run_says_so(store, capsys):
     assert note.startswith("**No run of this sweep has finished with its objective.**")
     assert "- seed 0: died" in note
     assert "No run of this sweep has finished with its objective." in capsys.readouterr().out
+
+
+def test_figures_that_cannot_be_drawn_leave_the_others_and_a_finished_sweep(store, capsys):
+    uri, _ = store
+    board = rank(over_seeds(**{"_0.1": [0.9], "_0.3": [0.8]}))
+
+    def draw():
+        return {"broken": None, **leaderboard_figures(board)}
+
+    with open_run(uri, "trial", "drawn", {}, {}) as run:
+        assert log_figures(run, draw) == ["01_leaderboard", "02_effects"]
+    parent = connect_store(uri).get_run(run.run_id)
+    assert (parent.info.status, parent.data.tags["report_missing"]) == ("FINISHED", "figures/broken.png")
+    assert files(uri, run.run_id, "figures") == {"figures/01_leaderboard.png", "figures/02_effects.png"}
+    assert f"The report of run {run.run_id} lacks figures/broken.png: AttributeError" in capsys.readouterr().err
 
 
 def test_prints_the_table_the_verdict_and_the_next_commands(store, capsys):

@@ -43,6 +43,35 @@ def test_jobs_with_long_values_have_short_names_that_differ() -> None:
     assert len(first) < 100
 
 
+ZIPPED = ["sweep.zip=[model.units,model.dropout]", "model.units=[64],[128,64]"]
+
+
+def test_the_values_of_zipped_keys_go_together_and_combine_with_the_others() -> None:
+    pairs = planned(*ZIPPED, "model.dropout=0.1,0.3").jobs
+    assert [job.name for job in pairs] == ["[64] units, 0.1 dropout", "[128,64] units, 0.3 dropout"]
+    assert not any("zip" in override for job in pairs for override in job.overrides)
+    by_seed = planned(*ZIPPED, "model.dropout=choice(0.1,0.3)", "seed=range(2)").jobs
+    assert [job.name[-19:] for job in by_seed] == [f"{d} dropout, seed {s}" for d in (0.1, 0.3) for s in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([*ZIPPED, "model.dropout=0.1,0.2,0.3"], "so each key needs as many: model.units has 2, model.dropout has 3."),
+        (
+            [*ZIPPED, "seed=0,1"],
+            "sweep.zip names 'model.dropout', which this command does not give several",
+        ),
+        (["sweep.zip=seed", "seed=0,1"], "sweep.zip=seed is not a list of keys, two or more: sweep.zip=[seed]."),
+        (["sweep.zip=[sed,model.dropout]", "seed=0,1", "model.dropout=0,0.1"], "(did you mean 'seed'?)"),
+        (["hydra/sweeper=optuna", *ZIPPED, "model.dropout=0,0.1"], "a search draws its own. Leave it out."),
+    ],
+)
+def test_refuses_to_zip_what_does_not_fit(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        compose_sweep(overrides)
+
+
 def test_a_glob_sweeps_experiments() -> None:
     jobs = plan_sweep(compose_sweep(["experiment=glob(single_*)", "tracking.uri=sqlite:////nowhere/mlflow.db"])).jobs
     assert [job.name for job in jobs] == ["single_neuron"]
@@ -85,6 +114,7 @@ def test_the_digest_of_an_unchanged_command_equals_the_recorded_one(command_line
         ({}, ""),
         ({"code_digest": "older"}, "1 finished run was made by other code: it stays, and every job runs anew.\n"),
         ({"versions": "keras==1"}, "1 finished run was made by other package versions: it stays, and every job runs"),
+        ({"data_digest": "older"}, "1 finished run was made from other data: it stays, and every job runs anew.\n"),
     ],
 )
 def test_says_why_every_job_of_an_old_sweep_runs_anew(
@@ -95,7 +125,9 @@ def test_says_why_every_job_of_an_old_sweep_runs_anew(
     experiment = composed.jobs[0].config.tracking.experiment
     with open_run(uri, experiment, "sweep", {}, {"sweep": composed.digest}) as parent:
         pass
-    tags = {**identity_tags(composed.jobs[0].config, "data"), "mlflow.parentRunId": parent.run_id, **changed}
+    digest = plan_sweep(composed).jobs[0].data_digest
+    identity = {**identity_tags(composed.jobs[0].config, digest), "fingerprint": "of another config", **changed}
+    tags = {**identity, "mlflow.parentRunId": parent.run_id}
     with open_run(uri, experiment, "seed 0", {}, tags):
         pass
     plan = plan_sweep(composed)

@@ -11,6 +11,7 @@ from stores import runs
 from test_search import CHOICES, DROPOUT, RATE, checked
 
 from experiments.errors import TrialPruned
+from experiments.sweeps.earlier_trials import EarlierTrial
 from experiments.sweeps.study import SearchStudy, pruning_watch, study_figures, trials_table
 
 Points = list[Mapping[str, Any]]
@@ -82,6 +83,39 @@ def test_a_failed_trial_does_not_end_the_search_and_is_retried_by_the_next_comma
     assert again == [seen[0], seen[2]]
     assert trials.not_tried_again == []
     assert run(tmp_path / "journal", *overrides)[0] == []
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
+def test_a_trial_that_diverges_is_the_worst_result_and_is_not_run_again(sampler: str, tmp_path: Path) -> None:
+    overrides = [*SPACE, *settings(sampler, 12)]
+    trials = SearchStudy(checked(*overrides), tmp_path / "journal")
+    while batch := trials.ask(1):
+        point = batch[0].params
+        diverges = point["optimizer.learning_rate"] > 2e-3
+        status, result = ("DIVERGED", None) if diverges else ("FINISHED", value(point))
+        trials.tell(batch[0], None, status, result)
+    rows = trials_table(trials)
+    diverged = [n for n, status in enumerate(rows["status"]) if status == "DIVERGED"]
+    assert 0 < len(diverged) < 12
+    assert {rows["best_val_accuracy"][n] for n in diverged} == {None}
+    assert list(study_figures(trials)) == ["search_history", "search_importances"]
+    again = SearchStudy(checked(*overrides), tmp_path / "journal")
+    assert (again.left, again.not_tried_again, again.ask(1)) == (0, [], [])
+
+
+def test_a_search_learns_from_earlier_trials_within_its_bounds_and_runs_all_of_its_own(tmp_path: Path) -> None:
+    points = [
+        {"model.dropout": d, "optimizer.learning_rate": 1e-3, "model.activation": "relu"} for d in (0.2, 0.4, 0.6)
+    ]
+    earlier = [EarlierTrial(point, None if n == 1 else value(point), f"e{n}") for n, point in enumerate(points)]
+    overrides = [*SPACE, *settings("tpe", 5)]
+    trials = SearchStudy(checked(*overrides), tmp_path / "journal")
+    trials.begin_from(earlier)
+    assert (trials.left, trials_table(trials)["status"]) == (5, ["COMPLETE", "DIVERGED"])  # the third lies outside
+    points, trials = run(tmp_path / "journal", *overrides)  # type: ignore[assignment]
+    trials.begin_from(earlier)
+    assert (len(points), trials.left, len(trials.optuna.trials)) == (5, 0, 7)
+    assert points != run(tmp_path / "alone", *overrides)[0]
 
 
 @pytest.mark.parametrize(("pruner", "epoch"), [("median", 2), ("hyperband", 2)])

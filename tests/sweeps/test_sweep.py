@@ -12,6 +12,7 @@ from experiments.errors import UserError
 from experiments.sweeps import sweep
 from experiments.sweeps.plan import plan_sweep
 from experiments.sweeps.sweep import lock_sweep, run_sweep
+from experiments.tracking.store import connect_store
 
 SMALL = ["data=digits", "training.epochs=1"]
 
@@ -61,3 +62,18 @@ def test_a_finished_sweep_is_shown_again_and_not_run_again(uri: str) -> None:
     assert "Best: " in shown.stdout
     assert len(runs(uri)) == 3
     assert next(run for run in runs(uri) if "sweep" in run.data.tags).info.end_time == parent.info.end_time
+
+    found = f"This is a new sweep, as it differs from seed ({parent.info.run_id}): "
+    other = command(*line, "training.epochs=2", "model.dropout=0.25", "sweep.dry_run=true").stdout
+    assert f"{found}model.dropout=0.25 (was 0.2), training.epochs=2 (was 1).\n2 to run.\n" in other
+    assert f"{found}other values of seed.\n" in command(*line, "seed=2,3", "sweep.dry_run=true").stdout
+
+    client = connect_store(uri)
+    client.rename_experiment(parent.info.experiment_id, "Bob's")
+    client.delete_run(first.info.run_id)
+    again = command(*line)
+    assert again.returncode == 0, again.stderr
+    assert "Sweep of 2 runs in experiment Bob's, over:\n  seed: 0, 1\n1 to run, 1 done.\n" in again.stdout
+    assert [experiment.name for experiment in client.search_experiments()] == ["Bob's", "Default"]
+    assert len(runs(uri)) == 3
+    assert command(*line, "sweep.dry_run=true").stdout.endswith("\n2 done.\n")

@@ -1,6 +1,7 @@
 """Evaluate a run's model again on its official test set, or on that of other data, and add the result to the run."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,20 +16,21 @@ from experiments.config.data_schema import DataConfig, ImageFileData, LinearData
 from experiments.config.identity import config_to_dict
 from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
-from experiments.data.datasets import load_dataset
+from experiments.data.datasets import Dataset, load_dataset
 from experiments.data.image_files import verifies_any_packing
 from experiments.errors import ConfigError, DataError
 from experiments.reports.figures.evaluation import expected_calibration_error
-from experiments.reports.report import Results, per_class_table, write_figures
+from experiments.reports.next_commands import next_commands
+from experiments.reports.report import Results, per_class_table, publish_report, tell_failures, write_figures
 from experiments.runtime import start_tensorflow
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import download_model
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import RunRecord, find_runs, metric_history
-from experiments.tracking.run import reopen_ended_run
+from experiments.tracking.run import REPORT_MISSING, reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
-from experiments.training.networks import load_keras_model
+from experiments.training.networks import build_network, load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
 IMAGE_KEYS = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
@@ -51,7 +53,7 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
 
     The run's status and times do not change. The metrics are named `evaluation_NAME_...` after the data, with the
     beginning of its digest unless it is the data that conf/data/NAME.yaml describes. A second evaluation on the same
-    data replaces the first.
+    data replaces the first. On its own data, what its report lacks is made.
 
     Args:
         overrides: of the run's group `data`: another choice such as `data=fashion_mnist`, or keys in TEST_SET_KEYS.
@@ -63,10 +65,11 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
     """
     store = resolve_tracking_uri(uri)
     _refuse_other_overrides(overrides)
-    (run,) = find_runs(open_existing_store(store), [run_id])
+    client = open_existing_store(store)
+    (run,) = find_runs(client, [run_id])
     with TemporaryDirectory() as folder:
         file = download_model(store, run.run_id, Path(folder))
-        config, _ = read_recorded_config(store, run.run_id)
+        config, recorded_overrides = read_recorded_config(store, run.run_id)
         chosen = _choose_data(config, overrides)
         expected, found = _describe_examples(config.data), _describe_examples(chosen)
         if found != expected:
@@ -88,6 +91,15 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
         if dataset.digest != run.tags.get("data_digest"):
             counts = {"test": len(targets)}
             ended.log_dataset(dataset.name, dataset.digest, dataset.source, counts, context="evaluation")
+        elif REPORT_MISSING in run.tags and not overrides:
+            # A sweep adds all figures to its best run, whatever that run's config says.
+            report = replace(config.report, figures="none" if config.report.figures == "none" else "full")
+            recorded = replace(config, report=report, tracking=replace(config.tracking, uri=uri))
+            history = _epoch_values(metric_history(client, run))
+            results = Results(recorded, dataset, model, history, _untrained_outputs(config, dataset), test)
+            if not publish_report(ended, results, run.metrics, recorded_overrides):
+                client.delete_tag(run.run_id, REPORT_MISSING)
+                print(f"The report of run {run.run_id} is complete now.", file=sys.stderr)
     config = replace(config, data=chosen, tracking=replace(config.tracking, uri=uri))
     return EvaluatedRun(run, config, dataset.source, metrics, per_class)
 
@@ -100,15 +112,28 @@ def draw_full_report(run_id: str, uri: str) -> None:
     config = replace(config, report=replace(config.report, figures="full"))
     dataset = load_dataset(config.data, config.seed)
     start_tensorflow(int(config.training.threads))
-    history = {name: [value for _, value in points] for name, points in metric_history(client, run).items()}
+    history = _epoch_values(metric_history(client, run))
     with TemporaryDirectory() as folder, reopen_ended_run(uri, run_id) as ended:
         model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id)
         test = Evaluator(model, config.training.loss)(dataset.test)
         drawn = Path(folder, "figures")
         drawn.mkdir()
-        write_figures(Results(config, dataset, model, history, None, test), drawn)
+        failures = write_figures(Results(config, dataset, model, history, None, test), drawn)
         with store_errors(uri):
             ended.log_artifacts(drawn, "figures")
+            tracking = replace(config.tracking, uri=uri)
+            tell_failures(ended, failures, next_commands(replace(config, tracking=tracking), [], run_id)["evaluate"])
+
+
+def _epoch_values(points: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[float]]:
+    return {name: [value for _, value in of_metric] for name, of_metric in points.items()}
+
+
+def _untrained_outputs(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """Return what the run's network answered before training, which only the figure of a line needs."""
+    if not isinstance(config.data, LinearData) or config.model.weights is not None:
+        return None
+    return Evaluator(build_network(config), config.training.loss)(dataset.train).outputs
 
 
 def _refuse_other_overrides(overrides: Sequence[str]) -> None:

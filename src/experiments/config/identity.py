@@ -21,7 +21,7 @@ WITHOUT_EFFECT = (  # groups and keys that cannot change a result
     *("data.path", "training.checkpoint_minutes", "distribution.timeout_seconds"),
 )
 # By dotted key, such as "training.label_smoothing": 0.0; of one choice of a group only: "model[cnn].bias": True.
-NEUTRAL_VALUES: dict[str, Any] = {}
+NEUTRAL_VALUES: dict[str, Any] = {"sweep.zip": None, "sweep.minutes": None, "sweep.begin_from": None}
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -5,6 +5,7 @@ parts of the text are enough (`split_override`).
 """
 
 import re
+import shlex
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -91,6 +92,6 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 def refuse_several_values(parsed: Iterable[Override]) -> None:
     if given := next((override.input_line for override in parsed if override.is_sweep_override()), None):
         raise ConfigError(
-            f"{given!r} has several values. For a sweep add -m: python run.py -m {given}; for one list, write it in"
-            " brackets: key=[a,b]."
+            f"{given!r} has several values. For a sweep add -m: python run.py -m {shlex.quote(given)}; for one list,"
+            " write it in brackets: key=[a,b]."
         )

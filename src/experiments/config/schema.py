@@ -99,6 +99,9 @@ class SweepConfig:
     retries: Count = described("how often a failed job is retried immediately, 0 or more")
     on_error: Literal["continue", "stop"] = described("if a job fails: continue with the rest, or stop: start no more")
     rerun: bool = described("run all jobs again as a new sweep, finished ones too: true or false")
+    zip: list[str] | None = described("keys whose values go together one to one, as [KEY,KEY], or null")
+    minutes: PositiveFloat | None = described("time after which no more jobs are started, in minutes, above 0, or null")
+    begin_from: str | None = described("id of a finished search, whose trials a new one learns from, or null")
     dry_run: bool = described("show what would run, and stop: true or false")
 
 

@@ -105,7 +105,11 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         if not isinstance(sweeper, SearchSettings):
             refuse_space(parsed)
             _refuse_sweeps_without_values(parsed)
-            jobs = compose_jobs(expand_product(parsed))
+            jobs = compose_jobs(_expand_jobs(parsed))
+            if jobs[0].config.sweep.zip:
+                raise ConfigError("sweep.zip is about the values on a command line. Give it there, not in a file.")
+        elif any(override.key_or_group == "sweep.zip" for override in parsed):
+            raise ConfigError("sweep.zip pairs values that are named, and a search draws its own. Leave it out.")
         return ComposedSweep(jobs, launcher, sweeper, [str(override.input_line) for override in parsed], config_dir)
 
 
@@ -155,6 +159,35 @@ def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
         else:
             continue
         raise ConfigError(f"{override.input_line!r} {problem} the values: {override.key_or_group}=A,B,C.")
+
+
+def _expand_jobs(parsed: list[Override]) -> list[list[str]]:
+    """Return the jobs of a sweep by their overrides: every combination, where the keys of `sweep.zip` go together."""
+    others = [override for override in parsed if override.key_or_group != "sweep.zip"]
+    keys: Any = next((o.value() for o in reversed(parsed) if o.key_or_group == "sweep.zip"), None)
+    if keys is None:
+        return expand_product(others)
+    swept = {o.key_or_group: list(o.sweep_string_iterator()) for o in others if o.is_sweep_override()}
+    if not isinstance(keys, list) or len(keys) < 2 or not all(isinstance(key, str) for key in keys):
+        example = ",".join(list(swept)[:2]) or "KEY,KEY"
+        raise ConfigError(f"sweep.zip={show_value(keys)} is not a list of keys, two or more: sweep.zip=[{example}].")
+    if unknown := next((key for key in keys if key not in swept), None):
+        near = did_you_mean(unknown, swept)
+        raise ConfigError(
+            f"sweep.zip names {unknown!r}, which this command does not give several values{near}. Keys that have"
+            f" several: {join_sorted(swept)}"
+        )
+    if len({len(swept[key]) for key in keys}) > 1:
+        counts = ", ".join(f"{key} has {len(swept[key])}" for key in keys)
+        raise ConfigError(f"sweep.zip pairs values one to one, so each key needs as many: {counts}.")
+    jobs: list[list[str]] = []
+    for number in range(len(swept[keys[0]])):
+        lines = [
+            f"{o.get_key_element()}={swept[o.key_or_group][number]}" if o.key_or_group in keys else str(o.input_line)
+            for o in others
+        ]
+        jobs += expand_product(parse_overrides(lines))
+    return jobs
 
 
 def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:

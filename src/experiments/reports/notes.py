@@ -10,7 +10,7 @@ from experiments.config.data_schema import LinearData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.metrics import FINAL_METRICS, RUN_METRICS, higher_is_better, metric_names
 from experiments.config.schema import Config
-from experiments.formatting import escape_markdown, plural, printable
+from experiments.formatting import escape_markdown, markdown_code, plural, printable
 from experiments.reports.differences import differences_from_defaults
 from experiments.reports.next_commands import next_commands
 from experiments.training.trainer import improvement
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from experiments.reports.report import Results
 
 
+NOTE_TAG = "mlflow.note.content"
 WORST_CLASSES = 3
 SHOWN_CLASSES = 10  # of those without a training image
 BALANCED_RATIO = 20  # of the largest class to the smallest
@@ -176,4 +177,4 @@ def _describe_neuron(config: Config) -> list[str]:
 
 def _code_block(commands: Mapping[str, str]) -> str:
     """Return each command below what it does: on one line they would be wider than the page's column."""
-    return "\n".join(["```", *(f"# {action}\n{command}" for action, command in commands.items()), "```"])
+    return markdown_code("\n".join(f"# {action}\n{command}" for action, command in commands.items()))

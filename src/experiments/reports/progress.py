@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from experiments.config.metrics import EPOCH_METRICS
-from experiments.formatting import format_duration
+from experiments.formatting import format_duration, plain_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -18,9 +18,7 @@ class ProgressDisplay:
     def __init__(self, epochs: int, steps: int, examples: int, done: int, alive: Callable[[], None]) -> None:
         """Take the epochs of the run, the steps and examples of an epoch, and the steps done by an earlier process,
         which do not count for the speed and the time left; `alive` is called at each sign of progress."""
-        from rich.console import Console
-
-        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.console = plain_console()
         self.epochs, self.steps, self.examples, self.done, self.alive = epochs, steps, examples, done, alive
         self.bar: Bar | None = None
         self.task: TaskID | None = None

@@ -1,7 +1,10 @@
 """The report of a finished run: metrics, figures, tables and predictions, from the outputs on the test set."""
 
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +18,17 @@ from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
+from experiments.formatting import printable
 from experiments.profiling import profile_table, span, trace_events, trace_page
 from experiments.reports.figures import images
 from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
 from experiments.reports.figures.style import save_figure
 from experiments.reports.figures.training import learning_curves, regression_fit
-from experiments.tracking.run import TrackedRun
+from experiments.reports.next_commands import next_commands
+from experiments.reports.notes import NOTE_TAG, run_note
+from experiments.tracking.run import REPORT_MISSING, TrackedRun
+from experiments.tracking.store import first_line
 from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics
 
 if TYPE_CHECKING:
@@ -59,9 +66,10 @@ def import_matplotlib_ahead() -> None:
 
     @span("importing Matplotlib")
     def load() -> None:
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-        import matplotlib.ticker  # noqa: F401
+        with suppress(Exception):  # it is told when the figures are drawn
+            import matplotlib.backends.backend_agg
+            import matplotlib.figure
+            import matplotlib.ticker  # noqa: F401
 
     threading.Thread(target=load, daemon=True).start()
 
@@ -93,12 +101,38 @@ def best_epoch_metrics(history: Mapping[str, Sequence[float]]) -> dict[str, floa
     return metrics
 
 
+@contextmanager
+def leaving_out(failures: dict[str, Exception], part: str) -> Iterator[None]:
+    """Note why a part of a report cannot be made, instead of failing: the training it reports on has succeeded."""
+    try:
+        yield
+    except Exception as error:  # figures and texts are made of data, names and settings of all kinds
+        failures[part] = error
+
+
+def tell_failures(run: TrackedRun, failures: Mapping[str, Exception], fix: str) -> None:
+    """Say which parts the report of a run lacks, and why, also in its tag REPORT_MISSING; `fix` makes them later."""
+    if not failures:
+        return
+    reasons: dict[str, list[str]] = {}
+    for part, error in failures.items():
+        reasons.setdefault(f"{type(error).__name__}: {first_line(error)}", []).append(part)
+    for reason, parts in reasons.items():
+        print(f"The report of run {run.run_id} lacks {', '.join(parts)}: {reason}", file=sys.stderr)
+    print(f"To make that later: {fix}", file=sys.stderr)
+    run.set_tags({REPORT_MISSING: ", ".join(failures)})
+    run.log_text("\n".join("".join(traceback.format_exception(e)) for e in failures.values()), "error/report.txt")
+
+
 @span("figures")
-def write_figures(results: Results, folder: Path) -> None:
-    """Draw the figures that `report.figures` asks for, each as a PNG in `folder`."""
-    for name, draw in report_figures(results).items():
-        with span(f"figure {name}"):
-            save_figure(draw(), folder / f"{name}.png")
+def write_figures(results: Results, folder: Path) -> dict[str, Exception]:
+    """Draw the figures that `report.figures` asks for, each as a PNG in `folder`; return why some are missing."""
+    failures: dict[str, Exception] = {}
+    with leaving_out(failures, "figures"):
+        for name, draw in report_figures(results).items():
+            with span(f"figure {name}"), leaving_out(failures, f"figures/{name}.png"):
+                save_figure(draw(), folder / f"{name}.png")
+    return failures
 
 
 def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
@@ -110,7 +144,7 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
     if config.report.figures == "none":
         return {}
     style = config.report.style
-    test, outputs, names = data.test, results.test.outputs, data.class_names
+    test, outputs, names = data.test, results.test.outputs, tuple(map(printable, data.class_names))
     chosen: dict[str, Callable[[], Figure]] = {"01_learning_curves": partial(learning_curves, results.history, style)}
     if isinstance(config.data, LinearData):
         if results.untrained is not None and config.model.name == "neuron":
@@ -224,17 +258,37 @@ def predictions_csv(results: Results) -> str:
     return pd.DataFrame(columns).rename_axis("index").to_csv(float_format=form)
 
 
-def publish_results(run: TrackedRun, results: Results) -> None:
-    """Log figures, tables, predictions, the model and the profile of a run."""
-    with TemporaryDirectory() as folder:
-        write_figures(results, Path(folder))
-        run.log_artifacts(Path(folder), "figures")
-    for name, columns in report_tables(results).items():
-        run.log_table(columns, f"tables/{name}.json")
-    run.log_text(predictions_csv(results), "predictions/test.csv")
+def publish_results(run: TrackedRun, results: Results, metrics: Mapping[str, float], overrides: Sequence[str]) -> None:
+    """Log the model of a run that has its final `metrics`, then its report and profile."""
     if results.config.tracking.log_model:
         run.log_model(results.model, results.dataset.test.inputs[:1], results.test.outputs[:1])
+    publish_report(run, results, metrics, overrides)
     if results.config.report.profile:
         run.log_text(trace_page(), "profile/trace.html")
         run.log_text(trace_events(), "profile/trace.json")
         run.log_table(profile_table(), "tables/profile.json")
+
+
+def publish_report(
+    run: TrackedRun, results: Results, metrics: Mapping[str, float], overrides: Sequence[str]
+) -> dict[str, Exception]:
+    """Log the figures, tables, predictions and note of a run; return, and tell, why some are missing."""
+    tables: dict[str, dict[str, list[Any]]] = {}
+    with TemporaryDirectory() as folder:
+        failures = write_figures(results, Path(folder))
+        run.log_artifacts(Path(folder), "figures")
+    with leaving_out(failures, "tables"):
+        tables = report_tables(results)
+    for name, columns in tables.items():
+        run.log_table(columns, f"tables/{name}.json")
+    predictions = note = ""
+    with leaving_out(failures, "predictions/test.csv"):
+        predictions = predictions_csv(results)
+    if predictions:
+        run.log_text(predictions, "predictions/test.csv")
+    with leaving_out(failures, "note"):
+        note = run_note(results, metrics, overrides, run.run_id)
+    if note:
+        run.set_tags({NOTE_TAG: note})
+    tell_failures(run, failures, next_commands(results.config, [], run.run_id)["evaluate"])
+    return failures

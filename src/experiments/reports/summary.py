@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from experiments.config.metrics import FINAL_METRICS
 from experiments.config.schema import Config
 from experiments.errors import NotFiniteError, TrialPruned
+from experiments.formatting import plain_console, printable
 from experiments.profiling import SPAN_SEPARATOR, profile_table
 from experiments.reports.next_commands import next_commands
 from experiments.reports.notes import describe_goal
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 
 def print_summary(results: "Results", metrics: Mapping[str, float], run: TrackedRun) -> None:
     """Print the metrics, where the run is recorded, and the next commands."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     shown = {name: metric.shown.format(metrics[name]) for name, metric in FINAL_METRICS.items() if name in metrics}
     console.print()
     console.print(metrics_table(shown))
@@ -35,7 +34,7 @@ def print_summary(results: "Results", metrics: Mapping[str, float], run: Tracked
     if results.config.report.profile:
         files = "as a picture: profile/trace.html among the run's artifacts; profile/trace.json is"
         console.print(f"\nWhere the time went ({files} for https://ui.perfetto.dev)", _profile_rows(), sep="\n")
-    console.print(f"\nRun {run.name} ({run.run_id}) in {hide_credentials(run.uri)}")
+    console.print(f"\nRun {printable(run.name)} ({run.run_id}) in {hide_credentials(run.uri)}")
     console.print("\nNext:")
     commands, actions = next_commands(results.config, [], run.run_id), ("reproduce", "compare", "browse")
     width = max(len(commands[action]) for action in actions)

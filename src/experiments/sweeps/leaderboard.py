@@ -5,9 +5,9 @@ The parent has it as tables, figures and a note, beside the view of the sweep's 
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,14 @@ from experiments.formatting import (
     certain_decimals,
     escape_markdown,
     format_with_spread,
+    markdown_code,
+    plain_console,
     plural,
     printable,
     shorten_marked,
 )
 from experiments.reports.next_commands import run_command_line
+from experiments.reports.report import leaving_out, tell_failures
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.recorded_config import read_recorded_config
@@ -216,11 +219,11 @@ def leaderboard_table(board: Leaderboard) -> "Table":
     return table
 
 
-def print_leaderboard(run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str]) -> None:
+def print_leaderboard(
+    run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str], remarks: Sequence[str] = ()
+) -> None:
     """Print the top of the leaderboard, what it means, and the next commands, each with a word for it."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     if not console.is_terminal:
         console.width = 100_000
     console.print()
@@ -230,8 +233,10 @@ def print_leaderboard(run: TrackedRun, board: Leaderboard | None, commands: Mapp
         console.print(leaderboard_table(board), soft_wrap=False)
         if len(board.table) > TOP_ROWS:
             console.print(f"The best {TOP_ROWS} of {len(board.table)} settings.")
-        console.print(f"\n{leaderboard_headline(board)}.\n{leaderboard_verdict(board)}")
-    console.print(f"\nSweep {run.name} ({run.run_id}) in {hide_credentials(run.uri)}")
+        console.print(f"\n{printable(leaderboard_headline(board))}.\n{leaderboard_verdict(board)}")
+    for remark in remarks:
+        console.print(f"\n{remark}")
+    console.print(f"\nSweep {printable(run.name)} ({run.run_id}) in {hide_credentials(run.uri)}")
     if run.uri.startswith("http"):
         console.print(hide_credentials(run.uri).rstrip("/") + sweep_table_page(run.experiment_id, run.run_id))
     console.print("\nNext:")
@@ -245,6 +250,7 @@ def sweep_note(
     commands: Mapping[str, str],
     failures: Sequence[str],
     pictures: Sequence[str],
+    remarks: Sequence[str] = (),
 ) -> str:
     """Return the description for the page of the parent `run`, in Markdown; the result comes first, as MLflow folds the
     rest. `failures` has a line for each job that did not finish."""
@@ -261,6 +267,7 @@ def sweep_note(
             blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
     # Relative to the page, so that they work on every server, also behind a prefix.
     blocks.insert(1, " · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items()))
+    blocks += remarks
     if failures:
         listed = [f"- {escape_markdown(failure[:LONGEST_FAILURE])}" for failure in failures[:LISTED_FAILURES]]
         listed += [f"- and {len(failures) - LISTED_FAILURES} more"] if len(failures) > LISTED_FAILURES else []
@@ -274,7 +281,7 @@ def sweep_note(
         if len(board.table) > TOP_ROWS:
             blocks.append(f"The best {TOP_ROWS} of {len(board.table)} settings; all: `tables/leaderboard.json`.")
         blocks.append(f"Best run: `{board.best.run_id}`; its config: `config/best.yaml`.")
-    blocks.append("\n".join(["```", *(f"# {word}\n{line}" for word, line in commands.items()), "```"]))
+    blocks.append(markdown_code("\n".join(f"# {word}\n{line}" for word, line in commands.items())))
     files = [f"figures/{name}.png" for name in pictures]
     return "\n\n".join([*blocks, *(f"![{file}](get-artifact?path={file}&run_uuid={run.run_id})" for file in files)])
 
@@ -302,35 +309,47 @@ def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str | None]], metr
 
 
 def publish_leaderboard(
-    run: TrackedRun, board: Leaderboard | None, commands: Mapping[str, str], failures: Sequence[str], style: "Style"
+    run: TrackedRun,
+    board: Leaderboard | None,
+    commands: Mapping[str, str],
+    failures: Sequence[str],
+    style: "Style",
+    remarks: Sequence[str] = (),
 ) -> None:
     """Log the results of a sweep to its open parent run: the leaderboard as table and CSV, the figures, the note, the
     best run's id, config and final metrics, and the view of its runs in the UI. `board` is None if no run has finished
     with the objective; `failures` has a line for each job that did not finish."""
-    drawn: dict[str, Figure] = {}
+    drawn: list[str] = []
     if board is not None:
         best = board.best
         share_view(run, {name: board.comparison.values(name) for name in board.varied}, board.metric, board.mode)
         run.log_table(board.table, "tables/leaderboard.json")
         run.log_text(board.table.to_csv(index=False), "tables/leaderboard.csv")
-        drawn = leaderboard_figures(board, style)
-        log_figures(run, drawn)
+        drawn = log_figures(run, partial(leaderboard_figures, board, style))
         run.set_tags({"best_run": best.run_id})
         run.log_text(read_artifact_text(run.uri, best.run_id, "config/config.yaml"), "config/best.yaml")
         shown = {k: v for k, v in best.metrics.items() if k.startswith(FINAL_PREFIXES) or k == board.metric}
         run.log_metrics(shown)
-    note = sweep_note(run, board, commands, failures, list(drawn))
+    note = sweep_note(run, board, commands, failures, drawn, remarks)
     run.set_tags({"mlflow.note.content": note})
 
 
-def log_figures(run: TrackedRun, figures: "Mapping[str, Figure]") -> None:
-    """Log figures, by name, as images among the run's artifacts."""
+def log_figures(run: TrackedRun, draw: "Callable[[], Mapping[str, Figure]]") -> list[str]:
+    """Log the figures that `draw` returns by name as images among the run's artifacts, and return the names; what
+    cannot be drawn is told and left out."""
     from experiments.reports.figures.style import save_figure
 
+    failures: dict[str, Exception] = {}
+    names: list[str] = []
     with TemporaryDirectory() as folder:
-        for name, figure in figures.items():
-            save_figure(figure, Path(folder, f"{name}.png"))
+        with leaving_out(failures, "figures"):
+            for name, figure in draw().items():
+                with leaving_out(failures, f"figures/{name}.png"):
+                    save_figure(figure, Path(folder, f"{name}.png"))
+                    names.append(name)
         run.log_artifacts(Path(folder), "figures")
+    tell_failures(run, failures, "run the command of the sweep again")
+    return names
 
 
 def leaderboard_figures(board: Leaderboard, style: "Style" = "light") -> dict[str, "Figure"]:

@@ -1,29 +1,40 @@
 """What the command of a sweep describes: the jobs, their names and fingerprints, and their outcomes in MLflow."""
 
+import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 from experiments.config.composition import ComposedJob
 from experiments.config.facts import objective_of
-from experiments.config.identity import identity_tags
+from experiments.config.identity import affects_result, complete, config_to_dict, flatten_config, identity_tags
 from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
-from experiments.errors import ConfigError
-from experiments.formatting import LONGEST_CELL, plural, shorten_marked
+from experiments.errors import ConfigError, NotFiniteError, StoreError
+from experiments.formatting import LONGEST_CELL, plural, printable, shorten_marked
 from experiments.reports.differences import run_name
+from experiments.sweeps.search import LEARNING_SAMPLERS, Search
 from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.liveness import end_abandoned_run
 from experiments.tracking.records import RunRecord, runs_with_tags
-from experiments.tracking.run import LONGEST_NAME
-from experiments.tracking.store import connect_store, open_existing_store, store_errors, store_exists
+from experiments.tracking.run import LONGEST_NAME, REPORT_MISSING
+from experiments.tracking.store import connect_store, experiment_name, open_existing_store, store_errors, store_exists
 from experiments.training.checkpoints import has_checkpoint
 
-MADE_BY = {"other code": ("code_digest", "code_digest_rule"), "other package versions": ("versions",)}  # by tags
+MADE_BY = {  # by tags
+    "by other code": ("code_digest", "code_digest_rule"),
+    "by other package versions": ("versions",),
+    "from other data": ("data_digest",),
+}
+FAMILY_TAG = "sweep_family"  # of the parent: what sweeps of one experiment over the same keys share
+SETTINGS_TAG = "search_settings"  # of the parent of a search: JSON
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,10 @@ class SweepJob:
     overrides: list[str]  # those of the command line and of the sweep, without those of `hydra.*`
     fingerprint: str  # of config, code and data
     data_digest: str
-    trial: Mapping[str, Any] | None = None  # in a search: what identifies the trial
+    trial: Mapping[str, Any] | None = None  # in a search: what a pruner needs to know of the trial, or nothing
+
+
+JobKind = TypeVar("JobKind", ComposedJob, SweepJob)
 
 
 @dataclass(frozen=True)
@@ -48,10 +62,11 @@ class JobOutcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""  # why it is not finished
     pruned: bool = False
+    diverged: bool = False  # in a search, where that is a result: it would diverge again
 
     @property
     def is_done(self) -> bool:
-        return self.status == "FINISHED" or self.pruned
+        return self.status == "FINISHED" or self.pruned or self.diverged
 
     def __str__(self) -> str:
         """`FAILED (1f0a...): the reason`"""
@@ -68,24 +83,33 @@ class SweepPlan:
     uri: str
     parent: RunRecord | None = None  # the run of the sweep that the command enters again, if there is one
     before: Sequence[JobOutcome] = ()  # the earlier outcome of each job
-    notice: str = ""  # why every job runs anew though the parent has finished runs
+    notice: str = ""  # why every job runs anew though there are finished runs
+    renamed: Mapping[str, str] = field(default_factory=dict)  # experiments that have another name by now
 
     @property
     def base(self) -> Config:
         return self.composed.jobs[0].config
 
     @property
+    def family(self) -> str:
+        """The digest of what stays when the values, bounds or other settings of the sweep change."""
+        parts = [self.base.tracking.experiment, self.composed.is_search, sorted(varied_overrides(self.composed.jobs))]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
     def is_finished(self) -> bool:
-        """Whether every job is done, and the parent says so."""
-        ended = self.parent and self.parent.status == "FINISHED" and not self.composed.is_search
-        return bool(ended) and all(outcome.is_done for outcome in self.before)
+        """Whether every job is done, and the parent says so, with its whole report."""
+        ended = self.parent and self.parent.status == "FINISHED" and REPORT_MISSING not in self.parent.tags
+        return bool(ended) and not self.composed.is_search and all(outcome.is_done for outcome in self.before)
 
     def find_parent(self) -> RunRecord | None:
         """Find the run of the sweep that the command enters again."""
         if self.base.sweep.rerun or not store_exists(self.uri):
             return None
-        tags, experiment = {"sweep": self.composed.digest}, self.base.tracking.experiment
-        return next(iter(runs_with_tags(open_existing_store(self.uri), tags, experiment)), None)
+        tags, client = {"sweep": self.composed.digest}, open_existing_store(self.uri)
+        found = runs_with_tags(client, tags, self.base.tracking.experiment)
+        # The experiment may have been renamed: the family is that of its name when the sweep began.
+        return next(iter(found or runs_with_tags(client, {**tags, FAMILY_TAG: self.family})), None)
 
     def show(self) -> None:
         """Print what will run, what varies, and what is done already."""
@@ -132,9 +156,63 @@ def plan_sweep(composed: ComposedSweep) -> SweepPlan:
     plan = SweepPlan(composed, jobs, uri)
     parent = plan.find_parent()
     if parent is None:
-        return replace(plan, before=[JobOutcome()] * len(jobs))
-    notice = _explain_fresh_start(child_runs(uri, parent.run_id), identity_tags(plan.base, ""))
-    return replace(plan, parent=parent, before=job_outcomes(jobs, parent.run_id), notice=notice)
+        return replace(plan, before=[JobOutcome()] * len(jobs), notice=_explain_new_sweep(plan))
+    renamed = {composed.jobs[0].config.tracking.experiment: experiment_name(connect_store(uri), uri, parent.run_id)}
+    jobs = [rename_experiment(job, renamed) for job in jobs]
+    composed = replace(composed, jobs=[rename_experiment(job, renamed) for job in composed.jobs])
+    data = {job.data_digest for job in jobs or plan_jobs(composed.jobs[:1], [])}
+    notice = _explain_fresh_start(child_runs(uri, parent.run_id), [identity_tags(plan.base, each) for each in data])
+    before = job_outcomes(jobs, parent.run_id)
+    return SweepPlan(composed, jobs, uri, parent, before, notice, renamed)
+
+
+def rename_experiment(job: JobKind, renamed: Mapping[str, str]) -> JobKind:
+    """Return a job with the name that its experiment has now."""
+    tracking = job.config.tracking
+    named = replace(tracking, experiment=renamed.get(tracking.experiment, tracking.experiment))
+    return replace(job, config=replace(job.config, tracking=named))
+
+
+def search_settings(search: Search) -> list[str]:
+    """Return the bounds and the sweeper's settings in words; with more trials it is still the same search."""
+    settings = {**asdict(search.sweeper), "n_trials": None, "params": None}
+    return [*map(str, search.space), *(f"hydra.sweeper.{k}={v}" for k, v in settings.items() if v is not None)]
+
+
+def _explain_new_sweep(plan: SweepPlan) -> str:
+    """Say in what the configs or settings differ from those of the latest sweep over the same keys, if there is one."""
+    if plan.base.sweep.rerun or not store_exists(plan.uri):
+        return ""
+    experiment, keys = plan.base.tracking.experiment, varied_overrides(plan.composed.jobs)
+    like = runs_with_tags(open_existing_store(plan.uri), {FAMILY_TAG: plan.family}, experiment)
+    if not like:
+        return ""
+    other, differing, offer = like[0], [], ""
+    with suppress(StoreError):  # it may have been cut off as it began
+        differing = changed_values(plan, other.run_id)
+    if isinstance(plan.composed, Search):
+        if not differing and plan.composed.sweeper.sampler in LEARNING_SAMPLERS:
+            offer = f" To begin from its trials: sweep.begin_from={other.run_id}"
+        settings = other.tags.get(SETTINGS_TAG, "")
+        differing += [line for line in search_settings(plan.composed) if json.dumps(line) not in settings]
+    found = printable(", ".join(differing) or f"other values of {', '.join(keys)}")
+    kind = "search" if plan.composed.is_search else "sweep"
+    return f"This is a new {kind}, as it differs from {printable(other.name)} ({other.run_id}): {found}.{offer}"
+
+
+def changed_values(plan: SweepPlan, parent_id: str) -> list[str]:
+    """List what affects the result in every job and differs from another sweep over the same keys, as `key=value`.
+
+    Raise a StoreError if that has recorded no job.
+    """
+    try:
+        then = json.loads(read_artifact_text(plan.uri, parent_id, "config/plan.json"))[0]["config"]
+        was, now = (flatten_config(tree) for tree in (complete(then), config_to_dict(plan.base)))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise StoreError(f"Run {parent_id} has no plan of a sweep with jobs.") from None
+    varied = tuple(name for key in varied_overrides(plan.composed.jobs) for name in (key, f"{key}."))
+    changed = [key for key in now if affects_result(key) and was.get(key) != now[key] and not key.startswith(varied)]
+    return [f"{key}={now[key]} (was {was.get(key)})" for key in changed]
 
 
 def child_runs(uri: str | None, parent_id: str, **tags: str) -> list[RunRecord]:
@@ -143,13 +221,14 @@ def child_runs(uri: str | None, parent_id: str, **tags: str) -> list[RunRecord]:
     return runs_with_tags(client, {"mlflow.parentRunId": parent_id, **tags})
 
 
-def _explain_fresh_start(children: Sequence[RunRecord], now: Mapping[str, str]) -> str:
+def _explain_fresh_start(children: Sequence[RunRecord], now: Sequence[Mapping[str, str]]) -> str:
     finished = [run for run in children if run.status == "FINISHED"]
     for maker, keys in MADE_BY.items():
-        if finished and all(any(run.tags.get(key) != now.get(key) for key in keys) for run in finished):
+        current = [[tags.get(key) for key in keys] for tags in now]
+        if finished and all([run.tags.get(key) for key in keys] not in current for run in finished):
             were, they_stay = ("was", "it stays") if len(finished) == 1 else ("were", "they stay")
             runs = plural(len(finished), "finished run")
-            return f"{runs} {were} made by {maker}: {they_stay}, and every job runs anew."
+            return f"{runs} {were} made {maker}: {they_stay}, and every job runs anew."
     return ""
 
 
@@ -205,7 +284,9 @@ def job_outcomes(jobs: Sequence[SweepJob], parent_id: str, **tags: str) -> list[
     """Return each job's outcome among the children that have these tags; a finished run wins over another."""
     found: dict[str, JobOutcome] = {}
     for run in child_runs(jobs[0].config.tracking.uri, parent_id, **tags) if jobs else []:
-        outcome = JobOutcome(run.run_id, run.status, run.metrics, run.tags.get("end_reason", ""), "pruned" in run.tags)
+        diverged = jobs[0].trial is not None and run.tags.get("end_error") == NotFiniteError.__name__
+        reason, pruned = run.tags.get("end_reason", ""), "pruned" in run.tags
+        outcome = JobOutcome(run.run_id, run.status, run.metrics, reason, pruned, diverged and run.status == "FAILED")
         key = run.tags.get("fingerprint", "")
         if key not in found or (outcome.is_done and not found[key].is_done):
             found[key] = outcome

@@ -21,6 +21,7 @@ from experiments.errors import ConfigError, did_you_mean, join_sorted
 
 ParameterValue = str | int | float
 Point = Mapping[str, ParameterValue]  # of the space, by the keys of the parameters that exist there
+LEARNING_SAMPLERS = ("tpe", "cmaes")  # those that learn from the results of trials
 ALLOWED_DISTRIBUTIONS = (
     "choice(a,b), range(1,5), interval(0,0.5), int(interval(1,8)), tag(log,interval(1e-4,1e-2)) or"
     " tag(log,int(interval(8,512)))"

@@ -1,7 +1,8 @@
 """The trials of a search: Optuna, imported late, proposes them and is told their results (Akiba et al. 2019)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.sweep_composition import SearchSettings
 from experiments.errors import TrialPruned
-from experiments.sweeps.search import Search, space_combinations
+from experiments.formatting import plural
+from experiments.sweeps.earlier_trials import EarlierTrial
+from experiments.sweeps.search import Parameter, Search, space_combinations
 
 if TYPE_CHECKING:
     import optuna
     from matplotlib.figure import Figure
+    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
     from experiments.reports.figures.style import Style
 
+EARLIER = "earlier"  # attribute of a trial of another search
 STUDY_NAME = "search"  # of the study in its journal; Hyperband draws a trial's bracket from it
 
 
@@ -41,8 +46,29 @@ class SearchStudy:
         self.not_tried_again = [t.params for t in failed if t.params not in [u.params for u in trials[t.number + 1 :]]]
 
     def trials(self, *states: str) -> "list[FrozenTrial]":
-        """Return the trials in these states, as Optuna names them."""
-        return [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state.name in states]
+        """Return the trials of this search in these states, as Optuna names them."""
+        own = (trial for trial in self.optuna.get_trials(deepcopy=False) if EARLIER not in trial.user_attrs)
+        return [trial for trial in own if trial.state.name in states]
+
+    def begin_from(self, earlier: Sequence[EarlierTrial]) -> None:
+        """Let the sampler learn from those trials of another search that lie in this space, unless this has begun."""
+        from optuna.trial import create_trial
+
+        if not earlier or self.optuna.get_trials(deepcopy=False):
+            return
+        added = 0
+        for trial in earlier:
+            value = self._worst if trial.value is None else trial.value
+            ranges = {p.key: _distribution(p) for p in self.search.space if p.key in trial.point}
+            with suppress(ValueError):  # a parameter lies outside
+                params, facts = dict(trial.point), {"run_id": trial.run_id, EARLIER: True}
+                self.optuna.add_trial(create_trial(params=params, distributions=ranges, value=value, user_attrs=facts))
+                added += 1
+        print(f"The search begins from {added} of {plural(len(earlier), 'earlier trial')}.", flush=True)
+
+    @property
+    def _worst(self) -> float:
+        return -math.inf if self.search.mode == "max" else math.inf
 
     @property
     def left(self) -> int:
@@ -58,20 +84,25 @@ class SearchStudy:
         return list(islice(iter(self._next_trial, None), at_most))
 
     def tell(self, trial: "Trial", run_id: str | None, status: str, value: float | None) -> None:
-        """Record the result of a trial: the status of its run, or PRUNED, and the value of the objective."""
+        """Record the result of a trial: the status of its run, or PRUNED or DIVERGED, and the value of the objective.
+
+        One that diverged gets the worst value there is, so that the sampler turns away from it.
+        """
         from optuna.trial import TrialState
 
         if run_id:
             trial.set_user_attr("run_id", run_id)
-        if status == "FINISHED" and value is not None and math.isfinite(value):
+        if status == "DIVERGED":
+            self.optuna.tell(trial, self._worst)
+        elif status == "FINISHED" and value is not None and math.isfinite(value):
             self.optuna.tell(trial, value)
         else:
             self.optuna.tell(trial, state=TrialState.PRUNED if status == "PRUNED" else TrialState.FAIL)
 
-    def pruning_entry(self, trial: "Trial") -> dict[str, Any] | None:
-        """Return what a job needs for pruning the trial, as plain data, or None without a pruner."""
+    def pruning_entry(self, trial: "Trial") -> dict[str, Any]:
+        """Return what a job needs for pruning the trial, as plain data; nothing without a pruner."""
         if self.search.sweeper.pruner == "none":
-            return None
+            return {}
         told = {"metric": self.search.reported, "mode": self.search.mode, "settings": asdict(self.search.sweeper)}
         return {"journal": str(self.journal), "number": trial.number, **told}
 
@@ -103,6 +134,16 @@ class SearchStudy:
             else:
                 trial.suggest_float(p.key, p.low, p.high, step=p.step, log=p.log)
         return trial
+
+
+def _distribution(p: Parameter) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if p.choices:
+        return CategoricalDistribution(p.choices)
+    if isinstance(p.low, int) and isinstance(p.high, int):
+        return IntDistribution(p.low, p.high, step=int(p.step or 1), log=p.log)
+    return FloatDistribution(p.low, p.high, step=p.step, log=p.log)
 
 
 def pruning_watch(entry: Mapping[str, Any], epochs: int) -> Callable[[int, Mapping[str, float]], None]:
@@ -168,10 +209,12 @@ def _trial_sampler(settings: SearchSettings, number: int) -> "optuna.samplers.Ba
 def trials_table(study: SearchStudy) -> dict[str, list[Any]]:
     """Return a row for every trial in order, as columns: number, status, objective, parameters and run."""
     trials = study.optuna.get_trials(deepcopy=False)
+    values = [trial.value if trial.state.name == "COMPLETE" else None for trial in trials]
+    states = [trial.state.name for trial in trials]
     return {
         "trial": [trial.number for trial in trials],
-        "status": [trial.state.name for trial in trials],
-        study.search.metric: [trial.value if trial.state.name == "COMPLETE" else None for trial in trials],
+        "status": ["DIVERGED" if v and math.isinf(v) else s for v, s in zip(values, states, strict=True)],
+        study.search.metric: [None if v and math.isinf(v) else v for v in values],
         "epochs": [trial.last_step for trial in trials],
         **{p.key: [trial.params.get(p.key) for trial in trials] for p in study.search.space},
         "run_id": [trial.user_attrs.get("run_id") for trial in trials],

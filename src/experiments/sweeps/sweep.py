@@ -20,7 +20,8 @@ from experiments.config.facts import objective_of
 from experiments.config.identity import config_to_dict
 from experiments.config.sweep_composition import ComposedSweep, PoolSettings
 from experiments.errors import TrainingError, UserError
-from experiments.formatting import plural, shorten_marked
+from experiments.formatting import markdown_code, plural, shorten_marked
+from experiments.sweeps.earlier_trials import read_earlier_trials
 from experiments.sweeps.engines.in_process import InProcessEngine
 from experiments.sweeps.engines.pool import PoolEngine
 from experiments.sweeps.job_runner import JobRunner, run_search
@@ -33,7 +34,17 @@ from experiments.sweeps.leaderboard import (
     sweep_commands,
 )
 from experiments.sweeps.patience import outlast_outage
-from experiments.sweeps.plan import SweepJob, SweepPlan, child_runs, has_light_figures, plan_sweep, varied_overrides
+from experiments.sweeps.plan import (
+    FAMILY_TAG,
+    SETTINGS_TAG,
+    SweepJob,
+    SweepPlan,
+    child_runs,
+    has_light_figures,
+    plan_sweep,
+    search_settings,
+    varied_overrides,
+)
 from experiments.sweeps.search import Search
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.liveness import check_resumable
@@ -41,13 +52,15 @@ from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
 
 SWEEP_FOLDER = PROJECT / "outputs" / "sweeps"
 LONGEST_SWEPT_PARAM = 500  # characters of a swept parameter's values on the parent
+LONGEST_SETTINGS = 5000  # characters of a search's settings on the parent
 
 
 def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     """Run the jobs of a sweep that are not done, and record and print the leaderboard.
 
-    The parent ends FINISHED only if every job is done; FAILED with a list of those that are not; KILLED for a
-    signal. A finished sweep is only shown, and nothing is written. `command` are the arguments to enter it again.
+    The parent ends FINISHED if every job is done, or no time was left for it; FAILED with a list of those that failed;
+    KILLED for a signal. A finished sweep is only shown, and nothing is written. `command` are the arguments to enter it
+    again.
 
     Raises:
         UserError: the same sweep is running already; nothing was written.
@@ -55,6 +68,8 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     """
     again = hide_credentials(shlex.join(["python", "run.py", *command]))
     plan = plan_sweep(composed)
+    composed = plan.composed
+    earlier = read_earlier_trials(plan)
     plan.show()
     if plan.base.sweep.dry_run:
         return
@@ -65,12 +80,15 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
     with lock_sweep(plan), _open_parent(plan, again) as parent:
         try:
             engine = PoolEngine(composed.launcher) if isinstance(composed.launcher, PoolSettings) else InProcessEngine()
-            with JobRunner(engine, parent.run_id) as runner:
+            with JobRunner(engine, parent.run_id, plan.base.sweep.minutes) as runner:
                 runner.jobs += plan.jobs
+                runner.renamed = plan.renamed
                 _log_plan(parent, runner.jobs)
                 share_view(parent, varied_overrides(composed.jobs), *objective_of(plan.base))
                 runner.run(runner.jobs)  # none yet in a search
-                refused = run_search(composed, runner, parent, SWEEP_FOLDER) if isinstance(composed, Search) else []
+                refused: list[str] = []
+                if isinstance(composed, Search):
+                    refused = run_search(composed, runner, parent, SWEEP_FOLDER, earlier)
                 outlast_outage(lambda: _finish_sweep(plan, parent, runner, refused, again))
         except BaseException as error:
             if not isinstance(error, TrainingError):
@@ -109,8 +127,11 @@ def _open_parent(plan: SweepPlan, again: str) -> AbstractContextManager[TrackedR
         "sweep": plan.composed.digest,
         "command": again,
         "objective": " ".join(objective_of(plan.base)),
-        "mlflow.note.content": f"**Not finished.**\n\n```\n{again}\n```",
+        **({} if parent and FAMILY_TAG in parent.tags else {FAMILY_TAG: plan.family}),
+        "mlflow.note.content": f"**Not finished.**\n\n{markdown_code(again)}",
     }
+    if isinstance(plan.composed, Search):
+        tags[SETTINGS_TAG] = json.dumps(search_settings(plan.composed))[:LONGEST_SETTINGS]
     return open_run(plan.uri, plan.base.tracking.experiment, name, params, tags, parent.run_id if parent else None)
 
 
@@ -132,15 +153,22 @@ def _finish_sweep(plan: SweepPlan, parent: TrackedRun, runner: JobRunner, refuse
     jobs = runner.jobs
     _log_plan(parent, jobs)
     ended = list(zip(jobs, runner.outcomes(), strict=True))
-    failed = [*refused, *(f"{job.name}: {outcome}" for job, outcome in ended if not outcome.is_done)]
+    tried = [(job, outcome) for job, outcome in ended if job.number not in runner.not_started]
+    failed = [*refused, *(f"{job.name}: {outcome}" for job, outcome in tried if not outcome.is_done)]
+    remarks = []
+    if diverged := sum(outcome.diverged for _, outcome in ended):
+        remarks.append(f"{plural(diverged, 'trial')} diverged, with the worst result there is.")
+    if left := len(runner.not_started) + runner.trials_left:
+        limit = f"sweep.minutes={plan.base.sweep.minutes:g}"
+        remarks.append(f"{plural(left, 'job')} not started within {limit}: the same command goes on.")
     board = _rank_runs(plan, parent.run_id, jobs, {outcome.run_id for _, outcome in ended})
     if board and runner.seconds:  # else the best run was drawn when the last job ran
         best = next(job for job, outcome in ended if outcome.run_id == board.best.run_id)
         if has_light_figures(best.overrides) and best.config.tracking.log_model:
             runner.draw(best, board.best.run_id)
     commands = sweep_commands(board, plan.base.tracking.uri, parent.run_id, again)
-    publish_leaderboard(parent, board, commands, failed, plan.base.report.style)
-    print_leaderboard(parent, board, commands)
+    publish_leaderboard(parent, board, commands, failed, plan.base.report.style, remarks)
+    print_leaderboard(parent, board, commands, remarks)
     if failed:
         raise TrainingError(
             f"{len(failed)} of {plural(len(jobs) + len(refused), 'job')} of the sweep did not finish:"

@@ -129,9 +129,9 @@ def _check_arrival(
             raise OSError(f"{(place / file.name).as_posix()} did not arrive whole")
 
 
-def clear_end(client: "MlflowClient", run: "MlflowRun") -> None:
-    """Delete the reason for which an earlier end of the run was not FINISHED, if it has one."""
-    for key in ("end_reason", "end_error"):
+def clear_end(client: "MlflowClient", run: "MlflowRun", *further: str) -> None:
+    """Delete the tags that say why an earlier end of the run was not FINISHED, and further ones."""
+    for key in ("end_reason", "end_error", *further):
         if key in run.data.tags:
             client.delete_tag(run.info.run_id, key)
 

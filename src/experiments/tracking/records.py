@@ -14,7 +14,13 @@ from experiments.errors import StoreError
 from experiments.formatting import shorten_marked
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.liveness import mark_dead_runs
-from experiments.tracking.store import all_experiment_ids, latest_experiment_id, search_pages, store_errors
+from experiments.tracking.store import (
+    all_experiment_ids,
+    deleted_run_advice,
+    latest_experiment_id,
+    search_pages,
+    store_errors,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,6 +64,8 @@ def find_runs(client: "MlflowClient", run_ids: Sequence[str]) -> list[RunRecord]
     for run_id in wanted:
         matches = [found[run_id]] if run_id in found else [run for i, run in found.items() if i.startswith(run_id)]
         if not matches or not run_id:
+            if deleted := deleted_run_advice(client, run_id):
+                raise StoreError(deleted)
             raise StoreError(
                 f"There is no run {run_id!r} in {hide_credentials(client.tracking_uri)}. Give the id of a run, 32 hex"
                 " digits, or a prefix of it. To list the latest runs: python scripts/compare.py"

@@ -4,6 +4,7 @@ import getpass
 import hashlib
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ from experiments.tracking.operations import SpooledOperation, apply_operation, c
 from experiments.tracking.outages import first_line, is_outage, outage_reason
 from experiments.tracking.records import LONGEST_PARAM
 from experiments.tracking.spool import Spool
-from experiments.tracking.store import connect_store, get_mlflow_run, metric_points, store_errors
+from experiments.tracking.store import connect_store, experiment_name, get_mlflow_run, metric_points, store_errors
 from experiments.tracking.ui_pages import VIEW_NAME, runs_view
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "model"  # runs:/<run id>/model
 LONGEST_NAME, LONGEST_TAG = 250, 8000  # characters; of a tag, MLflow cuts more without a word
+REPORT_MISSING = "report_missing"  # tag of a finished run with the parts of its report that could not be made
 
 
 @contextmanager
@@ -67,6 +69,8 @@ def open_run(
     nowhere, or somebody has deleted the run.
     """
     client = connect_store(uri)
+    if run_id:
+        experiment = experiment_name(client, uri, run_id)  # it may have been renamed
     experiment_id = _prepare_store(client, uri, experiment)
     tags = _cut_tags({**_source_tags(), **tags, **process_tags()})
     name = name and shorten_marked(name, LONGEST_NAME)
@@ -334,9 +338,9 @@ def _prepare_store(client: "MlflowClient", uri: str, experiment: str) -> str:
         if found.lifecycle_stage == "deleted":
             store = hide_credentials(uri)
             raise StoreError(
-                f"The experiment {experiment!r} is deleted in {store}. Restore it with: MLFLOW_TRACKING_URI='{store}'"
-                f" mlflow experiments restore --experiment-id {found.experiment_id} - or choose another:"
-                " tracking.experiment=NAME"
+                f"The experiment {experiment!r} is deleted in {store}. Restore it with:"
+                f" MLFLOW_TRACKING_URI={shlex.quote(store)} mlflow experiments restore --experiment-id"
+                f" {found.experiment_id} - or choose another: tracking.experiment=NAME"
             )
         mark_dead_runs(client, [found.experiment_id])
         return found.experiment_id
@@ -351,7 +355,7 @@ def _enter_run(client: "MlflowClient", uri: str, run_id: str, tags: Mapping[str,
     if run.info.status == "RUNNING" and (host, pid) != (tags["process.host"], tags["process.pid"]):
         raise StoreError(f"Run {run_id} is still running, in process {pid} on {host}. Stop that process first.")
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
-    clear_end(client, run)
+    clear_end(client, run, REPORT_MISSING)
     client.update_run(run_id, status="RUNNING")
     return run
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import shlex
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -167,6 +169,34 @@ def check_stored(uri: str, run_id: str) -> None:
             f"Run {run_id} has ended, but is not in the tracking store {hide_credentials(uri)}: the store was moved or"
             " deleted while the run trained. Its checkpoint is kept. Put the store back, and resume the run."
         )
+
+
+def experiment_name(client: "MlflowClient", uri: str, run_id: str) -> str:
+    """Return the name that the experiment of a run has now."""
+    with store_errors(uri):
+        return str(client.get_experiment(get_mlflow_run(client, uri, run_id).info.experiment_id).name)
+
+
+def deleted_run_advice(client: "MlflowClient", run_id: str) -> str | None:
+    """Say, of the id of a deleted run or the beginning of it, how to restore the run; None if it is not one."""
+    from mlflow.entities import ViewType
+
+    if not re.fullmatch("[0-9a-f]{1,32}", run_id):
+        return None
+    store = hide_credentials(client.tracking_uri)
+    with store_errors(client.tracking_uri):
+        experiments = search_pages(client.search_experiments, view_type=ViewType.ALL)
+        of_id = f"attributes.run_id LIKE '{run_id}%'"
+        ids = [experiment.experiment_id for experiment in experiments]
+        found = client.search_runs(ids, filter_string=of_id, run_view_type=ViewType.DELETED_ONLY, max_results=1)
+    if not found:
+        return None
+    info = found[0].info
+    what, restore = f"Run {info.run_id} ({info.run_name})", f"runs restore --run-id {info.run_id}"
+    (its,) = (experiment for experiment in experiments if experiment.experiment_id == info.experiment_id)
+    if its.lifecycle_stage == "deleted":
+        what, restore = f"{what} is in experiment {its.name!r}, which", f"experiments restore -x {its.experiment_id}"
+    return f"{what} was deleted. To restore it: MLFLOW_TRACKING_URI={shlex.quote(store)} mlflow {restore}"
 
 
 def metric_points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+UNRANKED = {"PRUNED": "pruned", "DIVERGED": "diverged", "FAIL": "failed"}  # trials without a value, in words
+
+
 def search_history(
     metric: str, values: Sequence[float | None], status: Sequence[str], mode: Mode, style: Style = "light"
 ) -> Figure:
     """Draw the objective of each trial, None if not complete, and the best so far.
 
-    The status of a trial is COMPLETE, PRUNED, FAIL or RUNNING.
+    The status of a trial is COMPLETE, PRUNED, DIVERGED, FAIL or RUNNING.
     """
-    counts = {"pruned": list(status).count("PRUNED"), "failed": list(status).count("FAIL")}
+    counts = {word: list(status).count(state) for state, word in UNRANKED.items()}
     facts = [plural(len(values), "trial"), *(f"{number:,} {name}" for name, number in counts.items() if number)]
     page = Page(style, 4.4, f"{metric} of each trial", ", ".join(facts))
     palette = page.palette
@@ -34,9 +37,9 @@ def search_history(
         axes.step(x, best, where="post", color=palette.green, linewidth=1.8, label="best so far")
         axes.plot(x[complete], y[complete], "o", color=palette.blue, markersize=5, label="complete")
     # These trials have no comparable value, so they are marked on the axis.
-    marks = (("PRUNED", "pruned", "|", palette.muted), ("FAIL", "failed", "x", palette.orange))
-    for word, label, marker, colour in marks:
-        if at := [number for number, state in enumerate(status) if state == word]:
+    looks = (("|", palette.muted), ("^", palette.orange), ("x", palette.orange))
+    for (state, label), (marker, colour) in zip(UNRANKED.items(), looks, strict=True):
+        if at := [number for number, of_trial in enumerate(status) if of_trial == state]:
             transform = axes.get_xaxis_transform()
             axes.plot(at, [0.02] * len(at), marker, color=colour, label=label, transform=transform, markersize=7)
     axes.set(xlabel="trial", ylabel=metric)

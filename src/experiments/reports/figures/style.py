@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +23,8 @@ DPI = 110
 PAGE_WIDTH = 8.2  # inches: 900 pixels, the width of the pane in which the MLflow UI shows an artifact
 MARGIN = 0.3  # inches
 HEADING = 0.8  # inches above the body for the title and the line below it
+
+_missing_told = False  # that some characters have no font
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,54 @@ def scaled(images: np.ndarray) -> np.ndarray:
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
-    """Write the figure as a PNG, about 900 pixels wide."""
+    """Write the figure as a PNG, about 900 pixels wide. Its texts are shown as they are, in fonts that have them."""
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # names may have dollar signs
-    figure.savefig(path, format="png", dpi=DPI)
+    texts = figure.findobj(Text)
+    fonts = _further_fonts("".join(sorted({character for text in texts for character in text.get_text()})))
+    for text in texts:
+        text.set(parse_math=False, usetex=False)  # names may have dollar signs
+        if fonts:
+            text.set_fontfamily([*text.get_fontfamily(), *fonts])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a line for each; see _tell_missing
+        figure.savefig(path, format="png", dpi=DPI)
+
+
+@cache
+def _further_fonts(characters: str) -> list[str]:
+    """Return installed fonts that have those characters which Matplotlib's own font lacks; tell which none has."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    own = get_font(findfont(FontProperties()))
+    missing = {c for c in characters if not c.isspace() and not own.get_char_index(ord(c))}
+    found: list[str] = []
+    for font in fontManager.ttflist if missing else []:
+        if font.name in found or font.name.startswith("Last Resort"):  # which has a box for every character
+            continue
+        try:
+            face = get_font(font.fname)
+            here = {c for c in missing if face.scalable and face.get_char_index(ord(c))}
+        except (OSError, RuntimeError):  # it was removed, or is damaged
+            continue
+        if here:
+            found.append(font.name)
+            missing -= here
+    if missing:
+        _tell_missing(missing)
+    return found
+
+
+def _tell_missing(characters: set[str]) -> None:
+    """Print once what the figures of this process show as boxes, and what to do."""
+    global _missing_told
+    import matplotlib
+
+    if not _missing_told:
+        _missing_told = True
+        listed = ", ".join(map(repr, sorted(characters)[:10]))
+        print(
+            f"No font on this machine has {listed}: the figures show boxes instead. Install one that does, such as Noto"
+            f" Sans CJK, and delete {matplotlib.get_cachedir()}/fontlist*.json, Matplotlib's list of fonts.",
+            file=sys.stderr,
+        )
