@@ -7,6 +7,7 @@ __all__ = [
     "addresses",
     "artifacts",
     "environment",
+    "kept_state",
     "liveness",
     "recorded_config",
     "records",

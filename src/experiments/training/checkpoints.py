@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from experiments.errors import UserError
 from experiments.profiling import span
 
 CHECKPOINT_FOLDER = PROJECT / "outputs" / "checkpoints"
+
+StoredState = tuple[dict[str, Any], dict[str, list[np.ndarray]]]  # JSON data, arrays by name
 
 
 def checkpoint_path(run_id: str) -> Path:
@@ -43,7 +45,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], arrays: Mapping[str, l
     temporary.replace(path)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
+def load_checkpoint(path: Path | BinaryIO) -> StoredState:
     """Return the state and the arrays as they were saved."""
     groups: dict[str, dict[int, np.ndarray]] = {}
     with np.load(path, allow_pickle=False) as stored:

@@ -19,7 +19,7 @@ from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.errors import Terminated
 from experiments.profiling import span
-from experiments.training.checkpoints import load_checkpoint, save_checkpoint
+from experiments.training.checkpoints import StoredState, load_checkpoint, save_checkpoint
 from experiments.training.compiled_loop import CompiledLoop
 from experiments.training.evaluation import Metrics, refuse_not_finite, split_metrics
 from experiments.training.fit_loop import FitLoop
@@ -73,9 +73,19 @@ class TrainingState:
 
 
 class Trainer:
-    """Trains a network in place, keeping its state in the file `checkpoint`, and continuing from it if it exists."""
+    """Trains a network in place, keeping its state in the file `checkpoint`, and continuing from it if it exists.
 
-    def __init__(self, config: Config, network: CompiledNetwork, dataset: Dataset, checkpoint: Path | None) -> None:
+    Without one it starts from `kept`, the final state of an earlier run, if there is one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: CompiledNetwork,
+        dataset: Dataset,
+        checkpoint: Path | None,
+        kept: StoredState | None = None,
+    ) -> None:
         self.config, self.dataset, self.checkpoint = config, dataset, checkpoint
         self.model, self.optimizer, self.evaluate = network.model, network.optimizer, network.evaluate
         self.state, self.best_weights = TrainingState(), list[np.ndarray]()
@@ -85,7 +95,9 @@ class Trainer:
         self.steps = -(-self.examples // network.batch_size)
         self.saved = time.monotonic()
         if checkpoint and checkpoint.exists():
-            self._restore(checkpoint)
+            kept = load_checkpoint(checkpoint)
+        if kept:
+            self._restore(*kept)
 
     @property
     def steps_done(self) -> int:
@@ -179,8 +191,7 @@ class Trainer:
         save_checkpoint(self.checkpoint, asdict(self.state), arrays)
         self.saved = time.monotonic()
 
-    def _restore(self, checkpoint: Path) -> None:
-        stored, arrays = load_checkpoint(checkpoint)
+    def _restore(self, stored: dict[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
         watches: dict[str, Any] = {name: ImprovementWatch(**stored.pop(name)) for name in ("stopping", "plateau")}
         self.state = TrainingState(**stored, **watches)
         self.model.set_weights(arrays["weights"])
