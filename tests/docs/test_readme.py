@@ -80,6 +80,7 @@ def test_every_other_command_has_a_test() -> None:
         "python scripts/compare.py": "tests/comparison/test_comparison.py",
         "python scripts/compare.py --group-by seed": "tests/comparison/test_comparison.py",
         "python scripts/ui.py --sweep RUN_ID": "tests/tracking/test_ui.py",
+        "python scripts/delete.py RUN_ID": "tests/tracking/test_deletion.py",
         "python scripts/evaluate.py RUN_ID": "tests/comparison/test_evaluate.py",
         "python scripts/benchmark.py startup walkthrough": "tests/docs/test_benchmark.py",
     }

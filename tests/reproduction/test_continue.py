@@ -30,7 +30,6 @@ CASES = {
         *("schedule=reduce_on_plateau", "schedule.patience=1", "schedule.min_delta=0.3"),
     ],
     "fit": ["training.loop=fit", "optimizer=sgd", "optimizer.momentum=0.9", "model.batch_normalization=true"],
-    "average of the weights": ["optimizer.use_ema=true", "tracking.experiment=averages"],
 }
 
 

@@ -6,6 +6,7 @@
 __all__ = [
     "addresses",
     "artifacts",
+    "deletion",
     "environment",
     "kept_state",
     "liveness",
