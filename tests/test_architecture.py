@@ -18,6 +18,7 @@ COMMANDS = [PROJECT / "run.py", *sorted((PROJECT / "scripts").glob("*.py"))]
 HEAVY = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "scipy", "optuna", "PIL", "h5py"}
 HYDRA_INTERNALS = PACKAGE / "config" / "hydra_internals.py"  # the one module that may use private parts of Hydra
 PUBLIC_DESPITE_UNDERSCORE = {"_exit", "_asdict", "_replace", "_fields"}  # os, named tuples, ast
+PUBLIC_DESPITE_UNDERSCORE |= {"_hard_delete_run", "_hard_delete_logged_model"}  # MLflow: what its `gc` calls
 
 
 def tree_of(path: Path) -> ast.Module:

@@ -51,12 +51,14 @@ def _run(arguments: Namespace) -> None:
         return _answer_question()
     _check_surroundings([config])
     from experiments.experiment import run_experiment
-    from experiments.reproduction.resume import find_resumed_run
+    from experiments.reproduction.resume import find_continued_run, find_resumed_run
 
     overrides = [override for override in arguments.overrides if not is_hydra_key(override_key(override))]
     if config.resume:
         resumed, recorded_overrides = find_resumed_run(config, overrides)
         run_experiment(resumed, recorded_overrides, run_id=resumed.resume)
+    elif config.model.continue_:
+        run_experiment(find_continued_run(config, overrides), overrides)
     else:
         run_experiment(config, overrides)
 
@@ -79,6 +81,8 @@ def _sweep(arguments: Namespace) -> None:
             "resume=RUN_ID resumes one run, and -m is for several. Leave out -m, or repeat the command of the sweep,"
             " which resumes all of its runs."
         )
+    if any(config.model.continue_ for config in jobs):
+        raise ConfigError("model.continue=RUN_ID trains one run further, and -m is for several. Leave out -m.")
     if any(config.distribution.strategy == "multi_worker" for config in jobs):
         raise ConfigError("distribution=multi_worker cannot be swept with -m. Start its runs one by one.")
     if not isinstance(sweep.launcher, PoolSettings):

@@ -19,6 +19,7 @@ from experiments.reports.summary import print_resume_hint, print_summary
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import load_initial_weights
 from experiments.tracking.environment import loaded_code_state
+from experiments.tracking.kept_state import keep_state, load_kept_state
 from experiments.tracking.liveness import check_resumable
 from experiments.tracking.recorded_config import (
     START_TAG,
@@ -70,10 +71,14 @@ def run_experiment(
         tags = {**(tags or {}), **identity_tags(config, dataset.digest), **code.tags}
         if run_id:
             check_identity(resolve_tracking_uri(config.tracking.uri), run_id, tags, config.resume_anyway)
+        kept = load_kept_state(config, tags)
+        if config.model.continue_:
+            tags["continued_from"] = config.model.continue_
         strategy = start_strategy(config.distribution, int(config.training.threads))
         network = prepare_network(config, strategy, load_initial_weights(config))
         if member.follows:
-            return _follow_chief(Trainer(config, network, dataset, checkpoint_path(run_id) if run_id else None), member)
+            checkpoint = checkpoint_path(run_id) if run_id else None
+            return _follow_chief(Trainer(config, network, dataset, checkpoint, kept), member)
         untrained = network.evaluate(dataset.train).outputs if isinstance(config.data, LinearData) else None
 
         if config.resume:  # the record of how the run started is kept
@@ -84,7 +89,7 @@ def run_experiment(
                 record_start(run, config, overrides, dataset, code)
             run.set_tags({NOTE_TAG: unfinished_note(config, dataset, network.model, overrides, run.run_id)})
 
-            trainer = Trainer(config, network, dataset, checkpoint_path(run.run_id))
+            trainer = Trainer(config, network, dataset, checkpoint_path(run.run_id), kept)
             for epoch, metrics in trainer.finished_epochs():  # a kill may have kept some of them out of the store
                 run.log_metrics(metrics, epoch)
             import_matplotlib_ahead()
@@ -99,6 +104,8 @@ def run_experiment(
             final = final_metrics(results)
             run.log_metrics(final, trainer.state.epoch - 1)
             publish_results(run, results, final, overrides)
+            if config.training.keep_state:
+                keep_state(run, checkpoint_path(run.run_id))
         _drop_recorded(run)
         print_summary(results, final, run)
         return run.run_id

@@ -15,6 +15,7 @@ from experiments.config.identity import config_to_dict
 from experiments.config.optimizer_schema import optimizer_arguments
 from experiments.config.overrides import PRESETS
 from experiments.config.schema import Config
+from experiments.config.validation import schema_fields
 
 GROUP_FILES = sorted(
     file for file in CONFIG_FOLDER.glob("*/*.yaml") if file.parent.name not in (*PRESETS, "hydra", "search")
@@ -55,7 +56,7 @@ def test_the_files_give_exactly_the_fields_of_the_schema(file: Path) -> None:
     if file.parent.name == "optimizer":
         fields = {"name", "learning_rate", *optimizer_arguments()[file.stem]}
     else:
-        fields = {field.name for field in dataclasses.fields(group)}
+        fields = set(schema_fields(group))
     assert set(yaml.safe_load(file.read_text())) == fields
 
 

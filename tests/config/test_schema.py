@@ -63,7 +63,7 @@ MISTAKES = {
     "optimizer.learning_rate=inf": "optimizer.learning_rate=Infinity is not allowed",
     "training.batch_size=0": "training.batch_size=0 is not allowed: examples per step, from 1 to the number",
     "optimizer.learning_rate=nan": "optimizer.learning_rate=NaN is not allowed",
-    "+model.extra=1": "unknown key 'model.extra'. Keys of model: activation, batch_normalization, dropout",
+    "+model.extra=1": "unknown key 'model.extra'. Keys of model: activation, batch_normalization, continue",
     "optimizer.momentum=0.9": "unknown key 'optimizer.momentum' (did you mean 'optimizer.ema_momentum'?).",
     "optimizer.name=adma": "optimizer.name: there is no optimizer 'adma' (did you mean 'adam",
     "optimizer.beta_1=1": "optimizer.beta_1 must be from 0 up to but not including 1; received 1",

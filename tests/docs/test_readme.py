@@ -60,6 +60,7 @@ def test_every_other_command_has_a_test() -> None:
         'make run ARGS="model.dropout=0.3"': "Makefile",
         "make ui": "Makefile",
         "python run.py resume=RUN_ID": "tests/reproduction/test_resume.py",
+        "python run.py model.continue=RUN_ID training.epochs=20": "tests/reproduction/test_continue.py",
         "python run.py experiment=walkthrough_batch64 model.weights=RUN_ID": "tests/end_to_end/test_debug.py",
         "python run.py --help": "tests/test_cli.py",
         "python run.py --cfg job model=cnn": "tests/test_cli.py",
@@ -79,6 +80,7 @@ def test_every_other_command_has_a_test() -> None:
         "python scripts/compare.py": "tests/comparison/test_comparison.py",
         "python scripts/compare.py --group-by seed": "tests/comparison/test_comparison.py",
         "python scripts/ui.py --sweep RUN_ID": "tests/tracking/test_ui.py",
+        "python scripts/delete.py RUN_ID": "tests/tracking/test_deletion.py",
         "python scripts/evaluate.py RUN_ID": "tests/comparison/test_evaluate.py",
         "python scripts/benchmark.py startup walkthrough": "tests/docs/test_benchmark.py",
     }

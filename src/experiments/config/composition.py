@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config.choices import CONFIG_FOLDER, choices_overview, group_names
 from experiments.config.facts import count_training_examples
 from experiments.config.hydra_internals import apply_overrides, config_keys, start_hydra
+from experiments.config.identity import complete
 from experiments.config.overrides import (
     is_hydra_key,
     override_key,
@@ -90,7 +91,8 @@ def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
         with contextlib.suppress(*NOT_COMPOSABLE):  # reported when the job is composed
             _refuse_files_that_set_hydra(list(chosen))
     cache: dict[tuple[str, ...], DictConfig] = {}
-    composed = [ComposedJob(validate_config(_compose(job, cache)), job) for job in jobs]
+    # A user's own file may be older than a key of its group.
+    composed = [ComposedJob(validate_config(complete(_compose(job, cache))), job) for job in jobs]
     for job in composed:
         examples, batch = count_training_examples(job.config), job.config.training.batch_size
         # Overrides win over the preset.

@@ -18,15 +18,18 @@ from experiments.config.schema import Config
 
 WITHOUT_EFFECT = (  # groups and keys that cannot change a result
     *("tracking", "report", "resume", "resume_anyway", "expected", "objective", "sweep"),
-    *("data.path", "training.checkpoint_minutes", "distribution.timeout_seconds"),
+    *("data.path", "training.checkpoint_minutes", "training.keep_state", "distribution.timeout_seconds"),
 )
 # By dotted key, such as "training.label_smoothing": 0.0; of one choice of a group only: "model[cnn].bias": True.
-NEUTRAL_VALUES: dict[str, Any] = {"sweep.zip": None, "sweep.minutes": None, "sweep.begin_from": None}
+NEUTRAL_VALUES: dict[str, Any] = {
+    **{"model.continue": None, "training.keep_state": False},
+    **{"sweep.zip": None, "sweep.minutes": None, "sweep.begin_from": None},
+}
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Return the config as plain dictionaries, in the order of the schema."""
-    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json", by_alias=True)
     plain["optimizer"] |= config.optimizer.arguments  # pydantic leaves out what the schema does not name
     return plain
 

@@ -16,18 +16,28 @@ ConstraintValue = Annotated[Any, AfterValidator(keras_object_check("constraints"
 
 ACTIVATION = described("activation function, a name in Keras such as relu, tanh, gelu, or scaled_tanh")
 INITIALIZER = described("initial weights, a name in Keras such as glorot_uniform, or {name: {argument: value}}")
-InitialWeights = Annotated[
-    Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None,
-    described("id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"),
-]
+RunId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class DenseConfig:
+class StartConfig:
+    """What all networks share: where training starts."""
+
+    name: str
+    weights: RunId | None = described(
+        "id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"
+    )
+    continue_: RunId | None = Field(  # `continue` is a keyword of Python
+        alias="continue",
+        description="id of a finished run with training.keep_state to train further, 32 hex digits, or null",
+    )
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class DenseConfig(StartConfig):
     """What networks with hidden dense layers share."""
 
     name: str
-    weights: InitialWeights
     units: Counts = described("units of each hidden dense layer, 1 or more: a number or a list; [] for none")
     activation: ActivationName = ACTIVATION
     dropout: Rate = described(DROPOUT_RATE_RANGE)
@@ -60,21 +70,19 @@ class CnnConfig(DenseConfig):
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class NeuronConfig:
+class NeuronConfig(StartConfig):
     """One artificial neuron: activation(weight * x + bias)."""
 
     name: Literal["neuron"]
-    weights: InitialWeights
     activation: ActivationName = ACTIVATION
     kernel_initializer: InitializerValue = INITIALIZER
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class LayersConfig:
+class LayersConfig(StartConfig):
     """Any sequential network, written out as Keras layers."""
 
     name: Literal["layers"]
-    weights: InitialWeights
     layers: list[Annotated[Any, AfterValidator(check_layer)]] = Field(
         min_length=1, description="Keras layers from input to output, each a name or {name: {argument: value}}"
     )

@@ -172,3 +172,4 @@ ScheduleConfig = (
     | OneCycleSchedule
     | ReduceOnPlateauSchedule
 )
+WHOLE_RUN_SCHEDULES = (CosineSchedule, OneCycleSchedule)  # their learning rates depend on training.epochs

@@ -69,6 +69,7 @@ class TrainingConfig:
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = described(
         "minutes between checkpoints within an epoch, 0 or more, or null: only after each epoch"
     )
+    keep_state: bool = described("keep the final state as an artifact, for model.continue: true or false")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -173,7 +174,7 @@ class Config:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = Field(discriminator="name")
     resume: str | None = described("id of an interrupted run to continue, or null")
-    resume_anyway: bool = described("resume although code, packages or data have changed: true or false")
+    resume_anyway: bool = described("resume or continue although code, packages or data have changed: true or false")
     expected: Expectation | None = described("the result expected of a published config, or null: none")
     training: TrainingConfig
     distribution: DistributionConfig

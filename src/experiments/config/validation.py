@@ -197,8 +197,13 @@ def show_value(value: Any) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
 
 
+def schema_fields(schema: Any) -> dict[str, Any]:
+    """Return pydantic's fields of a dataclass, by their keys in a config."""
+    return {field.alias or name: field for name, field in schema.__pydantic_fields__.items()}
+
+
 def field_descriptions(schema: Any) -> dict[str, str]:
-    return {name: field.description or "" for name, field in schema.__pydantic_fields__.items()}
+    return {name: field.description or "" for name, field in schema_fields(schema).items()}
 
 
 def _field_path(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
@@ -245,9 +250,9 @@ def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
     node: Any = raw
     meaning = ""
     for part in path:
-        if schema is None or part not in schema.__pydantic_fields__:
+        if schema is None or part not in (fields := schema_fields(schema)):
             break  # below a field is its value, such as a list
-        field = schema.__pydantic_fields__[part]
+        field = fields[part]
         meaning = field.description or f"the group {part!r}"
         node = node.get(part) if isinstance(node, Mapping) else None
         choices = [kind for kind in get_args(field.annotation) or (field.annotation,) if dataclasses.is_dataclass(kind)]

@@ -24,4 +24,7 @@ def next_commands(config: Config, overrides: Sequence[str], run_id: str) -> dict
         "evaluate": f"python scripts/evaluate.py {run_id}{option}",
         "browse": f"python scripts/ui.py{option}" if uri else "make ui",
     }
+    if config.training.keep_state:
+        further = [f"model.continue={run_id}", f"training.epochs={2 * config.training.epochs}", *override]
+        found["train further"] = run_command_line(further)
     return {action: hide_credentials(line) for action, line in found.items()}

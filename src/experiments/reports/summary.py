@@ -36,7 +36,8 @@ def print_summary(results: "Results", metrics: Mapping[str, float], run: Tracked
         console.print(f"\nWhere the time went ({files} for https://ui.perfetto.dev)", _profile_rows(), sep="\n")
     console.print(f"\nRun {printable(run.name)} ({run.run_id}) in {hide_credentials(run.uri)}")
     console.print("\nNext:")
-    commands, actions = next_commands(results.config, [], run.run_id), ("reproduce", "compare", "browse")
+    commands = next_commands(results.config, [], run.run_id)
+    actions = [action for action in ("reproduce", "compare", "browse", "train further") if action in commands]
     width = max(len(commands[action]) for action in actions)
     for action in actions:
         console.print(f"  {commands[action]:{width}}  # {action}")

@@ -83,11 +83,13 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
     """
     original = find_original_run(run_id, uri)
     run, store = original.run, resolve_tracking_uri(uri)
-    if start := original.config.model.weights:
-        raise BundleError(
-            f"Run {run.run_id} cannot be exported: it starts from the weights of run {start} (model.weights), which a"
-            f" bundle does not contain. Export that run instead: python scripts/reproduce.py {start} --export FILE"
-        )
+    model = original.config.model
+    for key, start in (("weights", model.weights), ("continue", model.continue_)):
+        if start:
+            raise BundleError(
+                f"Run {run.run_id} cannot be exported: it starts from the weights of run {start} (model.{key}), which a"
+                f" bundle does not contain. Export that run instead: python scripts/reproduce.py {start} --export FILE"
+            )
     if changes := original.record_changes():
         raise BundleError(f"Run {run.run_id} cannot be exported: its record was changed: {changes[0]}.")
     diff = read_artifact_bytes(store, run.run_id, "environment/uncommitted.diff")

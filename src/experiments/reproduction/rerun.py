@@ -75,7 +75,7 @@ def repeat_run(original: OriginalRun) -> str:
     or initial weights cannot be used, a TrainingError if the new run failed.
     """
     tracking = replace(original.config.tracking, uri=original.uri, run_name=f"again: {original.run.name}")
-    config = replace(original.config, tracking=tracking, resume=None)
+    config = replace(original.config, tracking=tracking, resume=None, resume_anyway=True)  # changes are reported
     check_initial_weights(config)
     run_id = run_experiment(config, original.overrides, {"reproduces": original.run.run_id})
     return "" if CLUSTER_FOLDER_VARIABLE in os.environ else run_id

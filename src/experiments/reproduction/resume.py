@@ -1,7 +1,8 @@
-"""Resume a run that was cut off, with its recorded config."""
+"""Resume a run that was cut off, or train a finished one further, with its recorded config."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from experiments.config.choices import group_names
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
@@ -10,6 +11,7 @@ from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError, UserError
 from experiments.tracking.addresses import resolve_tracking_uri
+from experiments.tracking.kept_state import CONTINUED_KEYS
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
@@ -32,22 +34,53 @@ def find_resumed_run(config: Config, overrides: Sequence[str]) -> tuple[Config, 
     client = open_existing_store(uri)
     (run,) = find_runs(client, [str(config.resume)])
     recorded, recorded_overrides = read_recorded_config(uri, run.run_id)
-    _check_given_overrides(config, recorded, overrides, recorded_overrides, run.run_id)
+    _check_given_overrides(config, recorded, overrides, recorded_overrides, run.run_id, "resume")
     if run.status == "FINISHED":
         drop_checkpoint(run.run_id)  # which is kept if the store did not answer when the run ended
         raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
-    tree, given = config_to_dict(recorded), config_to_dict(config)
-    for key in map(override_key, overrides):
-        group, _, name = key.partition(".")
-        if group in ("data", "report", "training", "distribution") and name and not affects_result(key):
-            tree[group][name] = given[group][name]  # such as the folder of the data
-    tracking = replace(recorded.tracking, uri=uri)
+    tree, tracking = _with_given(recorded, config, overrides), replace(recorded.tracking, uri=uri)
     resumed = replace(validate_config(tree), resume=run.run_id, resume_anyway=config.resume_anyway, tracking=tracking)
     return resumed, recorded_overrides
 
 
+def find_continued_run(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the config that trains the run of `model.continue` further: the recorded one of that run, for more epochs.
+
+    Raise a ConfigError if an override disagrees with the recorded config, a StoreError if there is no such run or
+    recorded config. Whether its state can be used is checked where it is loaded.
+    """
+    uri = resolve_tracking_uri(config.tracking.uri)
+    (run,) = find_runs(open_existing_store(uri), [str(config.model.continue_)])
+    recorded, recorded_overrides = read_recorded_config(uri, run.run_id)
+    agreeing = [override for override in overrides if override_key(override) not in CONTINUED_KEYS]
+    _check_given_overrides(config, recorded, agreeing, recorded_overrides, run.run_id, "model.continue")
+    own_name = replace(recorded, tracking=replace(recorded.tracking, uri=config.tracking.uri, run_name=None))
+    tree = _with_given(own_name, config, overrides)
+    return replace(validate_config(tree), resume_anyway=config.resume_anyway)
+
+
+def _with_given(recorded: Config, given: Config, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a recorded config with the given values of what a run may change when it goes on, as plain dictionaries.
+
+    `overrides` are those of the command line: a key that it does not name stays as recorded.
+    """
+    tree, changes = config_to_dict(recorded), config_to_dict(given)
+    for key in map(override_key, overrides):
+        group, _, name = key.partition(".")
+        if group not in ("data", "model", "report", "tracking", "training", "distribution") or not name:
+            continue
+        if key in CONTINUED_KEYS or not affects_result(key):  # such as the folder of the data
+            tree[group][name] = changes[group][name]
+    return tree
+
+
 def _check_given_overrides(
-    given: Config, recorded: Config, overrides: Sequence[str], recorded_overrides: list[str], run_id: str
+    given: Config,
+    recorded: Config,
+    overrides: Sequence[str],
+    recorded_overrides: list[str],
+    run_id: str,
+    key_of_run: str,
 ) -> None:
     flat_given, flat_recorded = (flatten_config(config_to_dict(config)) for config in (given, recorded))
     for override in overrides:
@@ -65,5 +98,5 @@ def _check_given_overrides(
         if started_with:
             raise ConfigError(
                 f"{override} disagrees with run {run_id}, which was started with {started_with[0]}. Leave it out, or"
-                " start a new run without resume."
+                f" start a new run without {key_of_run}."
             )

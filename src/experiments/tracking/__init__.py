@@ -6,7 +6,9 @@
 __all__ = [
     "addresses",
     "artifacts",
+    "deletion",
     "environment",
+    "kept_state",
     "liveness",
     "recorded_config",
     "records",

@@ -175,7 +175,9 @@ def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
     return [changes[key] for key in IDENTITY_TAGS if key in changes]
 
 
-def check_identity(uri: str, run_id: str, tags: Mapping[str, str], resume_anyway: bool) -> None:
+def check_identity(
+    uri: str, run_id: str, tags: Mapping[str, str], resume_anyway: bool, action: str = "resumed"
+) -> None:
     """Raise a ConfigError if a run cannot be continued, as code, packages or data differ from what it recorded.
 
     `tags` identify the current ones. With `resume_anyway` they may differ.
@@ -185,6 +187,6 @@ def check_identity(uri: str, run_id: str, tags: Mapping[str, str], resume_anyway
     if changed and not resume_anyway:
         commit = run.tags.get("git_commit") or "not recorded"
         raise ConfigError(
-            f"Run {run_id} cannot be resumed, because these changed: {'; '.join(changed)}. Restore them"
+            f"Run {run_id} cannot be {action}, because these changed: {'; '.join(changed)}. Restore them"
             f" (its commit was {commit}), or add resume_anyway=true."
         )

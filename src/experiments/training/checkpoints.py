@@ -127,7 +127,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         except FileNotFoundError:
             continue
         try:
-            return _parse_checkpoint(content)
+            return parse_checkpoint(content)
         except Exception as error:  # depending on the byte, zipfile, NumPy or JSON raise almost anything
             instead = "the one before it" if file == path and _previous(path).exists() else "the start"
             print(
@@ -139,7 +139,8 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     return None
 
 
-def _parse_checkpoint(content: bytes) -> Checkpoint:
+def parse_checkpoint(content: bytes) -> Checkpoint:
+    """Return the state and the arrays in the bytes of a checkpoint."""
     groups: dict[str, dict[int, np.ndarray]] = {}
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         state = json.loads(stored["state"].tobytes())

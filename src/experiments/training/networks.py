@@ -37,7 +37,7 @@ def build_network(config: Config) -> "keras.Sequential":
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
-    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights"}
+    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights", "continue_"}
     with _keras_errors(f"model={config.model.name} cannot be built:"):
         layers = NETWORK_BUILDERS[config.model.name](config, **{key: getattr(config.model, key) for key in keys})
     model = keras.Sequential([keras.Input(config.data.shape), *_scaling_layers(config)], name=config.model.name)

@@ -73,9 +73,19 @@ class TrainingState:
 
 
 class Trainer:
-    """Trains a network in place, keeping its state in the file `checkpoint`, and continuing from it if it exists."""
+    """Trains a network in place, keeping its state in the file `checkpoint`, and continuing from it if it exists.
 
-    def __init__(self, config: Config, network: CompiledNetwork, dataset: Dataset, checkpoint: Path | None) -> None:
+    Without one it starts from `kept`, the final state of an earlier run, if there is one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: CompiledNetwork,
+        dataset: Dataset,
+        checkpoint: Path | None,
+        kept: Checkpoint | None = None,
+    ) -> None:
         self.config, self.dataset, self.checkpoint = config, dataset, checkpoint
         self.model, self.optimizer, self.evaluate = network.model, network.optimizer, network.evaluate
         self.state, self.best_weights = TrainingState(), list[np.ndarray]()
@@ -84,7 +94,8 @@ class Trainer:
         self.examples = len(dataset.train.targets)
         self.steps = -(-self.examples // network.batch_size)
         self.saved = time.monotonic()
-        if checkpoint and (stored := load_checkpoint(checkpoint)):
+        stored = load_checkpoint(checkpoint) if checkpoint else None
+        if stored := stored or kept:
             self._restore(stored)
 
     @property
