@@ -170,7 +170,9 @@ class Config:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = Field(discriminator="name")
     resume: str | None = described("id of an interrupted run to continue, or null")
-    resume_anyway: bool = described("resume although code, packages or data have changed: true or false")
+    resume_anyway: bool = described(
+        "resume although code, packages or data have changed, or a run that cannot be judged from here: true or false"
+    )
     expected: Expectation | None = described("the result expected of a published config, or null: none")
     training: TrainingConfig
     distribution: DistributionConfig
