@@ -174,7 +174,10 @@ class Config:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = Field(discriminator="name")
     resume: str | None = described("id of an interrupted run to continue, or null")
-    resume_anyway: bool = described("resume or continue although code, packages or data have changed: true or false")
+    resume_anyway: bool = described(
+        "resume or continue although code, packages or data have changed, or it cannot be judged from here whether the"
+        " run is alive: true or false"
+    )
     expected: Expectation | None = described("the result expected of a published config, or null: none")
     training: TrainingConfig
     distribution: DistributionConfig
