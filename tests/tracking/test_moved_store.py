@@ -97,14 +97,15 @@ def test_run_that_is_open_while_its_store_is_seen_elsewhere_logs_beside_its_own_
     original: str, tmp_path: Path
 ) -> None:
     with open_run(original, "digits", "run", {}, {}) as run:
+        run.log_text("first", "notes/first.txt")
         with closing(sqlite3.connect(database_file(original))) as database, database:  # as from outside of a container
             database.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, '/a/', '/outside/')")
             database.execute(
                 "UPDATE experiments SET artifact_location = replace(artifact_location, '/a/', '/outside/')"
             )
-        run.log_text("first", "notes/first.txt")
+        run.log_text("second", "notes/second.txt")
     assert not (tmp_path / "outside").exists()
-    assert list((tmp_path / "a").rglob("first.txt"))
+    assert list((tmp_path / "a").rglob("second.txt"))
 
 
 def test_run_whose_store_is_moved_and_opened_meanwhile_logs_at_the_new_place(original: str, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def _uncommitted_changes(project: Path, commit: str) -> bytes:
     left_out = (os.fsencode(name) for name in new_files if name not in added)
     notes = [b"# new file left out (too large, too many, or not a regular file): %s\n" % name for name in left_out]
     top = Path(os.fsdecode(_run_git(project, "rev-parse", "--show-toplevel").rstrip(b"\n")))
-    kept, large = _changed_files(top, base)
+    kept, large = _sort_changed_files(top, base)
     words = b"# changed file left out (larger than %d bytes, or too many): %s\n"
     notes += [words % (LARGEST_DIFFED_FILE, os.fsencode(name)) for name in large]
     paths = [f":(literal){name}" for name in kept]
@@ -76,7 +76,7 @@ def _uncommitted_changes(project: Path, commit: str) -> bytes:
     return b"".join([*changes, *added.values(), *notes])
 
 
-def _changed_files(top: Path, base: str) -> tuple[list[str], list[str]]:
+def _sort_changed_files(top: Path, base: str) -> tuple[list[str], list[str]]:
     """Return the changed files, and apart from them those that are large, now or in the commit, or exceed the sum."""
     listed = _run_git(top, "diff", "--name-only", "--no-renames", "-z", base).split(b"\0")
     names = [os.fsdecode(name) for name in listed if name]

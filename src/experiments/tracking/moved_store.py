@@ -69,12 +69,14 @@ def _recorded_elsewhere(database: Path) -> list[str]:
 
 def _has_moved(connection: sqlite3.Connection, root: str, database: Path) -> bool:
     """Return whether the store was moved or copied from there; else its owner may want some artifacts elsewhere."""
-    old = _local_path(root)
-    if database == PROJECT_DATABASE or not os.access(old, os.F_OK) or old.with_name(database.name).exists():
+    old, here = _local_path(root), artifacts_folder(database).as_uri()
+    if database == PROJECT_DATABASE and root.endswith(f"/{database.parent.name}/artifacts"):
         return True
-    here = artifacts_folder(database).as_uri()
+    if os.access(old.with_name(database.name), os.F_OK):  # this is a copy
+        return True
     runs = connection.execute(f"SELECT artifact_uri FROM runs WHERE {WITHIN.format('artifact_uri')}", {"old": root})
-    return any(_local_path(here + address.removeprefix(root)).exists() for (address,) in runs)
+    places = [_local_path(here + address.removeprefix(root)) for (address,) in runs]
+    return any(place.exists() for place in places) or not (places or os.access(old, os.F_OK))
 
 
 def _move_addresses(database: Path, old: str) -> None:
