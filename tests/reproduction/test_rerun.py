@@ -242,7 +242,7 @@ def test_a_metric_that_is_not_a_number_is_reported(store: tuple[str, str]) -> No
         find_original_run(store[1], store[0])
 
 
-@pytest.mark.parametrize("shape", [None, (2**62,), (10**6, 10**9)])
+@pytest.mark.parametrize("shape", [None, (2**62,), (10**6, 10**9), (10**4, 10**4)])
 def test_a_model_file_with_huge_shapes_has_no_weights(shape: tuple[int, ...] | None) -> None:
     weights, file = io.BytesIO(), io.BytesIO()
     with h5py.File(weights, "w") as opened:

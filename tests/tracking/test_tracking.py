@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -412,6 +413,11 @@ print(json.dumps([*predictions, str(model.metadata.signature.inputs)]))
     place.write_bytes(file.read_bytes() + b"!")
     with pytest.raises(StoreError, match="was changed after the run: its file does not match the tag model_digest"):
         download_model(store, run.run_id, tmp_path)
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("model.weights.h5", bytes(80 * 2**20))
+    for accept_changed in (False, True):
+        with pytest.raises(StoreError, match="bytes unpacks to 83,886,080, which no model does"):
+            download_model(store, run.run_id, tmp_path, accept_changed)
 
 
 def test_skips_spools_that_another_process_has_replayed(spools):

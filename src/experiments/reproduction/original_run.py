@@ -26,7 +26,7 @@ from experiments.config.validation import validate_config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, NotFiniteError, StoreError
 from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.artifacts import download_model, read_artifact_text
+from experiments.tracking.artifacts import download_model, largest_unpacked_size, read_artifact_text
 from experiments.tracking.environment import installed_packages, read_code_state
 from experiments.tracking.recorded_config import (
     RECORD_DIGESTS,
@@ -231,7 +231,7 @@ def _without_names(tree: Any) -> Any:
 
 
 def stored_weights(content: bytes) -> dict[str, np.ndarray]:
-    """Return the weights in a `.keras` file by their paths; none if the file is damaged."""
+    """Return the weights in a `.keras` file by their paths; none if it is damaged or they are too large for it."""
     import h5py
 
     items: dict[str, Any] = {}
@@ -240,6 +240,8 @@ def stored_weights(content: bytes) -> dict[str, np.ndarray]:
         with h5py.File(io.BytesIO(stored), "r") as file:
             file.visititems(items.__setitem__)
             datasets = {path: item for path, item in items.items() if isinstance(item, h5py.Dataset)}
+            if sum(dataset.nbytes for dataset in datasets.values()) > largest_unpacked_size(len(content)):
+                return {}
             return {path: dataset[()] for path, dataset in datasets.items() if dataset.shape is not None}
     except Exception:  # anything may have been put into the file
         return {}

@@ -1,6 +1,7 @@
 """Artifacts and models of recorded runs, read back; such a model may be the start of another run (`model.weights`)."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -81,6 +82,12 @@ def download_model(uri: str, run_id: str, folder: Path, accept_changed: bool = F
         raise StoreError(
             f"The model of run {run_id} in {hide_credentials(uri)} cannot be downloaded: {first_line(error)}"
         ) from None
+    size, unpacked = file.stat().st_size, _unpacked_size(file)
+    if unpacked > largest_unpacked_size(size):
+        raise StoreError(
+            f"The model of run {run_id} in {hide_credentials(uri)} is not used: its file of {size:,} bytes"
+            f" unpacks to {unpacked:,}, which no model does. Train it again: python scripts/reproduce.py {run_id}"
+        )
     if not accept_changed:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         with store_errors(uri):
@@ -91,6 +98,20 @@ def download_model(uri: str, run_id: str, folder: Path, accept_changed: bool = F
                 f" match the tag model_digest. Train it again: python scripts/reproduce.py {run_id}"
             )
     return file
+
+
+def largest_unpacked_size(packed: int) -> int:
+    """Return the most bytes that a model's file of so many bytes may unpack to; Keras packs nothing."""
+    return 2**26 + 20 * packed
+
+
+def _unpacked_size(file: Path) -> int:
+    """Return how many bytes a `.keras` file unpacks to; 0 if it is damaged, which is left to whoever reads it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except Exception:  # anything may have been put into the file
+        return 0
 
 
 def check_initial_weights(config: Config) -> None:
