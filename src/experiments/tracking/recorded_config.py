@@ -26,7 +26,12 @@ from experiments.tracking.store import open_existing_store
 CONFIG_ARTIFACT = "config/config.yaml"
 OVERRIDES_ARTIFACT = "config/overrides.yaml"
 RECORD_DIGESTS = "record_digests"  # tag with the SHA-256 (hex) of each recorded file, as JSON
-IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
+IDENTITY_TAGS = {
+    "code_digest": "the project's code",
+    "versions": "the installed packages",
+    "data_digest": "the data",
+    "environment_variables": "environment variables",  # a tag only where they can change a result
+}
 
 
 def run_params(config: Config) -> dict[str, object]:
@@ -86,11 +91,11 @@ def _read_recorded_yaml(uri: str, run_id: str, path: str) -> Any:
 
 
 def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
-    """Return which of code, packages and data differ from the recorded run; `tags` describe the current ones."""
+    """Return what of IDENTITY_TAGS differs from the recorded run; `tags` describe the current state."""
     changes = {
-        key: f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags[key]})"
+        key: f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags.get(key, 'not set')})"
         for key, what in IDENTITY_TAGS.items()
-        if run.tags.get(key) != tags[key]
+        if run.tags.get(key) != tags.get(key)
     }
     if run.tags.get("code_digest_rule") != tags["code_digest_rule"]:
         changes["code_digest"] = f"{IDENTITY_TAGS['code_digest']} (recorded by an earlier rule: it cannot be compared)"
