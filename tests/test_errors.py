@@ -9,6 +9,7 @@ import termios
 import time
 
 import pytest
+from conftest import PROJECT
 
 from experiments.errors import ConfigError, Terminated, TrainingError, run_command
 
@@ -37,6 +38,38 @@ def test_the_exit_code_says_how_a_command_ended(
 
     assert run_command(command) == code
     assert capsys.readouterr() == ("result\n", told)
+
+
+def test_a_message_is_bounded_clean_and_never_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(message: str) -> str:
+        def command() -> None:
+            raise ConfigError(message)
+
+        assert run_command(command) == 2
+        return capsys.readouterr().err
+
+    assert told("") == "ConfigError\n"
+    assert told("a\x1b[31m\udc80\tb\nc\r") == "a\ufffd[31m\ufffd b\nc\n"
+    assert told(f"key={'x' * 10**6} is wrong. Give less.").endswith("x is wrong. Give less.\n")
+    assert len(told("word " * 10**5)) < 1300
+    assert told("line\n" * 1000).splitlines()[18:] == ["line", "and 981 more lines like these"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "message"),
+    [
+        ("ulimit -f 0", "No usable temporary directory found in"),
+        ("cd $(mktemp -d) && rmdir $PWD", "The working folder was deleted. Change to one that exists"),
+        ("export EXPERIMENTS_DATA_DIR=~nosuchuser/x", "EXPERIMENTS_DATA_DIR=~nosuchuser/x: there is no such home"),
+        ("export LC_ALL=C; set -- \"$1\" \"$2\" $'seed=\\xff'", "'seed=\\udcff' has control characters, or bytes"),
+    ],
+)  # fmt: skip
+def test_a_process_that_cannot_work_ends_with_one_line(shell: str, message: str) -> None:
+    line = f'{shell}; exec "$1" "$2" "${{@:3}}" experiment=walkthrough'
+    words = ["bash", "-c", line, "bash", sys.executable, str(PROJECT / "run.py")]
+    done = subprocess.run(words, capture_output=True, text=True, errors="backslashreplace")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(message)
 
 
 @pytest.mark.parametrize(("shell", "left"), [("", "told on\n"), ("2>&1", "")])

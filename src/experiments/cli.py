@@ -13,7 +13,7 @@ from experiments.config.overrides import is_hydra_key, override_key, parse_comma
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, handle_ending_signals, run_command
-from experiments.runtime import collect_garbage_rarely
+from experiments.runtime import check_xla_flags, collect_garbage_rarely
 
 # Hydra completes the command `python` by running whatever script follows it: restrict that to our own.
 COMPLETE_ONLY_OURS = r"""
@@ -100,12 +100,13 @@ def _answer_question(_: DictConfig) -> None:
 
 
 def _check_surroundings(jobs: Sequence[Config]) -> None:
-    """Check what the jobs need besides their configs: folders, stores, data and initial weights."""
+    """Check what the jobs need besides their configs: folders, stores, data, initial weights and flags."""
     from experiments.data.datasets import find_dataset
     from experiments.tracking.addresses import check_tracking_uri, resolve_tracking_uri
     from experiments.tracking.artifacts import check_initial_weights
     from experiments.training.checkpoints import check_checkpoint_folder
 
+    check_xla_flags()
     check_checkpoint_folder()
     for config in jobs:
         check_tracking_uri(resolve_tracking_uri(config.tracking.uri))

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from experiments import PROJECT
-from experiments.formatting import hide_credentials
+from experiments.formatting import clean_message, hide_credentials, shorten_middle
 
 
 class UserError(Exception):
@@ -142,10 +143,11 @@ def run_command(command: Callable[[], int | None]) -> int:
     """
     with redirect_stdout(OutputStream(sys.stdout)), redirect_stderr(OutputStream(sys.stderr)):
         try:
+            check_process()
             _check_installed_here()
             return command() or 0
         except (UserError, TrainingError) as error:
-            print(error, file=sys.stderr)
+            print(clean_message(str(error)) or type(error).__name__, file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
@@ -173,8 +175,21 @@ def _check_installed_here() -> None:
                 )
 
 
+def check_process() -> None:
+    """Raise UserError if this process has no working folder, or no place for temporary files."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("The working folder was deleted. Change to one that exists, such as with: cd ~") from None
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.strerror}. Set TMPDIR to a folder that exists and can be written to.") from None
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is closest to a word in any case; None if none is close."""
+    word = word[:200]  # comparing takes the square of the length
     by_lower_case = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
     return by_lower_case[close[0]] if close else None
@@ -184,6 +199,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return a suggestion to add to a message, such as ` (did you mean 'relu'?)`, or nothing."""
     close = nearest(word, choices)
     return f" (did you mean {close!r}?)" if close else ""
+
+
+def show_given(text: str) -> str:
+    """Return what somebody typed in quotation marks, without its middle if it is long: `'seed=x'`."""
+    return repr(shorten_middle(text, 200))
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -204,7 +224,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     while group not in groups:
         group = group.rpartition(".")[0]
     suggestion, where = f" (did you mean {meant!r}?)" if meant else "", f" of {group}" if group else ""
-    return f"unknown key {key!r}{suggestion}. Keys{where}: {join_sorted(groups[group])}"
+    return f"unknown key {show_given(key)}{suggestion}. Keys{where}: {join_sorted(groups[group])}"
 
 
 def join_sorted(names: Iterable[object]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ USER_INFO = re.compile(
     r"""(?:[^\s/@:\[]+:(?!/|\d+(?:[/\s'"#?]|$))[^\n'"]*|\S*)@"""
 )
 ADDRESS_QUERY = re.compile(r"""(://(?!/)[^\s?#'"]*)\?[^\s#'"]*""")
+
+LONGEST_MESSAGE_LINE = 1200  # characters of a line of a message: the names of all layers take 1,000
+MOST_MESSAGE_LINES = 20
 
 
 def format_with_spread(mean: float, std: float) -> str:
@@ -58,6 +62,32 @@ def shorten_marked(text: str, length: int) -> str:
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
     mark = f" ({len(text):,} characters, {digest})"
     return shorten(text, length - len(mark)) + mark
+
+
+def shorten_middle(text: str, length: int) -> str:
+    """Return the text, without its middle when it is longer than `length`: a message ends with what to do.
+
+    >>> shorten_middle("0123456789", 7)
+    '0123…89'
+    """
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 3
+    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
+
+
+def clean_message(text: str) -> str:
+    """Return an error's message as it may be printed: bounded in length, and without what a terminal interprets."""
+    short = re.sub(r"\S{400,}", lambda word: shorten_middle(word[0], 300), text.strip()).replace("\t", " ")
+    lines = [shorten_middle(printable(line), LONGEST_MESSAGE_LINE) for line in short.split("\n")]
+    if len(lines) > MOST_MESSAGE_LINES:
+        lines = [*lines[: MOST_MESSAGE_LINES - 1], f"and {len(lines) - MOST_MESSAGE_LINES + 1:,} more lines like these"]
+    return "\n".join(lines)
+
+
+def is_plain_text(text: str) -> bool:
+    """Return whether a text has no control characters but tabs and line ends, and no bytes that are not UTF-8."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text)
 
 
 def printable(text: str) -> str:

@@ -25,6 +25,7 @@ from experiments.config.facts import count_training_examples
 from experiments.config.hydra_internals import apply_overrides, config_keys, start_hydra
 from experiments.config.identity import complete
 from experiments.config.overrides import (
+    PRESETS,
     is_hydra_key,
     override_key,
     parse_overrides,
@@ -34,9 +35,11 @@ from experiments.config.overrides import (
 from experiments.config.schema import Config
 from experiments.config.validation import field_descriptions, show_value, validate_config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+from experiments.formatting import shorten_middle
 
-# What Hydra raises for config files that do not fit together or are not YAML.
-NOT_COMPOSABLE = (HydraException, OmegaConfBaseException, ValueError, RecursionError, yaml.YAMLError)
+# Hydra and OmegaConf raise their own and many other kinds, AssertionError too, for what they cannot compose.
+NOT_COMPOSABLE = Exception
+HYDRAS_WORDS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)  # whose messages explain it
 
 # For the template of --help, in which a dollar sign starts an interpolation.
 OmegaConf.register_new_resolver("choices", lambda: choices_overview().replace("$", "$$"), replace=True)
@@ -88,8 +91,12 @@ def composing(config_dir: str | None = None) -> Iterator[None]:
 def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
     """Compose and validate jobs, given by overrides, or raise ConfigError for the first bad one; needs `composing`."""
     for chosen in dict.fromkeys(tuple(filter(_may_choose_a_file, job)) for job in jobs):
-        with contextlib.suppress(*NOT_COMPOSABLE):  # reported when the job is composed
-            _refuse_files_that_set_hydra(list(chosen))
+        try:
+            _check_config_files(list(chosen))
+        except ConfigError:
+            raise
+        except NOT_COMPOSABLE:  # reported when the job is composed
+            pass
     cache: dict[tuple[str, ...], DictConfig] = {}
     # A user's own file may be older than a key of its group.
     composed = [ComposedJob(validate_config(complete(_compose(job, cache))), job) for job in jobs]
@@ -138,6 +145,8 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
                 " whole list, such as model.units=[128]"
             ) from None
         return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    except ConfigError:
+        raise
     except NOT_COMPOSABLE as error:
         raise explain_composition(overrides, error) from None
 
@@ -160,7 +169,10 @@ def explain_composition(overrides: list[str], error: Exception) -> ConfigError:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, RecursionError):
         return ConfigError("A value is nested too deeply: a hundred or more lists within lists.")
-    in_hydras_words = ConfigError(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))
+    if isinstance(error, UnicodeDecodeError):
+        return _explain_encoding(error)
+    words = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    in_hydras_words = ConfigError(words if isinstance(error, HYDRAS_WORDS) and words else _not_composable(overrides))
     try:
         chosen = [o for o in overrides if split_override(o).is_group_choice]
         known = list(config_keys(compose("config", overrides=chosen)))
@@ -172,8 +184,33 @@ def explain_composition(overrides: list[str], error: Exception) -> ConfigError:
     return in_hydras_words
 
 
-def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
-    """Refuse config files that set `hydra.*`: these keys can name code to run, and a config file is data."""
+def _not_composable(overrides: list[str]) -> str:
+    given = shorten_middle(" ".join(overrides), 300) or "config.yaml"
+    return (
+        f"Hydra cannot compose {given}: a key, a value or a file is of a kind that does not belong there. Write"
+        " GROUP=NAME or KEY=VALUE, and in files texts, numbers, lists and mappings only."
+    )
+
+
+def _explain_encoding(error: UnicodeDecodeError) -> ConfigError:
+    """Return the error for a config file that is not UTF-8, which Hydra does not name."""
+    sources = GlobalHydra.instance().config_loader().get_sources()
+    for folder in [Path(source.path) for source in sources if source.scheme() == "file"]:
+        for file in sorted(folder.rglob("*.yaml")):
+            try:
+                file.read_bytes().decode()
+            except UnicodeDecodeError as found:
+                line = found.object[: found.start].count(b"\n") + 1
+                byte = f"byte 0x{found.object[found.start]:02x} in line {line}"
+                return ConfigError(f"{file} is not UTF-8: {byte}. Save it as UTF-8.")
+    return ConfigError(f"A config file is not UTF-8: {error}. Save it as UTF-8.")
+
+
+def _check_config_files(overrides: list[str]) -> None:
+    """Refuse config files that are empty or lists, lack their package, or set `hydra.*`.
+
+    Hydra's own keys can name code to run, and a config file is data.
+    """
     loader = GlobalHydra.instance().config_loader()
     for chosen in loader.compute_defaults_list("config", overrides, RunMode.RUN).defaults:
         path, package = chosen.config_path, chosen.package or ""
@@ -182,9 +219,19 @@ def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
         source = next((source for source in loader.get_sources() if source.is_config(path)), None)
         if source is None:
             continue
+        file = f"{source.path}/{path}.yaml"
         content: Any = OmegaConf.to_container(source.load_config(path).config)
         if not isinstance(content, dict):
-            raise ConfigError(f"{source.path}/{path}.yaml is not a mapping. Write a line KEY: VALUE for each setting.")
+            raise ConfigError(f"{file} is not a mapping. Write a line KEY: VALUE for each setting.")
+        group = path.partition("/")[0]
+        where = package.partition(".")[0]
+        if group in PRESETS and where not in ("", "hydra", *field_descriptions(Config)):
+            raise ConfigError(
+                f"{file} needs the first line '# @package _global_': without it, its keys are looked for in"
+                f" {where!r}, which has none."
+            )
+        if not content and group in group_names() and group not in (*PRESETS, "search"):
+            raise ConfigError(f"{file} is empty. Write a line KEY: VALUE for each setting, as in conf/{group}.")
         keys = [f"@package {package}"] if is_hydra_key(package) else []
         keys += ["hydra"] if package == "" and "hydra" in content else []
         defaults = (d if isinstance(d, str) else str(next(iter(d), "")) for d in content.get("defaults", []))
@@ -192,7 +239,7 @@ def _refuse_files_that_set_hydra(overrides: list[str]) -> None:
         keys += filter(is_hydra_key, groups)
         if keys:
             raise ConfigError(
-                f"{source.path}/{path}.yaml sets {keys[0]!r}, but Hydra's own keys can name code to run, and config"
+                f"{file} sets {keys[0]!r}, but Hydra's own keys can name code to run, and config"
                 " files may contain only data. Remove it, or give hydra.* on the command line."
             )
 

@@ -7,6 +7,7 @@ existed. Configs recorded earlier then stay valid, and their fingerprints stay t
 import copy
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 
 from experiments.config.code_digest import CODE_DIGEST_RULE, code_digest
 from experiments.config.schema import Config
+from experiments.runtime import recorded_variables
 
 WITHOUT_EFFECT = (  # groups and keys that cannot change a result
     *("tracking", "report", "resume", "resume_anyway", "expected", "objective", "sweep"),
@@ -51,9 +53,14 @@ def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity_tags(config: Config, data_digest: str) -> dict[str, str]:
-    """Return what a result depends on, as tags: digests of code and data, versions, and the fingerprint of all."""
+    """Return what a result depends on, as tags: digests of code and data, versions, and the fingerprint of all.
+
+    Environment variables that can change a result are part of it where they have another value than by default.
+    """
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
     parts = {"code_digest": code_digest(), "versions": versions, "data_digest": data_digest}
+    if variables := recorded_variables():
+        parts["environment_variables"] = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     return {**parts, "code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
 
 

@@ -17,9 +17,11 @@ from hydra.errors import HydraException
 
 from experiments.config.choices import group_names
 from experiments.config.hydra_internals import hydra_argument_parser
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, show_given
+from experiments.formatting import is_plain_text, shorten_middle
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have no keys of their own
+LONGEST_OVERRIDE = 20_000  # characters
 CHOICE_KEYS = {"distribution": "strategy"}  # the key with the name of the group's choice, where it is not `name`
 
 
@@ -75,23 +77,35 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = []
     for override in overrides:
+        if len(override) > LONGEST_OVERRIDE or not is_plain_text(override):
+            what = "is too long" if is_plain_text(override) else "has control characters, or bytes that are not UTF-8"
+            raise ConfigError(f"{show_given(override)} {what}. Give at most {LONGEST_OVERRIDE:,} characters of text.")
         try:
             (result,) = parser.parse_overrides([override])
             if not result.key_or_group:
                 raise HydraException("the key is missing")
             parsed.append(result)
-        except (HydraException, RecursionError, ValueError) as error:  # ValueError: a number of 5,000 digits
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # Hydra raises many kinds, such as ValueError for a number of 5,000 digits
+            reason = _parsing_problem(error, override)
             raise ConfigError(
-                f"{override!r} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
+                f"{show_given(override)} is not an override: {reason}. Write key=value, for example model.dropout=0.3;"
                 " quote values with special characters: 'key=\"a b\"'."
             ) from None
     return parsed
 
 
+def _parsing_problem(error: Exception, override: str) -> str:
+    """Return why Hydra cannot parse an override, without the override and the place of Hydra's help."""
+    text = str(error).partition("See https")[0].replace(f"Error parsing override '{override}'", "")
+    text = text.replace(override, "...").replace("LexerNoViableAltException: ...", "a special character without quotes")
+    reasons = [line.strip(" .") for line in text.splitlines() if line.strip(" .^")]
+    return reasons[0] if reasons else type(error).__name__
+
+
 def refuse_several_values(parsed: Iterable[Override]) -> None:
     if given := next((override.input_line for override in parsed if override.is_sweep_override()), None):
+        short = shorten_middle(given, 200)
         raise ConfigError(
-            f"{given!r} has several values. For a sweep add -m: python run.py -m {shlex.quote(given)}; for one list,"
+            f"{short!r} has several values. For a sweep add -m: python run.py -m {shlex.quote(short)}; for one list,"
             " write it in brackets: key=[a,b]."
         )

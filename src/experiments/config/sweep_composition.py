@@ -201,6 +201,8 @@ def _read_settings(parsed: list[Override]) -> tuple[Any, Any]:
     try:
         hydra: Any = compose("config", overrides=lines, return_hydra_config=True).hydra
         settings: Any = OmegaConf.to_container(hydra)  # not resolved, as some of it refers to a job
+    except ConfigError:
+        raise
     except NOT_COMPOSABLE as error:
         raise explain_composition(lines, error) from None
     chosen = hydra.runtime.choices

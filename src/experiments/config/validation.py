@@ -27,7 +27,9 @@ from experiments.config.model_schema import CnnConfig, NeuronConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
 from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+from experiments.formatting import is_plain_text, shorten_middle
 
+MOST_PROBLEMS = 10  # lines of a message
 EXPECTED_TYPES = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -42,6 +44,7 @@ EXPECTED_TYPES = {
 def validate_config(raw: Mapping[str, Any]) -> Config:
     """Check a composed config, resolving `training.threads`; raises ConfigError with a line for each problem."""
     raw = {key: value for key, value in raw.items() if key != "search"}  # a run has no search space
+    _refuse_odd_kinds(raw)
     try:
         # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
         config = TypeAdapter(Config).validate_json(json.dumps(raw))
@@ -52,6 +55,28 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
     if config.training.threads == "auto":
         config.training.threads = 1 if estimate_weights(config) < LARGE_NETWORK else available_cores()
     return config
+
+
+def _refuse_odd_kinds(value: Any, path: str = "") -> None:
+    """Refuse what YAML has but a config has not: keys that are not texts, bytes, dates, sets, and lone surrogates."""
+    where = path or "The config"
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) or not is_plain_text(key):
+                given = f"{key!r} ({type(key).__name__})"
+                raise ConfigError(f"{where} has the key {given}. Keys are texts; in YAML write it in quotation marks.")
+            _refuse_odd_kinds(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_odd_kinds(item, f"{path}.{index}")
+    elif isinstance(value, str):
+        if not is_plain_text(value):
+            raise ConfigError(f"{path}={show_value(value)} contains characters that are not text. Leave them out.")
+    elif not isinstance(value, int | float | None):
+        raise ConfigError(
+            f"{path}={shorten_middle(str(value), 200)} is not allowed: it is of YAML's kind {type(value).__name__}."
+            " Write a text in quotation marks, a number, true, false, null, a list or a mapping."
+        )
 
 
 def _check_data(config: Config) -> None:
@@ -190,11 +215,15 @@ def _explain_invalid(raw: Mapping[str, Any], error: ValidationError) -> ConfigEr
             lines[key] = _explain(raw, path, finding)
             is_unknown = finding["type"] == "unexpected_keyword_argument"
             problems[key] = "unknown_key" if is_unknown else finding["type"]
-    return ConfigError("\n".join(lines.values()), problems)
+    told = list(lines.values())
+    if len(told) > MOST_PROBLEMS:
+        told[MOST_PROBLEMS - 1 :] = [f"and {len(told) - MOST_PROBLEMS + 1:,} more problems like these"]
+    return ConfigError("\n".join(told), problems)
 
 
 def show_value(value: Any) -> str:
-    return json.dumps(value) if not isinstance(value, str) else value
+    """Return a value as it could be given, without its middle if it is long."""
+    return shorten_middle(json.dumps(value) if not isinstance(value, str) else value, 200)
 
 
 def schema_fields(schema: Any) -> dict[str, Any]:
@@ -238,10 +267,14 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
             tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
             return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
         case "union_tag_not_found":
-            return f"{key}.name is missing. Choose with {key}=NAME; choices: {finding['ctx']['discriminator']}"
+            kinds = get_args(Config.__pydantic_fields__[path[0]].annotation)  # type: ignore[attr-defined]
+            names = join_sorted(name for kind in kinds for name in get_args(kind.__annotations__["name"]))
+            return f"{key}.name is missing. Choose with {key}=NAME; choices: {names}"
         case kind:
             expected = f"expected {EXPECTED_TYPES[kind]}: " if kind in EXPECTED_TYPES else ""
-            return f"{key}={show_value(finding['input'])} is not allowed: {expected}{schema_at(path, raw)[1]}"
+            number_for_text = kind == "string_type" and isinstance(finding["input"], int | float)
+            quoted = f"; a text like that needs quotation marks: '{key}=\"TEXT\"'" if number_for_text else ""
+            return f"{key}={show_value(finding['input'])} is not allowed: {expected}{schema_at(path, raw)[1]}{quoted}"
 
 
 def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:

@@ -3,6 +3,7 @@
 The same data has the same digest, whatever files it comes from.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -28,6 +29,7 @@ from experiments.data.image_files import (
 )
 from experiments.errors import DataError
 from experiments.profiling import span
+from experiments.runtime import expand_home
 
 DATA_FOLDER = PROJECT / "data"
 KERAS_CACHE = {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}
@@ -113,7 +115,7 @@ def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
     except OSError as error:
         raise DataError(f"Searching for data={config.name} failed: {error}") from error
     if config.path is not None:
-        lack = missing_from(Path(config.path).expanduser(), config.name)
+        lack = missing_from(expand_home("data.path", config.path), config.name)
         raise DataError(
             f"data.path={config.path}: {lack}. Expected {expected_files(config.name)}."
             " Correct data.path, or leave it out to search the usual places."
@@ -208,13 +210,17 @@ def _read_image_files(
 def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | None]:
     """Return the places to search, in order, by how each is chosen; None where it is not."""
     if config.path is not None:
-        return {"data.path": Path(config.path).expanduser()}
+        return {"data.path": expand_home("data.path", config.path)}
     data_dir = os.environ.get("EXPERIMENTS_DATA_DIR")
-    keras_home = os.environ.get("KERAS_HOME") or "~/.keras"
+    keras_home = os.environ.get("KERAS_HOME")
+    with contextlib.suppress(RuntimeError):  # a user without a home has no cache
+        keras_home = keras_home or str(Path.home() / ".keras")
     return {
-        "$EXPERIMENTS_DATA_DIR": Path(data_dir).expanduser() / config.name if data_dir else None,
+        "$EXPERIMENTS_DATA_DIR": expand_home("EXPERIMENTS_DATA_DIR", data_dir) / config.name if data_dir else None,
         "the project": cache / config.name,
-        "the cache of Keras": Path(keras_home).expanduser() / "datasets" / KERAS_CACHE[config.name],
+        "the cache of Keras": expand_home("KERAS_HOME", keras_home) / "datasets" / KERAS_CACHE[config.name]
+        if keras_home
+        else None,
     }
 
 

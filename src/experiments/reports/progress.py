@@ -48,7 +48,7 @@ class ProgressDisplay:
         done = (epoch - 1) * self.steps + step
         left = (now - self.started) / (done - self.done) * (self.epochs * self.steps - done)
         here = step - max(0, self.done - (epoch - 1) * self.steps)  # of this epoch, by this process
-        rate = self.examples * here / self.steps / (now - self.epoch_started)
+        rate = self.examples * here / self.steps / max(now - self.epoch_started, 1e-9)
         facts = f"{_list_metrics(metrics)}  {rate:,.0f} examples/s  {format_duration(left)} left"
         self.bar.update(self.task, completed=step, description=self._title(epoch), facts=facts)
 

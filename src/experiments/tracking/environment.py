@@ -14,6 +14,7 @@ from pathlib import Path
 
 from experiments import PROJECT
 from experiments.profiling import span
+from experiments.runtime import RECORDED_VARIABLES
 
 LARGEST_DIFFED_FILE = 100_000  # bytes; larger files are data rather than code
 MOST_NEW_FILES = 100
@@ -24,8 +25,6 @@ DIFF_COMMAND = ["diff", *DIFF_FORMAT, "--submodule=short", "--src-prefix=a/", "-
 
 # Vector instructions on x86 and ARM, by which TensorFlow, XLA and oneDNN choose code and so the order of sums.
 VECTOR_INSTRUCTIONS = r"\b(?:avx\w*|fma|amx\w*|asimd\w*|sve\w*)\b"
-# Environment variables that affect this choice.
-SWITCH_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "XLA_FLAGS", "TF_XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def describe_hardware() -> dict[str, object]:
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "switches": {  # without flags that name folders of this machine
             name: " ".join(flag for flag in os.environ[name].split() if "/" not in flag)
-            for name in SWITCH_VARIABLES
+            for name in RECORDED_VARIABLES
             if name in os.environ
         },
     }

@@ -36,7 +36,12 @@ RECORDED_FILES = (
 )
 START_TAG = "start_record"  # tag with the name under which `keep_start` has kept config and overrides
 RECORD_DIGESTS = "record_digests"  # tag with the SHA-256 (hex) of each recorded file, as JSON
-IDENTITY_TAGS = {"code_digest": "the project's code", "versions": "the installed packages", "data_digest": "the data"}
+IDENTITY_TAGS = {
+    "code_digest": "the project's code",
+    "versions": "the installed packages",
+    "data_digest": "the data",
+    "environment_variables": "environment variables",  # a tag only where they can change a result
+}
 
 
 def run_params(config: Config) -> dict[str, object]:
@@ -164,11 +169,11 @@ def changed_files(uri: str, run: RunRecord) -> list[str]:
 
 
 def identity_changes(run: RunRecord, tags: Mapping[str, str]) -> list[str]:
-    """Return which of code, packages and data differ from the recorded run; `tags` describe the current ones."""
+    """Return what of IDENTITY_TAGS differs from the recorded run; `tags` describe the current state."""
     changes = {
-        key: f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags[key]})"
+        key: f"{what} ({key} was {run.tags.get(key, 'not recorded')}, is {tags.get(key, 'not set')})"
         for key, what in IDENTITY_TAGS.items()
-        if run.tags.get(key) != tags[key]
+        if run.tags.get(key) != tags.get(key)
     }
     if run.tags.get("code_digest_rule") != tags["code_digest_rule"]:
         changes["code_digest"] = f"{IDENTITY_TAGS['code_digest']} (recorded by an earlier rule: it cannot be compared)"

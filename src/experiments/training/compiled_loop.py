@@ -108,7 +108,7 @@ class CompiledLoop:
                 steps = tf.constant(done), tf.constant(stop)
                 carried = self.program.whole_batches(self.inputs, carried, order, plan, counter, *steps)
                 totals = carried.numpy()
-            length = self._next_range(length, stop - done, time.perf_counter() - began)
+            length = self._next_range(length, stop - done, max(time.perf_counter() - began, 1e-9))
             done = stop
             report(done, totals)
         if rest and done == whole:

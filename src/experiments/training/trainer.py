@@ -154,7 +154,7 @@ class Trainer:
             signals.check()
 
         sums = self.loop.epoch(epoch, plan, state.step, np.array(state.sums, np.float32), report)
-        seconds = time.perf_counter() - began
+        seconds = max(time.perf_counter() - began, 1e-9)  # a clock may stand still
         metrics = self._means(sums, self.examples)
         if len(self.dataset.validation.targets):
             held_out = self.evaluate(self.dataset.validation)

@@ -1,0 +1,113 @@
+"""Files, keys and values of kinds that a config cannot have: each gets one bounded line, never a traceback."""
+
+import re
+from pathlib import Path
+
+import pytest
+from composed import job, refusal
+
+from experiments.config.sweep_composition import compose_sweep
+from experiments.errors import ConfigError
+from experiments.formatting import clean_message
+
+
+def refused_file(folder: Path, content: bytes, group: str = "experiment") -> str:
+    """Return the message about a file, whose path is replaced by FILE."""
+    (folder / group).mkdir()
+    file = folder / group / "mine.yaml"
+    file.write_bytes(content)
+    return refusal(f"{group}=mine", config_dir=folder).replace(str(file), "FILE")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# @package _global_\n# Größe\n".encode("latin-1"), "FILE is not UTF-8: byte 0xf6 in line 2."),
+        ("# @package _global_\nseed: 1 # ä".encode("latin-1"), "FILE is not UTF-8: byte 0xe4 in line 2."),
+        ("seed: 1\n".encode("utf-16"), "FILE is not UTF-8: byte 0xff in line 1."),
+        (b"", "FILE needs the first line '# @package _global_': without it, its keys are looked for in 'experiment'"),
+        (b"seed: 1\n", "FILE needs the first line '# @package _global_'"),
+        (b"# @package _globl_\nseed: 1\n", "FILE needs the first line '# @package _global_'"),
+        (b"- a\n", "FILE is not a mapping. Write a line KEY: VALUE for each setting."),
+        (b"# @package _global_\ntrue: 1\n", "The config has the key True (bool). Keys are texts;"),
+        (b"# @package _global_\nmodel: {1: 2}\n", "model has the key 1 (int). Keys are texts;"),
+        (b"# @package _global_\na: !!set {b}\n", "Hydra cannot compose experiment=mine: a key, a value or a file"),
+        (
+            b"# @package _global_\ntracking: {run_name: !!binary aGk=}\n",
+            "tracking.run_name=b'hi' is not allowed: it is",
+        ),
+        (b'# @package _global_\ntracking: {run_name: "\\ud800"}\n', "tracking.run_name=\ud800 contains characters"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path: Path, content: bytes, message: str) -> None:
+    assert refused_file(tmp_path, content).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "FILE is empty. Write a line KEY: VALUE for each setting, as in conf/model."),
+        (b"- a\n", "FILE is not a mapping. Write a line KEY: VALUE for each setting."),
+        (b"foo: 1\n", "model.name is missing. Choose with model=NAME; choices: cnn, layers, mlp, neuron"),
+    ],
+)
+def test_a_choice_of_a_group_without_its_keys_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+    assert refused_file(tmp_path, content, "model") == message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=[[1]]", "model=[1] is not a choice. Choices of model: cnn, layers, mlp, neuron"),
+        ("data=${oc.select:seed,1}", "data=${oc.select:seed,1} is not a choice. Choices of data: digits"),
+        ("model.activation=true", "model.activation=true is not allowed: expected a string"),
+        ("model.kernel_initializer={1:2}", "model.kernel_initializer has the key 1 (int)."),
+        (
+            "tracking.run_name=\udc80",
+            "'tracking.run_name=\\udc80' has control characters, or bytes that are not UTF-8.",
+        ),
+        ("model.\x1b[31m=1", "'model.\\x1b[31m=1' has control characters, or bytes that are not UTF-8."),
+        ("seed='a\x00'", "\"seed='a\\x00'\" has control characters, or bytes that are not UTF-8."),
+    ],
+)
+def test_a_value_of_another_kind_is_told(override: str, message: str) -> None:
+    assert refusal(override).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=" + "9" * 5000, "seed=" + "1," * 900 + "1", "a" * 9000 + "=1", "a" * 9000, "b" * 10**6),
+        *("model.units=[" + "x," * 600 + "x]", "model.units={a:" + "x" * 9000 + "}"),
+        *(f"{key}={'x' * 9000}" for key in ("model", "model.dropout", "model.kernel_initializer", "optimizer.name")),
+    ],
+    ids=lambda override: override[:30],
+)
+def test_a_message_is_short_whatever_was_typed(override: str) -> None:
+    assert 0 < len(clean_message(refusal(override))) < 1600
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("choice(null,1.0)", "NoneType is incompatible with Union"),
+        ("range(a,1)", "str is incompatible with Union[int, float]"),
+        ("${", "extraneous input '{'"),
+        ("~/x", "'model.dropout=~/x' is not an override: a special character without quotes."),
+    ],
+)
+def test_the_reason_that_hydra_gives_is_told(value: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        compose_sweep([f"model.dropout={value}"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tracking.run_name", "7"), ("tracking.experiment", "2024"), ("resume", "12")]
+)
+def test_a_number_for_a_text_is_told_with_its_quotation_marks(key: str, value: str) -> None:
+    assert refusal(f"{key}={value}").endswith(f"; a text like that needs quotation marks: '{key}=\"TEXT\"'")
+
+
+def test_texts_of_every_language_remain_allowed() -> None:
+    name = "größer 実験\u3000\u00a0№ 7"
+    assert job(f"tracking.run_name='{name}'").tracking.run_name == name
