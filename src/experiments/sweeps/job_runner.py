@@ -16,7 +16,7 @@ from experiments.config.composition import compose_jobs, composing
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
 from experiments.errors import ConfigError, StoreOutageError, Terminated
-from experiments.formatting import format_duration
+from experiments.formatting import format_duration, printable
 from experiments.sweeps.earlier_trials import EarlierTrial
 from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
 from experiments.sweeps.leaderboard import log_figures
@@ -141,7 +141,7 @@ class JobRunner:
         left = (total - len(self._ended)) / self._most_at_once * sum(self.seconds) / len(self.seconds)
         rest = f"  about {format_duration(left)} left" if left > 0 else ""
         position = f"[{len(self._ended):{len(str(total))}}/{total}]"
-        print(f"{position} {end.job.name}  {result}  {end.seconds:.1f} s{rest}", flush=True)
+        print(f"{position} {printable(end.job.name)}  {result}  {end.seconds:.1f} s{rest}", flush=True)
         if not outcome.is_done:
             print(f"  {end.job.name}: {outcome.reason}", file=sys.stderr, flush=True)
 

@@ -127,7 +127,7 @@ class SweepPlan:
             values = varied_overrides(self.composed.jobs)
             print(f"Sweep of {plural(len(self.jobs), 'run')} in experiment {experiment}{', over:' if values else '.'}")
             for key, choices in values.items():
-                print(f"  {key}: {', '.join(choices)}")
+                print(printable(f"  {key}: {', '.join(choices)}"))
         if self.notice:
             print(self.notice)
         if counts := Counter(map(self._state, self.jobs)):
