@@ -95,6 +95,18 @@ sys.exit(run_command(command))
     assert (done.stdout, done.stderr) == ("row 3\n", left)
 
 
+@pytest.mark.parametrize(
+    "words", ["run.py --help", "scripts/compare.py --help", "run.py experiment=walkthrough --cfg job"]
+)
+def test_output_that_cannot_be_written_is_told_once_and_is_a_failure(words: str) -> None:
+    full = 'exec "$@" > /dev/full'
+    done = subprocess.run(
+        ["bash", "-c", full, "bash", sys.executable, *words.split()], cwd=PROJECT, capture_output=True, text=True
+    )
+    lost = "The output cannot be written: No space left on device. The rest of it is lost.\n"
+    assert (done.returncode, done.stderr) == (1, lost)
+
+
 @pytest.mark.parametrize(("shell", "left"), [(">&-", "no\n"), ("2>&-", "")])
 def test_a_stream_closed_at_the_start_does_not_end_the_command(shell: str, left: str) -> None:
     script = """

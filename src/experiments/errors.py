@@ -103,10 +103,12 @@ def handle_ending_signals() -> None:
 
 
 class OutputStream(io.TextIOWrapper):
-    """A standard stream that shows no credentials.
+    """A standard stream that shows no credentials, and loses what cannot be written instead of raising an error.
 
-    Its reader may stop, such as `head` or a terminal: later output is lost, without an error.
+    Its reader may stop, such as `head` or a terminal; any other reason, such as a full disk, is kept in `failure`.
     """
+
+    failure: str | None = None
 
     def __init__(self, stream: TextIO | None) -> None:
         # None: it was closed before the command began. Keep a reference, or the file would be closed.
@@ -132,7 +134,7 @@ class OutputStream(io.TextIOWrapper):
             yield
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal was closed
-                raise
+                self.failure = error.strerror
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
@@ -140,26 +142,37 @@ def run_command(command: Callable[[], int | None]) -> int:
     """Run a command, and return its exit code: its own, 0 for None, or that of the error, reported on stderr.
 
     A reader of stdout or stderr that stops reading, such as `head`, neither ends the command nor counts as an error.
+    Output that cannot be written, as the disk is full, does not end the command either, but makes the exit code 1.
     """
-    with redirect_stdout(OutputStream(sys.stdout)), redirect_stderr(OutputStream(sys.stderr)):
-        try:
-            check_process()
-            _check_installed_here()
-            return command() or 0
-        except (UserError, TrainingError) as error:
-            print(clean_message(str(error)) or type(error).__name__, file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            return 130
-        except Terminated as end:
-            print("Terminated.", file=sys.stderr)
-            return end.exit_code
-        except Exception:
-            traceback.print_exc()  # through the stream that shows no credentials
-            return 1
-        finally:
-            sys.stdout.flush()
+    streams = OutputStream(sys.stdout), OutputStream(sys.stderr)
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        code = _run_to_exit_code(command)
+        sys.stdout.flush()
+        if failure := streams[0].failure or streams[1].failure:
+            print(f"The output cannot be written: {failure}. The rest of it is lost.", file=sys.stderr)
+            code = code or 1
+    return code
+
+
+def _run_to_exit_code(command: Callable[[], int | None]) -> int:
+    try:
+        check_process()
+        _check_installed_here()
+        return command() or 0
+    except SystemExit as end:  # of argparse and Hydra, after --help or for unknown options
+        return end.code if isinstance(end.code, int) else 0
+    except (UserError, TrainingError) as error:
+        print(clean_message(str(error)) or type(error).__name__, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Terminated as end:
+        print("Terminated.", file=sys.stderr)
+        return end.exit_code
+    except Exception:
+        traceback.print_exc()  # through the stream that shows no credentials
+        return 1
 
 
 def _check_installed_here() -> None:
