@@ -95,9 +95,7 @@ sys.exit(run_command(command))
     assert (done.stdout, done.stderr) == ("row 3\n", left)
 
 
-@pytest.mark.parametrize(
-    "words", ["run.py --help", "scripts/compare.py --help", "run.py experiment=walkthrough --cfg job"]
-)
+@pytest.mark.parametrize("words", ["run.py --help", "run.py experiment=walkthrough --cfg job"])
 def test_output_that_cannot_be_written_is_told_once_and_is_a_failure(words: str) -> None:
     full = 'exec "$@" > /dev/full'
     done = subprocess.run(
