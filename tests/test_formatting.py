@@ -20,6 +20,7 @@ from experiments.formatting import hide_credentials
         ("'tracking.uri=http://a:b,c{@host' is not an override", "'tracking.uri=http://host' is not an override"),
         ("tracking.uri=me:secret@host:5000", "tracking.uri=host:5000"),
         ("tracking.uri=http:/me:secret@host", "tracking.uri=http:/host"),
+        ("tracking.uri=[http://me:secret@host/x?token=y", "tracking.uri=[http://host/x"),
         ("uri: me:secret@host:5000", "uri: host:5000"),
         (r"tracking.uri=http\://me\:secret@host", r"tracking.uri=http\://host"),  # as Hydra escapes
         ("--uri 'http:me:secret@host'", "--uri 'host'"),

@@ -19,7 +19,7 @@ from experiments.reports.summary import print_resume_hint, print_summary
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import load_initial_weights
 from experiments.tracking.environment import loaded_code_state
-from experiments.tracking.kept_state import keep_state, load_kept_state
+from experiments.tracking.kept_state import continued_tags, keep_state, load_kept_state
 from experiments.tracking.liveness import check_resumable
 from experiments.tracking.recorded_config import (
     START_TAG,
@@ -68,17 +68,15 @@ def run_experiment(
         if member.supervised:
             return member.run_id
         dataset, code = load_dataset_once(config.data, config.seed), loaded_code_state()
-        tags = {**(tags or {}), **identity_tags(config, dataset.digest), **code.tags}
+        tags = {**(tags or {}), **identity_tags(config, dataset.digest), **code.tags, **continued_tags(config)}
         if run_id:
             check_identity(resolve_tracking_uri(config.tracking.uri), run_id, tags, config.resume_anyway)
         kept = load_kept_state(config, tags)
-        if config.model.continue_:
-            tags["continued_from"] = config.model.continue_
         strategy = start_strategy(config.distribution, int(config.training.threads))
         network = prepare_network(config, strategy, load_initial_weights(config))
         if member.follows:
-            checkpoint = checkpoint_path(run_id) if run_id else None
-            return _follow_chief(Trainer(config, network, dataset, checkpoint, kept), member)
+            path = checkpoint_path(run_id) if run_id else None
+            return _follow_chief(Trainer(config, network, dataset, path, kept), member)
         untrained = network.evaluate(dataset.train).outputs if isinstance(config.data, LinearData) else None
 
         if config.resume:  # the record of how the run started is kept
@@ -104,8 +102,7 @@ def run_experiment(
             final = final_metrics(results)
             run.log_metrics(final, trainer.state.epoch - 1)
             publish_results(run, results, final, overrides)
-            if config.training.keep_state:
-                keep_state(run, checkpoint_path(run.run_id))
+            keep_state(run, config, checkpoint_path(run.run_id))
         _drop_recorded(run)
         print_summary(results, final, run)
         return run.run_id

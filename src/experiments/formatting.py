@@ -15,7 +15,7 @@ LONGEST_CELL = 60  # characters of a parameter's value in a table or a name
 # What precedes a user name (the address of a store may lack its scheme), then all up to the last @ of the word, or of
 # more words if a password with spaces follows the name.
 USER_INFO = re.compile(
-    r"""(\buri(?:=|:? )['"]?(?!(?:sqlite|file)\\?:|[/.~])(?:[\w+.-]+\\?:/+)?|://(?!/))"""
+    r"""(\buri(?:=|:? )[\['"]*(?!(?:sqlite|file)\\?:|[/.~])(?:[\w+.-]+\\?:/+)?|://(?!/))"""
     r"""(?:[^\s/@:\[]+:(?!/|\d+(?:[/\s'"#?]|$))[^\n'"]*|\S*)@"""
 )
 ADDRESS_QUERY = re.compile(r"""(://(?!/)[^\s?#'"]*)\?[^\s#'"]*""")

@@ -62,7 +62,7 @@ def test_the_values_of_zipped_keys_go_together_and_combine_with_the_others() -> 
             [*ZIPPED, "seed=0,1"],
             "sweep.zip names 'model.dropout', which this command does not give several",
         ),
-        (["sweep.zip=seed", "seed=0,1"], "sweep.zip=seed is not a list of keys, two or more: sweep.zip=[seed]."),
+        (["sweep.zip=seed", "seed=0,1"], "sweep.zip=seed is not a list of keys, two or more: sweep.zip=[seed,KEY]."),
         (["sweep.zip=[sed,model.dropout]", "seed=0,1", "model.dropout=0,0.1"], "(did you mean 'seed'?)"),
         (["hydra/sweeper=optuna", *ZIPPED, "model.dropout=0,0.1"], "a search draws its own. Leave it out."),
     ],

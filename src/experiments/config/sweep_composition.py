@@ -169,7 +169,7 @@ def _expand_jobs(parsed: list[Override]) -> list[list[str]]:
         return expand_product(others)
     swept = {o.key_or_group: list(o.sweep_string_iterator()) for o in others if o.is_sweep_override()}
     if not isinstance(keys, list) or len(keys) < 2 or not all(isinstance(key, str) for key in keys):
-        example = ",".join(list(swept)[:2]) or "KEY,KEY"
+        example = ",".join([*swept, "KEY", "KEY"][:2])
         raise ConfigError(f"sweep.zip={show_value(keys)} is not a list of keys, two or more: sweep.zip=[{example}].")
     if unknown := next((key for key in keys if key not in swept), None):
         near = did_you_mean(unknown, swept)

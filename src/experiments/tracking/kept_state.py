@@ -25,8 +25,15 @@ STATE_DIGEST = "state_digest"  # tag with the SHA-256 (hex) of the artifact
 CONTINUED_KEYS = ("training.epochs", "model.continue")  # in which a run may differ from the one that it continues
 
 
-def keep_state(run: TrackedRun, checkpoint: Path) -> None:
-    """Log the checkpoint of a run that has done all its epochs as its final state."""
+def continued_tags(config: Config) -> dict[str, str]:
+    """Return the tag that names the run that this one continues, if it does."""
+    return {"continued_from": config.model.continue_} if config.model.continue_ else {}
+
+
+def keep_state(run: TrackedRun, config: Config, checkpoint: Path) -> None:
+    """Log the checkpoint of a run that has done all its epochs as its final state, if the config asks for it."""
+    if not config.training.keep_state:
+        return
     folder, _, name = STATE_ARTIFACT.partition("/")
     with TemporaryDirectory() as temporary:
         copy = Path(shutil.copy(checkpoint, Path(temporary, name)))
