@@ -61,6 +61,9 @@ def traces(uri: str, run_id: str) -> list[str]:
     return found + [str(path) for place in places for path in place.rglob(f"*{run_id}*")]
 
 
+WAITING = b'{"store": "of another run"}\n'
+
+
 def found_ids(uri: str, *run_ids: str, **conditions: Any) -> list[str]:
     return [run.record.run_id for run in find_deletable_runs(connect_store(uri), run_ids, **conditions)]
 
@@ -69,12 +72,12 @@ def test_nothing_of_a_deleted_run_stays(uri: str) -> None:
     kept, deleted = add_run(uri), add_run(uri)
     for file in (CHECKPOINT_FOLDER / f"{deleted}.npz", SPOOL_FOLDER / f"{deleted}.jsonl", SPOOL_FOLDER / deleted / "0"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"12345")
+        file.write_bytes(WAITING)
     done = command(deleted[:12], f"--uri={uri}", script="scripts/delete.py")
     assert (done.returncode, done.stderr) == (2, "Nothing was deleted. To delete them, add --yes.\n")
     assert done.stdout.splitlines() == [f"1 run and 0.0 MB of files in {uri}:", f"  {deleted}  FINISHED  a name"]
     (run,) = find_deletable_runs(connect_store(uri), [deleted])
-    assert run.size == len("text") + len("weights") + 3 * len("12345")
+    assert run.size == len("text") + len("weights") + 3 * len(WAITING)
     assert len(traces(uri, deleted)) > 5
     before = traces(uri, kept)
 
