@@ -139,9 +139,7 @@ def test_a_bundle_cannot_choose_the_store_the_data_folder_or_a_run_to_resume(
     assert original.uri == new_uri
     monkeypatch.delenv("EXPERIMENTS_DATA_DIR", raising=False)
     folder = write(tmp_path / "data" / "mnist")
-    assert "Correct these keys" in refusal(
-        lambda: load_dataset(config.data, config.seed, cache=folder.parent)
-    )
+    assert "Correct these keys" in refusal(lambda: load_dataset(config.data, config.seed, cache=folder.parent))
     assert len(list(folder.iterdir())) == 4
 
 
