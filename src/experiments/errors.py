@@ -156,11 +156,11 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 def _run_to_exit_code(command: Callable[[], int | None]) -> int:
     try:
-        check_process()
+        _check_process()
         _check_installed_here()
         return command() or 0
     except SystemExit as end:  # of argparse and Hydra, after --help or for unknown options
-        return end.code if isinstance(end.code, int) else 0
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, TrainingError) as error:
         print(clean_message(str(error)) or type(error).__name__, file=sys.stderr)
         return error.exit_code
@@ -188,7 +188,7 @@ def _check_installed_here() -> None:
                 )
 
 
-def check_process() -> None:
+def _check_process() -> None:
     """Raise UserError if this process has no working folder, or no place for temporary files."""
     try:
         Path.cwd()

@@ -10,7 +10,7 @@ from experiments.config.schema import Config
 from experiments.errors import StoreError, StoreOutageError
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
 from experiments.tracking.operations import find_logged_models, run_artifacts
-from experiments.tracking.outages import first_line, is_outage
+from experiments.tracking.outages import announced_reason, is_outage
 from experiments.tracking.records import find_runs
 from experiments.tracking.run import MODEL_NAME
 from experiments.tracking.store import connect_store, get_mlflow_run, open_existing_store, store_errors
@@ -31,10 +31,10 @@ def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
         if _is_withheld(client, run_id, artifact):
             raise StoreOutageError(
                 f"The tracking server {hide_credentials(uri)} does not send {artifact} of run {run_id}:"
-                f" {first_line(error)}"
+                f" {announced_reason(error)}"
             ) from None
         raise StoreError(
-            f"Run {run_id} in {hide_credentials(uri)} has no artifact {artifact}: {first_line(error)}"
+            f"Run {run_id} in {hide_credentials(uri)} has no artifact {artifact}: {announced_reason(error)}"
         ) from None
 
 
@@ -80,7 +80,7 @@ def download_model(uri: str, run_id: str, folder: Path, accept_changed: bool = F
         file = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except Exception as error:  # each kind of artifact store raises its own errors
         raise StoreError(
-            f"The model of run {run_id} in {hide_credentials(uri)} cannot be downloaded: {first_line(error)}"
+            f"The model of run {run_id} in {hide_credentials(uri)} cannot be downloaded: {announced_reason(error)}"
         ) from None
     size, unpacked = file.stat().st_size, _unpacked_size(file)
     if unpacked > largest_unpacked_size(size):

@@ -37,7 +37,11 @@ def is_outage(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, with the last if it announces what follows."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = f"{lines[0]} {lines[-1].strip()}" if lines[0].endswith(":") else lines[0]
-    return hide_credentials(text[:500])
+    return hide_credentials(lines[0][:500])
+
+
+def announced_reason(error: BaseException) -> str:
+    """Return the first line of an error's message, with the last if it announces what follows, as MLflow's do."""
+    first, last = first_line(error), str(error).strip().rpartition("\n")[2].strip()
+    return hide_credentials(f"{first} {last[:500]}") if first.endswith(":") else first
