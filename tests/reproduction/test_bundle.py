@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import command
-from mnist_files import refusal, write
+from mnist_files import refusal, tiny, write
 from stores import history, made, runs
 
 from experiments.config.identity import NEUTRAL_VALUES
@@ -139,7 +140,11 @@ def test_a_bundle_cannot_choose_the_store_the_data_folder_or_a_run_to_resume(
     assert original.uri == new_uri
     monkeypatch.delenv("EXPERIMENTS_DATA_DIR", raising=False)
     folder = write(tmp_path / "data" / "mnist")
-    assert "Correct these keys" in refusal(lambda: load_dataset(config.data, config.seed, cache=folder.parent))
+    facts = {
+        key: getattr(tiny(), key) for key in ("shape", "classes", "class_names", "train_examples", "test_examples")
+    }
+    data = replace(config.data, validation=0, **facts)
+    assert "Nothing was removed" in refusal(lambda: load_dataset(data, config.seed, cache=folder.parent))
     assert len(list(folder.iterdir())) == 4
 
 
