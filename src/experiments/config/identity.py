@@ -24,8 +24,11 @@ WITHOUT_EFFECT = (  # groups and keys that cannot change a result
 )
 # By dotted key, such as "training.label_smoothing": 0.0; of one choice of a group only: "model[cnn].bias": True.
 NEUTRAL_VALUES: dict[str, Any] = {
-    **{"model.continue": None, "training.keep_state": False},
-    **{"sweep.zip": None, "sweep.minutes": None, "sweep.begin_from": None},
+    "model.continue": None,
+    "training.keep_state": False,
+    "sweep.zip": None,
+    "sweep.minutes": None,
+    "sweep.begin_from": None,
 }
 
 
