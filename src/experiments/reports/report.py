@@ -27,8 +27,8 @@ from experiments.reports.figures.style import save_figure
 from experiments.reports.figures.training import learning_curves, regression_fit
 from experiments.reports.next_commands import next_commands
 from experiments.reports.notes import NOTE_TAG, run_note
+from experiments.tracking.outages import first_line
 from experiments.tracking.run import REPORT_MISSING, TrackedRun
-from experiments.tracking.store import first_line
 from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics
 
 if TYPE_CHECKING:

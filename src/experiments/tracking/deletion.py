@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.errors import StoreError
 from experiments.formatting import plural
-from experiments.tracking.addresses import SQLITE, database_file
+from experiments.tracking.addresses import SQLITE, artifacts_folder, database_file
+from experiments.tracking.outages import first_line
 from experiments.tracking.records import RunRecord, experiment_runs, find_runs, runs_with_tags
 from experiments.tracking.spool import SPOOL_FOLDER
-from experiments.tracking.store import first_line, store_errors
+from experiments.tracking.store import store_errors
 from experiments.training.checkpoints import CHECKPOINT_FOLDER
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class _LocalRows:
     def __init__(self, uri: str) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        self.store = SqlAlchemyStore(uri, (database_file(uri).parent / "artifacts").as_uri())
+        self.store = SqlAlchemyStore(uri, artifacts_folder(database_file(uri)).as_uri())
         self.delete_logged_model = self.store._hard_delete_logged_model
 
     def delete_run(self, run_id: str) -> None:
@@ -123,8 +124,7 @@ def _look_up(client: "MlflowClient", run: RunRecord) -> StoredRun:
     info = client.get_run(run.run_id).info
     logged = client.search_logged_models([info.experiment_id], filter_string=f"source_run_id = '{run.run_id}'")
     models = {model.model_id: model.artifact_location for model in logged}
-    found = (file for folder in (CHECKPOINT_FOLDER, SPOOL_FOLDER) for file in folder.glob("*"))
-    files = [file for file in found if file.name.partition(".")[0] == run.run_id]
+    files = [file for folder in (CHECKPOINT_FOLDER, SPOOL_FOLDER) for file in folder.glob(f"{run.run_id}*")]
     places = [*models.values(), info.artifact_uri]
     size = sum(_size_of_artifacts(get_artifact_repository(place, client.tracking_uri)) for place in places)
     size += sum(part.stat().st_size for file in files for part in (file, *file.rglob("*")) if part.is_file())
