@@ -57,7 +57,9 @@ class Proxy:
         class Handler(BaseHTTPRequestHandler):
             def pass_on(self):
                 proxy.lines.append(self.requestline)
-                sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                sent = b"".join(self.parts())
+                del self.headers["Transfer-Encoding"], self.headers["Content-Length"]
+                self.headers["Content-Length"] = str(len(sent))
                 if proxy.of is not None and proxy.of in self.requestline and proxy.left > 0:
                     proxy.left -= 1
                     proxy.refused += 1
@@ -66,6 +68,16 @@ class Proxy:
                 connection.request(self.command, self.path, sent, dict(self.headers))
                 answer = connection.getresponse()
                 self.reply(answer.status, answer.read(), answer.getheader("Content-Type", ""))
+
+            def parts(self):
+                """Yield the body; `requests` sends that of an empty file in chunks."""
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                    return
+                while size := int(self.rfile.readline(), 16):
+                    yield self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
 
             def reply(self, status, body, kind):
                 self.send_response(status)

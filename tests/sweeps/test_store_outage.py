@@ -22,7 +22,7 @@ def test_a_search_goes_on_after_an_outage_while_a_job_ends(tmp_path: Path) -> No
     try:
         proxy = Proxy(server.port)
         search = start(*SEARCH, f"tracking.uri={proxy.uri}")
-        wait_until(lambda: proxy.seen("log-batch", 5))  # of the parent and the first job
+        wait_until(lambda: proxy.seen("log-batch", 8))  # of the parent and the first job
         proxy.answer(503, of="")
         wait_until(lambda: proxy.refused > 5)
         proxy.answer(403, of="")
