@@ -74,6 +74,14 @@ def test_an_answer_that_is_not_about_the_content_is_an_outage(
 
 
 @pytest.mark.slow
+def test_an_empty_file_arrives_at_a_server(proxy: Proxy, spools: Path) -> None:
+    with open_run(proxy.uri, "digits", "empty", {}, {}) as run:
+        run.log_text("", "environment/uncommitted.diff")  # as in a clean checkout
+        assert not run.spool
+    assert read_artifact_text(proxy.uri, run.run_id, "environment/uncommitted.diff") == ""
+
+
+@pytest.mark.slow
 def test_a_command_that_reads_tells_an_outage_in_one_line(proxy: Proxy) -> None:
     client = connect_store(proxy.uri)
     proxy.answer(404, PAGE, "experiments/search")

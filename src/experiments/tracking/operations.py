@@ -119,12 +119,12 @@ def _check_arrival(
         return
     files = [file for file in source.rglob("*") if file.is_file()] if source.is_dir() else [source]
     root = source if source.is_dir() else source.parent
-    arrived: dict[Path, dict[str, int | None]] = {}
+    arrived: dict[Path, dict[str, int]] = {}
     for file in files:
         place = Path(folder, file.parent.relative_to(root))
         if place not in arrived:
             entries = listed(None if place == Path() else place.as_posix())
-            arrived[place] = {Path(entry.path).name: entry.file_size for entry in entries}
+            arrived[place] = {Path(entry.path).name: entry.file_size or 0 for entry in entries}
         if arrived[place].get(file.name) != file.stat().st_size:
             raise OSError(f"{(place / file.name).as_posix()} did not arrive whole")
 
