@@ -128,6 +128,7 @@ def _warn_once(project: Path, commit: str, why: str) -> None:
     print(f"The {lost} are not recorded: {lines[0]}. To record them: {advice}", file=sys.stderr)
 
 
+@cache  # as loaded by this process
 def installed_packages() -> str:
     """Return every installed package as a sorted line `name==version`."""
     return "".join(sorted({f"{d.name}=={d.version}\n" for d in distributions()}, key=str.lower))
