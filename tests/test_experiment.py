@@ -219,7 +219,7 @@ def test_run_without_data_and_network_lists_the_places_and_the_options(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-@pytest.mark.parametrize("group", ["optimizer", "schedule", "model"])
+@pytest.mark.parametrize("group", ["schedule", "model"])
 def test_every_shipped_choice_trains(group: str, uri: str) -> None:
     arguments = ["data=digits", "data.limit=300", "training.epochs=2", "training.threads=1", "report.figures=none"]
     arguments += ["tracking.log_model=false", f"tracking.uri={uri}"]

@@ -101,7 +101,7 @@ def test_the_users_flags_of_xla_are_kept_beside_ours(monkeypatch: pytest.MonkeyP
     ("name", "flag", "reason"),
     [
         ("XLA_FLAGS", "--bogus", "Unknown flag in XLA_FLAGS: --bogus"),
-        ("TF_XLA_FLAGS", "--bogus", "Unknown flag in TF_XLA_FLAGS: --bogus"),
+        pytest.param("TF_XLA_FLAGS", "--bogus", "Unknown flag in TF_XLA_FLAGS: --bogus", marks=pytest.mark.soak),
     ],
 )
 @pytest.mark.slow

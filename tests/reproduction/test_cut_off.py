@@ -13,7 +13,7 @@ from experiments.reproduction.original_run import find_original_run
 from experiments.training.checkpoints import CHECKPOINT_FOLDER, checkpoint_path, drop_checkpoint
 
 SMALL = ["data=digits", "training.epochs=30", "report.figures=none", "tracking.log_model=false"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 
 def files_of(run_id: str) -> list[str]:

@@ -65,7 +65,7 @@ def test_a_run_killed_at_random_moments_ends_equal_to_an_uninterrupted_one(uri: 
         np.testing.assert_array_equal(resumed, uninterrupted)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_interrupted_run_prints_the_command_that_resumes_it(uri: str) -> None:
     arguments = ["data=digits", "training.loop=fit", "report.figures=none", "training.epochs=10"]
     process = start(*arguments, f"tracking.uri={uri}")
@@ -126,7 +126,7 @@ def test_keys_that_cannot_affect_the_result_can_be_changed(uri: str, tmp_path: P
     assert (found.data.limit, found.training.epochs, found.expected) == (100, 1, None)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sigterm_writes_a_checkpoint_and_exits_with_143(uri: str) -> None:
     process = start("data=digits", "training.epochs=100000", f"tracking.uri={uri}")
     assert process.stdout

@@ -106,6 +106,7 @@ def test_finished_children_are_compared_over_seeds(swept: EndedSweep) -> None:
     assert group["n"] == "2"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("engine", ENGINES)
 def test_ctrl_c_ends_the_job_and_the_sweep_as_killed(engine: str, uri: str) -> None:
     line = ["data=digits", "training.epochs=100000", "report.figures=none", "seed=0,1", *ENGINES[engine]]

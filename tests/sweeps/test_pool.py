@@ -90,7 +90,7 @@ def test_a_sweep_goes_on_when_nobody_reads_its_output(uri: str) -> None:
     assert len(child_runs(uri)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_worker_ends_when_its_sweep_is_gone() -> None:
     ours, theirs = Pipe()
     command_line = [sys.executable, "-m", "experiments.sweeps.engines.pool", str(theirs.fileno()), ".", "1", "1"]

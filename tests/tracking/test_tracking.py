@@ -181,7 +181,7 @@ def test_eight_processes_can_create_the_store_together(tmp_path):
     assert not [path for run in runs for path in SPOOL_FOLDER.glob(f"{run.info.run_id}*")]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("after", [0.0, 0.1])
 def test_a_kill_during_creation_leaves_no_broken_store(tmp_path, after):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-pytestmark = pytest.mark.slow
 UI = PROJECT / "scripts" / "ui.py"
 
 
@@ -40,6 +39,7 @@ def processes_naming(text: str) -> list[int]:
     return found
 
 
+@pytest.mark.soak
 def test_serves_a_new_store_and_leaves_no_process(tmp_path):
     uri, port = f"sqlite:///{tmp_path / 'a store' / 'mlflow.db'}", free_port()
     command = [sys.executable, UI, "--uri", uri, "--port", str(port)]
@@ -74,6 +74,7 @@ def test_serves_a_new_store_and_leaves_no_process(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a store"]
 
 
+@pytest.mark.slow
 def test_an_unusable_store_is_reported_in_one_line():
     for uri, message in [("mlruns", "no longer supports file stores"), ("http://127.0.0.1:9", "does not answer")]:
         result = run_ui("--uri", uri)

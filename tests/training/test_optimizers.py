@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import PROJECT
 from pydantic import ValidationError
+from train_once import train
 
 from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.keras_table import keras_table
@@ -209,3 +210,11 @@ def test_arguments_that_keras_would_reject_later_are_refused_in_the_config(
     with pytest.raises(ValidationError) as caught:
         OptimizerConfig(**shipped(name) | changes)
     assert message in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_every_shipped_optimizer_trains(name: str) -> None:
+    small = ["data=digits", "data.limit=300", "data.validation=0", "model.units=[]", "training.epochs=2"]
+    first, second = train([*small, f"optimizer={name}", "training.threads=1"])["losses"]
+    assert second < first
