@@ -5,16 +5,22 @@ that may differ between runs of the same kind is an input of the compiled steps.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.schema import Config
 from experiments.training.augmentation import Augmenter, build_augmenter
 from experiments.training.evaluation import Evaluator, per_example_functions
 from experiments.training.networks import build_network, set_initial_weights
-from experiments.training.optimizers import NOT_UNDER_XLA, build_optimizer, set_hyperparameters
+from experiments.training.optimizers import (
+    NOT_UNDER_XLA,
+    build_optimizer,
+    set_hyperparameters,
+    update_one_replica,
+)
 from experiments.training.randomness import with_counter_dropout
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ class CompiledNetwork:
 
     @cached_property
     def program(self) -> "TrainingProgram":
-        return TrainingProgram(self)
+        return (TrainingProgram if self.strategy.num_replicas_in_sync == 1 else ReplicatedProgram)(self)
 
     @cached_property
     def evaluate(self) -> Evaluator:
@@ -110,10 +116,9 @@ ProgramInputs = tuple["tf.Tensor", ...]
 
 
 class TrainingProgram:
-    """A range of whole batches, and the smaller last batch of an epoch, as compiled functions.
+    """A range of whole batches, and the smaller last batch of an epoch, as functions that XLA compiles for one device.
 
-    One device runs them under XLA. Several replicas each take their rows of the global batch; gradients are summed over
-    all replicas before the optimizer clips and applies them, so the result equals that of one device, to rounding.
+    Several replicas are in the subclass.
     """
 
     def __init__(self, network: CompiledNetwork) -> None:
@@ -124,9 +129,12 @@ class TrainingProgram:
             self.model, self.dropouts = with_counter_dropout(network.model, synchronized=self.replicas > 1)
         self.optimizer, self.batch_size, self.augment = network.optimizer, network.batch_size, network.augmenter
         self.losses, self.quality = per_example_functions(network.loss, network.model.output_shape[-1])
-        xla = self.replicas == 1 and _suits_xla(network.model, network.optimizer)
-        self.whole_batches = tf.function(self._whole_batches, jit_compile=xla)
-        self.last_batch = tf.function(self._step)
+        self.xla = _suits_xla(network.model, network.optimizer)
+        # On a GPU, some kernels outside of XLA add in no fixed order; on a CPU, one step is not worth compiling.
+        self.xla_last = self.xla and bool(tf.config.list_logical_devices("GPU"))
+        alone = self.replicas == 1
+        self.whole_batches = tf.function(self._whole_batches, jit_compile=self.xla and alone)
+        self.last_batch = tf.function(partial(self._step, xla=self.xla_last), jit_compile=self.xla_last and alone)
 
     def _whole_batches(
         self,
@@ -143,39 +151,46 @@ class TrainingProgram:
         step = start  # with tf.range, XLA would compile again for each start and stop
         while step < stop:
             rows = tf.slice(order, [step * self.batch_size], [self.batch_size])
-            sums += self._step(given, rows, plan[step], counter, step)
+            sums += self._step(given, rows, plan[step], counter, step, self.xla)
             step += 1
         return sums
 
     def _step(
-        self, given: ProgramInputs, rows: "tf.Tensor", planned: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+        self,
+        given: ProgramInputs,
+        rows: "tf.Tensor",
+        planned: "tf.Tensor",
+        counter: "tf.Tensor",
+        step: "tf.Tensor",
+        xla: bool,
     ) -> "tf.Tensor":
-        """Take one step on these rows, and return the sums of loss and metric over them, float32 [2]."""
-        # Within a replica, Keras's optimizer reduces only after clipping; outside it applies what it is given.
-        if self.replicas == 1:
-            gradients, sums = self._gradients(given, rows, counter, step)
-        else:
-            per_replica = self.strategy.run(self._gradients, args=(given, rows, counter, step))
-            local = self.strategy.experimental_local_results
-            gradients, sums = per_replica  # reduced: the same on every replica
-            gradients, sums = [local(gradient)[0] for gradient in gradients], local(sums)[0]
-        set_hyperparameters(self.optimizer, planned)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
+        """Take one step on these rows, and return the sums of loss and metric over them, float32 [2].
+
+        `xla` is whether XLA compiles the step: all of it on one device, parts of it on several.
+        """
+        import tensorflow as tf
+
+        gradients, sums = self._gradients(given, rows, counter, step, tf.constant(0), tf.shape(rows)[0])
+        self._apply(gradients, planned)
         return sums
 
+    def _apply(self, gradients: list["tf.Tensor"], planned: "tf.Tensor") -> None:
+        set_hyperparameters(self.optimizer, planned)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+
     def _gradients(
-        self, given: ProgramInputs, rows: "tf.Tensor", counter: "tf.Tensor", step: "tf.Tensor"
+        self,
+        given: ProgramInputs,
+        rows: "tf.Tensor",
+        counter: "tf.Tensor",
+        step: "tf.Tensor",
+        first: "tf.Tensor",
+        examples: "tf.Tensor",
     ) -> tuple[list["tf.Tensor"], "tf.Tensor"]:
-        """Return gradients and sums over all replicas, each of which takes its share of the rows."""
+        """Return gradients and sums over these rows, which begin at number `first` of the `examples` of the batch."""
         import tensorflow as tf
 
         inputs, targets, thresholds, scales = given
-        examples = tf.shape(rows)[0]
-        first = tf.constant(0)
-        if self.replicas > 1:
-            replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-            first, last = (n * examples // self.replicas for n in (replica, replica + 1))
-            rows = rows[first:last]
         inputs = tf.cast(tf.gather(inputs, rows), tf.float32)
         targets = tf.gather(targets, rows)
         if self.augment:
@@ -192,10 +207,66 @@ class TrainingProgram:
             loss = tf.reduce_sum(self.losses(targets, outputs)) / count + sum(self.model.losses) / self.replicas
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        sums = tf.stack([loss * count, tf.reduce_sum(self.quality(targets, outputs))])
-        if self.replicas > 1:
-            *gradients, sums = tf.distribute.get_replica_context().all_reduce("sum", [*gradients, sums])
-        return gradients, sums
+        return gradients, tf.stack([loss * count, tf.reduce_sum(self.quality(targets, outputs))])
+
+
+class ReplicatedProgram(TrainingProgram):
+    """The same steps on several replicas, each of which takes its rows of the global batch.
+
+    Their gradients are summed before the optimizer clips and applies them, so that the result equals that of one
+    device, to rounding. XLA compiles what a replica does before and after the sum.
+    """
+
+    def __init__(self, network: CompiledNetwork) -> None:
+        super().__init__(network)
+        import keras
+
+        # In their forward pass they sum over the replicas, which XLA cannot on a CPU.
+        self.sums_in_layers = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model.layers)
+        update_one_replica(self.optimizer)
+
+    def _step(
+        self,
+        given: ProgramInputs,
+        rows: "tf.Tensor",
+        planned: "tf.Tensor",
+        counter: "tf.Tensor",
+        step: "tf.Tensor",
+        xla: bool,
+    ) -> "tf.Tensor":
+        import tensorflow as tf
+
+        def compute(given: ProgramInputs, rows: "tf.Tensor", first: "tf.Tensor", examples: "tf.Tensor") -> "tf.Tensor":
+            gradients, sums = self._gradients(given, rows, counter, step, first, examples)
+            return tf.concat([*(tf.reshape(gradient, [-1]) for gradient in gradients), sums], 0)
+
+        def compute_and_sum(given: ProgramInputs) -> "tf.Tensor":
+            """Return gradients and sums over the whole batch as one array, the same on every replica."""
+            replica = tf.distribute.get_replica_context()
+            number, examples = tf.cast(replica.replica_id_in_sync_group, tf.int32), tf.shape(rows)[0]
+            first, last = (n * examples // self.replicas for n in (number, number + 1))
+            arguments = given, rows[first:last], first, examples
+            return replica.all_reduce("sum", _compiled(compute, xla and not self.sums_in_layers)(*arguments))
+
+        def apply(summed: "tf.Tensor") -> None:
+            variables = self.model.trainable_variables
+            *parts, _ = tf.split(summed, [*(prod(variable.shape) for variable in variables), 2])
+            gradients = [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
+            self._apply(gradients, planned)
+
+        summed = self.strategy.run(compute_and_sum, args=(given,))
+        some_variable = self.model.trainable_variables[0].value
+        self.strategy.extended.update(
+            some_variable, lambda _, summed: _compiled(apply, xla)(summed), args=(summed,), group=False
+        )
+        return self.strategy.experimental_local_results(summed)[0][-2:]
+
+
+def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
+    """Return a function of one replica as a program of its own, as its variables are those of the replica."""
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True) if xla else function
 
 
 def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") -> bool:

@@ -68,6 +68,15 @@ def set_hyperparameters(optimizer: "keras.optimizers.Optimizer", planned: "tf.Te
             past.assign(past * planned[1])
 
 
+def update_one_replica(optimizer: "keras.optimizers.Optimizer") -> None:
+    """Let an optimizer update the variables of one replica, as on one device, where Keras's update all at once."""
+    import keras
+
+    as_on_one_device = super(keras.optimizers.Optimizer.__mro__[1], optimizer)
+    for name in ("_backend_update_step", "_apply_weight_decay", "_overwrite_model_variables_with_average_value"):
+        setattr(optimizer, name, getattr(as_on_one_device, name))
+
+
 def learning_rates(schedule: ScheduleConfig, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
     """Return the learning rate of every step of epoch `epoch`, from 1 on, of `epochs`: float32 [steps_per_epoch]."""
     step = (epoch - 1) * steps_per_epoch + np.arange(steps_per_epoch)
