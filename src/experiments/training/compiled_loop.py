@@ -13,6 +13,7 @@ from experiments.data.datasets import Split
 from experiments.errors import TrainingError
 from experiments.profiling import span
 from experiments.training.cluster import name_failed_worker
+from experiments.training.compiled_programs import share_programs
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.randomness import epoch_order
 
@@ -108,6 +109,8 @@ class CompiledLoop:
                 steps = tf.constant(done), tf.constant(stop)
                 carried = self.program.whole_batches(self.inputs, carried, order, plan, counter, *steps)
                 totals = carried.numpy()
+            if not compiled:
+                share_programs()
             length = self._next_range(length, stop - done, max(time.perf_counter() - began, 1e-9))
             done = stop
             report(done, totals)

@@ -9,6 +9,7 @@ from experiments.errors import UserError
 from experiments.profiling import span
 from experiments.runtime import start_tensorflow
 from experiments.training.cluster import on_slurm, read_tf_config
+from experiments.training.compiled_programs import kept_programs
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -20,11 +21,17 @@ def start_strategy(config: DistributionConfig, threads: int) -> "tf.distribute.S
 
     Raise a UserError if there are fewer devices than requested.
     """
-    wanted = config.devices or 0
-    start_tensorflow(threads, logical_devices(config))
+    devices = logical_devices(config)
+    start_tensorflow(threads, devices)
+    with kept_programs(threads, devices):
+        return _make_strategy(config)
+
+
+def _make_strategy(config: DistributionConfig) -> "tf.distribute.Strategy":
     import keras
     import tensorflow as tf
 
+    wanted = config.devices or 0
     keras.backend.clear_session()  # layer names must not depend on earlier models of this process
     if config.strategy == "multi_worker":
         return _multi_worker_strategy(config.timeout_seconds)
