@@ -149,6 +149,7 @@ def test_every_job_of_a_sweep_is_checked_before_the_first_starts() -> None:
     ("sweep", "said"),
     [
         (["training.threads=1,2", "hydra/launcher=basic"], "The jobs of this sweep differ in training.threads"),
+        (["training.tensor_float_32=true,false", "hydra/launcher=basic"], "in training.tensor_float_32 or in"),
         (["seed=0,1", "distribution=multi_worker", "distribution.workers=2"], "cannot be swept with -m"),
     ],
 )

@@ -72,7 +72,7 @@ def run_experiment(
         if run_id:
             check_identity(resolve_tracking_uri(config.tracking.uri), run_id, tags, config.resume_anyway)
         kept = load_kept_state(config, tags)
-        strategy = start_strategy(config.distribution, int(config.training.threads))
+        strategy = start_strategy(config.distribution, int(config.training.threads), config.training.tensor_float_32)
         network = prepare_network(config, strategy, load_initial_weights(config))
         if member.follows:
             path = checkpoint_path(run_id) if run_id else None

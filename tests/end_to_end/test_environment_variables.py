@@ -15,6 +15,7 @@ from experiments.runtime import (
     RECORDED_VARIABLES,
     SET_VARIABLES,
     XLA_DEFAULT,
+    XLA_GPU_DEFAULTS,
     recorded_variables,
     xla_flags_of_user,
 )
@@ -86,7 +87,7 @@ def test_every_other_variable_is_part_of_the_fingerprint(monkeypatch: pytest.Mon
 
 
 def test_the_users_flags_of_xla_are_kept_beside_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XLA_FLAGS", f"{XLA_DEFAULT} --a=1  --b='2 3'")
+    monkeypatch.setenv("XLA_FLAGS", f"{XLA_DEFAULT} --a=1 {' '.join(XLA_GPU_DEFAULTS)}  --b='2 3'")
     assert xla_flags_of_user() == ["--a=1", "--b='2 3'"]
     file = tmp_path / "flags"
     file.write_text("--a=1\n--c\n")

@@ -18,7 +18,7 @@ from sweep_runs import child_runs, parent_run, wait_until
 from experiments.config.composition import compose_job
 from experiments.config.sweep_composition import PoolSettings, compose_sweep
 from experiments.sweeps.engines import pool
-from experiments.sweeps.engines.pool import PoolEngine, PoolWorker, visible_gpus, worker_environment
+from experiments.sweeps.engines.pool import PoolEngine, PoolWorker, parse_listed_gpus, visible_gpus, worker_environment
 from experiments.sweeps.plan import plan_jobs
 
 SMALL = ["data=digits", "training.epochs=2"]
@@ -93,7 +93,7 @@ def test_a_sweep_goes_on_when_nobody_reads_its_output(uri: str) -> None:
 @pytest.mark.soak
 def test_a_worker_ends_when_its_sweep_is_gone() -> None:
     ours, theirs = Pipe()
-    command_line = [sys.executable, "-m", "experiments.sweeps.engines.pool", str(theirs.fileno()), ".", "1", "1"]
+    command_line = [sys.executable, "-m", "experiments.sweeps.engines.pool", str(theirs.fileno()), ".", *"110"]
     worker = subprocess.Popen(command_line, pass_fds=[theirs.fileno()])
     theirs.close()
     assert ours.poll(60)  # it has loaded TensorFlow
@@ -156,7 +156,6 @@ def test_workers_share_the_gpus_evenly(workers: int, gpus: list[str], seen: list
     taken: list[str | None] = []
     for _ in range(workers):
         environment = worker_environment(gpus, taken)
-        assert environment["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
         taken.append(environment["CUDA_VISIBLE_DEVICES"])
     assert taken == seen
     assert worker_environment(gpus, taken[1:])["CUDA_VISIBLE_DEVICES"] == taken[0]  # the first worker has ended
@@ -170,5 +169,17 @@ def test_workers_without_gpus_have_the_environment_of_the_sweep(monkeypatch: pyt
 def test_each_visible_gpu_serves_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert visible_gpus() == ["4", "7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1a,MIG-2b")
+    assert visible_gpus() == ["GPU-1a", "MIG-2b"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert visible_gpus() == []
+
+
+def test_each_instance_of_a_split_gpu_serves_one_worker() -> None:
+    listed = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5d1e)
+  MIG 1g.10gb     Device  0: (UUID: MIG-3f2a)
+  MIG 1g.10gb     Device  1: (UUID: MIG-77c0)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-90ab)
+"""
+    assert parse_listed_gpus(listed) == ["MIG-3f2a", "MIG-77c0", "1"]
+    assert parse_listed_gpus("No devices found.\n") == []

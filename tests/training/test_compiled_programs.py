@@ -39,7 +39,7 @@ def programs(folder: Path) -> dict[str, bytes]:
 def as_new_process(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder that the next process would have."""
     monkeypatch.setattr(compiled_programs, "_process", None)
-    with kept_programs(1, 1):
+    with kept_programs(1, 1, False):
         return Path(os.environ["TF_XLA_FLAGS"].removeprefix(f"{FLAG}='").removesuffix("'"))
 
 
@@ -67,7 +67,7 @@ def test_a_later_process_trains_alike_with_kept_programs_and_after_they_were_dam
 
 def test_a_new_program_is_shared_with_later_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_XLA_FLAGS", "--a=1")
-    with kept_programs(1, 1):
+    with kept_programs(1, 1, False):
         flags = os.environ["TF_XLA_FLAGS"]
     assert os.environ["TF_XLA_FLAGS"] == "--a=1"
     own = Path(flags.removeprefix(f"--a=1 {FLAG}='").removesuffix("'"))
@@ -76,13 +76,13 @@ def test_a_new_program_is_shared_with_later_processes(folder: Path, monkeypatch:
     share_programs()
     assert list(programs(folder).values()) == [b"program"]
 
-    with kept_programs(1, 1):  # a process keeps its folder
+    with kept_programs(1, 1, False):  # a process keeps its folder
         assert os.environ["TF_XLA_FLAGS"] == "--a=1"
     monkeypatch.delenv("TF_XLA_FLAGS")
     assert [path.name for path in as_new_process(monkeypatch).iterdir()] == []  # with other flags
     monkeypatch.setenv("TF_XLA_FLAGS", "--a=1")
     monkeypatch.setattr(compiled_programs, "_process", None)
-    with kept_programs(1, 1):
+    with kept_programs(1, 1, False):
         (other,) = {*folder.glob("*/process-*/one.pb")} - {own / "one.pb"}
     assert other.read_bytes() == b"program"
 
@@ -127,11 +127,11 @@ def test_nothing_is_kept_where_it_cannot_be(folder: Path, monkeypatch: pytest.Mo
     folder.parent.mkdir()
     folder.write_text("not a folder")
     monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
-    with kept_programs(1, 1):
+    with kept_programs(1, 1, False):
         assert "TF_XLA_FLAGS" not in os.environ
     folder.unlink()
     monkeypatch.setattr(compiled_programs, "NEEDED_SPACE", 2**60)
-    with kept_programs(1, 1):
+    with kept_programs(1, 1, False):
         assert "TF_XLA_FLAGS" not in os.environ
     share_programs()
     assert programs(folder) == {}

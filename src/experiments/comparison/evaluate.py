@@ -29,6 +29,7 @@ from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import REPORT_MISSING, reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
+from experiments.training.devices import process_settings
 from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
 from experiments.training.networks import build_network, load_keras_model
 
@@ -77,7 +78,7 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             fix = f"Choose data like data={config.data.name}, or train a model: python run.py data={chosen.name}"
             raise DataError(f"{said}: these are {found}. {fix}")
         dataset = load_dataset(chosen, config.seed)
-        start_tensorflow(int(config.training.threads))
+        start_tensorflow(*process_settings(config))
         model = load_keras_model(file, run.run_id)
     test = Evaluator(model, config.training.loss)(dataset.test)
     prefix = f"evaluation_{dataset.name}" + ("" if _is_as_shipped(chosen) else f"_{dataset.digest[:8]}")
@@ -111,7 +112,7 @@ def draw_full_report(run_id: str, uri: str) -> None:
     config, _ = read_recorded_config(uri, run_id)
     config = replace(config, report=replace(config.report, figures="full"))
     dataset = load_dataset(config.data, config.seed)
-    start_tensorflow(int(config.training.threads))
+    start_tensorflow(*process_settings(config))
     history = _epoch_values(metric_history(client, run))
     with TemporaryDirectory() as folder, reopen_ended_run(uri, run_id) as ended:
         model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id)

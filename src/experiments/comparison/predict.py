@@ -18,6 +18,7 @@ from experiments.tracking.artifacts import download_model
 from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
+from experiments.training.devices import process_settings
 from experiments.training.networks import load_keras_model
 
 ENLARGED = 10  # pixels of a saved picture for each one that the network saw
@@ -106,7 +107,7 @@ def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None)
         file = download_model(store, run.run_id, Path(folder))
         config, _ = read_recorded_config(store, run.run_id)
         names = _digit_names(config.data, run.run_id)
-        start_tensorflow(int(config.training.threads))
+        start_tensorflow(*process_settings(config))
         model = load_keras_model(file, run.run_id)
     images = np.stack([seen for _, seen, _ in digits]).astype(np.float32)
     outputs = np.asarray(model(images, training=False), np.float32)

@@ -26,6 +26,7 @@ WITHOUT_EFFECT = (  # groups and keys that cannot change a result
 NEUTRAL_VALUES: dict[str, Any] = {
     "model.continue": None,
     "training.keep_state": False,
+    "training.tensor_float_32": False,
     "sweep.zip": None,
     "sweep.minutes": None,
     "sweep.begin_from": None,

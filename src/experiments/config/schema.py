@@ -64,6 +64,9 @@ class TrainingConfig:
     )
     momentum_epochs: PositiveFloat = described(f"time in which it changes to optimizer.momentum, {EPOCH_UNIT}, above 0")
     mixed_precision: Literal["bfloat16"] | None = described("type of the computation: bfloat16, or null: float32")
+    tensor_float_32: bool = described(
+        "on a GPU, round the factors of products to ten bits, which is faster and less exact: true or false"
+    )
     early_stopping: EarlyStoppingConfig = described("when to stop before the last epoch")
     restore_best: bool = described("end with the weights of the epoch best by early_stopping.metric: true or false")
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = described(

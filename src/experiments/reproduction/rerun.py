@@ -25,7 +25,7 @@ from experiments.tracking.artifacts import check_initial_weights, download_model
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
 from experiments.training.cluster import CLUSTER_FOLDER_VARIABLE
-from experiments.training.devices import logical_devices
+from experiments.training.devices import process_settings
 from experiments.training.evaluation import Evaluator
 from experiments.training.networks import load_keras_model
 
@@ -103,7 +103,7 @@ def judge_rerun(original: OriginalRun, run_id: str) -> RerunVerdict:
 def _has_recorded_metrics(original: OriginalRun) -> bool:
     """Return whether the logged model still has the recorded test metrics, within the tolerance."""
     config, store = original.config, resolve_tracking_uri(original.uri)
-    start_tensorflow(int(config.training.threads), logical_devices(config.distribution))
+    start_tensorflow(*process_settings(config))
     with TemporaryDirectory() as folder:
         file = download_model(store, original.run.run_id, Path(folder), accept_changed=True)
         try:

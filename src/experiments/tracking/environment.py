@@ -1,5 +1,6 @@
 """Describe what repeating a run elsewhere needs: the version of the code, the packages and the machine."""
 
+import ctypes
 import os
 import platform
 import re
@@ -11,10 +12,14 @@ from functools import cache
 from importlib.metadata import distributions
 from itertools import accumulate, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments import PROJECT
 from experiments.profiling import span
-from experiments.runtime import RECORDED_VARIABLES
+from experiments.runtime import NVIDIA_DRIVER, RECORDED_VARIABLES
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 LARGEST_DIFFED_FILE = 100_000  # bytes; larger files are data rather than code
 MOST_NEW_FILES = 100
@@ -147,10 +152,7 @@ def describe_hardware() -> dict[str, object]:
         "instructions": sorted(set(re.findall(VECTOR_INSTRUCTIONS, flags))),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-            for gpu in tf.config.list_physical_devices("GPU")
-        ],
+        "gpus": [_describe_gpu(gpu) for gpu in tf.config.list_physical_devices("GPU")],
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "switches": {  # without flags that name folders of this machine
             name: " ".join(flag for flag in os.environ[name].split() if "/" not in flag)
@@ -158,6 +160,21 @@ def describe_hardware() -> dict[str, object]:
             if name in os.environ
         },
     }
+
+
+def _describe_gpu(gpu: "tf.config.PhysicalDevice") -> str:
+    """Return a GPU's name and the versions of the software that computes on it."""
+    import tensorflow as tf
+
+    name = tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+    driver = re.search(r"\d+\.[\d.]+", NVIDIA_DRIVER.read_text()) if NVIDIA_DRIVER.exists() else None
+    built = tf.sysconfig.get_build_info()
+    try:
+        cudnn = ctypes.CDLL(f"libcudnn.so.{built['cudnn_version']}").cudnnGetVersion()  # the one that is loaded
+    except (OSError, AttributeError, KeyError):
+        cudnn = built.get("cudnn_version", "not known")
+    versions = f"CUDA {built.get('cuda_version', 'not known')}, cuDNN {cudnn}"
+    return f"{name}, driver {driver[0] if driver else 'not known'}, {versions}"
 
 
 def _read_processor() -> dict[str, str]:

@@ -34,7 +34,7 @@ _process: tuple[int, Path] | None = None  # the process that has a folder, which
 
 
 @contextlib.contextmanager
-def kept_programs(threads: int, devices: int) -> Iterator[None]:
+def kept_programs(threads: int, devices: int, tensor_float_32: bool) -> Iterator[None]:
     """Let XLA use the kept programs, and keep its own; TensorFlow must take its first device within this context.
 
     Nothing happens where programs cannot be kept: in a folder that cannot be written, or on a disk that is almost full.
@@ -43,7 +43,7 @@ def kept_programs(threads: int, devices: int) -> Iterator[None]:
     given = os.environ.get("TF_XLA_FLAGS")
     if FLAG not in (given or "") and (_process is None or _process[0] != os.getpid()):
         with contextlib.suppress(OSError):
-            folder = _prepare_folder(_environment_key(threads, devices))
+            folder = _prepare_folder(_environment_key(threads, devices, tensor_float_32))
             if folder and "'" not in str(folder):
                 _process = os.getpid(), folder
                 os.environ["TF_XLA_FLAGS"] = f"{given or ''} {FLAG}='{folder}'".strip()
@@ -116,9 +116,9 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
-def _environment_key(threads: int, devices: int) -> str:
+def _environment_key(*process_settings: int) -> str:
     """Return all that a compiled program depends on besides its own description."""
-    facts = [version("tensorflow"), str(threads), str(devices)]
+    facts = [version("tensorflow"), *map(str, process_settings)]
     facts += [os.environ.get(name, "") for name in ("XLA_FLAGS", "TF_XLA_FLAGS", "LD_LIBRARY_PATH")]
     for pattern in ("/proc/cpuinfo", "/proc/driver/nvidia/version", "/proc/driver/nvidia/gpus/*/information"):
         for path in sorted(Path("/").glob(pattern.lstrip("/"))):

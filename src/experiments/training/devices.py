@@ -4,7 +4,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from experiments.config.schema import DistributionConfig
+from experiments.config.schema import Config, DistributionConfig
 from experiments.errors import UserError
 from experiments.profiling import span
 from experiments.runtime import start_tensorflow
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 @span("importing TensorFlow and Keras")
-def start_strategy(config: DistributionConfig, threads: int) -> "tf.distribute.Strategy":
+def start_strategy(config: DistributionConfig, threads: int, tensor_float_32: bool = False) -> "tf.distribute.Strategy":
     """Load TensorFlow with `threads` within an operation, and make the strategy, before any other use of TensorFlow.
 
     Raise a UserError if there are fewer devices than requested.
     """
     devices = logical_devices(config)
-    start_tensorflow(threads, devices)
-    with kept_programs(threads, devices):
+    start_tensorflow(threads, devices, tensor_float_32)
+    with kept_programs(threads, devices, tensor_float_32):
         return _make_strategy(config)
 
 
@@ -52,6 +52,11 @@ def _make_strategy(config: DistributionConfig) -> "tf.distribute.Strategy":
             "distribution=mirrored found no GPU. For N logical devices on this CPU add distribution.devices=N."
         )
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(wanted)])
+
+
+def process_settings(config: Config) -> tuple[int, int, bool]:
+    """Return what TensorFlow takes once per process, as start_tensorflow takes it."""
+    return int(config.training.threads), logical_devices(config.distribution), config.training.tensor_float_32
 
 
 def logical_devices(config: DistributionConfig) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from experiments.config.schema import Config
 from experiments.sweeps.plan import SweepJob
-from experiments.training.devices import logical_devices
+from experiments.training.devices import process_settings
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ def has_room(engine: Engine, running: Iterable[Config], config: Config) -> bool:
     return sum(Fraction(1, engine.max_parallel(each)) for each in (*running, config)) <= 1
 
 
-def process_kind(config: Config) -> tuple[int, str, int]:
-    """Return threads, strategy and devices of a config, which TensorFlow fixes once per process."""
-    return int(config.training.threads), config.distribution.strategy, logical_devices(config.distribution)
+def process_kind(config: Config) -> tuple[tuple[int, int, bool], str]:
+    """Return what a process takes once: the settings of TensorFlow, and the strategy."""
+    return process_settings(config), config.distribution.strategy

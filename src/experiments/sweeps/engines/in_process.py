@@ -33,15 +33,16 @@ def check_shared_process(jobs: Sequence[Config]) -> None:
     """Raise ConfigError if the jobs differ in what TensorFlow takes once per process, or layers do not fit."""
     if len({process_kind(config) for config in jobs}) > 1:
         raise ConfigError(
-            "The jobs of this sweep differ in training.threads (which `auto` chooses by the network), or in"
-            " distribution, and TensorFlow fixes both once per process. Give all the same, such as training.threads=1,"
-            " or use hydra/launcher=pool."
+            "The jobs of this sweep differ in training.threads (which `auto` chooses by the network), in"
+            " training.tensor_float_32 or in distribution, and TensorFlow fixes these once per process. Give all the"
+            " same, such as training.threads=1, or use hydra/launcher=pool."
         )
     layered = [config for config in jobs if config.model.name == "layers"]
     if layered:  # only Keras knows whether the layers fit; a single run finds out before it is made
         from experiments.training.devices import start_strategy
         from experiments.training.networks import build_network
 
-        start_strategy(layered[0].distribution, int(layered[0].training.threads))
+        settings = layered[0].training
+        start_strategy(layered[0].distribution, int(settings.threads), settings.tensor_float_32)
         for config in layered:
             build_network(config)

@@ -2,7 +2,7 @@
 
 A worker keeps its number of threads, its devices and its strategy, which a process takes once and which the result
 depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one, which it
-shares only if there are more workers than GPUs. (Not tested on a machine with a GPU.)
+shares only if there are more workers than GPUs.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from experiments.errors import ENDING_SIGNALS, Terminated, handle_ending_signals
 from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
 from experiments.sweeps.jobs import try_job
 from experiments.sweeps.plan import SweepJob
+from experiments.training.devices import process_settings
 
 GRACE_SECONDS = 30  # seconds that a worker has to checkpoint and close its run
 TICK_SECONDS = 1.0  # seconds between looks at the clock
@@ -61,7 +62,7 @@ class PoolEngine(Engine):
         self.workers: list[PoolWorker] = []
 
     def max_parallel(self, config: Config) -> int:
-        threads, _, devices = process_kind(config)
+        threads, devices, _ = process_settings(config)
         return self.settings.workers or len(self.gpus) or max(1, available_cores() // (threads * devices))
 
     def give(self, job: SweepJob, draw: str | None = None) -> None:
@@ -85,8 +86,7 @@ class PoolEngine(Engine):
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
         environment = worker_environment(self.gpus, [worker.gpu for worker in self.workers])
-        threads, _, devices = process_kind(config)
-        arguments = map(str, (theirs.fileno(), self.parent_id, threads, devices))
+        arguments = map(str, (theirs.fileno(), self.parent_id, *map(int, process_settings(config))))
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
             pass_fds=[theirs.fileno()],
@@ -165,9 +165,7 @@ def worker_environment(gpus: Sequence[str], taken: Sequence[str | None]) -> dict
     """Return the environment of the next worker, which sees the GPU that the fewest workers have taken, if any."""
     if not gpus:
         return dict(os.environ)
-    gpu = min(gpus, key=taken.count)
-    # Else TensorFlow takes all of the GPU's memory, and leaves none to workers that share it.
-    return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": min(gpus, key=taken.count)}
 
 
 def visible_gpus() -> list[str]:
@@ -177,11 +175,22 @@ def visible_gpus() -> list[str]:
         return [device.strip() for device in chosen.split(",") if device.strip() not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return re.findall(r"^GPU (\d+):", listed.stdout, re.MULTILINE)
+    return parse_listed_gpus(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout)
 
 
-def run_worker(connection: Connection, parent_id: str, threads: int, devices: int) -> None:
+def parse_listed_gpus(listed: str) -> list[str]:
+    """Return the GPUs that `nvidia-smi -L` lists, or instead of one that is split into MIG instances, these.
+
+    >>> parse_listed_gpus("GPU 0: A (UUID: GPU-1)\\n  MIG 1g.5gb Device  0: (UUID: MIG-2)\\nGPU 1: A (UUID: GPU-3)")
+    ['MIG-2', '1']
+    """
+    found = []
+    for gpu in re.split(r"^GPU ", listed, flags=re.MULTILINE)[1:]:
+        found += re.findall(r"UUID: (MIG-[^)]+)\)", gpu) or [gpu.partition(":")[0]]
+    return found
+
+
+def run_worker(connection: Connection, parent_id: str, threads: int, devices: int, tensor_float_32: int) -> None:
     """Run incoming jobs until the sweep is gone, and send back why each failed, or an empty string."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     handle_ending_signals()
@@ -191,7 +200,7 @@ def run_worker(connection: Connection, parent_id: str, threads: int, devices: in
     try:
         from experiments.runtime import start_tensorflow
 
-        start_tensorflow(threads, devices)
+        start_tensorflow(threads, devices, bool(tensor_float_32))
         connection.send(None)
         while (given := jobs.get()) is not None:
             busy.set()
@@ -218,4 +227,4 @@ def _listen(connection: Connection, jobs: queue.SimpleQueue, busy: threading.Eve
 
 
 if __name__ == "__main__":
-    run_worker(Connection(int(sys.argv[1])), sys.argv[2], *map(int, sys.argv[3:5]))
+    run_worker(Connection(int(sys.argv[1])), sys.argv[2], *map(int, sys.argv[3:6]))
