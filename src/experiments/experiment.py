@@ -31,6 +31,7 @@ from experiments.tracking.recorded_config import (
 )
 from experiments.tracking.run import TrackedRun, open_run
 from experiments.tracking.store import check_stored
+from experiments.tracking.system_metrics import log_system_metrics
 from experiments.training.checkpoints import checkpoint_path, drop_checkpoint, lock_checkpoint, start_path
 from experiments.training.cluster import ClusterMember, join_cluster
 from experiments.training.devices import start_strategy
@@ -91,7 +92,8 @@ def run_experiment(
             for epoch, metrics in trainer.finished_epochs():  # a kill may have kept some of them out of the store
                 run.log_metrics(metrics, epoch)
             import_matplotlib_ahead()
-            with member.training(), _displayed_epochs(trainer, member) as epochs:
+            watched = log_system_metrics(run, config.tracking.system_metrics)
+            with member.training(), watched, _displayed_epochs(trainer, member) as epochs:
                 for epoch, metrics in epochs:
                     run.log_metrics(metrics, epoch)
                     if watch:

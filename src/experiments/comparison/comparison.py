@@ -14,6 +14,7 @@ from experiments.config.metrics import PREFERRED_METRICS, Mode, find_metric, sho
 from experiments.errors import UserError, did_you_mean
 from experiments.formatting import plural, printable
 from experiments.tracking.records import RunRecord
+from experiments.tracking.system_metrics import SYSTEM_PREFIX
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,8 @@ def compare_runs(
         runs = [run for run in runs if run.status == "FINISHED"]
         if not runs:
             raise ComparisonError(f"None of the {len(left_out)} runs is finished, so there is nothing to average.")
-    metrics = pd.DataFrame([run.metrics for run in runs], dtype=float)
+    measured = ({k: v for k, v in run.metrics.items() if not k.startswith(SYSTEM_PREFIX)} for run in runs)
+    metrics = pd.DataFrame(measured, dtype=float)
     metrics = metrics[sorted(metrics, key=shown_position)]
     if metric is not None:
         _check_choice("metric", metric, set(metrics))

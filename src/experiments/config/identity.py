@@ -27,6 +27,7 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "model.continue": None,
     "training.keep_state": False,
     "training.tensor_float_32": False,
+    "tracking.system_metrics": False,
     "sweep.zip": None,
     "sweep.minutes": None,
     "sweep.begin_from": None,

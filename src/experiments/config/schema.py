@@ -90,6 +90,7 @@ class TrackingConfig:
     )
     run_name: str | None = described("name of the run, or null: made from what differs from the defaults")
     log_model: bool = described("store the trained model with the run: true or false")
+    system_metrics: bool = described("log the load of processors, memory and GPUs every five seconds: true or false")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)

@@ -13,6 +13,7 @@ from experiments.config.schema import Config
 from experiments.formatting import escape_markdown, markdown_code, plural, printable
 from experiments.reports.differences import differences_from_defaults
 from experiments.reports.next_commands import next_commands
+from experiments.training.devices import peak_gpu_memory
 from experiments.training.trainer import improvement
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def describe_result(results: "Results", metrics: Mapping[str, float]) -> str:
         wrong = np.count_nonzero(results.test.outputs.argmax(1) != targets)
         about = f"({wrong:,} of {len(targets):,} wrong)"
     about += f" after {plural(len(results.history['loss']), 'epoch')} in {metrics['train_seconds']:.1f} s"
+    if peak := peak_gpu_memory():
+        about += f", with at most {peak / 2**20:,.0f} MiB of GPU memory"
     first, *others = _titled(metrics, "test_", "test ")
     best = _titled(metrics, "best_val_", "best validation ")
     best[:1] = [f"{text}, in epoch {metrics['best_epoch']:.0f}" for text in best[:1]]

@@ -36,6 +36,7 @@ from experiments.tracking.recorded_config import (
 )
 from experiments.tracking.records import RunRecord, find_runs, metric_history, runs_with_tags
 from experiments.tracking.store import open_existing_store
+from experiments.tracking.system_metrics import SYSTEM_PREFIX
 
 if TYPE_CHECKING:
     from experiments.tracking.store import MlflowClient
@@ -170,9 +171,10 @@ def with_moved_data(original: OriginalRun, override: str) -> OriginalRun:
 
 
 def recorded_points(client: "MlflowClient", run: RunRecord) -> MetricPoints:
-    """Return what the run itself measured, without times and without what evaluate.py added later."""
+    """Return what the run itself measured, without times, the load, and what evaluate.py added later."""
     history = metric_history(client, run).items()
-    return {name: points for name, points in history if name not in TIME_METRICS and not name.startswith("evaluation_")}
+    added = ("evaluation_", SYSTEM_PREFIX)
+    return {name: points for name, points in history if name not in TIME_METRICS and not name.startswith(added)}
 
 
 def recorded_hardware(uri: str, run_id: str) -> dict[str, object]:

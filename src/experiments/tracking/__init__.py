@@ -15,5 +15,6 @@ __all__ = [
     "records",
     "run",
     "store",
+    "system_metrics",
     "ui_pages",
 ]

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,6 +111,7 @@ class TrackedRun:
         self.spool = Spool(hide_credentials(uri), self.run_id)
         self._status, self._problem, self._reported = "RUNNING", "", ""
         self._next_try = 0.0
+        self._one_at_a_time = threading.RLock()
         self._tables: list[dict[str, str]] = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
         self._params = set(run.data.params)
         self._last_step: dict[str, int] = {}
@@ -122,6 +124,11 @@ class TrackedRun:
         new = {k: float(v) for k, v in metrics.items() if epoch is None or step > self._last_step.get(k, -1)}
         if new:
             self._log({"metrics": [[name, value, now, step] for name, value in new.items()]})
+            self._last_step |= dict.fromkeys(new, step)
+
+    def last_step(self, prefix: str) -> int:
+        """Return the last step of a metric whose name begins so, also before the run was re-entered; 0 without one."""
+        return max((step for name, step in self._last_step.items() if name.startswith(prefix)), default=0)
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log the params that the run does not have yet: MLflow does not allow them to change.
@@ -250,6 +257,10 @@ class TrackedRun:
     @span("logging")
     def _log(self, operation: SpooledOperation) -> None:
         """Send an operation to the store, or spool it while that fails; raise the store's error if it refuses."""
+        with self._one_at_a_time:  # the load of the machine is logged by another thread
+            self._log_or_spool(operation)
+
+    def _log_or_spool(self, operation: SpooledOperation) -> None:
         began, reason = False, ""
         if not self.spool:
             try:

@@ -64,6 +64,14 @@ def logical_devices(config: DistributionConfig) -> int:
     return config.devices or 1 if config.strategy == "mirrored" else 1
 
 
+def peak_gpu_memory() -> int:
+    """Return the most bytes that this process has had in use on one GPU; 0 without GPUs."""
+    import tensorflow as tf
+
+    names = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]
+    return max((tf.config.experimental.get_memory_info(name)["peak"] for name in names), default=0)
+
+
 def _multi_worker_strategy(timeout: float) -> "tf.distribute.Strategy":
     import tensorflow as tf
     from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
