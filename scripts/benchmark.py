@@ -340,11 +340,11 @@ def main() -> int:
     return run_command(command)
 
 
-def save_mnist(file: Path) -> None:
+def save_mnist(file: Path, limit: int | None = None) -> None:
     """Save MNIST, verified, in the form that plain_keras.py reads; a DataError if it is missing or damaged."""
     import numpy as np
 
-    config = compose_job(["data.validation=0"])
+    config = compose_job(["data.validation=0", *([f"data.limit={limit}"] if limit else [])])
     if find_dataset(config.data) is None:
         raise DataError(
             "The figures other than startup need MNIST, which is not on this machine. `python run.py` downloads it; or"

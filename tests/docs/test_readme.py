@@ -83,6 +83,7 @@ def test_every_other_command_has_a_test() -> None:
         "python scripts/delete.py RUN_ID": "tests/tracking/test_deletion.py",
         "python scripts/evaluate.py RUN_ID": "tests/comparison/test_evaluate.py",
         "python scripts/benchmark.py startup walkthrough": "tests/docs/test_benchmark.py",
+        "python scripts/gpu_check.py": "tests/docs/test_gpu_check.py",
     }
     assert set(OTHERS) == set(known)
     for path in known.values():
