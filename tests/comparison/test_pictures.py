@@ -135,6 +135,23 @@ def test_digit_is_found_whatever_the_picture(
     assert_like(read(png(draw(digit)), tmp_path), digit)
 
 
+def sixteen_bit_png(digit: np.ndarray, bits: int, kind: int) -> bytes:
+    """Return a PNG of 16 bits a channel that uses fewer, which Pillow cannot write; kinds have colours or opacity."""
+    grey = (255 - np.asarray(enlarged(digit))) * ((2**bits - 1) / 255)
+    opacity = np.full_like(grey, 2**bits - 1)
+    values = np.dstack({2: [grey] * 3, 4: [grey, opacity], 6: [grey, grey, grey, opacity]}[kind]).astype(">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in values)
+    return png_of(struct.pack(">IIBBBBB", *grey.shape, 16, kind, 0, 0, 0), lines)
+
+
+@pytest.mark.parametrize("kind", [2, 4, 6], ids=["colours", "grey with opacity", "colours with opacity"])
+@pytest.mark.parametrize("bits", [16, 12, 8])
+def test_sixteen_bits_of_colour_or_opacity_are_read_by_their_range(
+    bits: int, kind: int, digit: np.ndarray, tmp_path: Path
+) -> None:
+    assert_like(read(sixteen_bit_png(digit, bits, kind), tmp_path), digit)
+
+
 def test_digit_is_found_in_a_noisy_photo_in_uneven_light(digit: np.ndarray, tmp_path: Path) -> None:
     mask = np.zeros((600, 800))
     mask[150:450, 250:550] = np.asarray(enlarged(digit, 300), float) / 255
@@ -189,12 +206,14 @@ def test_thin_strokes_do_not_fade(tmp_path: Path) -> None:
 
 def bomb(side: int) -> bytes:
     """Return a PNG of a few bytes that claims to be `side` pixels high and wide."""
+    return png_of(struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0), b"\0")
 
+
+def png_of(header: bytes, lines: bytes) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0")), chunk(b"IEND", b"")
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -302,6 +321,18 @@ def test_frame_around_a_digit_is_left_out_and_reported(frame: str, digit: np.nda
     found = read_picture(tmp_path / "framed.png")
     assert found.remarks == ["a frame around the ink was left out"]
     assert_like(found.digits[0], digit)
+
+
+def test_frame_that_touches_its_digit_is_reported(digit: np.ndarray, tmp_path: Path) -> None:
+    told = "the ink fills all four sides of a box; a frame that touches the digit is read as part of it"
+    paper = page((digit, 350, 350))
+    ImageDraw.Draw(paper).rectangle((250, 250, 650, 650), outline=0, width=12)
+    ImageDraw.Draw(paper).line((450, 450, 450, 650), fill=0, width=16)  # a stroke too long
+    assert remarks_on(paper, tmp_path) == (1, [told])
+    assert remarks_on(paper.rotate(4, fillcolor=255), tmp_path) == (1, [told])
+    zero = Image.new("L", (300, 300), 255)
+    ImageDraw.Draw(zero).ellipse((60, 20, 240, 280), outline=0, width=20)
+    assert remarks_on(zero, tmp_path) == (1, [])
 
 
 def test_line_across_the_picture_is_left_out_and_reported(digit: np.ndarray, tmp_path: Path) -> None:

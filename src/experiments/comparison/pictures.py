@@ -29,6 +29,7 @@ FRAMED = 0.25  # of a frame's longer side: the least that the largest piece with
 LINE = 0.04  # of a line's length: its largest width
 BROKEN = 0.05  # of the longer side of a piece: the largest gap to another part of its digit
 DETACHED = 0.25  # the same for a part that is above, below or less than half as long, such as the bar of a 5
+FILLED = 0.9  # of each side of the box around a digit: more than any digit fills
 WIDE = 1.5  # width of a digit by its height, at most
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 FORMATS_IN_WORDS = "PNG, JPEG, WebP, BMP or GIF"
@@ -72,6 +73,7 @@ def _open_picture(file: Path) -> "Image":
         if image.width * image.height > MOST_PIXELS:
             size = f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}"
             raise PictureError(f"{file} is too large: it has {size}. Use a smaller copy.")
+        _read_low_bytes(image, file)
         try:
             return ImageOps.exif_transpose(image)
         except struct.error:  # damaged EXIF data
@@ -80,6 +82,29 @@ def _open_picture(file: Path) -> "Image":
         raise PictureError(f"{file} is not a {FORMATS_IN_WORDS} picture.") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # Pillow's, for damage
         raise PictureError(f"{file} cannot be read: {error}.") from None
+
+
+def _read_low_bytes(image: "Image", file: Path) -> None:
+    """Scale the colours and opacity of a 16-bit PNG by their range, as cameras use 8, 10, 12, ... of the bits.
+
+    Pillow keeps the high byte of each. (Grey ones without opacity it reads whole.)
+    """
+    from PIL.PngImagePlugin import PngImageFile
+
+    kind = str(image.tile[0].args) if isinstance(image, PngImageFile) else ""
+    low_kind = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}.get(kind)
+    if low_kind is None or np.asarray(image)[..., :3].max() > 127:
+        return
+    with PngImageFile(file) as again:
+        again.tile = [again.tile[0]._replace(args=low_kind)]
+        high, low = np.asarray(image), np.asarray(again)
+    if kind == "LA;16B":  # read as four bytes
+        low = low[..., [1, 1, 1, 3]]
+    channels = []
+    for part in (slice(0, 3), slice(3, None)):
+        bits = int(high[..., part].max(initial=0)).bit_length()
+        channels.append(high[..., part] << (8 - bits) | low[..., part] >> bits)
+    image.frombytes(np.concatenate(channels, 2).tobytes())
 
 
 def _picture_colours(image: "Image") -> np.ndarray:
@@ -128,9 +153,20 @@ def _find_digits(picture: np.ndarray, file: Path) -> ReadPicture:
         remarks.insert(0, f"{len(masks)} pieces of ink were found, and each is classified")
     if any(mask[side].any() for mask in masks for side in (0, -1, (..., 0), (..., -1))):
         remarks.append("the ink touches the border, so that a part may be missing")
+    if any(map(_fills_a_box, masks)):
+        remarks.append("the ink fills all four sides of a box; a frame that touches the digit is read as part of it")
     if any(width > WIDE * height for height, width in map(_extent, masks)):
         remarks.append("the ink is much wider than a digit; digits that touch each other are read as one")
     return ReadPicture([_soft_ink(difference, pieces, mask, min(noise, edge)) for mask in masks], remarks)
+
+
+def _fills_a_box(mask: np.ndarray) -> bool:
+    """Return whether the ink lines its box, rather than fill it: the outer tenth of each side has ink along FILLED."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(1, side // 10) for side in box.shape)
+    sides = box[:height].any(0), box[-height:].any(0), box[:, :width].any(1), box[:, -width:].any(1)
+    return min(side.mean() for side in sides) >= FILLED > box.mean()
 
 
 def _remove_frames(pieces: np.ndarray) -> list[str]:
