@@ -1,5 +1,6 @@
 """Replicas on logical CPU devices, and workers as real processes, give the result of one device."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import command, start
 from stores import history, made, runs, weights
+from sweep_runs import wait_until
 from train_once import train
 
 from experiments.config.composition import compose_job
@@ -145,6 +147,20 @@ def test_run_fails_when_a_worker_dies_or_hangs_and_can_be_resumed(
     resumed = command(f"resume={run.info.run_id}", f"tracking.uri={uri}")
     assert resumed.returncode == 0, resumed.stderr
     assert history(uri, run.info.run_id) == history(*mirrored)
+
+
+@pytest.mark.soak
+def test_workers_end_though_their_supervisor_is_killed_while_they_load(new_uri: str) -> None:
+    process = start("data=digits", "training.epochs=100000", "report.figures=none", *WORKERS, f"tracking.uri={new_uri}")
+    wait_until(lambda: len(children(process.pid)) == 2)
+    workers = children(process.pid)
+    process.kill()
+    try:
+        wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), seconds=20)
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
 
 @pytest.mark.soak

@@ -24,6 +24,7 @@ from experiments.config.schema import DistributionConfig
 from experiments.errors import ConfigError, Terminated, TrainingError
 
 CLUSTER_FOLDER_VARIABLE = "EXPERIMENTS_CLUSTER"  # set for a worker: the folder that it reports through
+SUPERVISOR_VARIABLE = "EXPERIMENTS_SUPERVISOR"  # and the process that started it, which may end before it has loaded
 
 
 def supervises_cluster(config: DistributionConfig) -> bool:
@@ -73,7 +74,8 @@ class ClusterWorker:
 
     def __init__(self, index: int, task: str | None, folder: Path) -> None:
         self.index, self.folder, self.started = index, folder, time.monotonic()
-        environment = {**os.environ, CLUSTER_FOLDER_VARIABLE: str(folder), **({"TF_CONFIG": task} if task else {})}
+        ours = {CLUSTER_FOLDER_VARIABLE: str(folder), SUPERVISOR_VARIABLE: str(os.getpid())}
+        environment = {**os.environ, **ours, **({"TF_CONFIG": task} if task else {})}
         with (folder / f"log-{index}").open("w") as log:
             output = None if index == 0 else log  # only the chief prints
             self.process = subprocess.Popen(
@@ -200,13 +202,13 @@ class ClusterMember:
         folder = os.environ.get(CLUSTER_FOLDER_VARIABLE)
         # It has run its workers to their end; the run is that of the chief, if that was one of them.
         self.supervised, self.run_id = supervised, run_id
-        self.folder, self.parent = Path(folder) if folder else None, os.getppid()
+        self.folder, self.supervisor = Path(folder) if folder else None, os.environ.get(SUPERVISOR_VARIABLE)
         self.index = next(_cluster_tasks(None))[0] if folder else 0
         self.follows = self.index > 0  # it trains as the chief does, but prints and records nothing
 
     def live(self) -> None:
         """Give signs of life until the supervisor is gone, and then end this process."""
-        while self.folder and self.folder.exists() and os.getppid() == self.parent:
+        while self.folder and self.folder.exists() and str(os.getppid()) == self.supervisor:
             self._sign("alive")
             time.sleep(0.5)
         os._exit(1)
