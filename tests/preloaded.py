@@ -109,7 +109,9 @@ def _serve(connection: socket.socket) -> list[str]:
                 os.close(record)
             continue
         message, descriptors, _, _ = socket.recv_fds(connection, 10**6, 3, socket.MSG_CMSG_CLOEXEC)
-        if not message:
+        if not message:  # the tests have ended, or were killed: a command that still runs would never end
+            for pid in records:
+                os.kill(pid, signal.SIGTERM)
             return []
         out, err, record = descriptors
         if not (pid := os.fork()):
