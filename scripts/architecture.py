@@ -4,7 +4,6 @@ python scripts/architecture.py           writes them
 python scripts/architecture.py --check   only reports whether they are up to date: exit code 0, or 1
 """
 
-import argparse
 import ast
 import re
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from experiments import PROJECT
+from experiments.errors import CommandParser, run_command
 
 PACKAGE = PROJECT / "src" / "experiments"
 PAGE = PROJECT / "ARCHITECTURE.md"
@@ -69,7 +69,7 @@ def table(paths: Iterable[Path]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
     check = parser.parse_args().check
     old = PAGE.read_text()
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

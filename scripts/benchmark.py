@@ -9,7 +9,6 @@ Each sample is a process of its own. The sides of a figure take turns, in every 
 a busy or slowing machine affects all of them equally. The ratio is the median of the ratios of the rounds.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -31,7 +30,7 @@ from measuring import MeasuredProcess, MeasuredRun, in_fresh_process, measure_pr
 from experiments import PROJECT
 from experiments.config.composition import compose_job
 from experiments.data.datasets import find_dataset, load_dataset
-from experiments.errors import DataError, TrainingError, run_command
+from experiments.errors import CommandParser, DataError, TrainingError, run_command
 from experiments.tracking.environment import describe_hardware, read_code_state
 
 # TensorFlow stays out of this process: on Linux a child's peak memory starts at that of its parent.
@@ -306,23 +305,23 @@ def machine() -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(FIGURES)}")
     add("--repeats", type=int, default=3, metavar="N", help="rounds of each figure (default: 3)")
     add("--json", metavar="FILE", type=Path, help="write everything as JSON too")
     add("--plot", metavar="FILE", type=Path, help="draw the figure `scaling` as a PNG")
     add("--quick", action="store_true", help="one round, few epochs")
-    options = parser.parse_args()
-    names, repeats = options.names or list(FIGURES), 1 if options.quick else options.repeats
-    if repeats < 1:
-        parser.error(f"--repeats={repeats}: expected 1 or more")
-    if unknown := [name for name in names if name not in FIGURES]:
-        parser.error(f"unknown figure {unknown[0]!r}. Choices: {', '.join(FIGURES)}")
-    if options.plot and "scaling" not in names:
-        parser.error("--plot draws the figure `scaling`, which is not among the names")
 
     def command() -> None:
+        options = parser.parse_args()
+        names, repeats = options.names or list(FIGURES), 1 if options.quick else options.repeats
+        if repeats < 1:
+            parser.error(f"--repeats={repeats}: expected 1 or more")
+        if unknown := [name for name in names if name not in FIGURES]:
+            parser.error(f"unknown figure {unknown[0]!r}. Choices: {', '.join(FIGURES)}")
+        if options.plot and "scaling" not in names:
+            parser.error("--plot draws the figure `scaling`, which is not among the names")
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(repeats, options.quick, Path(folder))
             if names != ["startup"]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.comparison.comparison import Comparison, ComparisonError, compare_runs, comparison_notes
 from experiments.comparison.views import comparison_csv, comparison_figure, comparison_json, comparison_table
-from experiments.errors import run_command
+from experiments.errors import CommandParser, run_command
 from experiments.formatting import plural, printable
 from experiments.runtime import collect_garbage_rarely
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
@@ -30,7 +30,7 @@ LATEST = 20
 
 def main() -> int:
     collect_garbage_rarely()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by id or its first characters")
     add("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
@@ -42,8 +42,7 @@ def main() -> int:
     add("--format", choices=["table", "csv", "json"], default="table", help="default: %(default)s")
     add("--plot", metavar="FILE", type=Path, help="also draw the ranking metric as a PNG")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
-    options = parser.parse_args()
-    return run_command(lambda: compare(options))
+    return run_command(lambda: compare(parser.parse_args()))
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import re
 import sys
 import time
 
-from experiments.errors import ConfigError, run_command
+from experiments.errors import CommandParser, ConfigError, run_command
 from experiments.formatting import plural, printable
 from experiments.runtime import collect_garbage_rarely
 from experiments.tracking.addresses import SQLITE, hide_credentials, resolve_tracking_uri
@@ -30,7 +30,7 @@ SECONDS = {"d": 86_400, "h": 3_600, "m": 60}
 
 def main() -> int:
     collect_garbage_rarely()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("run_ids", metavar="RUN_ID", nargs="*", help="runs to delete, by id or its first characters")
     add("--experiment", metavar="NAME", help="all runs of this experiment")
@@ -38,8 +38,7 @@ def main() -> int:
     add("--status", choices=["FINISHED", "FAILED", "KILLED"], help="only runs with this status")
     add("--yes", action="store_true", help="delete without asking")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
-    options = parser.parse_args()
-    return run_command(lambda: delete(options))
+    return run_command(lambda: delete(parser.parse_args()))
 
 
 def delete(options: argparse.Namespace) -> int:

@@ -5,13 +5,12 @@ python scripts/evaluate.py RUN_ID data=fashion_mnist    other data that fits the
 python scripts/evaluate.py RUN_ID data.path=FOLDER      other files; add data.checksums=null for your own
 """
 
-import argparse
 import re
 import sys
 
 from experiments.comparison.evaluate import EvaluatedRun, evaluate_run
 from experiments.config.metrics import FINAL_METRICS
-from experiments.errors import run_command
+from experiments.errors import CommandParser, run_command
 from experiments.formatting import plain_console, printable
 from experiments.reports.next_commands import next_commands
 from experiments.reports.summary import metrics_table
@@ -20,13 +19,17 @@ from experiments.runtime import collect_garbage_rarely
 
 def main() -> int:
     collect_garbage_rarely()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("run_id", metavar="RUN_ID", help="run to evaluate, by id or its first characters")
     add("overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's data config")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
-    options = parser.parse_intermixed_args()
-    return run_command(lambda: show(evaluate_run(options.run_id, options.overrides, options.uri)))
+
+    def command() -> None:
+        options = parser.parse_intermixed_args()
+        show(evaluate_run(options.run_id, options.overrides, options.uri))
+
+    return run_command(command)
 
 
 def show(evaluated: EvaluatedRun) -> None:

@@ -16,21 +16,20 @@ from pathlib import Path
 
 from experiments.comparison.pictures import PictureError
 from experiments.comparison.predict import Prediction, predict_pictures
-from experiments.errors import run_command
+from experiments.errors import CommandParser, run_command
 from experiments.formatting import plain_console, printable
 from experiments.runtime import collect_garbage_rarely
 
 
 def main() -> int:
     collect_garbage_rarely()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("run_id", metavar="RUN_ID", help="run on MNIST, by id or its first characters")
     add("images", metavar="IMAGE", nargs="+", type=Path, help="picture of one digit")
     add("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
-    options = parser.parse_args()
-    return run_command(lambda: classify(options))
+    return run_command(lambda: classify(parser.parse_args()))
 
 
 def classify(options: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ python scripts/reference.py           writes it
 python scripts/reference.py --check   only reports whether it is up to date: exit code 0, or 1
 """
 
-import argparse
 import difflib
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from experiments import PROJECT
 from experiments.config.choices import CONFIG_FOLDER, choice_comment, choice_files, config_groups, key_comments
 from experiments.config.identity import flatten_config
 from experiments.config.validation import field_descriptions, schema_at
+from experiments.errors import CommandParser, run_command
 
 REFERENCE = PROJECT / "docs" / "reference.md"
 LONGEST_VALUE = 48  # characters
@@ -121,7 +121,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
     new, old = reference(), REFERENCE.read_text() if REFERENCE.exists() else ""
     if not parser.parse_args().check:
@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

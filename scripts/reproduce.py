@@ -12,7 +12,6 @@ python scripts/reproduce.py --all --table docs/published.md    and write the tab
 Exit code: 0 if the results are reproduced, 1 if not or if the record was changed, 2 if it could not be tried.
 """
 
-import argparse
 import dataclasses
 import os
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from experiments.config.overrides import override_key
 from experiments.config.schema import Expectation
-from experiments.errors import ConfigError, Terminated, did_you_mean, handle_ending_signals, run_command
+from experiments.errors import CommandParser, ConfigError, Terminated, did_you_mean, handle_ending_signals, run_command
 from experiments.formatting import plain_console, printable
 from experiments.reproduction import published
 from experiments.reproduction.bundle import read_bundle, write_bundle
@@ -34,7 +33,7 @@ from experiments.runtime import collect_garbage_rarely
 
 def main() -> int:
     collect_garbage_rarely()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("what", metavar="RUN_ID | FILE | NAME", nargs="?", help="a run id or unique prefix, a file, or a config")
     add("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of a published config")
@@ -43,22 +42,22 @@ def main() -> int:
     add("--export", metavar="FILE", type=Path, help="write the run to this file and do not run it")
     add("--table", metavar="FILE", type=Path, help="with --all: the document to write the table into")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
-    options = parser.parse_intermixed_args()
-    if options.all and options.what and "=" in options.what:
-        options.what, options.overrides = None, [options.what, *options.overrides]
-    if options.all == bool(options.what):
-        parser.error("give one of RUN_ID, FILE, NAME and --all")
-    if options.table and (not options.all or options.quick):
-        parser.error("--table needs --all, without --quick")
-    is_published = options.all or options.what in published.published_expectations()
-    folders = [override for override in options.overrides if override_key(override) == "data.path"]
-    if not is_published and (options.quick or options.overrides != folders or (folders and options.export)):
-        parser.error("--quick and KEY=VALUE need NAME or --all; of a recorded run only data.path can be changed")
-    if is_published and options.export:
-        parser.error("--export needs RUN_ID")
     handle_ending_signals()
 
     def command() -> int:
+        options = parser.parse_intermixed_args()
+        if options.all and options.what and "=" in options.what:
+            options.what, options.overrides = None, [options.what, *options.overrides]
+        if options.all == bool(options.what):
+            parser.error("give one of RUN_ID, FILE, NAME and --all")
+        if options.table and (not options.all or options.quick):
+            parser.error("--table needs --all, without --quick")
+        is_published = options.all or options.what in published.published_expectations()
+        folders = [override for override in options.overrides if override_key(override) == "data.path"]
+        if not is_published and (options.quick or options.overrides != folders or (folders and options.export)):
+            parser.error("--quick and KEY=VALUE need NAME or --all; of a recorded run only data.path can be changed")
+        if is_published and options.export:
+            parser.error("--export needs RUN_ID")
         if options.all:
             return reproduce_all(options.overrides, options.quick, options.uri, options.table)
         if is_published:

@@ -6,7 +6,6 @@ python scripts/ui.py --experiment NAME        opens this experiment instead of t
 python scripts/ui.py --sweep RUN_ID           opens the runs of a sweep
 """
 
-import argparse
 import contextlib
 import os
 import signal
@@ -17,7 +16,7 @@ import tempfile
 import time
 import urllib.request
 
-from experiments.errors import StoreError, UserError, run_command
+from experiments.errors import CommandParser, StoreError, UserError, run_command
 from experiments.tracking.addresses import artifacts_folder, check_tracking_uri, database_file, resolve_tracking_uri
 from experiments.tracking.liveness import mark_dead_runs
 from experiments.tracking.store import connect_store, create_database, latest_experiment_id
@@ -25,7 +24,7 @@ from experiments.tracking.ui_pages import charts_page, runs_table_page, sweep_pa
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -33,13 +32,13 @@ def main() -> int:
     opened = parser.add_mutually_exclusive_group()
     opened.add_argument("--experiment", metavar="NAME", help="experiment to open (default: that of the latest run)")
     opened.add_argument("--sweep", metavar="RUN_ID", help="sweep to open, by the id of its parent run")
-    options = parser.parse_args()
-    if not 1 <= options.port <= 65535:
-        parser.error(f"--port={options.port}: expected 1 to 65535")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # ends the server as Ctrl-C does
 
     def command() -> None:
+        options = parser.parse_args()
+        if not 1 <= options.port <= 65535:
+            parser.error(f"--port={options.port}: expected 1 to 65535")
         with contextlib.suppress(KeyboardInterrupt):  # how the server is meant to end
             show(resolve_tracking_uri(options.uri), options.host, options.port, options.experiment, options.sweep)
 

@@ -8,7 +8,6 @@ prints; each is replaced by the next printed line that begins with the same word
 SWEEP_ID for the last sweep.
 """
 
-import argparse
 import io
 import os
 import re
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from experiments import PROJECT
+from experiments.errors import CommandParser, run_command
 from experiments.tracking.artifacts import read_artifact_bytes
 from experiments.tracking.records import runs_with_tags
 from experiments.tracking.store import connect_store
@@ -104,10 +104,10 @@ def shrink(picture: bytes, target: Path) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    CommandParser(__doc__).parse_args()
     with TemporaryDirectory() as folder:
         PAGE.write_text(run_steps(PAGE.read_text(), f"sqlite:///{folder}/mlflow.db"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

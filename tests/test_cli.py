@@ -133,6 +133,13 @@ def test_shows_help_for_a_sweep_too(sweep: list[str]) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, command("--help").stdout, "")
 
 
+def test_flags_may_stand_anywhere_among_the_overrides() -> None:
+    done = command("sweep.minutes=-1", "-m", "seed=0,1")
+    assert (done.returncode, done.stderr.partition(":")[0]) == (2, "sweep.minutes=-1 is not allowed")
+    assert "seed: 3\n" in command("model.units=5", "--cfg", "job", "seed=3").stdout
+    assert command("--seed=3").stderr == "unrecognized arguments: --seed=3. For help: python run.py --help\n"
+
+
 @pytest.mark.parametrize("question", ["--cfg=job", "--info=defaults"])
 def test_refuses_questions_about_one_run_in_a_sweep(question: str) -> None:
     done = command("-m", "seed=0,1", question)

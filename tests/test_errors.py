@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import PROJECT
 
-from experiments.errors import ConfigError, Terminated, TrainingError, run_command
+from experiments.errors import CommandParser, ConfigError, Terminated, TrainingError, run_command
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,13 @@ sys.exit(run_command(command))
     assert (done.stdout, done.stderr) == ("row 3\n", left)
 
 
-@pytest.mark.parametrize("words", ["run.py --help", "run.py experiment=walkthrough --cfg job"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("run.py --help", "run.py experiment=walkthrough --cfg job"),
+        *(f"scripts/{name}.py --help" for name in ("compare", "reference")),
+    ],
+)
 def test_output_that_cannot_be_written_is_told_once_and_is_a_failure(words: str) -> None:
     full = 'exec "$@" > /dev/full'
     done = subprocess.run(
@@ -103,6 +109,30 @@ def test_output_that_cannot_be_written_is_told_once_and_is_a_failure(words: str)
     )
     lost = "The output cannot be written: No space left on device. The rest of it is lost.\n"
     assert (done.returncode, done.stderr) == (1, lost)
+
+
+def test_mistakes_in_arguments_and_other_messages_are_clean_too(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = CommandParser(None, prog="it")
+    parser.add_argument("--port", type=int)
+
+    def told(*arguments: str) -> str:
+        def command() -> None:
+            print("wait\x1b[2J \u3000\x9b", file=sys.stderr)
+            parser.parse_args(arguments)
+
+        assert run_command(command) == 2
+        first, message = capsys.readouterr().err.splitlines()
+        assert first == "wait\ufffd[2J \u3000\ufffd"
+        return message.partition(". For help: python ")[0]
+
+    assert told("--port", "x") == "argument --port: invalid int value: 'x'"
+    assert told("http://me:secret@host/?token=secret", "\x1b[1m") == "unrecognized arguments: http://host/ \ufffd[1m"
+    assert len(told("--" + "x" * 10**5)) < 400
+
+
+def test_a_text_as_exit_code_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: sys.exit("The page is out of date.")) == 1
+    assert capsys.readouterr().err == "The page is out of date.\n"
 
 
 @pytest.mark.parametrize(("shell", "left"), [(">&-", "no\n"), ("2>&-", "")])

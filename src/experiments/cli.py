@@ -34,7 +34,7 @@ def main() -> None:
 def _run_arguments() -> None:
     arguments = parse_command_line()
     if arguments.shell_completion:
-        _answer_question()
+        _ask_hydra(arguments, arguments.overrides)
         if "install=bash" in arguments.overrides:
             print(COMPLETE_ONLY_OURS)
         return
@@ -48,7 +48,7 @@ def _run_arguments() -> None:
 def _run(arguments: Namespace) -> None:
     config = compose_job(arguments.overrides, arguments.config_dir)
     if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:  # --version has already exited
-        return _answer_question()
+        return _ask_hydra(arguments, arguments.overrides)
     _check_surroundings([config])
     from experiments.experiment import run_experiment
     from experiments.reproduction.resume import find_continued_run, find_resumed_run
@@ -72,8 +72,7 @@ def _sweep(arguments: Namespace) -> None:
 
         sweep = check_search(sweep)
     if arguments.help or arguments.hydra_help:
-        sys.argv = [word for word in sys.argv if word not in arguments.overrides]  # Hydra would refuse several values
-        return _answer_question()
+        return _ask_hydra(arguments, [])  # which would refuse several values
     jobs = [job.config for job in sweep.jobs]
     _check_surroundings(jobs)
     if any(config.resume for config in jobs):
@@ -92,6 +91,12 @@ def _sweep(arguments: Namespace) -> None:
     from experiments.sweeps.sweep import run_sweep
 
     run_sweep(sweep, sys.argv[1:])
+
+
+def _ask_hydra(arguments: Namespace, overrides: Sequence[str]) -> None:
+    """Have Hydra answer the question of the command line about these of its overrides, which Hydra takes only last."""
+    sys.argv = [*(word for word in sys.argv if word not in arguments.overrides), *overrides]
+    _answer_question()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")

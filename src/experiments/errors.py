@@ -1,5 +1,6 @@
 """The expected ways in which a command can fail: each carries one clear message and an exit code."""
 
+import argparse
 import difflib
 import errno
 import io
@@ -12,10 +13,10 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from experiments import PROJECT
-from experiments.formatting import clean_message, hide_credentials, shorten_middle
+from experiments.formatting import CONTROL_CHARACTERS, clean_message, hide_credentials, shorten_middle
 
 
 class UserError(Exception):
@@ -102,6 +103,25 @@ def handle_ending_signals() -> None:
             signal.signal(number, raise_terminated)
 
 
+def raise_interruption(error: BaseException) -> None:
+    """Raise the Ctrl-C or other signal after which an error came: a library then failed to clean up."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt | Terminated):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of the arguments of a command, to be used within `run_command`: a mistake in them is a UserError."""
+
+    def __init__(self, description: str | None, **settings: Any) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. For help: python {shlex.quote(sys.argv[0])} --help")
+
+
 class OutputStream(io.TextIOWrapper):
     """A standard stream that shows no credentials, and loses what cannot be written instead of raising an error.
 
@@ -138,13 +158,21 @@ class OutputStream(io.TextIOWrapper):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
+class MessageStream(OutputStream):
+    """Standard error, whose messages also contain nothing that a terminal interprets."""
+
+    def write(self, text: str) -> int:
+        super().write(CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text))
+        return len(text)
+
+
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command, and return its exit code: its own, 0 for None, or that of the error, reported on stderr.
 
     A reader of stdout or stderr that stops reading, such as `head`, neither ends the command nor counts as an error.
     Output that cannot be written, as the disk is full, does not end the command either, but makes the exit code 1.
     """
-    streams = OutputStream(sys.stdout), OutputStream(sys.stderr)
+    streams = OutputStream(sys.stdout), MessageStream(sys.stderr)
     with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
         code = _run_to_exit_code(command)
         sys.stdout.flush()
@@ -160,6 +188,8 @@ def _run_to_exit_code(command: Callable[[], int | None]) -> int:
         _check_installed_here()
         return command() or 0
     except SystemExit as end:  # of argparse and Hydra, after --help or for unknown options
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, TrainingError) as error:
         print(clean_message(str(error)) or type(error).__name__, file=sys.stderr)

@@ -20,6 +20,8 @@ USER_INFO = re.compile(
 )
 ADDRESS_QUERY = re.compile(r"""(://(?!/)[^\s?#'"]*)\?[^\s#'"]*""")
 
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f]")  # but tabs, line ends and returns
+
 LONGEST_MESSAGE_LINE = 1200  # characters of a line of a message: the names of all layers take 1,000
 MOST_MESSAGE_LINES = 20
 

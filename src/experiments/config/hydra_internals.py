@@ -4,13 +4,13 @@ A release of Hydra may move them: tests/config/test_hydra_internals.py then fail
 """
 
 import copy
-from argparse import ArgumentParser
 from collections.abc import Iterator
 from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import IO
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -19,8 +19,10 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.yaml_files import LARGEST_YAML, check_yaml
+from experiments.errors import CommandParser
 
 _load_yaml = OmegaConf.load
 
@@ -34,16 +36,22 @@ def _parse_checked_yaml(text: str, name: str) -> DictConfig | ListConfig:
     check_yaml(text, name)
     stream = StringIO(text)
     stream.name = name  # for the messages of the parser
-    return _load_yaml(stream)
+    try:
+        return _load_yaml(stream)
+    except OSError:  # OmegaConf's for a number, a set and the like
+        raise yaml.YAMLError(f"{name} is not a mapping. Write a line KEY: VALUE for each setting.") from None
+    except (OmegaConfBaseException, ValueError) as error:  # for what a config cannot hold
+        what = str(error).partition("\n")[0]
+        raise yaml.YAMLError(f"{name} cannot be read: {what}. Write texts, numbers, lists and mappings only.") from None
 
 
 # Hydra reads every config file with it, and it copies what an alias stands for each time.
 OmegaConf.load = staticmethod(_load_checked_yaml)  # type: ignore[assignment]
 
 
-def hydra_argument_parser() -> ArgumentParser:
+def hydra_argument_parser() -> CommandParser:
     """Return the parser of Hydra's command line: overrides and flags such as --multirun and --cfg."""
-    return get_args_parser()
+    return CommandParser(None, parents=[get_args_parser()], add_help=False)
 
 
 def start_hydra(folder: Path, further: Path) -> None:

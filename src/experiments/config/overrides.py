@@ -63,8 +63,8 @@ def choice_key(group: str) -> str:
 
 
 def parse_command_line() -> Namespace:
-    """Parse sys.argv as Hydra does, into overrides and flags such as --multirun and --cfg."""
-    return hydra_argument_parser().parse_args()
+    """Parse sys.argv as Hydra does, into overrides and flags such as --multirun and --cfg, in any order."""
+    return hydra_argument_parser().parse_intermixed_args()
 
 
 def override_value_text(value: Any) -> str:

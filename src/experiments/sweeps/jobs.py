@@ -9,7 +9,7 @@ from experiments.config.identity import identity_tags
 from experiments.config.overrides import override_key
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError, TrainingError, UserError
-from experiments.formatting import hide_credentials
+from experiments.formatting import clean_message, hide_credentials
 from experiments.sweeps.patience import outlast_outage
 from experiments.sweeps.plan import SweepJob, read_job_outcome
 from experiments.sweeps.study import pruning_watch
@@ -27,9 +27,9 @@ def try_job(job: SweepJob, parent_id: str, draw: str | None = None) -> str:
         else:
             outlast_outage(partial(_run_job, job, parent_id))
     except (UserError, TrainingError) as error:
-        return hide_credentials(str(error))
+        return clean_message(hide_credentials(str(error)))
     except (Exception, SystemExit) as error:  # its traceback is with its run
-        return hide_credentials(f"{type(error).__name__}: {error}")
+        return clean_message(hide_credentials(f"{type(error).__name__}: {error}"))
     return ""
 
 

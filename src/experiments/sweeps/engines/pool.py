@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_connections
@@ -26,7 +27,7 @@ from multiprocessing.connection import wait as wait_for_connections
 from experiments.config.facts import available_cores
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings
-from experiments.errors import ENDING_SIGNALS, Terminated, handle_ending_signals
+from experiments.errors import ENDING_SIGNALS, Terminated, handle_ending_signals, run_command
 from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
 from experiments.sweeps.jobs import try_job
 from experiments.sweeps.plan import SweepJob
@@ -210,6 +211,8 @@ def run_worker(connection: Connection, parent_id: str, threads: int, devices: in
             if not gc.get_freeze_count():  # Keras collects garbage before each model: spare it the rest
                 gc.collect()
                 gc.freeze()
+    except BrokenPipeError:  # the sweep's process is gone
+        return
     except (KeyboardInterrupt, Terminated) as end:  # a job's run is closed, and says why
         sys.exit((end if isinstance(end, Terminated) else Terminated()).exit_code)
 
@@ -227,4 +230,5 @@ def _listen(connection: Connection, jobs: queue.SimpleQueue, busy: threading.Eve
 
 
 if __name__ == "__main__":
-    run_worker(Connection(int(sys.argv[1])), sys.argv[2], *map(int, sys.argv[3:6]))
+    worker = partial(run_worker, Connection(int(sys.argv[1])), sys.argv[2], *map(int, sys.argv[3:6]))
+    sys.exit(run_command(worker))
