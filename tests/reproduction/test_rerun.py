@@ -362,7 +362,7 @@ def test_damaged_recorded_files_are_reported_in_one_line(store: tuple[str, str])
             "is damaged: it is not a mapping. Without it the run cannot be resumed",
         ),
         ("config/config.yaml", b"seed: 2020-01-01", "is damaged: Object of type date is not JSON serializable"),
-        ("config/config.yaml", b"&a [*a]", "is damaged: it describes more than 100,000 values"),
+        ("config/config.yaml", b"&a [*a]", "is damaged: it describes more than 10,000 values"),
         ("config/config.yaml", b"seed: !!python/name:os.system", "could not determine a constructor for the tag"),
         ("config/config.yaml", b"\xff\xfe", "config/config.yaml is damaged: 'utf-8' codec can't decode byte 0xff"),
         ("config/config.yaml", b"seed: [", "is damaged: while parsing a flow node expected the node content"),

@@ -34,7 +34,7 @@ from experiments.config.overrides import (
 )
 from experiments.config.schema import Config
 from experiments.config.validation import field_descriptions, show_value, validate_config
-from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+from experiments.errors import ConfigError, did_you_mean, join_sorted, raise_interruption, unknown_key
 from experiments.formatting import shorten_middle
 
 # Hydra and OmegaConf raise their own and many other kinds, AssertionError too, for what they cannot compose.
@@ -95,8 +95,8 @@ def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
             _check_config_files(list(chosen))
         except ConfigError:
             raise
-        except NOT_COMPOSABLE:  # reported when the job is composed
-            pass
+        except NOT_COMPOSABLE as error:  # reported when the job is composed
+            raise_interruption(error)
     cache: dict[tuple[str, ...], DictConfig] = {}
     # A user's own file may be older than a key of its group.
     composed = [ComposedJob(validate_config(complete(_compose(job, cache))), job) for job in jobs]
@@ -162,6 +162,7 @@ def read_search_space(overrides: Sequence[str]) -> dict[str, Any]:
 
 def explain_composition(overrides: list[str], error: Exception) -> ConfigError:
     """Return the error for overrides that Hydra cannot compose: about the first unknown key, else in Hydra's words."""
+    raise_interruption(error)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, EnvironmentReadError):
@@ -176,7 +177,8 @@ def explain_composition(overrides: list[str], error: Exception) -> ConfigError:
     try:
         chosen = [o for o in overrides if split_override(o).is_group_choice]
         known = list(config_keys(compose("config", overrides=chosen)))
-    except NOT_COMPOSABLE:  # the choices themselves are wrong, as the error says
+    except NOT_COMPOSABLE as again:  # the choices themselves are wrong, as the error says
+        raise_interruption(again)
         return in_hydras_words
     for sign, key, _ in map(split_override, overrides):
         if sign in ("", "~") and key not in known and key not in group_names() and not is_hydra_key(key):
