@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT
@@ -69,6 +71,31 @@ def test_a_process_that_cannot_work_ends_with_one_line(shell: str, message: str)
     words = ["bash", "-c", line, "bash", sys.executable, str(PROJECT / "run.py")]
     done = subprocess.run(words, capture_output=True, text=True, errors="backslashreplace")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("limit", "command", "code", "message"),
+    [
+        (":", "open('/dev/full', 'wb', 0).write(b'x')", 1, "No space left on device. Make room for files in "),
+        ("ulimit -f 1", "[open('large', 'ab', 0).write(bytes(800)) for _ in '123']", 1, "File too large. Raise the"),
+        ("ulimit -n 20", "[open('/dev/null') for _ in range(30)]", 1, "Too many open files: /dev/null. Raise the"),
+        ("ulimit -v 2000000", "bytes(10**10)", 1, "Cannot allocate memory. End other processes, or raise the limit"),
+        ("ulimit -u 5", "print('begun')", 2, "This process may start only "),
+    ],
+)
+def test_a_limit_of_the_machine_is_told_in_one_line(
+    limit: str, command: str, code: int, message: str, tmp_path: Path
+) -> None:
+    script = f"import sys; from experiments.errors import run_command; sys.exit(run_command(lambda: {command}))"
+    words = ["bash", "-c", f'{limit}; exec "$@"', "bash"]
+    if limit.startswith("ulimit -u") and os.getuid() == 0:  # which has no such limit
+        if not shutil.which("setpriv"):
+            pytest.skip("only setpriv can take away the rights of root")
+        keep = [f"--{kind}=-all,+dac_override" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+        words = ["setpriv", "--reuid=65534", "--clear-groups", *keep, *words]
+    done = subprocess.run([*words, sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
     assert done.stderr.startswith(message)
 
 

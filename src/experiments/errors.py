@@ -5,10 +5,12 @@ import difflib
 import errno
 import io
 import os
+import re
 import shlex
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -112,6 +114,16 @@ def raise_interruption(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
+ROOM = "Make room for files in {0}, in the store, and for temporary ones in {1} (or set TMPDIR to another folder)."
+LIMITS = {  # what to do about an operating system's error
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), ROOM),
+    errno.EFBIG: "Raise the limit of the size of a file: ulimit -f unlimited",
+    errno.EAGAIN: "End other processes, or raise the limit of processes and threads, which `ulimit -u` shows.",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit of open files, which `ulimit -n` shows."),
+    errno.ENOMEM: "End other processes, or raise the limit of memory, which `ulimit -v` shows.",
+}
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser of the arguments of a command, to be used within `run_command`: a mistake in them is a UserError."""
 
@@ -200,9 +212,27 @@ def _run_to_exit_code(command: Callable[[], int | None]) -> int:
     except Terminated as end:
         print("Terminated.", file=sys.stderr)
         return end.exit_code
-    except Exception:
-        traceback.print_exc()  # through the stream that shows no credentials
+    except Exception as error:
+        if advice := _machine_limit(error):
+            print(advice, file=sys.stderr)
+        else:
+            traceback.print_exc()  # through the stream that shows no credentials
         return 1
+
+
+def _machine_limit(error: Exception) -> str:
+    """Return what to do about an error that is due to the machine or its limits; nothing for any other."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (named := re.search(r"errno = (\d+)", str(error))):  # of HDF5
+        number = int(named[1])
+    if "start new thread" in str(error):
+        number = errno.EAGAIN
+    if isinstance(error, MemoryError) or "failed to map segment" in str(error):
+        number = errno.ENOMEM
+    if number not in LIMITS:
+        return ""
+    file = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    return f"{os.strerror(number)}{file}. {LIMITS[number].format(PROJECT, tempfile.gettempdir())}"
 
 
 def _check_installed_here() -> None:
@@ -219,7 +249,7 @@ def _check_installed_here() -> None:
 
 
 def _check_process() -> None:
-    """Raise UserError if this process has no working folder, or no place for temporary files."""
+    """Raise UserError if this process has no working folder, no place for temporary files, or too few threads."""
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -228,6 +258,17 @@ def _check_process() -> None:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         raise UserError(f"{error.strerror}. Set TMPDIR to a folder that exists and can be written to.") from None
+    over = threading.Event()
+    threads = [threading.Thread(target=over.wait) for _ in range(24 + 4 * (os.cpu_count() or 1))]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:  # TensorFlow would end the process in the middle of a run
+        started = sum(thread.ident is not None for thread in threads)
+        allowed = f"This process may start only {started} of the {len(threads)} threads that it needs"
+        raise UserError(f"{allowed}. {LIMITS[errno.EAGAIN]}") from None
+    finally:
+        over.set()
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -165,6 +165,16 @@ def test_a_silent_server_is_given_up_after_one_try(silent):
     assert "tracking.uri=sqlite:///" in message
 
 
+def test_a_store_for_which_there_is_no_room_is_told(new_uri):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"mlflow\.db cannot be used: (disk I/O error|database or disk is full)"):
+            connect_store(new_uri)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.soak
 def test_eight_processes_can_create_the_store_together(tmp_path):
     uri = f"sqlite:///{tmp_path / 'new store' / 'mlflow.db'}"

@@ -94,13 +94,16 @@ def create_database(uri: str) -> None:
             return
         quiet_mlflow()
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+        from sqlalchemy.exc import DBAPIError
 
         temporary = database.with_name(f".{database.name}.tmp")
         for base in (temporary, database):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 base.with_name(base.name + suffix).unlink(missing_ok=True)
-        store = SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts_folder(database).as_uri())
-        store.engine.dispose()
+        try:
+            SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts_folder(database).as_uri()).engine.dispose()
+        except DBAPIError as error:  # such as for a full disk
+            raise sqlite3.OperationalError(str(error.orig)) from None
         with closing(sqlite3.connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
         temporary.rename(database)
