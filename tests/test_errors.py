@@ -54,7 +54,8 @@ def test_a_message_is_bounded_clean_and_never_empty(capsys: pytest.CaptureFixtur
     assert told("a\x1b[31m\udc80\tb\nc\r") == "a\ufffd[31m\ufffd b\nc\n"
     assert told(f"key={'x' * 10**6} is wrong. Give less.").endswith("x is wrong. Give less.\n")
     assert len(told("word " * 10**5)) < 1300
-    assert told("line\n" * 1000).splitlines()[18:] == ["line", "and 981 more lines like these"]
+    listed = told("line\n" * 1000 + "To do.").splitlines()
+    assert (len(listed), listed[17:]) == (20, ["line", "and 982 more lines like these", "To do."])
 
 
 @pytest.mark.parametrize(

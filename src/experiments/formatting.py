@@ -82,8 +82,8 @@ def clean_message(text: str) -> str:
     """Return an error's message as it may be printed: bounded in length, and without what a terminal interprets."""
     short = re.sub(r"\S{400,}", lambda word: shorten_middle(word[0], 300), text.strip()).replace("\t", " ")
     lines = [shorten_middle(printable(line), LONGEST_MESSAGE_LINE) for line in short.split("\n")]
-    if len(lines) > MOST_MESSAGE_LINES:
-        lines = [*lines[: MOST_MESSAGE_LINES - 1], f"and {len(lines) - MOST_MESSAGE_LINES + 1:,} more lines like these"]
+    if more := max(0, len(lines) - MOST_MESSAGE_LINES):
+        lines[MOST_MESSAGE_LINES - 2 : -1] = [f"and {more + 1:,} more lines like these"]  # the last says what to do
     return "\n".join(lines)
 
 

@@ -379,6 +379,7 @@ def test_damaged_recorded_files_are_reported_in_one_line(store: tuple[str, str])
             find_original_run(store[1], store[0])
         path.write_bytes(before)
         assert message in str(caught.value)
+        assert str(caught.value).endswith("Restore the file from a copy, or make a new run.")
         assert "\n" not in str(caught.value)
 
 

@@ -3,11 +3,12 @@
 import re
 
 import pytest
+from mlflow import MlflowClient
 
 from experiments.config.identity import identity_tags
 from experiments.config.sweep_composition import BasicSettings, SearchSettings, compose_sweep
 from experiments.errors import ConfigError
-from experiments.sweeps.plan import SweepPlan, plan_sweep
+from experiments.sweeps.plan import SweepPlan, job_outcomes, plan_jobs, plan_sweep
 from experiments.sweeps.search import check_search
 from experiments.tracking.run import open_run
 
@@ -90,6 +91,17 @@ def test_the_digest_depends_on_the_jobs_and_not_on_reports_or_how_they_run() -> 
     assert planned("seed=1,0").composed.digest == one
     assert planned("seed=0,2").composed.digest != one
     assert planned("seed=0,1", "model.dropout=0.5").composed.digest != one
+
+
+def test_the_reason_of_a_failed_job_is_bounded_and_clean(uri: str) -> None:
+    (job,) = plan_jobs(compose_sweep(["data=digits", f"tracking.uri={uri}"]).jobs, [])
+    tags = {"mlflow.parentRunId": "f" * 32, "fingerprint": job.fingerprint}
+    with open_run(uri, "digits", "job", {}, tags) as run:
+        pass
+    MlflowClient(uri).set_tag(run.run_id, "end_reason", "no\x1b[2J" + "x" * 5000)  # as any program may
+    (outcome,) = job_outcomes([job], "f" * 32)
+    assert outcome.reason.startswith("no\ufffd[2Jx")
+    assert len(outcome.reason) <= 300
 
 
 # As recorded by earlier versions: an unchanged command must find its old parent.

@@ -26,7 +26,7 @@ from experiments.config.validation import validate_config
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, NotFiniteError, StoreError
 from experiments.tracking.addresses import resolve_tracking_uri
-from experiments.tracking.artifacts import download_model, largest_unpacked_size, read_artifact_text
+from experiments.tracking.artifacts import damaged_artifact, download_model, largest_unpacked_size, read_artifact_text
 from experiments.tracking.environment import installed_packages, read_code_state
 from experiments.tracking.recorded_config import (
     RECORD_DIGESTS,
@@ -184,7 +184,7 @@ def recorded_hardware(uri: str, run_id: str) -> dict[str, object]:
         if not isinstance(hardware, dict):
             raise ValueError("it is not a mapping.")
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"Run {run_id}: environment/hardware.json is damaged: {error}") from None
+        raise damaged_artifact(uri, run_id, "environment/hardware.json", error) from None
     return hardware
 
 

@@ -16,7 +16,7 @@ from experiments.config.composition import compose_jobs, composing
 from experiments.config.facts import objective_of
 from experiments.config.identity import identity_tags
 from experiments.errors import ConfigError, StoreOutageError, Terminated
-from experiments.formatting import format_duration, printable
+from experiments.formatting import clean_message, format_duration, printable
 from experiments.sweeps.earlier_trials import EarlierTrial
 from experiments.sweeps.engines.engine import Engine, JobEnd, has_room, process_kind
 from experiments.sweeps.leaderboard import log_figures
@@ -178,7 +178,7 @@ def run_search(
             try:
                 jobs[plan_job(trial.params, trial).number] = trial
             except ConfigError as error:  # values that are allowed one by one, but not together
-                refused.append(f"trial {trial.number} cannot run: {error}")
+                refused.append(clean_message(f"trial {trial.number} cannot run: {error}"))
                 print(refused[-1], file=sys.stderr)
                 study.tell(trial, None, "FAILED", None)
                 runner.expected -= 1

@@ -17,7 +17,7 @@ from experiments.config.schema import Config
 from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, NotFiniteError, StoreError
-from experiments.formatting import LONGEST_CELL, plural, printable, shorten_marked
+from experiments.formatting import LONGEST_CELL, clean_message, plural, printable, shorten_marked
 from experiments.reports.differences import run_name
 from experiments.sweeps.search import LEARNING_SAMPLERS, Search
 from experiments.tracking.addresses import resolve_tracking_uri
@@ -285,7 +285,7 @@ def job_outcomes(jobs: Sequence[SweepJob], parent_id: str, **tags: str) -> list[
     found: dict[str, JobOutcome] = {}
     for run in child_runs(jobs[0].config.tracking.uri, parent_id, **tags) if jobs else []:
         diverged = jobs[0].trial is not None and run.tags.get("end_error") == NotFiniteError.__name__
-        reason, pruned = run.tags.get("end_reason", ""), "pruned" in run.tags
+        reason, pruned = clean_message(run.tags.get("end_reason", "")), "pruned" in run.tags
         outcome = JobOutcome(run.run_id, run.status, run.metrics, reason, pruned, diverged and run.status == "FAILED")
         key = run.tags.get("fingerprint", "")
         if key not in found or (outcome.is_done and not found[key].is_done):

@@ -54,7 +54,16 @@ def read_artifact_text(uri: str, run_id: str, artifact: str) -> str:
     try:
         return read_artifact_bytes(uri, run_id, artifact).decode()
     except UnicodeDecodeError as error:
-        raise StoreError(f"Run {run_id} in {hide_credentials(uri)}: {artifact} is damaged: {error}") from None
+        raise damaged_artifact(uri, run_id, artifact, error) from None
+
+
+def damaged_artifact(uri: str, run_id: str, artifact: str, error: Exception) -> StoreError:
+    """Return the error for a file of a run's record that cannot be read."""
+    reason = str(error).removesuffix(".")
+    return StoreError(
+        f"Run {run_id} in {hide_credentials(uri)}: {artifact} is damaged: {reason}. Without it the run cannot be"
+        " repeated; its metrics and model are still in the store. Restore the file from a copy, or make a new run."
+    )
 
 
 def model_location(uri: str, run_id: str) -> str:
