@@ -73,6 +73,21 @@ def test_refuses_to_zip_what_does_not_fit(overrides: list[str], said: str) -> No
         compose_sweep(overrides)
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("seed=range(0,1,0)", "has no values that can be listed. Name the values: seed=A,B,C."),
+        ("model.dropout=range(0,1,nan)", "has no values that can be listed. Name the values: model.dropout=A,B,C."),
+        ("seed=range(1000000000)", "makes more than 10,000 jobs. Name fewer values, or let a search draw them"),
+        ("model.dropout=range(0,inf,1)", "makes more than 10,000 jobs."),
+        ("model.units=range(1,5002)", "makes more than 10,000 jobs."),
+    ],
+)
+def test_values_that_cannot_be_listed_are_refused_soon(override: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{override!r} {problem}")):
+        compose_sweep(["model.activation=relu,elu", override])
+
+
 def test_a_glob_sweeps_experiments() -> None:
     jobs = plan_sweep(compose_sweep(["experiment=glob(single_*)", "tracking.uri=sqlite:////nowhere/mlflow.db"])).jobs
     assert [job.name for job in jobs] == ["single_neuron"]

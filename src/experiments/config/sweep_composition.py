@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from hydra import compose
@@ -27,6 +28,8 @@ from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import is_hydra_key, override_key, parse_overrides
 from experiments.config.validation import field_descriptions, show_value
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+
+MOST_JOBS = 10_000  # of a sweep
 
 Params = Annotated[dict[str, Any], described("what to sweep over, as {KEY:'A,B'}")]
 
@@ -104,7 +107,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         jobs: list[ComposedJob] = []
         if not isinstance(sweeper, SearchSettings):
             refuse_space(parsed)
-            _refuse_sweeps_without_values(parsed)
+            _check_sweep_values(parsed)
             jobs = compose_jobs(_expand_jobs(parsed))
             if jobs[0].config.sweep.zip:
                 raise ConfigError("sweep.zip is about the values on a command line. Give it there, not in a file.")
@@ -150,15 +153,25 @@ def _check_hydra_overrides(parsed: Iterable[Override]) -> None:
             raise ConfigError(f"{key}={value} is not a mapping. Give its keys, such as {key}.KEY=VALUE.")
 
 
-def _refuse_sweeps_without_values(parsed: list[Override]) -> None:
+def _check_sweep_values(parsed: list[Override]) -> None:
+    """Raise ConfigError for values that cannot be listed, and for too many jobs, before there is a list of them."""
+    zipped, jobs = any(override.key_or_group == "sweep.zip" for override in parsed), 1
     for override in filter(Override.is_sweep_override, parsed):
-        if not override.is_discrete_sweep():
-            problem = "is a range to search in. Add hydra/sweeper=optuna, or name"
-        elif next(override.sweep_string_iterator(), None) is None:
-            problem = "matches no value, so there is nothing to run. Name"
-        else:
-            continue
-        raise ConfigError(f"{override.input_line!r} {problem} the values: {override.key_or_group}=A,B,C.")
+        problem, count = "", 0
+        try:
+            if override.is_discrete_sweep():
+                count = sum(1 for _ in islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+                problem = "" if count else "matches no value, so there is nothing to run. Name"
+            else:
+                problem = "is a range to search in. Add hydra/sweeper=optuna, or name"
+        except (ValueError, ArithmeticError):  # of range(0,1,0)
+            problem = "has no values that can be listed. Name"
+        if problem:
+            raise ConfigError(f"{override.input_line!r} {problem} the values: {override.key_or_group}=A,B,C.")
+        jobs = max(jobs, count) if zipped else jobs * count
+        if jobs > MOST_JOBS:
+            more = f"makes more than {MOST_JOBS:,} jobs. Name fewer values, or let a search draw them"
+            raise ConfigError(f"{override.input_line!r} {more}: hydra/sweeper=optuna")
 
 
 def _expand_jobs(parsed: list[Override]) -> list[list[str]]:
