@@ -85,6 +85,8 @@ MISTAKES = {
     "a.b=tag(lgo,interval(1,2))": "has the tag lgo. The only tag in a search is log, of an interval.",
     "a.b=tag(log,range(1,9))": "has the tag log. The only tag in a search is log, of an interval.",
     "a.b=range(3,3)": "is an empty range. Write range(START,STOP,STEP).",
+    "a.b=range(0,inf,1)": "'a.b=range(0,inf,1)': start, stop and step must be finite.",
+    "a.b=range(0,1,nan)": "start, stop and step must be finite.",
     "experiment=glob(x*)": "'experiment=glob(x*)' matches no value.",
     "hydra.launcher.workers=1,2": "a search cannot vary hydra.launcher.workers. Give one value.",
     "search=mlp,other": "a search cannot vary search. Give one value.",

@@ -203,6 +203,8 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
             raise ConfigError(f"{given!r}: a logarithmic interval must begin above 0; received {low:g}.")
         return Parameter(key, low=low, high=high, log=bool(tags), when=when)
     if override.is_range_sweep():
+        if not all(map(math.isfinite, (value.start, value.stop, value.step))):
+            raise ConfigError(f"{given!r}: start, stop and step must be finite.")
         if not (values := list(value.range()) if value.step else []):
             raise ConfigError(f"{given!r} is an empty range. Write range(START,STOP,STEP).")
         step = abs(value.step) if len(values) > 1 else None
