@@ -87,9 +87,8 @@ def test_unusable_ports_and_hosts_are_reported(tmp_path, capsys, monkeypatch):
     main = runpy.run_path(str(UI))["main"]
     for port in ("0", "-1", "70000"):
         monkeypatch.setattr(sys, "argv", ["ui.py", f"--port={port}"])
-        with pytest.raises(SystemExit, match="2"):
-            main()
-        assert capsys.readouterr().err.endswith(f"error: --port={port}: expected 1 to 65535\n")
+        assert main() == 2
+        assert capsys.readouterr().err.startswith(f"--port={port}: expected 1 to 65535. For help: ")
     monkeypatch.setattr(sys, "argv", ["ui.py", "--host=192.0.2.1", f"--uri=sqlite:///{tmp_path}/mlflow.db"])
     assert main() == 2
     assert capsys.readouterr().err == (
