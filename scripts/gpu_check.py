@@ -8,7 +8,6 @@ python scripts/gpu_check.py --quick --any-device  on little data, also without a
 Every run is a process of its own, on the real MNIST, in a store of its own.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -29,7 +28,7 @@ from measuring import in_fresh_process, measure_process
 
 from experiments import PROJECT
 from experiments.config.metrics import TIME_METRICS
-from experiments.errors import TrainingError, UserError, run_command
+from experiments.errors import CommandParser, TrainingError, UserError, run_command
 from experiments.tracking.records import RunRecord, experiment_runs, metric_history
 from experiments.tracking.store import open_existing_store
 from experiments.training.compiled_programs import PROGRAM_FOLDER
@@ -221,17 +220,17 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(CHECKS)}")
     add("--json", metavar="FILE", type=Path, help="write everything as JSON too")
     add("--quick", action="store_true", help="little data")
     add("--any-device", action="store_true", help="go on without a GPU")
-    options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in CHECKS]:
-        parser.error(f"unknown check {unknown[0]!r}. Choices: {', '.join(CHECKS)}")
 
     def command() -> int:
+        options = parser.parse_args()
+        if unknown := [name for name in options.names if name not in CHECKS]:
+            parser.error(f"unknown check {unknown[0]!r}. Choices: {', '.join(CHECKS)}")
         facts = in_fresh_process(machine)
         if not facts["gpus"] and not options.any_device:
             raise UserError(
