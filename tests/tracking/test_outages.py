@@ -16,6 +16,7 @@ from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.records import find_runs
 from experiments.tracking.run import TrackedRun, open_run
 from experiments.tracking.store import connect_store, open_existing_store
+from experiments.training.checkpoints import checkpoint_path
 
 PAGE = b"<html>the server is being replaced</html>"
 
@@ -65,7 +66,7 @@ def test_an_answer_that_is_not_about_the_content_is_an_outage(
             assert not run.spool, of
             assert "answers again and has received everything." in capfd.readouterr().err, number
         proxy.answer(status, PAGE, "runs/update")
-    assert f"The rest of run {run.run_id} (FINISHED) is kept in" in capfd.readouterr().err
+    assert f"Of run {run.run_id} (FINISHED) these wait in" in capfd.readouterr().err
     proxy.pass_all()
     (found,) = find_runs(open_existing_store(proxy.uri), [run.run_id])
     assert (found.status, dict(found.metrics), dict(found.params)) == ("FINISHED", {"loss": 0.5}, {"seed": "0"})
@@ -106,14 +107,24 @@ def test_artifacts_that_cannot_be_stored_are_sent_by_the_next_command(uri: str, 
         run.log_metrics({"loss": 0.5}, 1)
     told = capfd.readouterr().err
     assert f"The tracking store {uri} does not take artifacts; the run continues." in told
-    assert f"still does not take artifacts. The rest of run {run.run_id} (FINISHED) is kept in" in told
-    assert told.count("\n") == 2
-    assert connect_store(uri).get_run(run.run_id).info.status == "RUNNING"
+    file = spools / f"{run.run_id}.jsonl"
+    assert told.splitlines()[1:] == [
+        f"The tracking store {uri} still does not take artifacts. Of run {run.run_id} (FINISHED) these wait in {file}:"
+        f" artifacts, metrics, status. To send them, once the store takes them: python scripts/compare.py --uri {uri}"
+    ]
+    found = connect_store(uri).get_run(run.run_id)
+    assert (found.info.status, found.data.tags["end_reason"]) == (
+        "RUNNING",
+        f"finished; the rest waits to be sent in {file}",
+    )
+    checkpoint_path(run.run_id).parent.mkdir(parents=True, exist_ok=True)
+    checkpoint_path(run.run_id).touch()
     place.unlink()
-    (found,) = find_runs(open_existing_store(uri), [run.run_id])
-    assert (found.status, dict(found.metrics)) == ("FINISHED", {"loss": 0.5})
+    (sent,) = find_runs(open_existing_store(uri), [run.run_id])
+    assert (sent.status, dict(sent.metrics), "end_reason" in sent.tags) == ("FINISHED", {"loss": 0.5}, False)
     assert read_artifact_text(uri, run.run_id, "texts/a.txt") == "text"
     assert list(spools.iterdir()) == []
+    assert not checkpoint_path(run.run_id).exists()
 
 
 def test_how_a_run_ended_is_recorded_though_its_artifacts_wait(uri: str, spools: Path) -> None:

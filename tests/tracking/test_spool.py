@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.errors import StoreError
 from experiments.tracking import spool
-from experiments.tracking.liveness import mark_dead_runs, process_tags
+from experiments.tracking.artifacts import read_artifact_text
+from experiments.tracking.deletion import find_deletable_runs
+from experiments.tracking.liveness import check_resumable, mark_dead_runs, process_tags, unseen_notice
 from experiments.tracking.records import find_runs
 from experiments.tracking.run import open_run
 from experiments.tracking.spool import Spool
@@ -55,6 +60,44 @@ def test_a_run_of_which_something_waits_is_not_judged(uri: str, spools: Path, ca
     assert f"It stays in {spools / run_id}.jsonl; delete that file to discard it." in told
     (spools / f"{run_id}.jsonl").unlink()
     assert mark_dead_runs(client, ["0"]) == [run_id]
+
+
+def test_a_run_of_which_something_waits_in_another_project_is_not_judged(uri: str, spools: Path) -> None:
+    run_id = dead_run(uri, POINT, END)
+    other = spools.with_name("other") / "outputs" / "spool"
+    other.mkdir(parents=True)
+    (spools / f"{run_id}.jsonl").rename(other / f"{run_id}.jsonl")
+    client = connect_store(uri)
+    client.set_tag(run_id, "process.spool", str(other))
+    assert mark_dead_runs(client) == []
+    waiting = f"Run {run_id} has ended, but the rest of its record waits in {other / run_id}.jsonl."
+    assert str(unseen_notice(client, run_id)).startswith(waiting)
+    for resume_anyway in (False, True):
+        with pytest.raises(StoreError, match=re.escape(waiting)):
+            check_resumable(uri, run_id, resume_anyway)
+    with pytest.raises(StoreError, match=re.escape(waiting)):
+        find_deletable_runs(client, [run_id])
+
+
+def test_what_waits_is_sent_after_the_project_was_moved(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    monkeypatch.setattr(spool, "PROJECT", before)
+    monkeypatch.setattr(spool, "SPOOL_FOLDER", before / "outputs" / "spool")
+    (before / "mlruns").mkdir(parents=True)
+    shutil.copy(empty_store, before / "mlruns" / "mlflow.db")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("text")
+    run_id = dead_run(f"sqlite:///{before}/mlruns/mlflow.db", {"artifacts": "texts", "source": str(texts)}, END)
+    before.rename(after)
+    monkeypatch.setattr(spool, "PROJECT", after)
+    monkeypatch.setattr(spool, "SPOOL_FOLDER", after / "outputs" / "spool")
+    uri = f"sqlite:///{after}/mlruns/mlflow.db"
+    assert open_existing_store(uri).get_run(run_id).info.status == "FINISHED"
+    assert read_artifact_text(uri, run_id, "texts/a.txt") == "text"
+    assert list((after / "outputs" / "spool").iterdir()) == []
 
 
 def test_a_run_that_was_taken_for_dead_and_is_finished_has_no_reason(uri: str, spools: Path) -> None:

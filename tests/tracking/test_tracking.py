@@ -480,7 +480,7 @@ def test_an_outage_of_the_server_loses_nothing_and_does_not_stall_the_run(tmp_pa
             server.kill()
             run.log_metrics({"loss": 1 / 6}, epoch=6)
             run.log_metrics({"loss": 1 / 7}, epoch=7)
-        assert f"is kept in {spools / run.run_id}.jsonl; the next command that uses" in capfd.readouterr().err
+        assert f"(FINISHED) these wait in {spools / run.run_id}.jsonl: metrics" in capfd.readouterr().err
         with (spools / f"{run.run_id}.jsonl").open("a") as file:
             file.write('{"metr')  # an interrupted write
 
@@ -515,7 +515,7 @@ def test_an_outage_of_the_server_loses_nothing_and_does_not_stall_the_run(tmp_pa
         with pytest.raises(RuntimeError, match="the real reason"):
             fail()
         [failed] = runs
-        assert f"The rest of run {failed.run_id} (FAILED) is kept in" in capfd.readouterr().err
+        assert f"Of run {failed.run_id} (FAILED) these wait in" in capfd.readouterr().err
         operations = [json.loads(line) for line in (spools / f"{failed.run_id}.jsonl").read_text().splitlines()]
         assert [operation["status"] for operation in operations if "status" in operation] == ["FAILED"]
     finally:

@@ -28,6 +28,7 @@ from experiments.errors import ConfigError, NotFiniteError, StoreError
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import damaged_artifact, download_model, largest_unpacked_size, read_artifact_text
 from experiments.tracking.environment import installed_packages, read_code_state
+from experiments.tracking.liveness import unseen_notice
 from experiments.tracking.recorded_config import (
     RECORD_DIGESTS,
     changed_files,
@@ -137,7 +138,7 @@ def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
             f" scripts/compare.py --sweep {run.run_id}"
         )
     if run.status != "FINISHED":
-        advice = f"Resume it first: python run.py resume={run.run_id}"
+        advice = unseen_notice(client, run.run_id) or f"Resume it first: python run.py resume={run.run_id}"
         if run.tags.get("end_error") == NotFiniteError.__name__:
             advice = f"Resuming it would fail again: {run.tags.get('end_reason')}"
         raise StoreError(

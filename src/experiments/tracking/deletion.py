@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.errors import StoreError
 from experiments.formatting import plural
 from experiments.tracking.addresses import SQLITE, artifacts_folder, database_file
+from experiments.tracking.liveness import unseen_notice
 from experiments.tracking.outages import first_line
 from experiments.tracking.records import RunRecord, experiment_runs, find_runs, runs_with_tags
 from experiments.tracking.spool import SPOOL_FOLDER
@@ -68,7 +69,8 @@ def find_deletable_runs(
     deletable = [run for run in matching if run.run_id not in incomplete]
     for run in deletable:
         if run.status in ("RUNNING", "SCHEDULED"):
-            raise StoreError(f"Run {run.run_id} ({run.name}) is {run.status}: stop it first. Nothing was deleted.")
+            running = f"Run {run.run_id} ({run.name}) is {run.status}: stop it first."
+            raise StoreError(f"{unseen_notice(client, run.run_id) or running} Nothing was deleted.")
     with store_errors(client.tracking_uri):
         return [_look_up(client, run) for run in sorted(deletable, key=lambda run: "sweep" in run.tags)]
 

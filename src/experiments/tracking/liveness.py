@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.errors import StoreError
-from experiments.tracking.spool import waiting_runs
+from experiments.tracking.spool import SPOOL_FOLDER, waiting_notice
 from experiments.tracking.store import (
     all_experiment_ids,
     get_mlflow_run,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+SPOOL_TAG = "process.spool"  # the folder in which waits what it cannot send
 DISAPPEARED = "the process disappeared: it was killed, or the machine went down"
 
 
@@ -32,7 +33,7 @@ def process_tags() -> dict[str, str]:
     Without a /proc that shows this process's own PID namespace, there are only its host and its id.
     """
     pid = str(os.getpid())
-    found = {"process.host": socket.gethostname(), "process.pid": pid}
+    found = {"process.host": socket.gethostname(), "process.pid": pid, SPOOL_TAG: str(SPOOL_FOLDER)}
     with suppress(OSError):
         namespace, shown_as = (str(Path(f"/proc/self{link}").readlink()) for link in ("/ns/pid", ""))
         if shown_as == pid and (start := _process_start_time(pid)):
@@ -75,8 +76,7 @@ def mark_dead_runs(client: "MlflowClient", experiment_ids: list[str] | None = No
     of_this_host = f"attributes.status = 'RUNNING' and tags.`process.host` = '{here['process.host']}'"
     ids = experiment_ids or all_experiment_ids(client)
     running = search_pages(client.search_runs, experiment_ids=ids, filter_string=of_this_host)
-    waiting = waiting_runs()  # what they could not send says how they ended
-    dead = [run for run in running if run.info.run_id not in waiting and is_process_dead(run.data.tags, here)]
+    dead = [run for run in running if is_process_dead(run.data.tags, here) and not _waiting_notice(run)]
     for run in dead:
         end_abandoned_run(client, run.info.run_id, "KILLED", DISAPPEARED, _last_sign(client, run))
     return [run.info.run_id for run in dead]
@@ -98,22 +98,33 @@ def check_resumable(uri: str, run_id: str, resume_anyway: bool) -> None:
         if run.info.status != "RUNNING" or process_tags().items() <= tags.items():  # a retry in the same process
             return
         unseen = unseen_notice(client, run_id)
-        if unseen and resume_anyway:
+        if unseen and resume_anyway and not _waiting_notice(run):
             return end_abandoned_run(client, run_id, "KILLED", "ended by resume_anyway=true", _last_sign(client, run))
     raise StoreError(unseen or f"Run {run_id} is still running, in {_process_of(tags)}. Stop that process first.")
 
 
 def unseen_notice(client: "MlflowClient", run_id: str) -> str | None:
-    """Return what is known of a run that is RUNNING in a process that cannot be judged from here; None for others."""
+    """Return what is known of a run that is RUNNING by its store, but has ended, or cannot be judged from here.
+
+    None for others.
+    """
     run = client.get_run(run_id)
-    if run.info.status != "RUNNING" or is_process_dead(run.data.tags, process_tags()) is not None:
+    dead = is_process_dead(run.data.tags, process_tags())
+    if run.info.status != "RUNNING" or dead is False:
         return None
+    if dead or _waiting_notice(run):
+        return _waiting_notice(run)
     last = datetime.fromtimestamp(_last_sign(client, run) / 1000)
     return (
         f"Run {run_id} is RUNNING in {_process_of(run.data.tags)}, not seen since {last:%Y-%m-%d %H:%M:%S}. Whether it"
         " still runs cannot be seen from here: it is on another machine, in another container, or of an earlier"
         " version. If it has ended, resume it with resume_anyway=true."
     )
+
+
+def _waiting_notice(run: "MlflowRun") -> str | None:
+    """Say where the rest of a run waits, which tells how it ended; None if nothing waits on this machine."""
+    return waiting_notice(run.info.run_id, run.data.tags.get(SPOOL_TAG, ""))
 
 
 def _process_of(tags: Mapping[str, str]) -> str:

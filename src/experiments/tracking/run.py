@@ -25,7 +25,7 @@ from experiments.tracking.liveness import mark_dead_runs, process_tags
 from experiments.tracking.operations import SpooledOperation, apply_operation, clear_end, view_tag
 from experiments.tracking.outages import first_line, is_outage, outage_reason
 from experiments.tracking.records import LONGEST_PARAM
-from experiments.tracking.spool import Spool
+from experiments.tracking.spool import Spool, sending_command
 from experiments.tracking.store import connect_store, experiment_name, get_mlflow_run, metric_points, store_errors
 from experiments.tracking.ui_pages import VIEW_NAME, runs_view
 
@@ -248,11 +248,14 @@ class TrackedRun:
         """Send what waits at the end of the run, or say where it is kept."""
         if self.spool:
             self._replay()
-        if self.spool:
-            self._report(
-                f"still {self._problem}. The rest of run {self.run_id} ({self._status}) is kept in {self.spool.path};"
-                " the next command that uses this store sends it."
-            )
+        if not self.spool:
+            return
+        if self._status == "FINISHED":  # until that is sent, the run is RUNNING there
+            self._send_ahead([{"tags": {"end_reason": f"finished; the rest waits to be sent in {self.spool.path}"}}])
+        self._report(
+            f"still {self._problem}. Of run {self.run_id} ({self._status}) these wait in {self.spool.path}:"
+            f" {self.spool.kinds}. To send them, once the store takes them: {sending_command(self.uri)}"
+        )
 
     @span("logging")
     def _log(self, operation: SpooledOperation) -> None:

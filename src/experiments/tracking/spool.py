@@ -1,13 +1,15 @@
 """What runs logged while their stores did not answer: kept in files, and sent by whatever opens the store next.
 
-There is a file for each run, JSON lines: the store's address, then one operation per line; files to be uploaded are
-copied beside it. Operations can be applied twice without harm, so an interrupted replay simply starts again.
+There is a file for each run, JSON lines: the store's address, relative to the project if it is in there, then one
+operation per line; files to be uploaded are copied beside it. Operations can be applied twice without harm, so an
+interrupted replay simply starts again.
 """
 
 import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections import deque
@@ -18,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import PROJECT
+from experiments.tracking.addresses import SQLITE, hide_credentials
 from experiments.tracking.operations import SpooledOperation, apply_operation
 from experiments.tracking.outages import first_line, is_outage
+from experiments.training.checkpoints import drop_checkpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,6 +49,11 @@ class Spool:
 
     def __bool__(self) -> bool:
         return bool(self._pending)
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of operations that wait, in their order: `model, tags, artifacts, status`."""
+        return ", ".join(dict.fromkeys(next(iter(operation)) for operation in self._pending))
 
     def append(self, operation: SpooledOperation) -> None:
         """Write an operation to disk, with a copy of the folder that its key `source` names; raise an OSError."""
@@ -109,14 +118,20 @@ class Spool:
         if records and not isinstance((records[0] or {}).get("store"), str):
             records[0] = None
         if records and records[0]:
-            self.store = records[0]["store"]
-        sound = [record for record in records[1:] if record is not None]
+            self.store = _moved_address(records[0]["store"])
+        sound = [self._with_moved_source(record) for record in records[1:] if record is not None]
         if None in records:
             self._set_aside([number for number, record in enumerate(records, 1) if record is None])
             file.truncate(0)
         if self.store and not file.seek(0, os.SEEK_END):
-            _write_lines(file, [{"store": self.store}, *sound])
+            _write_lines(file, [{"store": _movable_address(self.store)}, *sound])
         self._pending.extend(sound)
+
+    def _with_moved_source(self, operation: SpooledOperation) -> SpooledOperation:
+        """Return an operation with the present place of its files: the project may have been moved, or copied."""
+        if "source" not in operation:
+            return operation
+        return operation | {"source": str(self._files.joinpath(*Path(operation["source"]).parts[-2:]))}
 
     def _set_aside(self, damaged: list[int]) -> None:
         """Keep a copy of a file with damaged lines, of which the sound ones are sent, and say so."""
@@ -130,9 +145,20 @@ class Spool:
         )
 
 
-def waiting_runs() -> set[str]:
-    """Return the ids of the runs of which something waits to be sent."""
-    return {path.stem for path in SPOOL_FOLDER.glob("*.jsonl")}
+def waiting_notice(run_id: str, folder: str) -> str | None:
+    """Say where something of a run waits to be sent, among the spools of this project or in `folder`; else None."""
+    for file in (SPOOL_FOLDER / f"{run_id}.jsonl", Path(folder, f"{run_id}.jsonl")):
+        if os.access(file, os.F_OK):
+            return (
+                f"Run {run_id} has ended, but the rest of its record waits in {file}. Any command in {file.parents[2]}"
+                " that uses this store sends it, once the store takes it."
+            )
+    return None
+
+
+def sending_command(uri: str) -> str:
+    """Return a command that sends what waits for a store, as every command does that uses it."""
+    return f"python scripts/compare.py --uri {shlex.quote(hide_credentials(uri))}"
 
 
 def find_abandoned_spools(store: str) -> Iterator[Spool]:
@@ -164,7 +190,7 @@ def find_abandoned_spools(store: str) -> Iterator[Spool]:
 
 
 def send_waiting(client: "MlflowClient", store: str) -> None:
-    """Send to the store, of this address without credentials, what runs that have ended could not.
+    """Send to the store, of this address without credentials, what runs that have ended could not, and end them.
 
     What cannot be sent now is kept for the next command, with a message.
     """
@@ -173,13 +199,15 @@ def send_waiting(client: "MlflowClient", store: str) -> None:
             continue
         try:
             spool.replay(partial(apply_operation, client, spool.run_id))
+            if client.get_run(spool.run_id).info.status == "FINISHED":
+                drop_checkpoint(spool.run_id)  # kept until then
         except Exception as error:
             if not is_outage(error):
                 _refused.add(spool.path)
             _tell_once(
                 spool.path,
-                f"What run {spool.run_id} logged while the tracking store {store} did not answer could not be sent: "
-                f"{first_line(error)} It stays in {spool.path}; delete that file to discard it.",
+                f"What run {spool.run_id} logged while the tracking store {store} did not take it cannot be sent:"
+                f" {first_line(error).removesuffix('.')}. It stays in {spool.path}; delete that file to discard it.",
             )
             if getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE":  # a locked database waits for each
                 return
@@ -190,6 +218,17 @@ def _tell_once(path: Path, message: str) -> None:
     if path not in _told:
         _told.add(path)
         print(message, file=sys.stderr)
+
+
+def _movable_address(store: str) -> str:
+    """Return the address of a store in the project relative to the project, and that of another as it is."""
+    return store.replace(f"{SQLITE}{PROJECT}/", SQLITE, 1)
+
+
+def _moved_address(recorded: str) -> str:
+    """Return the present address of a store, from its movable one."""
+    path = recorded.removeprefix(SQLITE)
+    return recorded if path == recorded else f"{SQLITE}{PROJECT / path}"
 
 
 def _parse_line(line: bytes) -> SpooledOperation | None:
