@@ -43,6 +43,8 @@ MISTAKES = {
     "hydra.launcher.wrkers=3": "unknown key 'hydra.launcher.wrkers' (did you mean 'hydra.launcher.workers'?). Keys of",
     "hydra.launcher=5": "hydra.launcher=5 is not a mapping. Give its keys, such as hydra.launcher.KEY=VALUE.",
     "hydra.mode=foo": "hydra.mode=foo is not a choice. Choices of hydra.mode: MULTIRUN, RUN",
+    "sweep.dry_run=true": "'sweep.dry_run=true' has no effect on a single run. For a sweep add -m, or leave it out.",
+    "resume=": "resume= is not allowed: id of an interrupted run to continue, or null",
     "tracking.uri=ftp://x": "tracking.uri=ftp://x is not supported. Choices: sqlite:///PATH/mlflow.db",
 }
 

@@ -12,7 +12,7 @@ from experiments.config.composition import compose_job
 from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
-from experiments.errors import ConfigError, handle_ending_signals, run_command
+from experiments.errors import ConfigError, handle_ending_signals, run_command, show_given
 from experiments.runtime import check_xla_flags, collect_garbage_rarely
 
 # Hydra completes the command `python` by running whatever script follows it: restrict that to our own.
@@ -49,11 +49,13 @@ def _run(arguments: Namespace) -> None:
     config = compose_job(arguments.overrides, arguments.config_dir)
     if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:  # --version has already exited
         return _ask_hydra(arguments, arguments.overrides)
+    overrides = [override for override in arguments.overrides if not is_hydra_key(override_key(override))]
+    if unused := next((override for override in overrides if override_key(override).startswith("sweep.")), None):
+        raise ConfigError(f"{show_given(unused)} has no effect on a single run. For a sweep add -m, or leave it out.")
     _check_surroundings([config])
     from experiments.experiment import run_experiment
     from experiments.reproduction.resume import find_continued_run, find_resumed_run
 
-    overrides = [override for override in arguments.overrides if not is_hydra_key(override_key(override))]
     if config.resume:
         resumed, recorded_overrides = find_resumed_run(config, overrides)
         run_experiment(resumed, recorded_overrides, run_id=resumed.resume)

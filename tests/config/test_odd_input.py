@@ -109,10 +109,17 @@ def test_the_reason_that_hydra_gives_is_told(value: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("tracking.run_name", "7"), ("tracking.experiment", "2024"), ("resume", "12")]
+    ("key", "value", "text"),
+    [
+        ("tracking.run_name", "7", "7"),
+        ("tracking.experiment", "20.24", "TEXT"),
+        ("resume", "12", "12"),
+        ("resume", "1e9", "TEXT"),
+        ("model.continue", "12345678", "12345678"),
+    ],
 )
-def test_a_number_for_a_text_is_told_with_its_quotation_marks(key: str, value: str) -> None:
-    assert refusal(f"{key}={value}").endswith(f"; a text like that needs quotation marks: '{key}=\"TEXT\"'")
+def test_a_number_for_a_text_is_told_with_its_quotation_marks(key: str, value: str, text: str) -> None:
+    assert refusal(f"{key}={value}").endswith(f"; a text like that needs quotation marks: '{key}=\"{text}\"'")
 
 
 def test_texts_of_every_language_remain_allowed() -> None:

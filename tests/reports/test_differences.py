@@ -21,6 +21,7 @@ def config(*overrides):
         (["experiment=single_neuron"], "single_neuron"),
         (["data=digits", "+data.path=x", "tracking.experiment=a", "report.figures=none"], "digits"),
         (["model.units=[64,32]"], "units=[64,32]"),
+        (["model.dropout=0.1", "seed=1", "model.dropout=0.2"], "dropout=0.2 seed=1"),
         (["model.units.0=64"], "units.0=64"),
         (["tracking.uri=sqlite:///x.db"], "mlp mnist"),
     ],

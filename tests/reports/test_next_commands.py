@@ -19,3 +19,14 @@ def test_commands_name_the_store_without_its_password():
     assert found["compare"].endswith(" --uri http://example.org")
     assert found["evaluate"] == "python scripts/evaluate.py 1234abcd --uri http://example.org"
     assert found["reproduce"] == "python scripts/reproduce.py 1234abcd --uri http://example.org"
+
+
+def test_the_settings_of_a_sweep_are_not_part_of_the_command_of_one_run():
+    assert run_command_line(["seed=1", "sweep.minutes=5", "+sweep.retries=1"]) == "python run.py seed=1"
+
+
+def test_commands_name_the_store_that_a_variable_names(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@example.org")
+    found = next_commands(compose_job([]), [], "1234abcd")
+    assert found["resume"] == "python run.py resume=1234abcd tracking.uri=http://example.org"
+    assert found["browse"] == "python scripts/ui.py --uri http://example.org"

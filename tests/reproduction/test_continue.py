@@ -71,8 +71,9 @@ def test_a_continued_run_can_be_continued_and_reproduced(uri: str, capsys: pytes
         f"schedule=one_cycle depends on training.epochs, and run {first.info.run_id} followed that of 1 epoch: the"
         " result differs from that of 2 epochs in one run."
     ]
-    third = continued(uri, second.info.run_id, "training.epochs=3")
-    assert third.info.run_name == f"continue={second.info.run_id} epochs=3"
+    third = continued(uri, second.info.run_id[:8], "training.epochs=3")
+    assert third.info.run_name == f"continue={second.info.run_id[:8]} epochs=3"
+    assert third.data.tags["continued_from"] == third.data.params["model.continue"] == second.info.run_id
     assert_equal_runs(uri, third, connect_store(uri).get_run(repeat_run(find_original_run(third.info.run_id, uri))))
 
 

@@ -27,6 +27,7 @@ def planned(*overrides: str) -> SweepPlan:
         (["seed=range(3)"], ["seed 0", "seed 1", "seed 2"]),
         (["seed=choice(5,7)"], ["seed 5", "seed 7"]),
         (["seed=4"], ["digits epochs=1 seed=4"]),
+        (["model.dropout=0.4", "model.dropout=0.1,0.3"], ["0.1 dropout", "0.3 dropout"]),
         (["+hydra.sweeper.params={seed:'1,2'}"], ["seed 1", "seed 2"]),
     ],
 )

@@ -17,6 +17,7 @@ ConstraintValue = Annotated[Any, AfterValidator(keras_object_check("constraints"
 ACTIVATION = described("activation function, a name in Keras such as relu, tanh, gelu, or scaled_tanh")
 INITIALIZER = described("initial weights, a name in Keras such as glorot_uniform, or {name: {argument: value}}")
 RunId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+RunIdPrefix = Annotated[str, Field(pattern="^[0-9a-f]{1,32}$")]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -27,9 +28,9 @@ class StartConfig:
     weights: RunId | None = described(
         "id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"
     )
-    continue_: RunId | None = Field(  # `continue` is a keyword of Python
+    continue_: RunIdPrefix | None = Field(  # `continue` is a keyword of Python
         alias="continue",
-        description="id of a finished run with training.keep_state to train further, 32 hex digits, or null",
+        description="id of a finished run with training.keep_state to train further, or its first digits, or null",
     )
 
 

@@ -53,6 +53,15 @@ def override_key(override: str) -> str:
     return split_override(override).key
 
 
+def last_values(overrides: Iterable[str]) -> dict[str, str]:
+    """Return the text of the value of each key: of a key that is given twice, the last counts.
+
+    >>> last_values(["seed=1", "model.dropout=0.1", "seed=2"])
+    {'seed': '2', 'model.dropout': '0.1'}
+    """
+    return {key: value for _, key, value in map(split_override, overrides)}
+
+
 def is_hydra_key(key: str) -> bool:
     return re.split("[./]", key.lstrip("/"), maxsplit=1)[0] == "hydra"
 

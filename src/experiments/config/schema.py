@@ -177,7 +177,7 @@ class Config:
     model: ModelConfig = Field(discriminator="name")
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = Field(discriminator="name")
-    resume: str | None = described("id of an interrupted run to continue, or null")
+    resume: Annotated[str, Field(min_length=1)] | None = described("id of an interrupted run to continue, or null")
     resume_anyway: bool = described(
         "resume or continue although code, packages or data have changed, or it cannot be judged from here whether the"
         " run is alive: true or false"

@@ -273,7 +273,8 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
         case kind:
             expected = f"expected {EXPECTED_TYPES[kind]}: " if kind in EXPECTED_TYPES else ""
             number_for_text = kind == "string_type" and isinstance(finding["input"], int | float)
-            quoted = f"; a text like that needs quotation marks: '{key}=\"TEXT\"'" if number_for_text else ""
+            text = finding["input"] if type(finding["input"]) is int else "TEXT"  # which may have been written 1e9
+            quoted = f"; a text like that needs quotation marks: '{key}=\"{text}\"'" if number_for_text else ""
             return f"{key}={show_value(finding['input'])} is not allowed: {expected}{schema_at(path, raw)[1]}{quoted}"
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from experiments.config.choices import choice_values, group_names
 from experiments.config.composition import compose_job
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
-from experiments.config.overrides import split_override
+from experiments.config.overrides import last_values
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.formatting import shorten
@@ -20,8 +20,7 @@ LONGEST_VALUE = 60  # characters of a config value
 def run_name(config: Config, overrides: Sequence[str]) -> str:
     """Return a run's name: the overrides that affect the result or, without any, the model and the data."""
     parts = []
-    for override in overrides:
-        _, key, value = split_override(override)
+    for key, value in last_values(overrides).items():
         if key.startswith("hydra") or not affects_result(key):
             continue
         last = re.search(r"[^.]+(\.\d+)*$", key)  # units.0 of model.units.0

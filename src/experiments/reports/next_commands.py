@@ -1,20 +1,22 @@
 """The commands that continue from a run: to repeat, resume, reproduce, compare, evaluate and browse it."""
 
+import os
 import shlex
 from collections.abc import Sequence
 
+from experiments.config.overrides import override_key
 from experiments.config.schema import Config
 from experiments.tracking.addresses import hide_credentials
 
 
 def run_command_line(overrides: Sequence[str]) -> str:
-    """Return the command that runs these overrides, quoted for a shell."""
-    return shlex.join(["python", "run.py", *overrides])
+    """Return the command that runs these overrides as one run, quoted for a shell."""
+    return shlex.join(["python", "run.py", *(o for o in overrides if not override_key(o).startswith("sweep."))])
 
 
 def next_commands(config: Config, overrides: Sequence[str], run_id: str) -> dict[str, str]:
     """Return commands by what they do with a run, without the password in the address of the store."""
-    uri = config.tracking.uri
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     option, override = (f" --uri {shlex.quote(uri)}", ["tracking.uri=" + uri]) if uri else ("", [])
     found = {
         "repeat": run_command_line(overrides),

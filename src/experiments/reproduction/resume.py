@@ -56,6 +56,7 @@ def find_continued_run(config: Config, overrides: Sequence[str]) -> Config:
     _check_given_overrides(config, recorded, agreeing, recorded_overrides, run.run_id, "model.continue")
     own_name = replace(recorded, tracking=replace(recorded.tracking, uri=config.tracking.uri, run_name=None))
     tree = _with_given(own_name, config, overrides)
+    tree["model"]["continue"] = run.run_id  # of which a prefix may have been given
     return replace(validate_config(tree), resume_anyway=config.resume_anyway)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from experiments.config.composition import ComposedJob
 from experiments.config.facts import objective_of
 from experiments.config.identity import affects_result, complete, config_to_dict, flatten_config, identity_tags
-from experiments.config.overrides import override_key, split_override
+from experiments.config.overrides import last_values, override_key
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import ComposedSweep
 from experiments.data.datasets import load_dataset
@@ -235,8 +235,9 @@ def _explain_fresh_start(children: Sequence[RunRecord], now: Sequence[Mapping[st
 def varied_overrides(jobs: "Sequence[ComposedJob | SweepJob]") -> dict[str, list[str]]:
     """Return the keys that the jobs' overrides set differently, each with its values in the order of the jobs."""
     values: dict[str, dict[str, None]] = {}
-    for _, key, value in (split_override(override) for job in jobs for override in job.overrides):
-        values.setdefault(key, {})[value] = None
+    for job in jobs:
+        for key, value in last_values(job.overrides).items():
+            values.setdefault(key, {})[value] = None
     return {key: list(found) for key, found in values.items() if len(found) > 1}
 
 
@@ -266,7 +267,7 @@ def has_light_figures(overrides: Sequence[str]) -> bool:
 
 def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
     parts = []
-    for _, key, whole in map(split_override, job.overrides):
+    for key, whole in last_values(job.overrides).items():
         value = shorten_marked(whole, LONGEST_CELL)
         if key == "seed" and key in keys:
             parts.append(f"seed {value}")
