@@ -22,6 +22,7 @@ from experiments.errors import NotFiniteError, StoreError
 from experiments.experiment import run_experiment
 from experiments.reproduction.original_run import find_original_run
 from experiments.tracking.store import connect_store
+from experiments.training.checkpoints import CHECKPOINT_FOLDER
 
 DIGITS = ["data=digits", "training.epochs=2"]
 PER_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "examples_per_second")
@@ -159,6 +160,7 @@ def test_loss_that_is_not_finite_fails_the_run_and_keeps_its_log(uri: str) -> No
     assert run.info.status == "FAILED"
     assert [step for step, _ in history(uri, run.info.run_id)["loss"]] == [1]
     assert "NotFiniteError" in artifact(uri, run.info.run_id, "error/traceback.txt")
+    assert list(CHECKPOINT_FOLDER.glob(f"{run.info.run_id}*")) == []  # as it would only fail again
 
 
 @pytest.mark.slow

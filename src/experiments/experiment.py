@@ -1,7 +1,7 @@
 """The story of one run, from its config to the closed MLflow run, top to bottom on one screen."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
@@ -9,7 +9,7 @@ from experiments.config.data_schema import LinearData
 from experiments.config.identity import identity_tags
 from experiments.config.schema import Config
 from experiments.data.datasets import load_dataset_once
-from experiments.errors import TrainingError, UserError
+from experiments.errors import StoreError, TrainingError, UserError
 from experiments.profiling import begin_profile
 from experiments.reports.differences import run_name
 from experiments.reports.notes import NOTE_TAG, unfinished_note
@@ -28,6 +28,7 @@ from experiments.tracking.recorded_config import (
     keep_start,
     record_start,
     run_params,
+    settle_starts,
 )
 from experiments.tracking.run import TrackedRun, open_run
 from experiments.tracking.store import check_stored
@@ -143,6 +144,8 @@ def _open_run(
     try:
         with lock, open_run(uri, tracking.experiment, name, run_params(config), {**tags, START_TAG: start.stem}) as run:
             start.rename(start_path(run.run_id))
+            with suppress(StoreError):
+                settle_starts(uri)
             lock.enter_context(lock_checkpoint(run.run_id))
             yield run
     except UserError:  # no run was made

@@ -1,6 +1,8 @@
 """The identity of a run as it was recorded, compared with that of the current code, packages and data."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +12,17 @@ from experiments.errors import ConfigError
 from experiments.tracking.recorded_config import (
     CONFIG_ARTIFACT,
     OVERRIDES_ARTIFACT,
+    START_TAG,
     check_identity,
     identity_changes,
+    keep_start,
     read_recorded_config,
+    settle_starts,
 )
 from experiments.tracking.records import RunRecord
 from experiments.tracking.run import open_run
+from experiments.tracking.store import connect_store
+from experiments.training import checkpoints
 
 NOW = identity_tags(compose_job([]), "digest of the data")
 RECORDED = RunRecord("0" * 32, "name", "KILLED", 0, None, {}, {}, NOW)
@@ -81,3 +88,20 @@ def test_damaged_config_is_reported_with_what_is_lost(uri: str, text: str, reaso
     assert message.endswith("Restore the file from a copy, or make a new run.")
     assert message.isprintable()
     assert len(message) < 700
+
+
+def test_how_a_run_was_to_start_is_deleted_only_if_a_kill_prevented_it(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_FOLDER", tmp_path / "checkpoints")
+    config = compose_job([f"tracking.uri={uri}"])
+    living, prevented, made, elsewhere = (keep_start(config, ["seed=1"]) for _ in range(4))
+    for path in (prevented, made, elsewhere):
+        kept = json.loads(path.read_text())
+        kept["process"]["process.start_time"] = "1"  # it has ended
+        path.write_text(json.dumps(kept if path != elsewhere else {**kept, "store": "http://elsewhere"}))
+    run_id = connect_store(uri).create_run("0", tags={START_TAG: made.stem}).info.run_id
+    settle_starts(uri)
+    left = {path.name for path in living.parent.iterdir()}
+    assert left == {living.name, elsewhere.name, f"{run_id}.json"}
+    assert read_recorded_config(uri, run_id)[1] == ["seed=1"]

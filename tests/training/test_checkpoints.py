@@ -94,19 +94,22 @@ def test_a_checkpoint_is_locked_by_one_process_until_it_dies(tmp_path: Path, mon
 import pathlib, time
 from experiments.training import checkpoints
 checkpoints.CHECKPOINT_FOLDER = pathlib.Path({str(tmp_path)!r})
-held = checkpoints.lock_checkpoint("a")
-print(flush=True)
-time.sleep(60)
+with checkpoints.lock_checkpoint("a"):
+    print(flush=True)
+    time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as other:
         assert other.stdout
         other.stdout.readline()
-        with pytest.raises(UserError, match="Run a is still running, in another process"):
-            lock_checkpoint("a")
-        lock_checkpoint("b").close()
+        with pytest.raises(UserError, match="Run a is still running, in another process"), lock_checkpoint("a"):
+            pass
+        with lock_checkpoint("b"):
+            pass
         other.kill()
     with lock_checkpoint("a"):
         drop_checkpoint("a")
-        with lock_checkpoint("a"):  # of a new file
-            pass
-    assert {path.name for path in tmp_path.iterdir()} == {"a.lock", "b.lock"}
+        again = lock_checkpoint("a")  # of a new file, which the first does not delete
+        again.__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
+    again.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []

@@ -71,9 +71,7 @@ def print_resume_hint(config: Config, run_id: str, tags: Mapping[str, str]) -> I
     """Print how to resume a run that is cut off, except where it would fail again, and in jobs of a sweep."""
     try:
         yield
-    except NotFiniteError:
-        raise
-    except TrialPruned:
+    except (NotFiniteError, TrialPruned):
         drop_checkpoint(run_id)
         raise
     except BaseException:

@@ -21,13 +21,14 @@ from experiments.config.yaml_files import read_yaml
 from experiments.data.datasets import Dataset
 from experiments.errors import ConfigError, StoreError
 from experiments.formatting import printable, shorten
-from experiments.tracking.addresses import hide_credentials
+from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_text
 from experiments.tracking.environment import CodeState, describe_hardware, installed_packages
-from experiments.tracking.records import CONFIG_ARTIFACT, RunRecord, find_runs
+from experiments.tracking.liveness import is_process_dead, process_tags
+from experiments.tracking.records import CONFIG_ARTIFACT, RunRecord, find_runs, runs_with_tags
 from experiments.tracking.run import TrackedRun
 from experiments.tracking.store import connect_store, get_mlflow_run, open_existing_store
-from experiments.training.checkpoints import start_path, write_flushed
+from experiments.training.checkpoints import pending_start_path, start_path, write_flushed
 
 OVERRIDES_ARTIFACT = "config/overrides.yaml"
 RECORDED_FILES = (
@@ -55,9 +56,24 @@ def keep_start(config: Config, overrides: Sequence[str]) -> Path:
 
     The name of the file is to be the run's tag START_TAG, until the file is renamed to the run's `start_path`.
     """
-    path = start_path(uuid4().hex)
-    write_flushed(path, json.dumps(_start_texts(config, overrides)).encode())
+    path = pending_start_path(uuid4().hex)
+    origin = {"store": hide_credentials(resolve_tracking_uri(config.tracking.uri)), "process": process_tags()}
+    write_flushed(path, json.dumps(origin | _start_texts(config, overrides)).encode())
     return path
+
+
+def settle_starts(uri: str) -> None:
+    """Delete what `keep_start` kept for runs in this store that a kill prevented; if a run was made, it gets the file.
+
+    Raise a StoreError if the store cannot tell.
+    """
+    every = pending_start_path("*")
+    for path in every.parent.glob(every.name):
+        with suppress(FileNotFoundError, ValueError, KeyError):  # another process was faster, or it is not ours
+            kept = json.loads(path.read_bytes())
+            if kept["store"] == hide_credentials(uri) and is_process_dead(kept["process"], process_tags()):
+                made = runs_with_tags(open_existing_store(uri), {START_TAG: path.stem})
+                path.rename(start_path(made[0].run_id)) if made else path.unlink()
 
 
 def _kept_start(uri: str, run_id: str) -> dict[str, str]:
@@ -68,7 +84,7 @@ def _kept_start(uri: str, run_id: str) -> dict[str, str]:
         name = get_mlflow_run(client, uri, run_id).data.tags.get(START_TAG, "")
         if re.fullmatch("[0-9a-f]{32}", name):
             with suppress(FileNotFoundError):
-                start_path(name).rename(path)  # the process was killed before it could
+                pending_start_path(name).rename(path)  # the process was killed before it could
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):  # none, or damaged

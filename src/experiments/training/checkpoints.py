@@ -8,7 +8,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,11 @@ def checkpoint_path(run_id: str) -> Path:
 def start_path(run_id: str) -> Path:
     """Return the path of the file that keeps how a run was started until it is finished."""
     return CHECKPOINT_FOLDER / f"{run_id}.json"
+
+
+def pending_start_path(name: str) -> Path:
+    """Return the path of the file that keeps how a run is started, under this name, until the run exists."""
+    return CHECKPOINT_FOLDER / f"{name}.starting"
 
 
 def has_checkpoint(run_id: str) -> bool:
@@ -58,13 +64,24 @@ def check_checkpoint_folder() -> None:
         )
 
 
-def lock_checkpoint(run_id: str) -> IO[str]:
-    """Lock a run's checkpoint until the file that is returned is closed, or raise a UserError if it is locked.
+@contextmanager
+def lock_checkpoint(run_id: str) -> Iterator[None]:
+    """Hold the lock of a run's checkpoint, or raise a UserError if another process has it.
 
     The kernel releases the lock of a process that dies, and it holds between containers that share the folder.
     """
     path = checkpoint_path(run_id).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked_file(path, run_id) as file:
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):  # else it was deleted, and made by another
+                    path.unlink()
+
+
+def _locked_file(path: Path, run_id: str) -> IO[str]:
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,7 +92,7 @@ def lock_checkpoint(run_id: str) -> IO[str]:
         ) from None
     if not os.fstat(file.fileno()).st_nlink:  # deleted by the process that had it until now
         file.close()
-        return lock_checkpoint(run_id)
+        return _locked_file(path, run_id)
     return file
 
 
