@@ -11,6 +11,7 @@ from experiments.errors import ConfigError
 from experiments.sweeps.plan import SweepPlan, job_outcomes, plan_jobs, plan_sweep
 from experiments.sweeps.search import check_search
 from experiments.tracking.run import open_run
+from experiments.tracking.store import connect_store
 
 
 def planned(*overrides: str) -> SweepPlan:
@@ -165,6 +166,39 @@ def test_says_why_every_job_of_an_old_sweep_runs_anew(
     assert expected in out
     assert ("runs anew" in out) == bool(expected)
     assert out.endswith("2 to run.\n")
+
+
+def test_says_how_to_restore_a_sweep_or_runs_of_it_that_were_deleted(uri: str) -> None:
+    composed = compose_sweep(["data=digits", "seed=0,1", f"tracking.uri={uri}"])
+    plan, client = plan_sweep(composed), connect_store(uri)
+    with open_run(uri, "digits", "seed", {}, {"sweep": composed.digest, "sweep_family": plan.family}) as parent:
+        pass
+    for job in plan.jobs:
+        tags = {**identity_tags(job.config, job.data_digest), "mlflow.parentRunId": parent.run_id}
+        with open_run(uri, "digits", job.name, {}, tags) as child:
+            pass
+    restore = f"was deleted. To restore it: MLFLOW_TRACKING_URI={uri} mlflow"
+    assert plan_sweep(composed).is_finished
+    client.delete_run(child.run_id)
+    of_run = f"Run {child.run_id} (seed 1) {restore} runs restore --run-id {child.run_id}"
+    assert plan_sweep(composed).notice == f"Deleted runs of this sweep do not count. {of_run}"
+    client.delete_run(parent.run_id)
+    of_parent = f"Run {parent.run_id} (seed) {restore} runs restore --run-id {parent.run_id}"
+    assert plan_sweep(composed).notice == f"Every job runs anew, as this sweep was deleted. {of_parent}"
+    client.restore_run(parent.run_id)
+    client.restore_run(child.run_id)
+    assert plan_sweep(composed).is_finished
+
+
+def test_says_where_the_sweep_is_from_which_a_new_one_differs(uri: str) -> None:
+    composed = compose_sweep(["data=digits", "seed=0,1", f"tracking.uri={uri}"])
+    with open_run(uri, "digits", "seed", {}, {"sweep_family": plan_sweep(composed).family}) as parent:
+        pass
+    like = f"This is a new sweep, as it differs from seed ({parent.run_id}): other values of seed."
+    assert plan_sweep(composed).notice == like
+    connect_store(uri).rename_experiment(parent.experiment_id, "renamed")
+    there = " That is in the experiment 'renamed' now. To go there too: tracking.experiment=NAME"
+    assert plan_sweep(composed).notice == like + there
 
 
 def test_children_have_light_figures_unless_the_command_chooses() -> None:

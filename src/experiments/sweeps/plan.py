@@ -25,7 +25,14 @@ from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.liveness import end_abandoned_run
 from experiments.tracking.records import RunRecord, runs_with_tags
 from experiments.tracking.run import LONGEST_NAME, REPORT_MISSING
-from experiments.tracking.store import connect_store, experiment_name, open_existing_store, store_errors, store_exists
+from experiments.tracking.store import (
+    connect_store,
+    experiment_name,
+    open_existing_store,
+    restoring_advice,
+    store_errors,
+    store_exists,
+)
 from experiments.training.checkpoints import has_checkpoint
 
 MADE_BY = {  # by tags
@@ -163,6 +170,9 @@ def plan_sweep(composed: ComposedSweep) -> SweepPlan:
     data = {job.data_digest for job in jobs or plan_jobs(composed.jobs[:1], [])}
     notice = _explain_fresh_start(child_runs(uri, parent.run_id), [identity_tags(plan.base, each) for each in data])
     before = job_outcomes(jobs, parent.run_id)
+    of_this = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+    if not all(outcome.is_done for outcome in before) and (deleted := restoring_advice(connect_store(uri), of_this)):
+        notice = f"{notice}\nDeleted runs of this sweep do not count. {printable(deleted)}".strip()
     return SweepPlan(composed, jobs, uri, parent, before, notice, renamed)
 
 
@@ -184,7 +194,11 @@ def _explain_new_sweep(plan: SweepPlan) -> str:
     if plan.base.sweep.rerun or not store_exists(plan.uri):
         return ""
     experiment, keys = plan.base.tracking.experiment, varied_overrides(plan.composed.jobs)
-    like = runs_with_tags(open_existing_store(plan.uri), {FAMILY_TAG: plan.family}, experiment)
+    client = open_existing_store(plan.uri)
+    of_this = f"tags.sweep = '{plan.composed.digest}' and tags.{FAMILY_TAG} = '{plan.family}'"
+    if deleted := restoring_advice(client, of_this):
+        return f"Every job runs anew, as this sweep was deleted. {printable(deleted)}"
+    like = runs_with_tags(client, {FAMILY_TAG: plan.family})  # also if their experiment was renamed
     if not like:
         return ""
     other, differing, offer = like[0], [], ""
@@ -197,6 +211,8 @@ def _explain_new_sweep(plan: SweepPlan) -> str:
         differing += [line for line in search_settings(plan.composed) if json.dumps(line) not in settings]
     found = printable(", ".join(differing) or f"other values of {', '.join(keys)}")
     kind = "search" if plan.composed.is_search else "sweep"
+    if (renamed := experiment_name(client, plan.uri, other.run_id)) != experiment:
+        offer = f" That is in the experiment {renamed!r} now. To go there too: tracking.experiment=NAME{offer}"
     return f"This is a new {kind}, as it differs from {printable(other.name)} ({other.run_id}): {found}.{offer}"
 
 

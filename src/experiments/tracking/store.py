@@ -182,16 +182,19 @@ def experiment_name(client: "MlflowClient", uri: str, run_id: str) -> str:
 
 def deleted_run_advice(client: "MlflowClient", run_id: str) -> str | None:
     """Say, of the id of a deleted run or the beginning of it, how to restore the run; None if it is not one."""
+    is_id = re.fullmatch("[0-9a-f]{1,32}", run_id)
+    return restoring_advice(client, f"attributes.run_id LIKE '{run_id}%'") if is_id else None
+
+
+def restoring_advice(client: "MlflowClient", chosen: str) -> str | None:
+    """Say how to restore the latest deleted run that MLflow's filter `chosen` matches; None if there is none."""
     from mlflow.entities import ViewType
 
-    if not re.fullmatch("[0-9a-f]{1,32}", run_id):
-        return None
     store = hide_credentials(client.tracking_uri)
     with store_errors(client.tracking_uri):
         experiments = search_pages(client.search_experiments, view_type=ViewType.ALL)
-        of_id = f"attributes.run_id LIKE '{run_id}%'"
         ids = [experiment.experiment_id for experiment in experiments]
-        found = client.search_runs(ids, filter_string=of_id, run_view_type=ViewType.DELETED_ONLY, max_results=1)
+        found = client.search_runs(ids, filter_string=chosen, run_view_type=ViewType.DELETED_ONLY, max_results=1)
     if not found:
         return None
     info = found[0].info
