@@ -27,7 +27,7 @@ from experiments.config.hydra_internals import expand_product
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import is_hydra_key, override_key, parse_overrides
 from experiments.config.validation import field_descriptions, show_value
-from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+from experiments.errors import ConfigError, did_you_mean, join_sorted, show_given, unknown_key
 
 MOST_JOBS = 10_000  # of a sweep
 
@@ -104,6 +104,9 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Co
         launcher, sweeper = _read_settings([o for o in given if is_hydra_key(o.key_or_group)])
         parsed = parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
         parsed += [override for override in given if not is_hydra_key(override.key_or_group)]
+        for override in parsed:
+            if override.key_or_group.startswith("sweep.") and override.is_sweep_override():
+                raise ConfigError(_several_values(override))
         jobs: list[ComposedJob] = []
         if not isinstance(sweeper, SearchSettings):
             refuse_space(parsed)
@@ -142,7 +145,7 @@ def _check_hydra_overrides(parsed: Iterable[Override]) -> None:
                 " hydra/sweeper, hydra.launcher.*, hydra.sweeper.* and hydra.mode."
             )
         if override.is_sweep_override():
-            raise ConfigError(f"{line!r} names several values. Give {key} one value.")
+            raise ConfigError(_several_values(override))
         if override.is_delete():
             raise ConfigError(f"{line!r} is not supported: a setting of Hydra cannot be removed. Leave it out.")
         value, choices = show_value(override.value()), HYDRA_CHOICES.get(key, [])
@@ -151,6 +154,10 @@ def _check_hydra_overrides(parsed: Iterable[Override]) -> None:
             raise ConfigError(f"{key}={value} is not a choice{near}. Choices of {key}: {join_sorted(choices)}")
         if key in ("hydra.launcher", "hydra.sweeper") and not isinstance(override.value(), dict):
             raise ConfigError(f"{key}={value} is not a mapping. Give its keys, such as {key}.KEY=VALUE.")
+
+
+def _several_values(override: Override) -> str:
+    return f"{show_given(str(override.input_line))} names several values. Give {override.key_or_group} one value."
 
 
 def _check_sweep_values(parsed: list[Override]) -> None:

@@ -38,7 +38,7 @@ def find_resumed_run(config: Config, overrides: Sequence[str]) -> tuple[Config, 
     if run.status == "FINISHED":
         drop_checkpoint(run.run_id)  # which is kept if the store did not answer when the run ended
         raise NothingToResumeError(f"Run {run.run_id} ({run.name}) is finished: there is nothing to resume.")
-    tree, tracking = _with_given(recorded, config, overrides), replace(recorded.tracking, uri=uri)
+    tree, tracking = _with_given(recorded, config, overrides), replace(recorded.tracking, uri=config.tracking.uri)
     resumed = replace(validate_config(tree), resume=run.run_id, resume_anyway=config.resume_anyway, tracking=tracking)
     return resumed, recorded_overrides
 
