@@ -93,6 +93,19 @@ def test_artifacts_that_went_to_the_old_place_after_the_move_are_brought_back(or
     assert read_artifact_text(uri, misled, "notes/lost.txt") == "lost"
 
 
+def test_what_a_run_logs_at_the_old_place_as_its_store_is_moved_is_brought_back(original: str, tmp_path: Path) -> None:
+    uri = original.replace("/a/", "/b/")
+    with open_run(original, "digits", "run", {}, {}) as run:
+        run.log_text("first", "notes/first.txt")
+        (tmp_path / "a").rename(tmp_path / "b")
+        run.log_text("second", "notes/second.txt")
+        run.log_text("third", "other/third.txt")
+    assert read_artifact_text(uri, run.run_id, "notes/second.txt") == "second"
+    shutil.rmtree(tmp_path / "a")
+    texts = [read_artifact_text(uri, run.run_id, f) for f in ("notes/first.txt", "notes/second.txt", "other/third.txt")]
+    assert texts == ["first", "second", "third"]
+
+
 def test_run_that_is_open_while_its_store_is_seen_elsewhere_logs_beside_its_own_database(
     original: str, tmp_path: Path
 ) -> None:

@@ -72,15 +72,21 @@ def _has_moved(connection: sqlite3.Connection, root: str, database: Path) -> boo
     old, here = _local_path(root), artifacts_folder(database).as_uri()
     if database == PROJECT_DATABASE and root.endswith(f"/{database.parent.name}/artifacts"):
         return True
-    if os.access(old.with_name(database.name), os.F_OK):  # this is a copy
+    if _is_copy(old, database):
         return True
     runs = connection.execute(f"SELECT artifact_uri FROM runs WHERE {WITHIN.format('artifact_uri')}", {"old": root})
     places = [_local_path(here + address.removeprefix(root)) for (address,) in runs]
     return any(place.exists() for place in places) or not (places or os.access(old, os.F_OK))
 
 
+def _is_copy(old: Path, database: Path) -> bool:
+    """Return whether the database still stands beside its old folder of artifacts, too."""
+    return os.access(old.with_name(database.name), os.F_OK)
+
+
 def _move_addresses(database: Path, old: str) -> None:
     values = {"old": old, "new": artifacts_folder(database).as_uri()}
+    copy = _copy_if_only_there if _is_copy(_local_path(old), database) else _copy_files_only_there
     with closing(_open_database(database)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
@@ -90,7 +96,7 @@ def _move_addresses(database: Path, old: str) -> None:
             within = WITHIN.format(column)
             if table in ("runs", "logged_models"):
                 for (address,) in connection.execute(f"SELECT {column} FROM {table} WHERE {within}", values):
-                    _copy_if_only_there(_local_path(address), _local_path(values["new"] + address.removeprefix(old)))
+                    copy(_local_path(address), _local_path(values["new"] + address.removeprefix(old)))
             moved = f":new || substr({column}, length(:old) + 1)"
             connection.execute(f"UPDATE {table} SET {column} = {moved} WHERE {within}", values)
         connection.execute("COMMIT")
@@ -102,6 +108,18 @@ def _copy_if_only_there(there: Path, here: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(there, temporary)
         temporary.rename(here)
+
+
+def _copy_files_only_there(there: Path, here: Path) -> None:
+    """Copy what a run logged at the old place, as the store was moved while it trained."""
+    _copy_if_only_there(there, here)
+    for file in there.rglob("*") if os.access(there, os.R_OK | os.X_OK) else ():
+        target = here / file.relative_to(there)
+        if file.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.tmp")
+            shutil.copyfile(file, temporary)
+            temporary.rename(target)
 
 
 def _local_path(address: str) -> Path:
