@@ -1,7 +1,9 @@
 """Runs whose server is replaced behind a proxy, whose artifacts cannot be stored, or that somebody deletes."""
 
 import json
+import re
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from servers import Proxy, Server
+from stores import runs
 
 from experiments.errors import RecordingError, StoreOutageError
 from experiments.tracking import spool
@@ -163,6 +166,25 @@ def test_a_run_that_can_be_recorded_nowhere_fails_with_the_reason(uri: str, spoo
     found = connect_store(uri).get_run(runs[0].run_id)
     assert (found.info.status, found.data.tags["end_error"]) == ("FAILED", "RecordingError")
     assert str(raised.value).startswith(found.data.tags["end_reason"])  # which is cut
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_told_in_one_line(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record() -> None:
+        with open_run(uri, "digits", "full", {}, {}) as run:
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+            run.log_text("text", "texts/a.txt")
+
+    with pytest.raises(RecordingError) as raised:
+        record()
+    place = re.escape(str(tmp_path / "gone"))
+    told = (
+        rf"What the run logs cannot be written to {place}: \[Errno 2\] .*\. Make space there, or set TMPDIR to"
+    )
+    assert re.match(told, str(raised.value))
+    (found,) = runs(uri)
+    assert (found.info.status, found.data.tags["end_error"]) == ("FAILED", "RecordingError")
 
 
 def delete_for_good(uri: str, run_id: str) -> None:

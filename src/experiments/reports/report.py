@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ from experiments.reports.figures.training import learning_curves, regression_fit
 from experiments.reports.next_commands import next_commands
 from experiments.reports.notes import NOTE_TAG, run_note
 from experiments.tracking.outages import first_line
-from experiments.tracking.run import REPORT_MISSING, TrackedRun
+from experiments.tracking.run import REPORT_MISSING, TrackedRun, temporary_folder
 from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics
 
 if TYPE_CHECKING:
@@ -274,9 +273,9 @@ def publish_report(
 ) -> dict[str, Exception]:
     """Log the figures, tables, predictions and note of a run; return, and tell, why some are missing."""
     tables: dict[str, dict[str, list[Any]]] = {}
-    with TemporaryDirectory() as folder:
-        failures = write_figures(results, Path(folder))
-        run.log_artifacts(Path(folder), "figures")
+    with temporary_folder() as folder:
+        failures = write_figures(results, folder)
+        run.log_artifacts(folder, "figures")
     with leaving_out(failures, "tables"):
         tables = report_tables(results)
     for name, columns in tables.items():

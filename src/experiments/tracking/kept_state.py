@@ -5,7 +5,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.optimizer_schema import WHOLE_RUN_SCHEDULES
@@ -16,7 +15,7 @@ from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_bytes
 from experiments.tracking.recorded_config import check_identity, read_recorded_config
 from experiments.tracking.records import find_runs
-from experiments.tracking.run import TrackedRun
+from experiments.tracking.run import TrackedRun, temporary_folder
 from experiments.tracking.store import open_existing_store
 from experiments.training.checkpoints import Checkpoint, parse_checkpoint
 
@@ -35,9 +34,9 @@ def keep_state(run: TrackedRun, config: Config, checkpoint: Path) -> None:
     if not config.training.keep_state:
         return
     folder, _, name = STATE_ARTIFACT.partition("/")
-    with TemporaryDirectory() as temporary:
-        copy = Path(shutil.copy(checkpoint, Path(temporary, name)))
-        run.log_artifacts(Path(temporary), folder)
+    with temporary_folder() as temporary:
+        copy = Path(shutil.copy(checkpoint, temporary / name))
+        run.log_artifacts(temporary, folder)
         run.set_tags({STATE_DIGEST: hashlib.sha256(copy.read_bytes()).hexdigest()})
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -26,7 +25,7 @@ from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_te
 from experiments.tracking.environment import CodeState, describe_hardware, installed_packages
 from experiments.tracking.liveness import is_process_dead, process_tags
 from experiments.tracking.records import CONFIG_ARTIFACT, RunRecord, find_runs, runs_with_tags
-from experiments.tracking.run import TrackedRun
+from experiments.tracking.run import TrackedRun, temporary_folder
 from experiments.tracking.store import connect_store, get_mlflow_run, open_existing_store
 from experiments.training.checkpoints import pending_start_path, start_path, write_flushed
 
@@ -112,12 +111,12 @@ def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], data
     contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
     run.set_tags({RECORD_DIGESTS: json.dumps(digests)})
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for path, content in contents.items():
-            target = Path(folder, path)
+            target = folder / path
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(content)
-        run.log_artifacts(Path(folder))
+        run.log_artifacts(folder)
 
 
 def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:

@@ -95,6 +95,19 @@ def open_run(
         run.spool.close()
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder for what is to be logged; raise a RecordingError if it cannot be written, as the disk is full."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise RecordingError(
+            f"What the run logs cannot be written to {tempfile.gettempdir()}: {first_line(error)}. Make space there, or"
+            " set TMPDIR to another folder, and resume the run."
+        ) from error
+
+
 class TrackedRun:
     """A run to log to.
 
@@ -148,9 +161,9 @@ class TrackedRun:
     def log_text(self, text: str, artifact: str) -> None:
         """Write a text as an artifact such as `config/config.yaml`."""
         folder, _, name = artifact.rpartition("/")
-        with tempfile.TemporaryDirectory() as temporary:
-            Path(temporary, name).write_text(text, encoding="utf-8")
-            self.log_artifacts(Path(temporary), folder)
+        with temporary_folder() as temporary:
+            (temporary / name).write_text(text, encoding="utf-8")
+            self.log_artifacts(temporary, folder)
 
     @span("tables")
     def log_table(self, columns: Any, artifact: str) -> None:
@@ -194,8 +207,8 @@ class TrackedRun:
         from mlflow.types.schema import Schema, TensorSpec
 
         input_spec, output_spec = (Schema([TensorSpec(x.dtype, (-1, *x.shape[1:]))]) for x in (inputs, outputs))
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary, MODEL_NAME)
+        with temporary_folder() as temporary:
+            folder = temporary / MODEL_NAME
             signature = ModelSignature(input_spec, output_spec)
             # To find them itself, MLflow loads the model in another process, which takes five seconds.
             packages = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
