@@ -73,7 +73,9 @@ def test_a_finished_sweep_is_shown_again_and_not_run_again(uri: str) -> None:
     client.delete_run(first.info.run_id)
     again = command(*line)
     assert again.returncode == 0, again.stderr
-    assert "Sweep of 2 runs in experiment Bob's, over:\n  seed: 0, 1\n1 to run, 1 done.\n" in again.stdout
+    said = "Sweep of 2 runs in experiment Bob's, over:\n  seed: 0, 1\nDeleted runs of this sweep do not count. Run "
+    assert f"{said}{first.info.run_id}" in again.stdout
+    assert "\n1 to run, 1 done.\n" in again.stdout
     assert [experiment.name for experiment in client.search_experiments()] == ["Bob's", "Default"]
     assert len(runs(uri)) == 3
     assert command(*line, "sweep.dry_run=true").stdout.endswith("\n2 done.\n")

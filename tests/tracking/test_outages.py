@@ -179,9 +179,7 @@ def test_a_temporary_folder_that_cannot_be_written_is_told_in_one_line(
     with pytest.raises(RecordingError) as raised:
         record()
     place = re.escape(str(tmp_path / "gone"))
-    told = (
-        rf"What the run logs cannot be written to {place}: \[Errno 2\] .*\. Make space there, or set TMPDIR to"
-    )
+    told = rf"What the run logs cannot be written to {place}: \[Errno 2\] .*\. Make space there, or set TMPDIR to"
     assert re.match(told, str(raised.value))
     (found,) = runs(uri)
     assert (found.info.status, found.data.tags["end_error"]) == ("FAILED", "RecordingError")
