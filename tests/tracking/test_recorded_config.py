@@ -101,7 +101,12 @@ def test_how_a_run_was_to_start_is_deleted_only_if_a_kill_prevented_it(
         kept["process"]["process.start_time"] = "1"  # it has ended
         path.write_text(json.dumps(kept if path != elsewhere else {**kept, "store": "http://elsewhere"}))
     run_id = connect_store(uri).create_run("0", tags={START_TAG: made.stem}).info.run_id
+    others = [living.with_name(f"{number}.starting") for number in range(2)]
+    for path, content in zip(others, ("[1]", json.dumps({"store": uri, "process": "x"})), strict=True):
+        path.write_text(content)
     settle_starts(uri)
+    for path in others:
+        path.unlink()
     left = {path.name for path in living.parent.iterdir()}
     assert left == {living.name, elsewhere.name, f"{run_id}.json"}
     assert read_recorded_config(uri, run_id)[1] == ["seed=1"]

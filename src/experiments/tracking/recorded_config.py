@@ -68,7 +68,8 @@ def settle_starts(uri: str) -> None:
     """
     every = pending_start_path("*")
     for path in every.parent.glob(every.name):
-        with suppress(FileNotFoundError, ValueError, KeyError):  # another process was faster, or it is not ours
+        # Another process may have been faster, and another user or program may have made the file.
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             kept = json.loads(path.read_bytes())
             if kept["store"] == hide_credentials(uri) and is_process_dead(kept["process"], process_tags()):
                 made = runs_with_tags(open_existing_store(uri), {START_TAG: path.stem})
