@@ -3,4 +3,13 @@
 `trainer` runs the epochs of one run; `network_cache` keeps what it compiled for the next run of the same kind.
 """
 
-__all__ = ["checkpoints", "cluster", "devices", "evaluation", "network_cache", "networks", "trainer"]
+__all__ = [
+    "checkpoints",
+    "cluster",
+    "compiled_programs",
+    "devices",
+    "evaluation",
+    "network_cache",
+    "networks",
+    "trainer",
+]
