@@ -52,5 +52,6 @@ def weights(uri: str, run_id: str) -> list[np.ndarray]:
 
     mlflow.set_tracking_uri(uri)
     folder = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/model")
+    mlflow.set_tracking_uri("")  # which also sets a variable of the environment
     model: Any = keras.saving.load_model(f"{folder}/data/model.keras")
     return list(model.get_weights())

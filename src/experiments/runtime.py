@@ -111,9 +111,9 @@ def start_tensorflow(threads: int, devices: int = 1, tensor_float_32: bool = Fal
     try:
         if _started[0] and _started[2] != tensor_float_32:  # programs are compiled with it
             raise RuntimeError
-        if tf.config.list_physical_devices("GPU"):
+        if NVIDIA_DRIVER.exists():  # to ask TensorFlow would end its reading of flags, which compiled_programs.py sets
             tf.config.experimental.enable_op_determinism()
-            tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
+        tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         # Replicas wait for each other within a step, so each needs a thread, and spare ones.
         tf.config.threading.set_inter_op_parallelism_threads(2 * devices)

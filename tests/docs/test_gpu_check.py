@@ -28,10 +28,10 @@ def test_replicas_and_a_resumed_run_keep_their_promises_on_a_cpu_too(tmp_path: P
     file = tmp_path / "result.json"
     options = ["--quick", "--any-device", "--json", str(file)]
     done = command("replicas", "resume", *options, script=GPU_CHECK, CUDA_VISIBLE_DEVICES="-1")
+    assert file.exists(), done.stderr
     promises = {promise["promise"]: promise["kept"] for promise in json.loads(file.read_text())["promises"]}
     assert promises.pop("2 logical devices, an epoch in seconds") in (True, False)  # of a noisy machine
     assert list(promises.values()) == [True, True], done.stdout + done.stderr
-    assert done.returncode in (0, 1)
 
 
 def test_a_promise_is_broken_by_one_bit_and_by_more_than_its_limit() -> None:

@@ -56,6 +56,24 @@ def test_two_and_four_replicas_equal_one_device_to_rounding_whatever_the_config(
             np.testing.assert_allclose(several[name], value, rtol=0, atol=5e-6, err_msg=f"{name}, {devices} replicas")
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "optimizer=nadam",
+        "optimizer=muon optimizer.weight_decay=0.1",
+        "optimizer.gradient_accumulation_steps=3",
+        "optimizer.use_ema=true optimizer.ema_overwrite_frequency=3",
+    ],
+)
+def test_optimizers_with_steps_of_their_own_update_each_replica(overrides: str, tmp_path: Path) -> None:
+    small = ["data=digits", "data.limit=330", "data.validation=0", "training.epochs=2", *overrides.split()]
+    one = train(small)
+    two = trained(tmp_path / "2.npz", *small, *REPLICAS, "as_on_gpus")
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, rtol=0, atol=2e-6, err_msg=name)
+
+
 @pytest.mark.slow
 def test_batches_smaller_than_the_number_of_replicas_train_correctly(tmp_path: Path) -> None:
     tiny = ["data=digits", "data.limit=80", "data.validation=0", "training.epochs=1", "training.batch_size=3"]

@@ -19,7 +19,7 @@ from experiments.training.optimizers import (
     NOT_UNDER_XLA,
     build_optimizer,
     set_hyperparameters,
-    update_one_replica,
+    updates_of_one_replica,
 )
 from experiments.training.randomness import with_counter_dropout
 
@@ -129,10 +129,11 @@ class TrainingProgram:
             self.model, self.dropouts = with_counter_dropout(network.model, synchronized=self.replicas > 1)
         self.optimizer, self.batch_size, self.augment = network.optimizer, network.batch_size, network.augmenter
         self.losses, self.quality = per_example_functions(network.loss, network.model.output_shape[-1])
-        self.xla = _suits_xla(network.model, network.optimizer)
-        # On a GPU, some kernels outside of XLA add in no fixed order; on a CPU, one step is not worth compiling.
-        self.xla_last = self.xla and bool(tf.config.list_logical_devices("GPU"))
         alone = self.replicas == 1
+        # What replicas do between their sums is worth compiling on GPUs: on a CPU it takes the same time.
+        self.xla = _suits_xla(network.model, network.optimizer) and (alone or has_gpus())
+        # On a GPU, some kernels outside of XLA add in no fixed order; on a CPU, one step is not worth compiling.
+        self.xla_last = self.xla and has_gpus()
         self.whole_batches = tf.function(self._whole_batches, jit_compile=self.xla and alone)
         self.last_batch = tf.function(partial(self._step, xla=self.xla_last), jit_compile=self.xla_last and alone)
 
@@ -214,7 +215,7 @@ class ReplicatedProgram(TrainingProgram):
     """The same steps on several replicas, each of which takes its rows of the global batch.
 
     Their gradients are summed before the optimizer clips and applies them, so that the result equals that of one
-    device, to rounding. XLA compiles what a replica does before and after the sum.
+    device, to rounding. On GPUs, XLA compiles what a replica does before and after the sum.
     """
 
     def __init__(self, network: CompiledNetwork) -> None:
@@ -223,7 +224,6 @@ class ReplicatedProgram(TrainingProgram):
 
         # In their forward pass they sum over the replicas, which XLA cannot on a CPU.
         self.sums_in_layers = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model.layers)
-        update_one_replica(self.optimizer)
 
     def _step(
         self,
@@ -252,7 +252,8 @@ class ReplicatedProgram(TrainingProgram):
             variables = self.model.trainable_variables
             *parts, _ = tf.split(summed, [*(prod(variable.shape) for variable in variables), 2])
             gradients = [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
-            self._apply(gradients, planned)
+            with updates_of_one_replica():
+                self._apply(gradients, planned)
 
         summed = self.strategy.run(compute_and_sum, args=(given,))
         some_variable = self.model.trainable_variables[0].value
@@ -271,7 +272,11 @@ def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
 
 def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") -> bool:
     """Return whether XLA pays: several times faster for small steps, a hundred times slower for CPU convolutions."""
+    convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
+    return optimizer.name not in NOT_UNDER_XLA and not (convolves and not has_gpus())
+
+
+def has_gpus() -> bool:
     import tensorflow as tf
 
-    convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
-    return optimizer.name not in NOT_UNDER_XLA and not (convolves and not tf.config.list_logical_devices("GPU"))
+    return bool(tf.config.list_logical_devices("GPU"))

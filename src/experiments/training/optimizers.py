@@ -1,5 +1,7 @@
 """From a config to a Keras optimizer, and the learning rate of every step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import pi
 from typing import TYPE_CHECKING
 
@@ -68,13 +70,25 @@ def set_hyperparameters(optimizer: "keras.optimizers.Optimizer", planned: "tf.Te
             past.assign(past * planned[1])
 
 
-def update_one_replica(optimizer: "keras.optimizers.Optimizer") -> None:
-    """Let an optimizer update the variables of one replica, as on one device, where Keras's update all at once."""
+@contextmanager
+def updates_of_one_replica() -> Iterator[None]:
+    """Let Keras's optimizers update the variables of one replica, as on one device, instead of all replicas at once."""
     import keras
 
-    as_on_one_device = super(keras.optimizers.Optimizer.__mro__[1], optimizer)
-    for name in ("_backend_update_step", "_apply_weight_decay", "_overwrite_model_variables_with_average_value"):
-        setattr(optimizer, name, getattr(as_on_one_device, name))
+    distributed = keras.optimizers.Optimizer.__mro__[1]
+    on_one_device = super(distributed, keras.optimizers.Optimizer)
+    names = (
+        *("_backend_update_step", "_backend_increment_gradient_accumulators", "_apply_weight_decay"),
+        "_overwrite_model_variables_with_average_value",
+    )
+    replaced = {name: getattr(distributed, name) for name in names}
+    for name in names:
+        setattr(distributed, name, getattr(on_one_device, name))
+    try:
+        yield
+    finally:
+        for name, method in replaced.items():
+            setattr(distributed, name, method)
 
 
 def learning_rates(schedule: ScheduleConfig, peak: float, steps_per_epoch: int, epochs: int, epoch: int) -> np.ndarray:
