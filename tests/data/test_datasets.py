@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import pytest
 import yaml
 from mnist_files import ARRAYS, CHECKSUMS, CONF, Mirror, damage, refusal, serving, shipped, tiny, write
 
-from experiments.data.datasets import Dataset, Split, find_dataset, load_dataset
+from experiments.data.datasets import Dataset, Split, find_dataset, load_dataset, load_dataset_once
+from experiments.errors import DataError
 
 REAL = os.environ.get("EXPERIMENTS_DATA_DIR")
 real_mnist = pytest.mark.skipif(
@@ -69,6 +71,22 @@ def test_every_file_format_gives_the_same_arrays_and_digest(tmp_path: Path, pack
     assert dataset.source == str(tmp_path / "own")
     assert dataset.digest == load_from(write(tmp_path / "gzip")).digest
     assert len(dataset.digest) == 36
+
+
+def test_jobs_that_differ_in_the_seed_or_in_what_they_hold_out_read_the_files_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own")
+    configs = [(tiny(path=str(folder), validation=v, limit=n), seed) for v, n, seed in [(3, None, 1), (2, 10, 2)]]
+    expected = [load_dataset(*config) for config in configs]
+    load_dataset_once(*configs[0])
+    shutil.rmtree(folder)
+    for config, plain in zip(configs, expected, strict=True):
+        once = load_dataset_once(*config)
+        assert once.digest == plain.digest
+        for ours, theirs in ((once.train, plain.train), (once.validation, plain.validation), (once.test, plain.test)):
+            np.testing.assert_array_equal(ours.inputs, theirs.inputs)
+            np.testing.assert_array_equal(ours.targets, theirs.targets)
+    with pytest.raises(DataError):
+        load_dataset_once(tiny(path=str(tmp_path)), 1)
 
 
 def test_path_can_be_an_npz_file_of_any_name(tmp_path: Path) -> None:

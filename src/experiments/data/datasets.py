@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,27 +77,45 @@ def load_dataset(
     Raises:
         DataError: files are missing, cannot be downloaded, are damaged, or do not match the config.
     """
+    return _divide(_load_official_splits(config, cache, mirrors), config, seed)
+
+
+_last_loaded: dict[str, Any] = {}  # official splits and a dataset, by config: the jobs of a worker mostly share them
+
+
+@span("data")
+def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
+    """Load a dataset as load_dataset does, or take what an earlier run of this process has loaded of it."""
+    official_key, key = repr(replace(config, limit=None, validation=0)), repr((config, seed))
+    official = _last_loaded.get(official_key) or _load_official_splits(config, DATA_FOLDER, MIRRORS)
+    dataset = _last_loaded.get(key) or _divide(official, config, seed)
+    _last_loaded.clear()
+    _last_loaded.update({official_key: official, key: dataset})
+    return dataset
+
+
+@dataclass(frozen=True)
+class OfficialSplits:
+    """A dataset as it is published, before validation examples are held out."""
+
+    train: Split
+    test: Split
+    digest: str
+    source: str
+
+
+def _load_official_splits(config: DataConfig, cache: Path, mirrors: Mapping[str, Sequence[str]]) -> OfficialSplits:
     if isinstance(config, ImageFileData):
         train, test, source = _read_image_files(config, cache, mirrors)
     else:
         train, test, source = WITHOUT_FILES[config.name](config)
+    return OfficialSplits(train, test, _splits_digest(train, test), source)
+
+
+def _divide(official: OfficialSplits, config: DataConfig, seed: int) -> Dataset:
     class_names = () if isinstance(config, LinearData) else tuple(config.class_names)
-    digest = _splits_digest(train, test)
-    train, validation = _hold_out(train, config.limit, config.validation, seed)
-    return Dataset(config.name, train, validation, test, class_names, digest, source)
-
-
-_loaded_datasets: dict[str, Dataset] = {}  # the last two: the jobs of a worker mostly share theirs
-
-
-def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
-    """Load a dataset as load_dataset does, or return the one that an earlier run of this process has loaded."""
-    key = repr((config, seed))
-    dataset = _loaded_datasets.pop(key) if key in _loaded_datasets else load_dataset(config, seed)
-    _loaded_datasets[key] = dataset
-    if len(_loaded_datasets) > 2:
-        del _loaded_datasets[next(iter(_loaded_datasets))]
-    return dataset
+    train, validation = _hold_out(official.train, config.limit, config.validation, seed)
+    return Dataset(config.name, train, validation, official.test, class_names, official.digest, official.source)
 
 
 def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
