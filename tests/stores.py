@@ -1,5 +1,6 @@
 """Make a run in this process, and read runs, histories, artifacts and models back from a store."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,6 @@ def weights(uri: str, run_id: str) -> list[np.ndarray]:
 
     mlflow.set_tracking_uri(uri)
     folder = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/model")
-    mlflow.set_tracking_uri("")  # which also sets a variable of the environment
+    del os.environ["MLFLOW_TRACKING_URI"]  # which MLflow has set
     model: Any = keras.saving.load_model(f"{folder}/data/model.keras")
     return list(model.get_weights())

@@ -75,11 +75,15 @@ def test_a_process_that_cannot_work_ends_with_one_line(shell: str, message: str)
     assert done.stderr.startswith(message)
 
 
+SQLITE = "__import__('sqlite3').connect('s').executescript('CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(90000))')"
+
+
 @pytest.mark.parametrize(
     ("limit", "command", "code", "message"),
     [
         (":", "open('/dev/full', 'wb', 0).write(b'x')", 1, "No space left on device. Make room for files in "),
         ("ulimit -f 1", "[open('large', 'ab', 0).write(bytes(800)) for _ in '123']", 1, "File too large. Raise the"),
+        ("ulimit -f 8", SQLITE, 1, "No space left on device. Make room for files in "),
         ("ulimit -n 20", "[open('/dev/null') for _ in range(30)]", 1, "Too many open files: /dev/null. Raise the"),
         ("ulimit -v 2000000", "bytes(10**10)", 1, "Cannot allocate memory. End other processes, or raise the limit"),
         ("ulimit -u 5", "print('begun')", 2, "This process may start only "),

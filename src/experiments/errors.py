@@ -227,6 +227,8 @@ def _machine_limit(error: Exception) -> str:
         number = int(named[1])
     if "start new thread" in str(error):
         number = errno.EAGAIN
+    if re.search("disk I/O error|database or disk is full", str(error)):  # of SQLite
+        number = errno.ENOSPC
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         number = errno.ENOMEM
     if number not in LIMITS:

@@ -57,6 +57,8 @@ XLA_GPU_DEFAULTS = (
     "--xla_gpu_graph_min_graph_size=1",
 )
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+NVIDIA_IN_WINDOWS = Path("/dev/dxg")  # the same in Windows' Linux
+KEPT_PROGRAMS_FLAG = "--tf_xla_persistent_cache_directory"  # which this program sets, with a quoted folder
 CHECKED_VARIABLE = "EXPERIMENTS_CHECKED_XLA_FLAGS"  # the flags that a process which started this one has checked
 
 _started = (0, 0, False)  # threads, devices and TensorFloat-32 of TensorFlow in this process
@@ -92,7 +94,7 @@ def start_tensorflow(threads: int, devices: int = 1, tensor_float_32: bool = Fal
         if value is not None:
             os.environ[name] = value
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all memory, also from other processes
-    gpu_defaults = XLA_GPU_DEFAULTS if NVIDIA_DRIVER.exists() else ()
+    gpu_defaults = XLA_GPU_DEFAULTS if has_nvidia_driver() else ()
     os.environ["XLA_FLAGS"] = " ".join([XLA_DEFAULT, *gpu_defaults, *xla_flags_of_user()])
     with _hold_back_stderr(), _hide_skipped_packages(), _ignore_keras_file():
         import keras
@@ -111,7 +113,7 @@ def start_tensorflow(threads: int, devices: int = 1, tensor_float_32: bool = Fal
     try:
         if _started[0] and _started[2] != tensor_float_32:  # programs are compiled with it
             raise RuntimeError
-        if NVIDIA_DRIVER.exists():  # to ask TensorFlow would end its reading of flags, which compiled_programs.py sets
+        if has_nvidia_driver():  # to ask TensorFlow would end its reading of flags, which compiled_programs.py sets
             tf.config.experimental.enable_op_determinism()
         tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -123,11 +125,16 @@ def start_tensorflow(threads: int, devices: int = 1, tensor_float_32: bool = Fal
             tf.config.set_logical_device_configuration(cpu, logical)
     except RuntimeError:
         raise UserError(
-            f"training.threads={threads} on {devices} devices: TensorFlow already runs with {_started[0]} threads on"
-            f" {_started[1]} devices in this process. Give all jobs of this sweep the same training.threads,"
-            " training.tensor_float_32 and distribution.devices."
+            f"TensorFlow already runs in this process with training.threads={_started[0]}, {_started[1]} CPU devices"
+            f" and training.tensor_float_32={str(_started[2]).lower()}; here these are {threads}, {devices} and"
+            f" {str(tensor_float_32).lower()}. Give all jobs of this sweep the same."
         ) from None
     _started = threads, devices, tensor_float_32
+
+
+def has_nvidia_driver() -> bool:
+    """Return whether TensorFlow may find a GPU, without loading it."""
+    return NVIDIA_DRIVER.exists() or NVIDIA_IN_WINDOWS.exists()
 
 
 def recorded_variables() -> dict[str, str]:
@@ -158,7 +165,8 @@ def check_xla_flags() -> None:
 
     Only XLA can tell, so that this takes a process, and a few seconds, if there are any.
     """
-    flags = {"XLA_FLAGS": " ".join(xla_flags_of_user()), "TF_XLA_FLAGS": os.environ.get("TF_XLA_FLAGS", "")}
+    of_tensorflow = re.sub(f"{KEPT_PROGRAMS_FLAG}='[^']*'", "", os.environ.get("TF_XLA_FLAGS", "")).strip()
+    flags = {"XLA_FLAGS": " ".join(xla_flags_of_user()), "TF_XLA_FLAGS": of_tensorflow}
     if not any(flags.values()) or os.environ.get(CHECKED_VARIABLE) == repr(flags) or "tensorflow" in sys.modules:
         return
     compiled = "import tensorflow as tf; tf.function(lambda: tf.zeros(1) + 1, jit_compile=True)()"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from composed import job, refusal
 
+from experiments.config.composition import compose_job
 from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
 from experiments.formatting import clean_message
@@ -79,6 +80,13 @@ def test_a_choice_of_a_group_without_its_keys_is_told(tmp_path: Path, content: b
 )
 def test_a_value_of_another_kind_is_told(override: str, message: str) -> None:
     assert refusal(override).startswith(message)
+
+
+@pytest.mark.parametrize("activation", ["true", "5", "[softmax]", "{softmax:1}"])
+def test_an_activation_of_a_layer_that_is_not_a_name_is_told(activation: str) -> None:
+    layers = f"model.layers=[Flatten,{{Dense:{{units:10,activation:{activation}}}}}]"
+    with pytest.raises(ConfigError, match="expected the name of one of Keras's activations; received "):
+        compose_job(["data=digits", "model=layers", layers])
 
 
 @pytest.mark.parametrize(

@@ -156,17 +156,21 @@ def test_waits_no_longer_than_asked() -> None:
     [(3, ["4", "7"], ["4", "7", "4"]), (2, ["0", "1", "2"], ["0", "1"]), (2, ["0"], ["0", "0"])],
 )
 def test_workers_share_the_gpus_evenly(workers: int, gpus: list[str], seen: list[str]) -> None:
-    taken: list[str | None] = []
+    taken: list[str] = []
     for _ in range(workers):
-        environment = worker_environment(gpus, taken)
+        environment = worker_environment(gpus, taken, 1)
         taken.append(environment["CUDA_VISIBLE_DEVICES"])
     assert taken == seen
-    assert worker_environment(gpus, taken[1:])["CUDA_VISIBLE_DEVICES"] == taken[0]  # the first worker has ended
+    assert worker_environment(gpus, taken[1:], 1)["CUDA_VISIBLE_DEVICES"] == taken[0]  # the first worker has ended
+
+
+def test_a_worker_of_several_devices_sees_as_many_gpus() -> None:
+    assert worker_environment(["0", "1", "2"], ["0"], 2)["CUDA_VISIBLE_DEVICES"] == "1,2"
 
 
 def test_workers_without_gpus_have_the_environment_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert worker_environment([], [None]) == dict(os.environ)
+    assert worker_environment([], [], 2) == dict(os.environ)
 
 
 def test_each_visible_gpu_serves_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,5 +188,5 @@ def test_each_instance_of_a_split_gpu_serves_one_worker() -> None:
   MIG 1g.10gb     Device  1: (UUID: MIG-77c0)
 GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-90ab)
 """
-    assert parse_listed_gpus(listed) == ["MIG-3f2a", "MIG-77c0", "1"]
+    assert parse_listed_gpus(listed) == ["MIG-3f2a", "MIG-77c0", "GPU-90ab"]
     assert parse_listed_gpus("No devices found.\n") == []

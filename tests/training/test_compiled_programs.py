@@ -1,5 +1,6 @@
 """Programs that XLA compiled are used by later processes: whole ones only, made here, in the same environment."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
+from experiments.runtime import KEPT_PROGRAMS_FLAG
 from experiments.training import compiled_programs
-from experiments.training.compiled_programs import FLAG, kept_programs, share_programs
+from experiments.training.compiled_programs import kept_programs, share_programs
 
 # Training with another folder of programs.
 TRAIN = """
@@ -40,7 +42,7 @@ def as_new_process(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder that the next process would have."""
     monkeypatch.setattr(compiled_programs, "_process", None)
     with kept_programs(1, 1, False):
-        return Path(os.environ["TF_XLA_FLAGS"].removeprefix(f"{FLAG}='").removesuffix("'"))
+        return Path(os.environ["TF_XLA_FLAGS"].removeprefix(f"{KEPT_PROGRAMS_FLAG}='").removesuffix("'"))
 
 
 @pytest.mark.slow
@@ -70,7 +72,7 @@ def test_a_new_program_is_shared_with_later_processes(folder: Path, monkeypatch:
     with kept_programs(1, 1, False):
         flags = os.environ["TF_XLA_FLAGS"]
     assert os.environ["TF_XLA_FLAGS"] == "--a=1"
-    own = Path(flags.removeprefix(f"--a=1 {FLAG}='").removesuffix("'"))
+    own = Path(flags.removeprefix(f"--a=1 {KEPT_PROGRAMS_FLAG}='").removesuffix("'"))
     (own / "one.pb").write_bytes(b"program")
     share_programs()
     share_programs()
@@ -93,10 +95,13 @@ def test_programs_of_a_copied_project_and_damaged_ones_are_not_used(
     for name in ("one.pb", "two.pb"):
         (as_new_process(monkeypatch) / name).write_bytes(name.encode())
         share_programs()
-    first = next(folder.glob("*/*-one.pb"))
+    first, second = (next(folder.glob(f"*/*-{name}.pb")) for name in ("one", "two"))
     first.write_bytes(b"cut off")
+    shared_at_once = second.with_name(f"{hashlib.sha256(b'other').hexdigest()[:32]}-two.pb")
+    shared_at_once.write_bytes(b"other")
     assert [path.name for path in as_new_process(monkeypatch).iterdir()] == ["two.pb"]
     assert not first.exists()
+    assert len(programs(folder)) == 1
 
     copied = folder.with_name("copy")
     shutil.copytree(folder, copied)
@@ -130,6 +135,15 @@ def test_nothing_is_kept_where_it_cannot_be(folder: Path, monkeypatch: pytest.Mo
     with kept_programs(1, 1, False):
         assert "TF_XLA_FLAGS" not in os.environ
     folder.unlink()
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    with kept_programs(1, 1, False):  # others could put machine code there
+        assert "TF_XLA_FLAGS" not in os.environ
+    folder.chmod(0o700)
+    monkeypatch.setenv("TF_XLA_FLAGS", "a file of flags")
+    with kept_programs(1, 1, False):
+        assert os.environ["TF_XLA_FLAGS"] == "a file of flags"
+    monkeypatch.delenv("TF_XLA_FLAGS")
     monkeypatch.setattr(compiled_programs, "NEEDED_SPACE", 2**60)
     with kept_programs(1, 1, False):
         assert "TF_XLA_FLAGS" not in os.environ

@@ -125,10 +125,12 @@ def refusal(message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message})
 
 
-def keras_name_check(kind: str) -> Callable[[str], str]:
+def keras_name_check(kind: str) -> Callable[[Any], str]:
     """Return a validator: the name is one that Keras builds, of this kind (a key of keras_table())."""
 
-    def check(name: str) -> str:
+    def check(name: Any) -> str:
+        if not isinstance(name, str):
+            raise refusal(f"expected the name of one of Keras's {kind}; received {name!r}")
         known = [*keras_table()[kind], *([SCALED_TANH] if kind == "activations" else [])]
         if name in known:
             return name

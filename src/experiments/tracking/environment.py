@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
@@ -168,12 +169,15 @@ def _describe_gpu(gpu: "tf.config.PhysicalDevice") -> str:
 
     name = tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
     driver = re.search(r"\d+\.[\d.]+", NVIDIA_DRIVER.read_text()) if NVIDIA_DRIVER.exists() else None
-    built = tf.sysconfig.get_build_info()
-    try:
-        cudnn = ctypes.CDLL(f"libcudnn.so.{built['cudnn_version']}").cudnnGetVersion()  # the one that is loaded
-    except (OSError, AttributeError, KeyError):
-        cudnn = built.get("cudnn_version", "not known")
-    versions = f"CUDA {built.get('cuda_version', 'not known')}, cuDNN {cudnn}"
+    built, cuda = tf.sysconfig.get_build_info(), ctypes.c_int()
+    loaded = {"CUDA": built.get("cuda_version", "not known"), "cuDNN": built.get("cudnn_version", "not known")}
+    with suppress(OSError, AttributeError):  # the versions of the libraries that are loaded, such as 13000 and 91400
+        library = ctypes.CDLL(f"libcudart.so.{str(loaded['CUDA']).partition('.')[0]}")
+        if library.cudaRuntimeGetVersion(ctypes.byref(cuda)) == 0:
+            loaded["CUDA"] = str(cuda.value)
+    with suppress(OSError, AttributeError):
+        loaded["cuDNN"] = str(ctypes.CDLL(f"libcudnn.so.{built.get('cudnn_version')}").cudnnGetVersion())
+    versions = f"CUDA {loaded['CUDA']}, cuDNN {loaded['cuDNN']}"
     return f"{name}, driver {driver[0] if driver else 'not known'}, {versions}"
 
 

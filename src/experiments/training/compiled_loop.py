@@ -117,7 +117,10 @@ class CompiledLoop:
         if rest and done == whole:
             rows = order[whole * self.batch_size :]
             with span("last batch"):
+                compiled = self.program.last_batch.experimental_get_tracing_count() > 0
                 carried += self.program.last_batch(self.inputs, rows, plan[whole], counter, tf.constant(whole))
                 totals = carried.numpy()
+            if self.program.xla_last and not compiled:
+                share_programs()
             report(whole + 1, totals)
         return totals

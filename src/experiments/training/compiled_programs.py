@@ -1,10 +1,10 @@
 """Programs that XLA has compiled, kept in outputs/ for later processes: compiling takes most of a first epoch.
 
-TensorFlow reads and writes a folder of them, but neither safely: a file that another process is writing, or that a
-crash cut off, ends a run. So each process gets a folder of its own, with links to the programs whose digests are right,
-and the new ones among them are shared once they are whole. A program is only used where it was compiled: by the same
-versions and flags, for the same devices, on this machine, in this folder. One that came with a copied or downloaded
-project is not: its machine code could do anything.
+TensorFlow reads and writes a folder of them, but a file that a crash cut off, or that the disk has damaged, ends a run.
+So each process gets a folder of its own, with links to the programs whose digests are right, and shares its new ones
+once they are whole. A program is only used where it was compiled: by the same versions and flags, for the same devices,
+on this machine, in this folder. One that came with a copied or downloaded project is not: its machine code could do
+anything.
 """
 
 import atexit
@@ -17,18 +17,25 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 from experiments import PROJECT
 from experiments.profiling import span
+from experiments.runtime import (
+    KEPT_PROGRAMS_FLAG,
+    NVIDIA_DRIVER,
+    XLA_DEFAULT,
+    XLA_GPU_DEFAULTS,
+    has_nvidia_driver,
+    xla_flags_of_user,
+)
 
 PROGRAM_FOLDER = PROJECT / "outputs" / "compiled"
-LARGEST_FOLDER = 64 * 2**20  # bytes of programs for the same devices and versions; the oldest go first
+LARGEST_FOLDER = 64 * 2**20  # bytes; the programs that were compiled first go first
 NEEDED_SPACE = 500 * 2**20  # free bytes: TensorFlow ends a run if it cannot write a program
 DAY = 86400  # seconds
 DAYS_KEPT = 30  # programs that nothing has used for so long are removed
-FLAG = "--tf_xla_persistent_cache_directory"
 
 _process: tuple[int, Path] | None = None  # the process that has a folder, which is not another's after a fork
 
@@ -41,12 +48,13 @@ def kept_programs(threads: int, devices: int, tensor_float_32: bool) -> Iterator
     """
     global _process
     given = os.environ.get("TF_XLA_FLAGS")
-    if FLAG not in (given or "") and (_process is None or _process[0] != os.getpid()):
+    are_flags = not given or given.lstrip().startswith("-")  # otherwise it names a file of them
+    if are_flags and KEPT_PROGRAMS_FLAG not in (given or "") and (_process is None or _process[0] != os.getpid()):
         with contextlib.suppress(OSError):
             folder = _prepare_folder(_environment_key(threads, devices, tensor_float_32))
             if folder and "'" not in str(folder):
                 _process = os.getpid(), folder
-                os.environ["TF_XLA_FLAGS"] = f"{given or ''} {FLAG}='{folder}'".strip()
+                os.environ["TF_XLA_FLAGS"] = f"{given or ''} {KEPT_PROGRAMS_FLAG}='{folder}'".strip()
     try:
         yield
     finally:  # processes that this one starts have folders of their own
@@ -67,10 +75,10 @@ def share_programs() -> None:
             if file.name not in shared:
                 with contextlib.suppress(FileExistsError):
                     os.link(file, folder / f"{_digest(file)}-{file.name}")
-        newest_first = sorted(folder.glob("*.pb"), key=lambda path: -path.stat().st_mtime)
+        found = [(-path.stat().st_mtime, path.stat().st_size, path) for path in PROGRAM_FOLDER.glob("*/*.pb")]
         size = 0
-        for path in newest_first:
-            size += path.stat().st_size
+        for _, bytes_of_program, path in sorted(found):
+            size += bytes_of_program
             if size > LARGEST_FOLDER:
                 path.unlink(missing_ok=True)
 
@@ -79,7 +87,8 @@ def _prepare_folder(key: str) -> Path | None:
     """Return a new folder for this process, with links to the programs of this key; None if nothing can be kept."""
     PROGRAM_FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
     facts = PROGRAM_FOLDER.stat()
-    if facts.st_uid != os.getuid() or shutil.disk_usage(PROGRAM_FOLDER).free < NEEDED_SPACE:
+    others_may_write = facts.st_mode & 0o022
+    if others_may_write or facts.st_uid != os.getuid() or shutil.disk_usage(PROGRAM_FOLDER).free < NEEDED_SPACE:
         return None
     _remove_unused()
     place = f"{socket.gethostname()} {facts.st_dev} {facts.st_ino}"  # a copy has another number
@@ -89,22 +98,23 @@ def _prepare_folder(key: str) -> Path | None:
     atexit.register(_remove_own, os.getpid(), folder)
     for path in shared.glob("*.pb"):
         digest, _, name = path.name.partition("-")
-        if digest == _digest(path):
-            os.link(path, folder / name)
-        else:  # a crash cut it off, or the disk lost it
-            path.unlink()
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            if digest == _digest(path) and not (folder / name).exists():
+                os.link(path, folder / name)
+            else:  # a crash cut it off, the disk has damaged it, or two processes have shared it at once
+                path.unlink()
     return folder
 
 
 def _remove_unused() -> None:
     """Remove the folders of processes that were killed, and programs of other versions that nothing uses any more."""
     now = time.time()
-    for path in PROGRAM_FOLDER.glob("*/process-*"):
-        if now - path.stat().st_mtime > DAY:  # a process that still runs makes its folder again
-            shutil.rmtree(path, ignore_errors=True)
-    for path in PROGRAM_FOLDER.iterdir():
-        if now - path.stat().st_mtime > DAYS_KEPT * DAY:
-            shutil.rmtree(path, ignore_errors=True)
+    of_processes, of_versions = PROGRAM_FOLDER.glob("*/process-*"), PROGRAM_FOLDER.iterdir()
+    for paths, age in ((of_processes, DAY), (of_versions, DAYS_KEPT * DAY)):  # a process makes its folder again
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                if now - path.stat().st_mtime > age:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_own(process: int, folder: Path) -> None:
@@ -119,8 +129,11 @@ def _digest(path: Path) -> str:
 def _environment_key(*process_settings: int) -> str:
     """Return all that a compiled program depends on besides its own description."""
     facts = [version("tensorflow"), *map(str, process_settings)]
-    facts += [os.environ.get(name, "") for name in ("XLA_FLAGS", "TF_XLA_FLAGS", "LD_LIBRARY_PATH")]
-    for pattern in ("/proc/cpuinfo", "/proc/driver/nvidia/version", "/proc/driver/nvidia/gpus/*/information"):
+    facts += [XLA_DEFAULT, *XLA_GPU_DEFAULTS, *xla_flags_of_user()]
+    facts += [os.environ.get(name, "") for name in ("TF_XLA_FLAGS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")]
+    if has_nvidia_driver():
+        facts += sorted(f"{d.name} {d.version}" for d in distributions() if d.name.startswith("nvidia"))
+    for pattern in ("/proc/cpuinfo", str(NVIDIA_DRIVER), "/proc/driver/nvidia/gpus/*/information"):
         for path in sorted(Path("/").glob(pattern.lstrip("/"))):
             first = path.read_text(errors="replace").partition("\n\n")[0]
             facts += re.findall(r"^(?:model name|flags|Features|NVRM.*|Model)\s*:.*", first, re.MULTILINE)

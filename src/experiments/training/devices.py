@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from experiments.config.schema import Config, DistributionConfig
 from experiments.errors import UserError
+from experiments.formatting import plural
 from experiments.profiling import span
 from experiments.runtime import start_tensorflow
 from experiments.training.cluster import on_slurm, read_tf_config
@@ -22,8 +24,8 @@ def start_strategy(config: DistributionConfig, threads: int, tensor_float_32: bo
     Raise a UserError if there are fewer devices than requested.
     """
     devices = logical_devices(config)
-    start_tensorflow(threads, devices, tensor_float_32)
     with kept_programs(threads, devices, tensor_float_32):
+        start_tensorflow(threads, devices, tensor_float_32)
         return _make_strategy(config)
 
 
@@ -36,22 +38,28 @@ def _make_strategy(config: DistributionConfig) -> "tf.distribute.Strategy":
     if config.strategy == "multi_worker":
         return _multi_worker_strategy(config.timeout_seconds)
     gpus = tf.config.list_logical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.reset_memory_stats(_short_name(gpu))  # of an earlier run of this process
     if config.strategy == "one_device" or (config.strategy == "auto" and len(gpus) < 2 and wanted < 2):
         return tf.distribute.get_strategy()
     if config.strategy == "auto" and len(gpus) < max(wanted, 2):
         raise UserError(
-            f"distribution.devices={wanted}, but this machine has {len(gpus)} GPUs. Use distribution=mirrored"
+            f"distribution.devices={wanted}, but there {_count(gpus)} here. Use distribution=mirrored"
             f" distribution.devices={wanted} for logical CPU devices, or leave distribution.devices out."
         )
     if gpus:
         if wanted > len(gpus):
-            raise UserError(f"distribution.devices={wanted}, but this machine has {len(gpus)} GPUs. Use at most those.")
+            raise UserError(f"distribution.devices={wanted}, but there {_count(gpus)} here. Use at most that.")
         return tf.distribute.MirroredStrategy([device.name for device in gpus[: wanted or None]])
     if not wanted:
         raise UserError(
             "distribution=mirrored found no GPU. For N logical devices on this CPU add distribution.devices=N."
         )
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(wanted)])
+
+
+def _count(gpus: Sequence[object]) -> str:
+    return f"{'is' if len(gpus) == 1 else 'are'} {plural(len(gpus), 'GPU')}"
 
 
 def process_settings(config: Config) -> tuple[int, int, bool]:
@@ -65,11 +73,16 @@ def logical_devices(config: DistributionConfig) -> int:
 
 
 def peak_gpu_memory() -> int:
-    """Return the most bytes that this process has had in use on one GPU; 0 without GPUs."""
+    """Return the most bytes that the run of this process has had in use on one GPU; 0 without GPUs."""
     import tensorflow as tf
 
-    names = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]
-    return max((tf.config.experimental.get_memory_info(name)["peak"] for name in names), default=0)
+    gpus = tf.config.list_logical_devices("GPU")
+    return max((tf.config.experimental.get_memory_info(_short_name(gpu))["peak"] for gpu in gpus), default=0)
+
+
+def _short_name(gpu: "tf.config.LogicalDevice") -> str:
+    """Return a name such as GPU:0."""
+    return str(gpu.name.partition("device:")[2])
 
 
 def _multi_worker_strategy(timeout: float) -> "tf.distribute.Strategy":

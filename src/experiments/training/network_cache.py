@@ -21,7 +21,7 @@ from experiments.training.optimizers import (
     set_hyperparameters,
     updates_of_one_replica,
 )
-from experiments.training.randomness import with_counter_dropout
+from experiments.training.randomness import pools_blocks, with_counter_dropout
 
 if TYPE_CHECKING:
     import keras
@@ -126,7 +126,7 @@ class TrainingProgram:
 
         self.strategy, self.replicas = network.strategy, network.strategy.num_replicas_in_sync
         with self.strategy.scope():
-            self.model, self.dropouts = with_counter_dropout(network.model, synchronized=self.replicas > 1)
+            self.model, self.dropouts = with_counter_dropout(network.model, self.replicas > 1, has_gpus())
         self.optimizer, self.batch_size, self.augment = network.optimizer, network.batch_size, network.augmenter
         self.losses, self.quality = per_example_functions(network.loss, network.model.output_shape[-1])
         alone = self.replicas == 1
@@ -215,7 +215,8 @@ class ReplicatedProgram(TrainingProgram):
     """The same steps on several replicas, each of which takes its rows of the global batch.
 
     Their gradients are summed before the optimizer clips and applies them, so that the result equals that of one
-    device, to rounding. On GPUs, XLA compiles what a replica does before and after the sum.
+    device, to rounding. On GPUs, XLA compiles what a replica does before and after the sum; with batch normalization,
+    only what comes after it.
     """
 
     def __init__(self, network: CompiledNetwork) -> None:
@@ -271,9 +272,13 @@ def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
 
 
 def _suits_xla(model: "keras.Model", optimizer: "keras.optimizers.Optimizer") -> bool:
-    """Return whether XLA pays: several times faster for small steps, a hundred times slower for CPU convolutions."""
+    """Return whether XLA pays: several times faster for small steps, a hundred times slower for CPU convolutions.
+
+    On a GPU, it has no gradient in a fixed order for pooling other than of blocks.
+    """
     convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
-    return optimizer.name not in NOT_UNDER_XLA and not (convolves and not has_gpus())
+    pools = any(type(layer).__name__.startswith("MaxPool") and not pools_blocks(layer) for layer in model.layers)
+    return optimizer.name not in NOT_UNDER_XLA and not (pools if has_gpus() else convolves)
 
 
 def has_gpus() -> bool:

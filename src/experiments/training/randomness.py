@@ -56,11 +56,14 @@ class MaskDraw(threading.local):
     first_row: "tf.Tensor | int" = 0  # index of the first row within the global batch
 
 
-def with_counter_dropout(model: "keras.Model", synchronized: bool = False) -> tuple["keras.Model", list[Any]]:
+def with_counter_dropout(
+    model: "keras.Model", synchronized: bool = False, block_pooling: bool = False
+) -> tuple["keras.Model", list[Any]]:
     """Return a twin of a model, sharing its weights, with masks as a function of a counter, and its dropout layers.
 
     The loop sets the `draw` of each layer before each training call. With `synchronized`, batch normalization uses the
-    batches of all replicas.
+    batches of all replicas. With `block_pooling`, the gradients of layers that pool blocks add in a fixed order, which
+    XLA's own do not on a GPU.
     """
     import keras
 
@@ -69,12 +72,45 @@ def with_counter_dropout(model: "keras.Model", synchronized: bool = False) -> tu
     def replace(layer: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized
+        if block_pooling and pools_blocks(layer):
+            return _block_max_pooling()(layer)
         if not isinstance(layer, keras.layers.Dropout):  # SpatialDropout1D to 3D are subclasses
             return layer
         dropouts.append(_counter_dropout()(layer))
         return dropouts[-1]
 
     return keras.models.clone_model(model, clone_function=replace), dropouts
+
+
+def pools_blocks(layer: "keras.layers.Layer") -> bool:
+    """Return whether a layer takes the maximum of blocks of pixels that neither overlap nor stand out of the image."""
+    import keras
+
+    if type(layer) is not keras.layers.MaxPooling2D or layer.data_format != "channels_last":
+        return False
+    sides = zip(layer.input.shape[1:3], layer.pool_size, strict=True)
+    fits = layer.padding == "valid" or all(side % block == 0 for side, block in sides)
+    return tuple(layer.strides) == tuple(layer.pool_size) and fits
+
+
+def _block_max_pooling() -> Any:
+    import keras
+    import tensorflow as tf
+
+    class BlockMaxPooling(keras.layers.Layer):
+        """Maximum of blocks as a reduction; equal pixels share its gradient, of which Keras's goes to the first."""
+
+        def __init__(self, layer: Any) -> None:
+            super().__init__(name=layer.name)
+            self.block = layer.pool_size
+
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            (height, width, channels), (down, across) = inputs.shape[1:], self.block
+            rows, columns = height // down, width // across
+            whole = inputs[:, : rows * down, : columns * across]
+            return tf.reduce_max(tf.reshape(whole, [-1, rows, down, columns, across, channels]), [2, 4])
+
+    return BlockMaxPooling
 
 
 def _counter_dropout() -> Any:

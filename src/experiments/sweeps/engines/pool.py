@@ -1,8 +1,8 @@
 """The engine of hydra/launcher=pool: worker processes that load TensorFlow once; one that dies fails only its job.
 
 A worker keeps its number of threads, its devices and its strategy, which a process takes once and which the result
-depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one, which it
-shares only if there are more workers than GPUs.
+depends on: jobs that differ in them go to different workers. Where there are GPUs, each worker sees one, or
+distribution.devices of them, which it shares only if there are more workers than GPUs.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class PoolWorker:
     """A process that runs one job after another."""
 
     config: Config  # of the job that it was started for; all its jobs need the same process settings
-    gpu: str | None
+    gpu: str | None  # that it sees, or several with commas
     process: subprocess.Popen
     connection: Connection
     job: SweepJob | None = None
@@ -86,7 +86,8 @@ class PoolEngine(Engine):
 
     def _start_worker(self, config: Config) -> PoolWorker:
         ours, theirs = Pipe()
-        environment = worker_environment(self.gpus, [worker.gpu for worker in self.workers])
+        taken = [gpu for worker in self.workers for gpu in (worker.gpu or "").split(",")]
+        environment = worker_environment(self.gpus, taken, config.distribution.devices or 1)
         arguments = map(str, (theirs.fileno(), self.parent_id, *map(int, process_settings(config))))
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
@@ -162,11 +163,11 @@ def _end_of_dead_worker(worker: PoolWorker) -> JobEnd:
     return worker.end(f"its worker process ended with exit code {code}", "FAILED")
 
 
-def worker_environment(gpus: Sequence[str], taken: Sequence[str | None]) -> dict[str, str]:
-    """Return the environment of the next worker, which sees the GPU that the fewest workers have taken, if any."""
+def worker_environment(gpus: Sequence[str], taken: Sequence[str], devices: int) -> dict[str, str]:
+    """Return the environment of the next worker, which sees those of the GPUs, if any, that the fewest have taken."""
     if not gpus:
         return dict(os.environ)
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": min(gpus, key=taken.count)}
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(sorted(gpus, key=taken.count)[:devices])}
 
 
 def visible_gpus() -> list[str]:
@@ -182,12 +183,11 @@ def visible_gpus() -> list[str]:
 def parse_listed_gpus(listed: str) -> list[str]:
     """Return the GPUs that `nvidia-smi -L` lists, or instead of one that is split into MIG instances, these.
 
-    >>> parse_listed_gpus("GPU 0: A (UUID: GPU-1)\\n  MIG 1g.5gb Device  0: (UUID: MIG-2)\\nGPU 1: A (UUID: GPU-3)")
-    ['MIG-2', '1']
+    CUDA numbers them in another order, so they are named by their UUIDs.
     """
-    found = []
+    found: list[str] = []
     for gpu in re.split(r"^GPU ", listed, flags=re.MULTILINE)[1:]:
-        found += re.findall(r"UUID: (MIG-[^)]+)\)", gpu) or [gpu.partition(":")[0]]
+        found += re.findall(r"UUID: (MIG-[^)]+)\)", gpu) or re.findall(r"UUID: (GPU-[^)]+)\)", gpu)
     return found
 
 
