@@ -22,6 +22,7 @@ from experiments.formatting import plural, printable
 from experiments.runtime import collect_garbage_rarely
 from experiments.tracking.addresses import SQLITE, hide_credentials, resolve_tracking_uri
 from experiments.tracking.deletion import StoredRun, delete_runs, find_deletable_runs
+from experiments.tracking.records import runs_that_start_from
 from experiments.tracking.store import open_existing_store
 
 LONGEST_LIST = 20
@@ -54,6 +55,10 @@ def delete(options: argparse.Namespace) -> int:
         return 0
     amount = f"{plural(len(runs), 'run')} and {sum(run.size for run in runs) / 1e6:.1f} MB of files"
     print(f"{amount} in {hide_credentials(uri)}:", *listed(runs), sep="\n")
+    ids = {run.record.run_id for run in runs}
+    for run, start in runs_that_start_from(client, ids):
+        if run.run_id not in ids:
+            print(f"Run {run.run_id} ({printable(run.name)}) starts from {start}, and cannot be reproduced without it.")
     if not options.yes and not agreed():
         return 2
     delete_runs(client, runs)

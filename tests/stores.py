@@ -53,6 +53,6 @@ def weights(uri: str, run_id: str) -> list[np.ndarray]:
 
     mlflow.set_tracking_uri(uri)
     folder = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/model")
-    del os.environ["MLFLOW_TRACKING_URI"]  # which MLflow has set
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # which MLflow has set
     model: Any = keras.saving.load_model(f"{folder}/data/model.keras")
     return list(model.get_weights())

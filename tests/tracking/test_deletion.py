@@ -104,6 +104,16 @@ def test_a_sweep_takes_its_runs_along(uri: str) -> None:
     assert found_ids(uri, half[-1], status="FAILED") == [half[1]]
 
 
+def test_runs_that_start_from_a_deleted_one_are_named(uri: str) -> None:
+    start, other = add_run(uri), add_run(uri)
+    with open_run(uri, "first", "trained further", {"model.continue": start, "model.weights": None}, {}) as run:
+        pass
+    said = f"Run {run.run_id} (trained further) starts from {start}, and cannot be reproduced without it.\n"
+    assert said in command(start, "--uri", uri, script="scripts/delete.py").stdout
+    assert "starts from" not in command(start, run.run_id, "--uri", uri, script="scripts/delete.py").stdout
+    assert "starts from" not in command(other, "--uri", uri, script="scripts/delete.py").stdout
+
+
 def test_runs_are_chosen_by_experiment_age_and_status(uri: str) -> None:
     old, new = add_run(uri, "FAILED", days_ago=40), add_run(uri, "FAILED")
     other = add_run(uri, "KILLED", days_ago=40, experiment="second")
@@ -194,6 +204,8 @@ def test_a_server_marks_them_as_deleted_and_its_owner_can_remove_the_rows(server
     assert found_ids(server) == [kept]
     assert len(list(artifacts.rglob("model.keras"))) == len(list(artifacts.rglob("config.yaml"))) == 1
     assert "runs" in traces(uri, deleted)
+    lost = command(deleted, f"--uri={server}", script="scripts/evaluate.py").stderr
+    assert lost == f"Run {deleted} (a name) was deleted with its artifacts, so that it cannot be restored.\n"
     gc = re.search(r"marked as deleted, until its owner runs there: (mlflow gc --run-ids .*)", done.stdout)
     assert gc is not None
     owner = [sys.executable, "-m", *shlex.split(gc[1]), "--backend-store-uri", uri, "--tracking-uri", server]

@@ -65,6 +65,7 @@ def test_a_convolutional_network_trains_alike_as_on_gpus(devices: list[str], tmp
         "data.limit=330",
         "data.validation=0",
         "training.epochs=2",
+        "training.threads=1",
         "model=cnn",
         "model.filters=[4]",
     ]

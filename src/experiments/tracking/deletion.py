@@ -14,7 +14,7 @@ from experiments.tracking.liveness import unseen_notice
 from experiments.tracking.outages import first_line
 from experiments.tracking.records import RunRecord, experiment_runs, find_runs, runs_with_tags
 from experiments.tracking.spool import SPOOL_FOLDER
-from experiments.tracking.store import store_errors
+from experiments.tracking.store import ARTIFACTS_DELETED, store_errors
 from experiments.training.checkpoints import CHECKPOINT_FOLDER
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def delete_runs(client: "MlflowClient", runs: Sequence[StoredRun]) -> None:
         rows = _LocalRows(client.tracking_uri)
     for number, run in enumerate(runs):
         try:
+            client.set_tag(run.record.run_id, ARTIFACTS_DELETED, "true")
             for owner, place in {**run.models, run.record.run_id: run.artifacts}.items():
                 _delete_artifacts(owner, place, client.tracking_uri)
             for file in run.files:

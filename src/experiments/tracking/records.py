@@ -1,7 +1,7 @@
 """Read runs back from a tracking store as plain records."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,6 +95,17 @@ def runs_with_tags(client: "MlflowClient", tags: Mapping[str, str], experiment: 
         found = client.get_experiment_by_name(experiment) if experiment else None
         ids = [found.experiment_id] if found else [] if experiment else all_experiment_ids(client)
         return _search_runs(client, ids, " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
+
+
+def runs_that_start_from(client: "MlflowClient", run_ids: Collection[str]) -> list[tuple[RunRecord, str]]:
+    """Find the runs that start from the weights or the state of one of these, with its id."""
+    an_id = "_" * 32  # of any characters
+    found = []
+    with store_errors(client.tracking_uri):
+        for key in ("model.weights", "model.continue"):
+            for run in _search_runs(client, all_experiment_ids(client), f"params.`{key}` LIKE '{an_id}'"):
+                found += [(run, run.params[key])] if run.params[key] in run_ids else []
+    return found
 
 
 def experiment_runs(

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+ARTIFACTS_DELETED = "artifacts_deleted"  # a tag of runs whose rows a server keeps
+
 MLFLOW_ENVIRONMENT = {  # the user's own settings win
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -198,6 +200,8 @@ def restoring_advice(client: "MlflowClient", chosen: str) -> str | None:
     if not found:
         return None
     info = found[0].info
+    if ARTIFACTS_DELETED in found[0].data.tags:
+        return f"Run {info.run_id} ({info.run_name}) was deleted with its artifacts, so that it cannot be restored."
     what, restore = f"Run {info.run_id} ({info.run_name})", f"runs restore --run-id {info.run_id}"
     (its,) = (experiment for experiment in experiments if experiment.experiment_id == info.experiment_id)
     if its.lifecycle_stage == "deleted":
