@@ -136,4 +136,22 @@ class ArraysData(OwnData):
     shape: InputShape
 
 
-DataConfig = DigitsData | ImageFileData | ArraysData | LinearData
+Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class PicturesData(OwnData):
+    """Pictures in a folder for each class."""
+
+    name: Literal["images"]
+    path: str | None = described("folder with a folder of pictures for each class; every run needs it")
+    size: Size | None = described(
+        "height and width that pictures get, in pixels: a number for squares, [height,width], or null: kept as they are"
+    )
+    fit: Literal["crop", "pad"] = described(
+        "how a picture of other proportions gets that size: crop (its middle) or pad (with black)"
+    )
+    color: bool | None = described("true (three channels), false (grey), or null: true if any picture has colour")
+
+
+DataConfig = DigitsData | ImageFileData | ArraysData | PicturesData | LinearData

@@ -33,6 +33,7 @@ from experiments.data.image_files import (
     read_image_files,
     verify_checksum,
 )
+from experiments.data.picture_folder import find_picture_folder, read_pictures
 from experiments.data.splits import OfficialSplits, Split, hold_out
 from experiments.errors import DataError
 from experiments.profiling import span
@@ -164,8 +165,8 @@ def read_digits(config: PublishedImageData) -> tuple[Split, Split, str]:
 # Datasets without files of their own: name -> function that returns training split, test split and source.
 WITHOUT_FILES: dict[str, Callable[[Any], tuple[Split, Split, str]]] = {"linear": make_linear, "digits": read_digits}
 # The user's own data: name -> function that reads the splits, and one that finds the file or folder.
-OWN_DATA_READERS: dict[str, Callable[[Any], OfficialSplits]] = {"arrays": read_arrays}
-OWN_DATA_PLACES: dict[str, Callable[[Any], Path]] = {"arrays": find_array_file}
+OWN_DATA_READERS: dict[str, Callable[[Any], OfficialSplits]] = {"arrays": read_arrays, "images": read_pictures}
+OWN_DATA_PLACES: dict[str, Callable[[Any], Path]] = {"arrays": find_array_file, "images": find_picture_folder}
 
 
 def _checked_splits(
