@@ -113,8 +113,26 @@ class DigitsData(PublishedImageData):
 class ImageFileData(PublishedImageData):
     """Images with classes in MNIST's file format."""
 
-    name: Literal["mnist", "fashion_mnist"]
+    name: Literal["mnist", "fashion_mnist", "kmnist"]
     path: str | None = described("folder with the IDX or npz files, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArchiveData(PublishedImageData):
+    """Images with classes that are published as one archive."""
+
+    name: Literal["cifar10"]
+    path: str | None = described("the archive or the folder with it, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class EmnistData(ArchiveData):
+    """Handwritten letters and digits in several selections."""
+
+    name: Literal["emnist"]  # type: ignore[assignment]
+    split: Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"] = described(
+        "which selection: balanced, byclass, bymerge, letters, digits or mnist"
+    )
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -154,4 +172,4 @@ class PicturesData(OwnData):
     color: bool | None = described("true (three channels), false (grey), or null: true if any picture has colour")
 
 
-DataConfig = DigitsData | ImageFileData | ArraysData | PicturesData | LinearData
+DataConfig = DigitsData | ImageFileData | ArchiveData | EmnistData | ArraysData | PicturesData | LinearData
