@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job
 from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
+from experiments.config.own_code import load_own_code, loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, handle_ending_signals, run_command, show_given
@@ -33,6 +34,7 @@ def main() -> None:
 
 def _run_arguments() -> None:
     arguments = parse_command_line()
+    load_own_code(arguments.code)
     if arguments.shell_completion:
         _ask_hydra(arguments, arguments.overrides)
         if "install=bash" in arguments.overrides:
@@ -97,7 +99,12 @@ def _sweep(arguments: Namespace) -> None:
 
 def _ask_hydra(arguments: Namespace, overrides: Sequence[str]) -> None:
     """Have Hydra answer the question of the command line about these of its overrides, which Hydra takes only last."""
-    sys.argv = [*(word for word in sys.argv if word not in arguments.overrides), *overrides]
+    words = [word for word in sys.argv if word not in arguments.overrides and not word.startswith("--code=")]
+    if "--code" in words:
+        del words[words.index("--code") : words.index("--code") + 2]
+    own = loaded_own_code()
+    found = [f"hydra.searchpath=[file://{own.config_folder}]"] if own and own.config_folder else []
+    sys.argv = [*words, *overrides, *found]
     _answer_question()
 
 

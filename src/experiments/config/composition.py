@@ -13,14 +13,22 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config.choices import CONFIG_FOLDER, choices_overview, group_names
+from experiments.config.choices import (
+    CONFIG_FOLDER,
+    OWN_KINDS,
+    choices_overview,
+    group_names,
+    own_choice_values,
+    own_choices,
+)
 from experiments.config.facts import count_training_examples
 from experiments.config.hydra_internals import apply_overrides, config_keys, start_hydra
 from experiments.config.identity import complete
@@ -32,6 +40,7 @@ from experiments.config.overrides import (
     refuse_several_values,
     split_override,
 )
+from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.validation import field_descriptions, show_value, validate_config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, raise_interruption, unknown_key
@@ -81,8 +90,14 @@ def composing(config_dir: str | None = None) -> Iterator[None]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            if config_dir is not None:
-                _add_config_folder(Path(config_dir))
+            folders = [] if config_dir is None else [("--config-dir", Path(config_dir))]
+            if (own := loaded_own_code()) and own.config_folder:
+                folders.append(("--code", own.config_folder))
+            for option, folder in folders:
+                _check_config_folder(option, folder)
+            if folders:
+                start_hydra(CONFIG_FOLDER, [folder for _, folder in folders])
+            _offer_own_choices()
             yield
     finally:
         GlobalHydra.instance().hydra = before
@@ -112,15 +127,14 @@ def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
     return composed
 
 
-def _add_config_folder(folder: Path) -> None:
+def _check_config_folder(option: str, folder: Path) -> None:
     if not folder.is_dir():
-        raise ConfigError(f"--config-dir={folder} is not a folder. Name one that contains experiment/NAME.yaml.")
+        raise ConfigError(f"{option}={folder} is not a folder. Name one that contains experiment/NAME.yaml.")
     if (folder / "hydra").exists():
         raise ConfigError(
-            f"--config-dir={folder} has a folder 'hydra', whose files could name code to run, but config files may"
+            f"{option}={folder} has a folder 'hydra', whose files could name code to run, but config files may"
             " contain only data. Remove it, or give hydra.* on the command line."
         )
-    start_hydra(CONFIG_FOLDER, folder)
 
 
 def refuse_space(parsed: list[Override]) -> None:
@@ -136,6 +150,7 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
     try:
         if files not in cache:
             cache[files] = compose("config", overrides=list(files))
+            _complete_own_choices(cache[files])
         composed = copy.deepcopy(cache[files])
         try:
             apply_overrides([override for override in parsed if override.input_line not in files], composed)
@@ -149,6 +164,23 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
         raise
     except NOT_COMPOSABLE as error:
         raise explain_composition(overrides, error) from None
+
+
+def _offer_own_choices() -> None:
+    """Let Hydra choose the user's own functions that have no YAML file."""
+    for group in OWN_KINDS:
+        for name, own in own_choices(group).items():
+            ConfigStore.instance().store(name, own_choice_values(group, own), group)
+
+
+def _complete_own_choices(composed: DictConfig) -> None:
+    """Add the keys of the user's own functions that their YAML files leave out, with their defaults."""
+    for group in OWN_KINDS:
+        chosen = composed[group]
+        if own := own_choices(group).get(str(chosen.get("name")) if isinstance(chosen, DictConfig) else ""):
+            with open_dict(chosen):
+                for key, value in own_choice_values(group, own).items():
+                    chosen.setdefault(key, value)
 
 
 def read_search_space(overrides: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from experiments.config.code_digest import CODE_DIGEST_RULE, code_digest
+from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
 from experiments.runtime import recorded_variables
 
@@ -36,7 +37,7 @@ NEUTRAL_VALUES: dict[str, Any] = {
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Return the config as plain dictionaries, in the order of the schema."""
-    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json", by_alias=True)
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json", by_alias=True)
     plain["optimizer"] |= config.optimizer.arguments  # pydantic leaves out what the schema does not name
     return plain
 
@@ -64,9 +65,12 @@ def identity_tags(config: Config, data_digest: str) -> dict[str, str]:
     """
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
     parts = {"code_digest": code_digest(), "versions": versions, "data_digest": data_digest}
+    if own := loaded_own_code():
+        parts["own_code_digest"] = own.digest
     if variables := recorded_variables():
         parts["environment_variables"] = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    return {**parts, "code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
+    found = {"code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
+    return {**parts, **found, **({"own_code": own.folder.name} if own else {})}
 
 
 def affects_result(key: str) -> bool:

@@ -5,7 +5,8 @@ refused, so each says what is allowed.
 """
 
 import re
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, Union, cast
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -14,9 +15,11 @@ from experiments.config.data_schema import DataConfig
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, Rate, described
 from experiments.config.keras_table import refusal
 from experiments.config.metrics import EXPECTED_METRICS
-from experiments.config.model_schema import ModelConfig
+from experiments.config.model_schema import ModelConfig, StartConfig
 from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, OptimizerConfig, ScheduleConfig
+from experiments.config.own_schema import own_schema
 from experiments.errors import join_sorted
+from experiments.registry import own_functions
 
 CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "mean_squared_error")
 REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
@@ -189,3 +192,24 @@ class Config:
     tracking: TrackingConfig
     objective: ObjectiveConfig
     sweep: SweepConfig
+
+
+def config_schema() -> type[Config]:
+    """Return the schema of a whole config: Config, with the choices of the user's own code if any is loaded."""
+    models = tuple(own_schema(own, StartConfig) for own in own_functions("model").values())
+    return _with_own_choices(models) if models else Config
+
+
+@cache
+def _with_own_choices(models: tuple[type, ...]) -> type[Config]:
+    fields: dict[str, Any] = {"model": Union[ModelConfig, *models]}
+    body = {key: Field(discriminator="name") for key in fields}
+    extended: Any = type("ExtendedConfig", (Config,), {**body, "__annotations__": fields, "__module__": __name__})
+    return cast(type[Config], dataclass(extended, config=STRICT_FIELDS, kw_only=True))
+
+
+def __getattr__(name: str) -> Any:
+    """Return the schema with the user's own choices, which pickle looks up by its name."""
+    if name == "ExtendedConfig":
+        return config_schema()
+    raise AttributeError(name)

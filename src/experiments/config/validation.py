@@ -25,7 +25,7 @@ from experiments.config.facts import (
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
 from experiments.config.model_schema import CnnConfig, NeuronConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
-from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config
+from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config, config_schema
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
 from experiments.formatting import is_plain_text, shorten_middle
 
@@ -47,7 +47,7 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
     _refuse_odd_kinds(raw)
     try:
         # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
-        config = TypeAdapter(Config).validate_json(json.dumps(raw))
+        config = TypeAdapter(config_schema()).validate_json(json.dumps(raw))
     except ValidationError as error:
         raise _explain_invalid(raw, error) from None
     for rule in (_check_data, _check_model, _check_training, _check_distribution, _check_metrics):
@@ -240,7 +240,7 @@ def _field_path(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
     path: list[str] = []
     node: Any = raw
     for index, part in enumerate(finding["loc"]):
-        if index == 1 and Config.__pydantic_fields__[path[0]].discriminator:  # type: ignore[attr-defined]
+        if index == 1 and config_schema().__pydantic_fields__[path[0]].discriminator:  # type: ignore[attr-defined]
             continue
         if isinstance(node, Mapping) and (part in node or finding["type"].startswith("missing")):
             path.append(part)
@@ -267,7 +267,7 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
             tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
             return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
         case "union_tag_not_found":
-            kinds = get_args(Config.__pydantic_fields__[path[0]].annotation)  # type: ignore[attr-defined]
+            kinds = get_args(config_schema().__pydantic_fields__[path[0]].annotation)  # type: ignore[attr-defined]
             names = join_sorted(name for kind in kinds for name in get_args(kind.__annotations__["name"]))
             return f"{key}.name is missing. Choose with {key}=NAME; choices: {names}"
         case kind:
@@ -280,7 +280,7 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
 
 def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the dataclass at this path of a config, None for a value, and the description of the nearest field."""
-    schema: Any = Config
+    schema: Any = config_schema()
     node: Any = raw
     meaning = ""
     for part in path:

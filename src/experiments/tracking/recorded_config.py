@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ import yaml
 
 from experiments import PROJECT
 from experiments.config.identity import complete, config_to_dict, flatten_config
+from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.config.yaml_files import read_yaml
@@ -34,10 +36,12 @@ RECORDED_FILES = (
     *(CONFIG_ARTIFACT, OVERRIDES_ARTIFACT, "environment/hardware.json", "environment/packages.txt"),
     *("environment/requirements.lock", "environment/uncommitted.diff"),
 )
+OWN_CODE_ARTIFACT = "code"  # folder with the files of the user's own code
 START_TAG = "start_record"  # tag with the name under which `keep_start` has kept config and overrides
 RECORD_DIGESTS = "record_digests"  # tag with the SHA-256 (hex) of each recorded file, as JSON
 IDENTITY_TAGS = {
     "code_digest": "the project's code",
+    "own_code_digest": "your own code",
     "versions": "the installed packages",
     "data_digest": "the data",
     "environment_variables": "environment variables",  # a tag only where they can change a result
@@ -112,10 +116,12 @@ def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], data
     contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
     run.set_tags({RECORD_DIGESTS: json.dumps(digests)})
+    own = loaded_own_code()
+    contents |= {f"{OWN_CODE_ARTIFACT}/{name}": content for name, content in own.files.items()} if own else {}
     with temporary_folder() as folder:
         for path, content in contents.items():
             target = folder / path
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         run.log_artifacts(folder)
 
@@ -129,6 +135,7 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
     config, overrides = (
         _read_recorded_yaml(uri, run_id, path, kept.get(path)) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT)
     )
+    _check_own_code(uri, run_id)
     if not isinstance(config, dict):
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is not a mapping")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
@@ -139,6 +146,18 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is nested too deeply") from None
     except ConfigError as error:
         raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
+
+
+def _check_own_code(uri: str, run_id: str) -> None:
+    """Raise a ConfigError if a run was made with code of its user's that this process has not loaded."""
+    (run,) = find_runs(open_existing_store(uri), [run_id])
+    if "own_code_digest" in run.tags and not loaded_own_code():
+        where = f" --tracking-uri {shlex.quote(hide_credentials(uri))}" if uri else ""
+        raise ConfigError(
+            f"Run {run_id} was made with code of its own, the folder {run.tags.get('own_code')} (digest"
+            f" {run.tags['own_code_digest']}), which is not loaded. Add --code FOLDER. Its files are kept with the run:"
+            f" mlflow artifacts download -r {run_id} -a {OWN_CODE_ARTIFACT} -d FOLDER{where}"
+        )
 
 
 def _read_recorded_yaml(uri: str, run_id: str, path: str, kept: str | None) -> Any:

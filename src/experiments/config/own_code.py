@@ -1,0 +1,124 @@
+"""The user's own code: a folder of Python files and `conf/`, loaded because its user has named it, and its digest.
+
+Nothing but the option --code, or the user's own ~/experiments.toml, makes a program load code.
+"""
+
+import importlib.util
+import sys
+import tomllib
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.config.code_digest import syntax_digest
+from experiments.errors import ConfigError
+from experiments.formatting import clean_message
+from experiments.registry import GIVEN, own_functions
+
+TRUST_FILE = "experiments.toml"  # in the user's home
+NOT_LOADED = ("conftest", "setup")  # besides tests: files that other tools load
+MOST_FILES = 200
+LARGEST_CODE = 1_000_000  # bytes of all files together
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """The code that this process has loaded."""
+
+    folder: Path
+    files: dict[str, bytes]  # Python files, and YAML files of conf/, by their path in the folder
+    digest: str  # of the Python files, by their syntax
+
+    @property
+    def config_folder(self) -> Path | None:
+        folder = self.folder / "conf"
+        return folder if folder.is_dir() else None
+
+
+_loaded: list[OwnCode] = []  # one or none
+
+
+def loaded_own_code() -> OwnCode | None:
+    """Return the user's own code that this process has loaded."""
+    return _loaded[0] if _loaded else None
+
+
+def load_own_code(given: str | None) -> None:
+    """Import the Python files of a folder, which register their functions; None: of a trusted working folder, if any.
+
+    Files of tests are left out. Raises ConfigError if the folder cannot be loaded.
+    """
+    folder = _trusted_folder() if given is None else Path(given).expanduser().resolve()
+    if folder is None or (_loaded and _loaded[0].folder == folder):
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"--code={given} is not a folder. Name the folder with your Python files and conf/.")
+    files = _read_files(folder)
+    modules = [name for name in files if "/" not in name and name.endswith(".py")]
+    modules = [name for name in modules if not name.startswith("test_") and name[:-3] not in NOT_LOADED]
+    if not modules:
+        raise ConfigError(f"--code={folder} contains no Python file. Name the folder with your Python files and conf/.")
+    digest = syntax_digest({name: content for name, content in files.items() if name.endswith(".py")})
+    sys.path.append(str(folder))  # for the files that they import
+    for name in modules:
+        _import_file(folder / name)
+    if not any(map(own_functions, GIVEN)):
+        raise ConfigError(
+            f"--code={folder} offers nothing: no function in {', '.join(modules[:5])} has a decorator such as"
+            " @experiments.model."
+        )
+    _loaded[:] = [OwnCode(folder, files, digest)]
+
+
+def _trusted_folder() -> Path | None:
+    """Return the folder of ~/experiments.toml that is, or contains, the working folder."""
+    try:
+        file = Path.home() / TRUST_FILE
+        if not file.is_file():
+            return None
+        here, folders = Path.cwd(), tomllib.loads(file.read_text(encoding="utf-8")).get("code", [])
+        places = [Path(folder).expanduser().resolve() for folder in folders]
+    except (RuntimeError, FileNotFoundError):  # a user without a home, or a working folder that was deleted
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f'~/{TRUST_FILE} cannot be read: {error}. Write a line code = ["~/my-project"].') from None
+    return next((place for place in places if here.is_relative_to(place)), None)
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """Return the Python files of a folder and the YAML files of its conf/, without tests, by their path in it."""
+    files: dict[str, bytes] = {}
+    for path in sorted({*folder.glob("**/*.py"), *folder.glob("conf/**/*.yaml")}):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
+        if hidden or name.parts[0] == "tests" or not path.is_file():
+            continue
+        files[name.as_posix()] = path.read_bytes()
+        if len(files) > MOST_FILES or sum(map(len, files.values())) > LARGEST_CODE:
+            raise ConfigError(
+                f"--code={folder} has more than {MOST_FILES} files, or {LARGEST_CODE:,} bytes, of code. It is recorded"
+                " with every run: name a folder with nothing else in it."
+            )
+    return files
+
+
+def _import_file(file: Path) -> None:
+    spec = importlib.util.find_spec(file.stem)
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != file:
+        raise ConfigError(f"{file} has the name of an installed module, {file.stem}. Rename the file.")
+    try:
+        importlib.import_module(file.stem)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the code raises
+        raise ConfigError(_explain_import(file, error)) from None
+
+
+def _explain_import(file: Path, error: Exception) -> str:
+    """Say which line of the user's code failed, and why."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == file.parent
+    ]
+    line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+    where = f"{frames[-1].filename if frames else file}{f', line {line}' if line else ''}"
+    return clean_message(f"{where}: {type(error).__name__}: {getattr(error, 'msg', None) or error}")
