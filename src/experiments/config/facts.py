@@ -1,6 +1,7 @@
 """What follows from a config: counts, shapes, metrics and the objective."""
 
 import os
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
@@ -24,6 +25,23 @@ def network_input_shape(data: DataConfig) -> list[int]:
         return data.shape
     height, width, *channels = data.shape
     return [height + 2 * data.padding, width + 2 * data.padding, *channels]
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """What the last layer of a network must be."""
+
+    units: int  # one per class, or 1
+    activation: str  # a name in Keras
+
+
+def output_layer(config: Config) -> OutputLayer:
+    """Return the output layer that data and loss need: class probabilities, one probability, or a number."""
+    if isinstance(config.data, LinearData):
+        return OutputLayer(1, "linear")
+    if config.training.loss == "binary_crossentropy":
+        return OutputLayer(1, "sigmoid")
+    return OutputLayer(config.data.classes, "softmax")
 
 
 def task_of(config: Config) -> Task:
@@ -60,8 +78,7 @@ def estimate_weights(config: Config) -> float:
     """Estimate the number of weights; infinite where only Keras knows it, and for convolutions."""
     match config.model:
         case MlpConfig():
-            outputs = 1 if isinstance(config.data, LinearData) else config.data.classes
-            sizes = [prod(network_input_shape(config.data)), *config.model.units, outputs]
+            sizes = [prod(network_input_shape(config.data)), *config.model.units, output_layer(config).units]
             return sum(a * b for a, b in pairwise(sizes))
         case NeuronConfig():
             return prod(config.data.shape) + 1

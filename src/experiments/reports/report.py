@@ -164,6 +164,7 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
     layers = [
         LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
         for x in results.model.layers
+        if type(x).__name__ != "InputLayer"
     ]
     chosen["09_network"] = partial(network_diagram, layers, style)
     if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.data_schema import LinearData
-from experiments.config.facts import network_input_shape
+from experiments.config.facts import OutputLayer, network_input_shape, output_layer
 from experiments.config.keras_table import SCALED_TANH, keras_table, split_named
-from experiments.config.model_schema import LayersConfig
+from experiments.config.model_schema import LayersConfig, MlpConfig
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError
 from experiments.profiling import span
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @span("building the network")
-def build_network(config: Config) -> "keras.Sequential":
+def build_network(config: Config) -> "keras.Model":
     """Build the network of a config from stock Keras layers, with its initial weights drawn from `config.seed`.
 
     It maps raw inputs [batch, *data.shape] to class probabilities [batch, classes], or to one number [batch, 1].
@@ -38,16 +38,13 @@ def build_network(config: Config) -> "keras.Sequential":
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
     keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights", "continue_"}
+    inputs, outputs = keras.Input(config.data.shape), output_layer(config)
     with _keras_errors(f"model={config.model.name} cannot be built:"):
-        layers = NETWORK_BUILDERS[config.model.name](config, **{key: getattr(config.model, key) for key in keys})
-    model = keras.Sequential([keras.Input(config.data.shape), *_scaling_layers(config)], name=config.model.name)
-    received = tuple(network_input_shape(config.data))
-    parts = [layer if isinstance(layer, list) else [layer] for layer in layers]
-    for number, layer in ((number, layer) for number, part in enumerate(parts) for layer in part):
-        with _layer_errors(config, number, type(layer).__name__, f"it receives the shape {received}"):
-            model.add(layer)
-        received = model.output_shape[1:]
-    _check_network(model, config)
+        scaled = _connect(inputs, _scaling_layers(config), "layer {} of the scaling")
+        arguments = {key: getattr(config.model, key) for key in keys}
+        returned = NETWORK_BUILDERS[config.model.name](scaled, outputs, **arguments)
+        model = keras.Model(inputs, returned, name=config.model.name)
+    _check_network(model, config, outputs)
     return model
 
 
@@ -91,10 +88,18 @@ def _keras_errors(problem: str) -> Iterator[None]:
         raise ConfigError(f"{problem} Keras says: {reason}") from None
 
 
-def _layer_errors(config: Config, number: int, layer: str, context: str) -> AbstractContextManager[None]:
-    written = isinstance(config.model, LayersConfig)
-    place = f"model.layers[{number}]" if written else f"layer {number} of model={config.model.name}"
+def _layer_errors(place: str, layer: str, context: str) -> AbstractContextManager[None]:
     return _keras_errors(f"{place} ({layer}) does not fit: {context};")
+
+
+def _connect(inputs: "keras.KerasTensor", layers: Sequence["keras.Layer"], place: str) -> "keras.KerasTensor":
+    """Return the output of layers one after the other; `place`, with {} for a number, says in messages where one is."""
+    values = inputs
+    for number, layer in enumerate(layers):
+        received = tuple(getattr(values, "shape", ())[1:])
+        with _layer_errors(place.format(number), type(layer).__name__, f"it receives the shape {received}"):
+            values = layer(values)
+    return values
 
 
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
@@ -116,15 +121,17 @@ def _scaling_layers(config: Config) -> list["keras.Layer"]:
     return [*layers, keras.layers.Rescaling(scale, offset=0.0 - data.mean / data.standard_deviation)]
 
 
-def mlp_layers(config: Config, input_dropout: float, **dense: Any) -> list["keras.Layer"]:
+def mlp(inputs: "keras.KerasTensor", outputs: OutputLayer, input_dropout: float, **dense: Any) -> "keras.KerasTensor":
     """Build Flatten and Dropout, then the dense layers."""
     import keras
 
-    return [keras.layers.Flatten(), *_dropout_layers(input_dropout), *_dense_layers(config, **dense)]
+    layers = [keras.layers.Flatten(), *_dropout_layers(input_dropout), *_dense_layers(outputs, **dense)]
+    return _connect(inputs, layers, "layer {} of model=mlp")
 
 
-def cnn_layers(
-    config: Config,
+def cnn(
+    inputs: "keras.KerasTensor",
+    outputs: OutputLayer,
     filters: list[int],
     kernel_size: int,
     pool_size: int,
@@ -134,22 +141,29 @@ def cnn_layers(
     dropout: float,
     batch_normalization: bool,
     **kernel: Any,
-) -> list["keras.Layer"]:
+) -> "keras.KerasTensor":
     """Build Conv2D - activation - MaxPooling2D for each of `filters`, then Flatten, Dropout and dense layers."""
     import keras
 
-    shape = network_input_shape(config.data)
-    layers = [keras.layers.Reshape((*shape, 1))] if len(shape) == 2 else []
+    layers = image_layers(inputs)
     for count in filters:
         size = {"filters": count, "kernel_size": kernel_size, "padding": padding}
         layers += _with_activation(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel)
         layers += [keras.layers.MaxPooling2D(pool_size)] if pool_size > 1 else []
     layers += [keras.layers.Flatten(), *_dropout_layers(dropout)]
-    return [*layers, *_dense_layers(config, units, activation, dropout, batch_normalization, **kernel)]
+    layers += _dense_layers(outputs, units, activation, dropout, batch_normalization, **kernel)
+    return _connect(inputs, layers, "layer {} of model=cnn")
+
+
+def image_layers(inputs: "keras.KerasTensor") -> list["keras.Layer"]:
+    """Build what gives grey images a channel axis; nothing for images that have one."""
+    import keras
+
+    return [keras.layers.Reshape((*inputs.shape[1:], 1))] if len(inputs.shape) == 3 else []
 
 
 def _dense_layers(
-    config: Config,
+    outputs: OutputLayer,
     units: list[int],
     activation: str,
     dropout: float,
@@ -164,42 +178,53 @@ def _dense_layers(
     for width in units:
         layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
         layers += _dropout_layers(dropout)
-    outputs, usual = (1, "linear") if isinstance(config.data, LinearData) else (config.data.classes, "softmax")
-    last = {"units": outputs, "dtype": "float32", **kernel}
-    return [*layers, *_with_activation(keras.layers.Dense, output_activation or usual, False, **last)]
+    last = {"units": outputs.units, "dtype": "float32", **kernel}
+    return [*layers, *_with_activation(keras.layers.Dense, output_activation or outputs.activation, False, **last)]
 
 
-def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
+def neuron(
+    inputs: "keras.KerasTensor", outputs: OutputLayer, activation: str, kernel_initializer: Any
+) -> "keras.KerasTensor":
     """Build one dense unit: activation(weight * x + bias)."""
     import keras
 
-    return _with_activation(keras.layers.Dense, activation, False, units=1, kernel_initializer=kernel_initializer)
+    unit = {"units": outputs.units, "kernel_initializer": kernel_initializer}
+    layers = _with_activation(keras.layers.Dense, activation, False, **unit)
+    return _connect(inputs, layers, "layer {} of model=neuron")
 
 
-def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"]]:
-    """Build the layers listed in the config: for each entry one layer, except for scaled_tanh, which takes several."""
+def written_layers(inputs: "keras.KerasTensor", outputs: OutputLayer, layers: list[Any]) -> "keras.KerasTensor":
+    """Build the layers listed in the config, one after the other; the last is in full precision."""
+    values = inputs
+    for number, value in enumerate(layers):
+        # Half-precision probabilities would not add up to 1.
+        precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
+        values = _written_layer(values, value, f"model.layers[{number}]", **precision)
+    return values
+
+
+def _written_layer(inputs: "keras.KerasTensor", value: Any, place: str, **precision: str) -> "keras.KerasTensor":
+    """Build one entry of the list: one layer, or several for scaled_tanh."""
     import keras
 
-    built = []
-    for number, value in enumerate(layers):
-        name, arguments = split_named(value, "layer")
-        with _layer_errors(config, number, name, "its arguments are wrong"):
-            arguments = _with_keras_objects(arguments)
-            # Half-precision probabilities would not add up to 1.
-            precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
-            scaled_tanh = arguments.get("activation") == SCALED_TANH
-            if scaled_tanh:
-                del arguments["activation"]
-            bare = scaled_tanh and name == "Activation"
-            layer = [] if bare else [getattr(keras.layers, name)(**arguments, **precision)]
-            built.append([*layer, *_scaled_tanh_layers(**precision)] if scaled_tanh else layer)
-    return built
+    name, arguments = split_named(value, "layer")
+    with _layer_errors(place, name, "its arguments are wrong"):
+        arguments = _with_keras_objects(arguments)
+        scaled_tanh = arguments.get("activation") == SCALED_TANH
+        if scaled_tanh:
+            del arguments["activation"]
+        bare = scaled_tanh and name == "Activation"
+        layers = [] if bare else [getattr(keras.layers, name)(**arguments, **precision)]
+        layers += _scaled_tanh_layers(**precision) if scaled_tanh else []
+    return _connect(inputs, layers, place)
 
 
+# Each builds a network from inputs as they leave the scaling, and returns its output; `outputs` describes the last
+# layer, and the other arguments are the keys of the config.
 NETWORK_BUILDERS: dict[str, Any] = {
-    "mlp": mlp_layers,
-    "cnn": cnn_layers,
-    "neuron": neuron_layers,
+    "mlp": mlp,
+    "cnn": cnn,
+    "neuron": neuron,
     "layers": written_layers,
 }
 
@@ -249,17 +274,19 @@ def _dropout_layers(rate: float) -> list["keras.Layer"]:
     return [keras.layers.Dropout(rate)] if rate else []
 
 
-def _check_network(model: "keras.Sequential", config: Config) -> None:
+def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) -> None:
     """Check the output shape and, on the smallest to the largest input, that the first step works and the loss fits."""
-    data = config.data
-    classes, largest, dtype = (
-        (1, 1, "float32") if isinstance(data, LinearData) else (data.classes, data.pixel_max, "uint8")
-    )
-    if model.output_shape != (None, classes):
+    data, units = config.data, wanted.units
+    ends, fix = f"model={config.model.name} ends", "Correct its builder"
+    if isinstance(config.model, LayersConfig):
+        activation = "" if wanted.activation == "linear" else f", activation: {wanted.activation}"
+        ends, fix = "model.layers end", f"End with {{Dense: {{units: {units}{activation}}}}}"
+    if model.output_shape != (None, units):
+        after = ", after Flatten" if isinstance(config.model, LayersConfig) else ""
         raise ConfigError(
-            f"model.layers end in the shape {model.output_shape}, data={data.name} needs {(None, classes)}. End with"
-            f" {{Dense: {{units: {classes}{', activation: softmax' if classes > 1 else ''}}}}}, after Flatten"
+            f"{ends} in the shape {model.output_shape}, data={data.name} needs {(None, units)}. {fix}{after}"
         )
+    largest, dtype = (1, "float32") if isinstance(data, LinearData) else (data.pixel_max, "uint8")
     ramp = np.linspace(0, largest, 2 * prod(data.shape)).astype(dtype)
     with _keras_errors(f"model={config.model.name} does not run:"):
         outputs = model(ramp.reshape(2, *data.shape)).numpy()
@@ -267,12 +294,12 @@ def _check_network(model: "keras.Sequential", config: Config) -> None:
             for function in filter(None, (variable.regularizer, variable.constraint)):
                 function(variable)
     sums = outputs.sum(axis=1)
-    if "crossentropy" in config.training.loss and (outputs.min() < 0 or abs(sums - 1).max() > 1e-3):
-        given, softmax = "model.output_activation ends", "Leave it null"
-        if isinstance(config.model, LayersConfig):
-            given = "model.layers end"
-            softmax = f"End with {{Dense: {{units: {classes}, activation: softmax}}}}"
+    excess = abs(sums - 1).max() if units > 1 else outputs.max() - 1
+    if "crossentropy" in config.training.loss and (outputs.min() < 0 or excess > 1e-3):
+        if isinstance(config.model, MlpConfig):
+            ends, fix = "model.output_activation ends", "Leave it null"
+        wrong = f"they add up to {sums[0]:.3g}, not 1" if units > 1 else "it is not between 0 and 1"
         raise ConfigError(
-            f"{given} in values that are not probabilities: for one image they add up to {sums[0]:.3g}, not 1."
-            f" {softmax}, or choose training.loss=mean_squared_error"
+            f"{ends} in values that are not probabilities: for one image {wrong}. {fix}, or choose"
+            " training.loss=mean_squared_error"
         )
