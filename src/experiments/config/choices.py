@@ -68,7 +68,9 @@ def own_choice_comments(group: str) -> dict[str, str]:
 
 @cache  # cached, so that editing a file does not affect a running process
 def choice_values(group: str, name: str) -> Mapping[str, Any]:
-    """Return what a choice sets, as written in its file."""
+    """Return what a choice sets, as written in its file, or in the signature of the user's own function."""
+    if own := own_choices(group).get(name):
+        return own_choice_values(group, own)
     file = CONFIG_FOLDER / group / f"{name}.yaml"
     content: Mapping[str, Any] = read_yaml(file.read_text(encoding="utf-8"), str(file))
     return content

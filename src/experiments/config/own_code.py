@@ -9,11 +9,12 @@ import tomllib
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.config.code_digest import syntax_digest
 from experiments.errors import ConfigError
 from experiments.formatting import clean_message
-from experiments.registry import GIVEN, own_functions
+from experiments.registry import GIVEN, OwnFunction, own_functions
 
 TRUST_FILE = "experiments.toml"  # in the user's home
 NOT_LOADED = ("conftest", "setup")  # besides tests: files that other tools load
@@ -111,14 +112,21 @@ def _import_file(file: Path) -> None:
     except ConfigError:
         raise
     except Exception as error:  # whatever the code raises
-        raise ConfigError(_explain_import(file, error)) from None
+        raise ConfigError(explain_own_error(str(file), error)) from None
 
 
-def _explain_import(file: Path, error: Exception) -> str:
-    """Say which line of the user's code failed, and why."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == file.parent
-    ]
+def explain_own_error(file: str, error: Exception) -> str:
+    """Say which line of the user's code, in this file or beside it, raised an error, and why."""
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every if Path(frame.filename).parent == Path(file).parent]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     where = f"{frames[-1].filename if frames else file}{f', line {line}' if line else ''}"
     return clean_message(f"{where}: {type(error).__name__}: {getattr(error, 'msg', None) or error}")
+
+
+def call_own(own: OwnFunction, *given: Any, **arguments: Any) -> Any:
+    """Call a function of the user's own; what it raises becomes a ConfigError with the line."""
+    try:
+        return own.function(*given, **arguments)
+    except Exception as error:  # whatever the code raises
+        raise ConfigError(f"{own.kind} {own.name} failed: {explain_own_error(own.file, error)}") from error

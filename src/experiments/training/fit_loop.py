@@ -1,5 +1,7 @@
 """Keras's own `fit`, with the order, masks, learning rates and metrics of the compiled loop."""
 
+from typing import Any
+
 import numpy as np
 
 from experiments.data.datasets import Split
@@ -7,7 +9,7 @@ from experiments.training.compiled_loop import StepReport
 from experiments.training.evaluation import per_example_functions
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import set_hyperparameters
-from experiments.training.randomness import epoch_order, with_counter_dropout
+from experiments.training.randomness import LAYER_STREAM, drawing, epoch_order, with_counter_dropout
 
 
 class FitLoop:
@@ -24,10 +26,12 @@ class FitLoop:
         self.training, self.seed = training, seed
         losses, quality = per_example_functions(network.loss, network.model.output_shape[-1])
         self.metric = quality.__name__
+        self.counter = tf.Variable(tf.zeros(3, tf.uint32), trainable=False)  # seed, epoch and step
         for layer in self.dropouts:
             layer.draw.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
             layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
             layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
+        self.keras_step, self.model.train_step = self.model.train_step, self._train_step
         self.model.compile(optimizer=self.optimizer, loss=losses, metrics=[self.metric])
 
     def epoch(
@@ -41,6 +45,7 @@ class FitLoop:
 
         def prepare(step: int, logs: object) -> None:
             set_hyperparameters(self.optimizer, hyperparameters[step])
+            self.counter.assign(np.array([self.seed, epoch, step], np.uint32))
             for index, layer in enumerate(self.dropouts):
                 layer.draw.counter.assign(np.array([self.seed, index, epoch, step], np.uint32))
 
@@ -58,6 +63,10 @@ class FitLoop:
             callbacks=[keras.callbacks.LambdaCallback(on_train_batch_begin=prepare, on_train_batch_end=finish)],
         ).history
         return self._sums({name: values[-1] for name, values in history.items()}, examples)
+
+    def _train_step(self, batch: Any) -> Any:
+        with drawing(LAYER_STREAM, self.counter):
+            return self.keras_step(batch)
 
     def _inputs(self, order: np.ndarray, epoch: int) -> np.ndarray:
         """Return the inputs of an epoch in order, float32, augmented batch by batch as in the compiled loop."""

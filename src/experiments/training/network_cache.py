@@ -12,6 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.schema import Config
+from experiments.registry import own_functions
 from experiments.training.augmentation import Augmenter, build_augmenter
 from experiments.training.evaluation import Evaluator, per_example_functions
 from experiments.training.networks import build_network, set_initial_weights
@@ -21,7 +22,7 @@ from experiments.training.optimizers import (
     set_hyperparameters,
     updates_of_one_replica,
 )
-from experiments.training.randomness import pools_blocks, with_counter_dropout
+from experiments.training.randomness import LAYER_STREAM, drawing, pools_blocks, with_counter_dropout
 
 if TYPE_CHECKING:
     import keras
@@ -78,7 +79,10 @@ def prepare_network(
         return network
     objects = [_constants_of(kind.get_config()) for kind in (network.model, network.optimizer)]
     optimizer = [config.optimizer.name, config.optimizer.arguments]
-    key = json.dumps([id(strategy), *objects, *optimizer, network.loss, network.batch_size, repr(network.augmenter)])
+    own = repr(config.model) if config.model.name in own_functions("model") else ""  # its layers may hide constants
+    key = json.dumps(
+        [id(strategy), *objects, *optimizer, network.loss, network.batch_size, repr(network.augmenter), own]
+    )
     if kept := _kept_networks.pop(key, None):
         kept.copy_state(network)
     _kept_networks[key] = kept or network
@@ -202,7 +206,8 @@ class TrainingProgram:
             layer.draw.threshold, layer.draw.scale, layer.draw.first_row = thresholds[index], scales[index], first
         variables = self.model.trainable_variables
         count = tf.cast(examples, tf.float32)
-        with tf.GradientTape() as tape:
+        words = tf.concat([counter, [tf.cast(step, tf.uint32)]], 0)
+        with tf.GradientTape() as tape, drawing(LAYER_STREAM, words, first):
             outputs = tf.cast(self.model(inputs, training=True), tf.float32)
             # This replica's share of the mean over the global batch, also where it has no rows.
             loss = tf.reduce_sum(self.losses(targets, outputs)) / count + sum(self.model.losses) / self.replicas

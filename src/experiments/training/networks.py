@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ import numpy as np
 from experiments.config.data_schema import LinearData
 from experiments.config.facts import OutputLayer, network_input_shape, output_layer
 from experiments.config.keras_table import SCALED_TANH, keras_table, split_named
-from experiments.config.model_schema import LayersConfig, MlpConfig
+from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
+from experiments.config.own_code import call_own
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError
 from experiments.profiling import span
+from experiments.registry import own_functions
+from experiments.training.randomness import refuse_unrepeatable
 
 if TYPE_CHECKING:
     import keras
@@ -37,14 +41,18 @@ def build_network(config: Config) -> "keras.Model":
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
-    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights", "continue_"}
+    keys = {field.name for field in dataclasses.fields(config.model)}
+    keys -= {field.name for field in dataclasses.fields(StartConfig)}
     inputs, outputs = keras.Input(config.data.shape), output_layer(config)
     with _keras_errors(f"model={config.model.name} cannot be built:"):
         scaled = _connect(inputs, _scaling_layers(config), "layer {} of the scaling")
         arguments = {key: getattr(config.model, key) for key in keys}
-        returned = NETWORK_BUILDERS[config.model.name](scaled, outputs, **arguments)
-        model = keras.Model(inputs, returned, name=config.model.name)
+        own = own_functions("model").get(config.model.name)
+        build = partial(call_own, own) if own else NETWORK_BUILDERS[config.model.name]
+        model = keras.Model(inputs, build(scaled, outputs, **arguments), name=config.model.name)
     _check_network(model, config, outputs)
+    if own:
+        refuse_unrepeatable(model)
     return model
 
 
