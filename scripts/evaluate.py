@@ -10,6 +10,7 @@ import sys
 
 from experiments.comparison.evaluate import EvaluatedRun, evaluate_run
 from experiments.config.metrics import FINAL_METRICS
+from experiments.config.own_code import add_code_option, load_own_code
 from experiments.errors import CommandParser, run_command
 from experiments.formatting import plain_console, printable
 from experiments.reports.next_commands import next_commands
@@ -24,9 +25,11 @@ def main() -> int:
     add("run_id", metavar="RUN_ID", help="run to evaluate, by id or its first characters")
     add("overrides", metavar="data=NAME, data.KEY=VALUE", nargs="*", help="overrides of the run's data config")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add_code_option(parser)
 
     def command() -> None:
         options = parser.parse_intermixed_args()
+        load_own_code(options.code)
         show(evaluate_run(options.run_id, options.overrides, options.uri))
 
     return run_command(command)

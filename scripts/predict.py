@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments.comparison.pictures import PictureError
 from experiments.comparison.predict import Prediction, predict_pictures
+from experiments.config.own_code import add_code_option, load_own_code
 from experiments.errors import CommandParser, run_command
 from experiments.formatting import plain_console, printable
 from experiments.runtime import collect_garbage_rarely
@@ -29,10 +30,12 @@ def main() -> int:
     add("images", metavar="IMAGE", nargs="+", type=Path, help="picture of one digit")
     add("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add_code_option(parser)
     return run_command(lambda: classify(parser.parse_args()))
 
 
 def classify(options: argparse.Namespace) -> int:
+    load_own_code(options.code)
     if options.save and not options.save.is_dir():
         raise PictureError(f"--save={options.save} is not a folder. Create it first, or name another; . is this one.")
     predicted = predict_pictures(options.run_id, options.images, options.uri)

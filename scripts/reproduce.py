@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.config.overrides import override_key
+from experiments.config.own_code import add_code_option, load_own_code
 from experiments.config.schema import Expectation
 from experiments.errors import CommandParser, ConfigError, Terminated, did_you_mean, handle_ending_signals, run_command
 from experiments.formatting import plain_console, printable
@@ -42,10 +43,12 @@ def main() -> int:
     add("--export", metavar="FILE", type=Path, help="write the run to this file and do not run it")
     add("--table", metavar="FILE", type=Path, help="with --all: the document to write the table into")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add_code_option(parser)
     handle_ending_signals()
 
     def command() -> int:
         options = parser.parse_intermixed_args()
+        load_own_code(options.code)
         if options.all and options.what and "=" in options.what:
             options.what, options.overrides = None, [options.what, *options.overrides]
         if options.all == bool(options.what):

@@ -79,7 +79,7 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             raise DataError(f"{said}: these are {found}. {fix}")
         dataset = load_dataset(chosen, config.seed)
         start_tensorflow(*process_settings(config))
-        model = load_keras_model(file, run.run_id)
+        model = load_keras_model(file, run.run_id, config)
     test = Evaluator(model, config.training.loss)(dataset.test)
     prefix = f"evaluation_{dataset.name}" + ("" if _is_as_shipped(chosen) else f"_{dataset.digest[:8]}")
     targets, names = dataset.test.targets, dataset.class_names
@@ -115,7 +115,7 @@ def draw_full_report(run_id: str, uri: str) -> None:
     start_tensorflow(*process_settings(config))
     history = _epoch_values(metric_history(client, run))
     with TemporaryDirectory() as folder, reopen_ended_run(uri, run_id) as ended:
-        model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id)
+        model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id, config)
         test = Evaluator(model, config.training.loss)(dataset.test)
         drawn = Path(folder, "figures")
         drawn.mkdir()

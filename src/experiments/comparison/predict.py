@@ -108,7 +108,7 @@ def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None)
         config, _ = read_recorded_config(store, run.run_id)
         names = _digit_names(config.data, run.run_id)
         start_tensorflow(*process_settings(config))
-        model = load_keras_model(file, run.run_id)
+        model = load_keras_model(file, run.run_id, config)
     images = np.stack([seen for _, seen, _ in digits]).astype(np.float32)
     outputs = np.asarray(model(images, training=False), np.float32)
     predictions = [

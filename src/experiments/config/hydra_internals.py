@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.config.own_code import add_code_option
 from experiments.config.yaml_files import LARGEST_YAML, check_yaml
 from experiments.errors import CommandParser
 
@@ -52,7 +53,7 @@ OmegaConf.load = staticmethod(_load_checked_yaml)  # type: ignore[assignment]
 def hydra_argument_parser() -> CommandParser:
     """Return the parser of Hydra's command line: overrides and flags such as --multirun and --cfg."""
     parser = CommandParser(None, parents=[get_args_parser()], add_help=False)
-    parser.add_argument("--code", metavar="FOLDER", help="Load your own code: a folder of Python files and conf/")
+    add_code_option(parser)
     return parser
 
 

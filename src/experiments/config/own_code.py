@@ -7,6 +7,8 @@ import importlib.util
 import sys
 import tomllib
 import traceback
+from argparse import ArgumentParser
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,11 @@ def loaded_own_code() -> OwnCode | None:
     return _loaded[0] if _loaded else None
 
 
+def add_code_option(parser: ArgumentParser) -> None:
+    """Add the option --code to a command, whose value is for `load_own_code`."""
+    parser.add_argument("--code", metavar="FOLDER", help="load your own code: a folder of Python files and conf/")
+
+
 def load_own_code(given: str | None) -> None:
     """Import the Python files of a folder, which register their functions; None: of a trusted working folder, if any.
 
@@ -59,7 +66,6 @@ def load_own_code(given: str | None) -> None:
     modules = [name for name in modules if not name.startswith("test_") and name[:-3] not in NOT_LOADED]
     if not modules:
         raise ConfigError(f"--code={folder} contains no Python file. Name the folder with your Python files and conf/.")
-    digest = syntax_digest({name: content for name, content in files.items() if name.endswith(".py")})
     sys.path.append(str(folder))  # for the files that they import
     for name in modules:
         _import_file(folder / name)
@@ -68,22 +74,39 @@ def load_own_code(given: str | None) -> None:
             f"--code={folder} offers nothing: no function in {', '.join(modules[:5])} has a decorator such as"
             " @experiments.model."
         )
-    _loaded[:] = [OwnCode(folder, files, digest)]
+    _loaded[:] = [OwnCode(folder, files, _digest_of(files))]
+
+
+def load_trusted_code(digest: str) -> bool:
+    """Load the folder of ~/experiments.toml whose code has this digest; return whether there is one."""
+    found = next((folder for folder in _trusted_folders() if _digest_of(_read_files(folder)) == digest), None)
+    if found is not None:
+        load_own_code(str(found))
+    return found is not None
 
 
 def _trusted_folder() -> Path | None:
     """Return the folder of ~/experiments.toml that is, or contains, the working folder."""
     try:
-        file = Path.home() / TRUST_FILE
-        if not file.is_file():
-            return None
-        here, folders = Path.cwd(), tomllib.loads(file.read_text(encoding="utf-8")).get("code", [])
-        places = [Path(folder).expanduser().resolve() for folder in folders]
-    except (RuntimeError, FileNotFoundError):  # a user without a home, or a working folder that was deleted
+        here = Path.cwd()
+    except FileNotFoundError:  # it was deleted
         return None
+    return next((folder for folder in _trusted_folders() if here.is_relative_to(folder)), None)
+
+
+def _trusted_folders() -> list[Path]:
+    try:
+        file = Path.home() / TRUST_FILE
+        listed = tomllib.loads(file.read_text(encoding="utf-8")).get("code", []) if file.is_file() else []
+        return [folder for folder in (Path(text).expanduser().resolve() for text in listed) if folder.is_dir()]
+    except RuntimeError:  # a user without a home
+        return []
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f'~/{TRUST_FILE} cannot be read: {error}. Write a line code = ["~/my-project"].') from None
-    return next((place for place in places if here.is_relative_to(place)), None)
+
+
+def _digest_of(files: Mapping[str, bytes]) -> str:
+    return syntax_digest({name: content for name, content in files.items() if name.endswith(".py")})
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:

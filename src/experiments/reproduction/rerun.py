@@ -107,7 +107,7 @@ def _has_recorded_metrics(original: OriginalRun) -> bool:
     with TemporaryDirectory() as folder:
         file = download_model(store, original.run.run_id, Path(folder), accept_changed=True)
         try:
-            model = load_keras_model(file, original.run.run_id)
+            model = load_keras_model(file, original.run.run_id, original.config)
         except StoreError:
             return False
     metrics = Evaluator(model, config.training.loss)(load_dataset(config.data, config.seed).test).metrics

@@ -142,6 +142,6 @@ def load_initial_weights(config: Config) -> "list[np.ndarray] | None":
     try:
         with TemporaryDirectory() as folder:
             file = download_model(uri, config.model.weights, Path(folder))
-            return load_keras_model(file, config.model.weights).get_weights()
+            return load_keras_model(file, config.model.weights, config).get_weights()
     except StoreError as error:
         raise StoreError(f"model.weights: {error}") from None

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +14,7 @@ import yaml
 
 from experiments import PROJECT
 from experiments.config.identity import complete, config_to_dict, flatten_config
-from experiments.config.own_code import loaded_own_code
+from experiments.config.own_code import load_trusted_code, loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.config.yaml_files import read_yaml
@@ -135,7 +134,10 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
     config, overrides = (
         _read_recorded_yaml(uri, run_id, path, kept.get(path)) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT)
     )
-    _check_own_code(uri, run_id)
+    (run,) = find_runs(open_existing_store(uri), [run_id])
+    require_own_code(
+        run.tags, f"Run {run_id}", f"mlflow artifacts download -r {run_id} -a {OWN_CODE_ARTIFACT} -d FOLDER"
+    )
     if not isinstance(config, dict):
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is not a mapping")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
@@ -148,15 +150,16 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
         raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
 
 
-def _check_own_code(uri: str, run_id: str) -> None:
-    """Raise a ConfigError if a run was made with code of its user's that this process has not loaded."""
-    (run,) = find_runs(open_existing_store(uri), [run_id])
-    if "own_code_digest" in run.tags and not loaded_own_code():
-        where = f" --tracking-uri {shlex.quote(hide_credentials(uri))}" if uri else ""
+def require_own_code(tags: Mapping[str, str], what: str, copy: str) -> None:
+    """Raise a ConfigError if a run was made with code of its user's that is not loaded, nor in a trusted folder.
+
+    `tags` are the run's, and `copy` says how to get a copy of that code.
+    """
+    digest = tags.get("own_code_digest")
+    if digest and not loaded_own_code() and not load_trusted_code(digest):
         raise ConfigError(
-            f"Run {run_id} was made with code of its own, the folder {run.tags.get('own_code')} (digest"
-            f" {run.tags['own_code_digest']}), which is not loaded. Add --code FOLDER. Its files are kept with the run:"
-            f" mlflow artifacts download -r {run_id} -a {OWN_CODE_ARTIFACT} -d FOLDER{where}"
+            f"{what} was made with code of its user's, {tags.get('own_code', 'a folder')} with the digest {digest},"
+            f" which is not loaded. Add --code FOLDER. A copy: {copy}"
         )
 
 

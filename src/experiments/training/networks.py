@@ -53,6 +53,7 @@ def build_network(config: Config) -> "keras.Model":
     _check_network(model, config, outputs)
     if own:
         refuse_unrepeatable(model)
+        _refuse_unloadable(model)
     return model
 
 
@@ -68,15 +69,31 @@ def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key
     model.set_weights(weights)
 
 
-def load_keras_model(file: Path, run_id: str) -> "keras.Model":
-    """Load the model from a run's `.keras` file, or raise a StoreError."""
+def load_keras_model(file: Path, run_id: str, config: Config) -> "keras.Model":
+    """Load the model from a run's `.keras` file, or raise a StoreError; the user's own layers are those of `config`."""
     import keras
 
+    if config.model.name in own_functions("model"):
+        build_network(config)  # which defines its layers
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
+
+
+def _refuse_unloadable(model: "keras.Model") -> None:
+    """Raise a ConfigError if Keras could not load a model of the user's own from its file."""
+    import keras
+
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except Exception as error:  # Keras raises exceptions of many types
+        raise ConfigError(
+            f"model={model.name} could not be loaded from its file again. Decorate each layer of your own with"
+            " @keras.saving.register_keras_serializable(), and return all arguments of its constructor from get_config."
+            f" Keras says: {str(error).strip().split(chr(10))[0]}"
+        ) from None
 
 
 def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
