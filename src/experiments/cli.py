@@ -1,5 +1,6 @@
 """The command line of run.py: compose and check everything once, then run what was checked."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.config.choices import CONFIG_FOLDER
-from experiments.config.composition import compose_job
+from experiments.config.composition import compose_job, offer_own_choices
 from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
 from experiments.config.own_code import load_own_code, loaded_own_code
 from experiments.config.schema import Config
@@ -36,6 +37,8 @@ def _run_arguments() -> None:
     arguments = parse_command_line()
     load_own_code(arguments.code)
     if arguments.shell_completion:
+        if not _load_completed_code():
+            return
         _ask_hydra(arguments, arguments.overrides)
         if "install=bash" in arguments.overrides:
             print(COMPLETE_ONLY_OURS)
@@ -45,6 +48,23 @@ def _run_arguments() -> None:
             advice = "Use experiment=NAME, or --config-dir FOLDER for your own files."
             raise ConfigError(f"--{option} is not supported. {advice}")
     (_sweep if arguments.multirun or is_sweep_command(arguments.overrides) else _run)(arguments)
+
+
+def _load_completed_code() -> bool:
+    """Load the code that the line to be completed names, and take it out of the line, as Hydra does not know --code.
+
+    Return False if it is the name of the folder that is to be completed, which the shell does.
+    """
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if words[-2:-1] == ["--code"]:
+        return False
+    if "--code" in words:
+        place = words.index("--code")
+        load_own_code(words[place + 1])
+        offer_own_choices()
+        line = " ".join([*words[:place], *words[place + 2 :]])
+        os.environ |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    return True
 
 
 def _run(arguments: Namespace) -> None:
@@ -103,7 +123,10 @@ def _ask_hydra(arguments: Namespace, overrides: Sequence[str]) -> None:
     if "--code" in words:
         del words[words.index("--code") : words.index("--code") + 2]
     own = loaded_own_code()
-    found = [f"hydra.searchpath=[file://{own.config_folder}]"] if own and own.config_folder else []
+    further = own.config_folder if own else None
+    found = [f"hydra.searchpath=[file://{further}]"] if further else []
+    if arguments.shell_completion:
+        found = ["--config-dir", str(further)] if further else []
     sys.argv = [*words, *overrides, *found]
     _answer_question()
 

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config.choices import (
     CONFIG_FOLDER,
     OWN_KINDS,
+    choice_files,
     choices_overview,
     group_names,
     own_choice_values,
@@ -97,7 +98,7 @@ def composing(config_dir: str | None = None) -> Iterator[None]:
                 _check_config_folder(option, folder)
             if folders:
                 start_hydra(CONFIG_FOLDER, [folder for _, folder in folders])
-            _offer_own_choices()
+            offer_own_choices()
             yield
     finally:
         GlobalHydra.instance().hydra = before
@@ -166,10 +167,13 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
         raise explain_composition(overrides, error) from None
 
 
-def _offer_own_choices() -> None:
-    """Let Hydra choose the user's own functions that have no YAML file."""
+def offer_own_choices() -> None:
+    """Let Hydra choose the user's own functions, also those that have no YAML file."""
     for group in OWN_KINDS:
+        ours = [file.stem for file in choice_files(group)]
         for name, own in own_choices(group).items():
+            if name in ours:
+                raise ConfigError(f"{own.file}: {name} has the name of a choice of ours, {group}={name}. Rename it.")
             ConfigStore.instance().store(name, own_choice_values(group, own), group)
 
 

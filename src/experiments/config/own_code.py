@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.code_digest import syntax_digest
+from experiments.config.own_schema import own_schema
 from experiments.errors import ConfigError
 from experiments.formatting import clean_message
 from experiments.registry import GIVEN, OwnFunction, own_functions
@@ -69,11 +70,14 @@ def load_own_code(given: str | None) -> None:
     sys.path.append(str(folder))  # for the files that they import
     for name in modules:
         _import_file(folder / name)
-    if not any(map(own_functions, GIVEN)):
+    offered = [own for kind in GIVEN for own in own_functions(kind).values()]
+    if not offered:
         raise ConfigError(
             f"--code={folder} offers nothing: no function in {', '.join(modules[:5])} has a decorator such as"
             " @experiments.model."
         )
+    for own in offered:
+        own_schema(own)
     _loaded[:] = [OwnCode(folder, files, _digest_of(files))]
 
 

@@ -15,10 +15,12 @@ import numpy as np
 from experiments.config.data_schema import LinearData
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
+from experiments.config.own_code import call_own
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.formatting import printable
 from experiments.profiling import profile_table, span, trace_events, trace_page
+from experiments.registry import own_functions
 from experiments.reports.figures import images
 from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FIRST_OWN_FIGURE = 50  # number of the first figure of the user's own
 MOST_MISTAKES = 100  # rows of the table of mistakes
 
 
@@ -167,13 +170,16 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
         if type(x).__name__ != "InputLayer"
     ]
     chosen["09_network"] = partial(network_diagram, layers, style)
-    if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:
+    activation = None if config.model.name in own_functions("model") else getattr(config.model, "activation", None)
+    if activation and activation not in LAYER_WIDE_ACTIVATIONS:
         function = _activation_function(activation)
         chosen["10_activation"] = partial(activation_functions, activation, function, style)
     shape = tuple(config.data.shape)
     weights = _first_layer_weights(results.model)
     if len(shape) > 1 and weights is not None and (weights.ndim == 4 or len(weights) == np.prod(shape)):
         chosen["11_first_layer"] = partial(first_layer_weights, weights, shape, style)
+    for number, own in enumerate(own_functions("figure").values(), FIRST_OWN_FIGURE):
+        chosen[f"{number}_{own.name}"] = partial(call_own, own, results)
     return chosen if config.report.figures == "full" else {name: chosen[name] for name in chosen if name < "03"}
 
 

@@ -92,8 +92,7 @@ def _refuse_unloadable(model: "keras.Model") -> None:
         raise ConfigError(
             f"model={model.name} could not be loaded from its file again. Decorate each layer of your own with"
             " @keras.saving.register_keras_serializable(), and return all arguments of its constructor from get_config."
-            f" Keras says: {str(error).strip().split(chr(10))[0]}"
-        ) from None
+        ) from error
 
 
 def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
