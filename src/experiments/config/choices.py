@@ -52,10 +52,12 @@ def own_choice_values(group: str, own: OwnFunction) -> dict[str, Any]:
     common: dict[str, Any] = {}
     if group == "model":
         common = {key: choice_values("model", "mlp")[key] for key in ("weights", "continue")}
+    elif group == "data":
+        common = {key: value for key, value in choice_values("data", "arrays").items() if key != "path"}
     elif group == "optimizer":
         given = inspect.signature(own.function).parameters["learning_rate"].default
         common = {"learning_rate": 0.001 if given is inspect.Parameter.empty else given}
-    return {"name": own.name, **common, **{key.name: key.default for key in own.keys}}
+    return {**common, "name": own.name, **{key.name: key.default for key in own.keys}}
 
 
 def own_choice_comments(group: str) -> dict[str, str]:

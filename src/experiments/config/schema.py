@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, cast
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from experiments.config.data_schema import DataConfig
+from experiments.config.data_schema import DataConfig, OwnFunctionData
 from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, Rate, described
 from experiments.config.keras_table import refusal
 from experiments.config.metrics import EXPECTED_METRICS
@@ -197,12 +197,13 @@ class Config:
 def config_schema() -> type[Config]:
     """Return the schema of a whole config: Config, with the choices of the user's own code if any is loaded."""
     models = tuple(own_schema(own, StartConfig) for own in own_functions("model").values())
-    return _with_own_choices(models) if models else Config
+    datasets = tuple(own_schema(own, OwnFunctionData) for own in own_functions("dataset").values())
+    return _with_own_choices(models, datasets) if models or datasets else Config
 
 
 @cache
-def _with_own_choices(models: tuple[type, ...]) -> type[Config]:
-    fields: dict[str, Any] = {"model": Union[ModelConfig, *models]}
+def _with_own_choices(models: tuple[type, ...], datasets: tuple[type, ...]) -> type[Config]:
+    fields: dict[str, Any] = {"data": Union[DataConfig, *datasets], "model": Union[ModelConfig, *models]}
     body = {key: Field(discriminator="name") for key in fields}
     extended: Any = type("ExtendedConfig", (Config,), {**body, "__annotations__": fields, "__module__": __name__})
     return cast(type[Config], dataclass(extended, config=STRICT_FIELDS, kw_only=True))
