@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments import registry
-from experiments.config import choices, own_code, own_schema, schema
+from experiments.config import choices, own_code
 
 NETWORKS = '''
 from typing import Annotated, Literal
@@ -97,11 +96,7 @@ def loaded(folder: Path) -> Iterator[None]:
         own_code.load_own_code(str(folder))
         yield
     finally:
-        for kind in registry.GIVEN:
-            registry.own_functions(kind).clear()
-        own_code._loaded.clear()
-        own_schema.own_schema.cache_clear()
-        schema._with_own_choices.cache_clear()
+        own_code.forget_own_code()
         choices.choice_values.cache_clear()
         sys.path[:] = path
         for name in set(sys.modules) - modules:

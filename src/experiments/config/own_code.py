@@ -47,6 +47,13 @@ def loaded_own_code() -> OwnCode | None:
     return _loaded[0] if _loaded else None
 
 
+def forget_own_code() -> None:
+    """Forget the code that was loaded, and its functions; for tests, as a command loads code once."""
+    _loaded.clear()
+    for kind in GIVEN:
+        own_functions(kind).clear()
+
+
 def add_code_option(parser: ArgumentParser) -> None:
     """Add the option --code to a command, whose value is for `load_own_code`."""
     parser.add_argument("--code", metavar="FOLDER", help="load your own code: a folder of Python files and conf/")

@@ -198,11 +198,12 @@ def config_schema() -> type[Config]:
     """Return the schema of a whole config: Config, with the choices of the user's own code if any is loaded."""
     models = tuple(own_schema(own, StartConfig) for own in own_functions("model").values())
     datasets = tuple(own_schema(own, OwnFunctionData) for own in own_functions("dataset").values())
-    return _with_own_choices(models, datasets) if models or datasets else Config
+    return extended_schema(models, datasets) if models or datasets else Config
 
 
 @cache
-def _with_own_choices(models: tuple[type, ...], datasets: tuple[type, ...]) -> type[Config]:
+def extended_schema(models: tuple[type, ...], datasets: tuple[type, ...]) -> type[Config]:
+    """Return Config with further choices of the groups `model` and `data`."""
     fields: dict[str, Any] = {"data": Union[DataConfig, *datasets], "model": Union[ModelConfig, *models]}
     body = {key: Field(discriminator="name") for key in fields}
     extended: Any = type("ExtendedConfig", (Config,), {**body, "__annotations__": fields, "__module__": __name__})
