@@ -7,6 +7,6 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]  # the folder with run.py
 
-from experiments.registry import augmentation, dataset, figure, loss, metric, model, optimizer, random  # noqa: E402
+from experiments.config.registry import augmentation, dataset, figure, loss, metric, model, optimizer, random  # noqa: E402
 
 __all__ = ["augmentation", "dataset", "figure", "loss", "metric", "model", "optimizer", "random"]

@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.config.registry import own_functions
 from experiments.errors import ConfigError
-from experiments.registry import own_functions
 
 FOUND_FACTS = (
     *("shape", "classes", "class_names", "train_examples", "test_examples"),

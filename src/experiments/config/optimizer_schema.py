@@ -11,8 +11,8 @@ from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
 from experiments.config.keras_table import check_arguments, configurable_arguments, keras_table, refusal
 from experiments.config.own_schema import check_own_arguments
+from experiments.config.registry import own_functions
 from experiments.errors import did_you_mean, join_sorted, unknown_key
-from experiments.registry import own_functions
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "from 0 up to but not including 1": (

@@ -15,9 +15,9 @@ from typing import Any
 
 from experiments.config.code_digest import syntax_digest
 from experiments.config.own_schema import own_schema
+from experiments.config.registry import GIVEN, OwnFunction, own_functions
 from experiments.errors import ConfigError
 from experiments.formatting import clean_message
-from experiments.registry import GIVEN, OwnFunction, own_functions
 
 TRUST_FILE = "experiments.toml"  # in the user's home
 NOT_LOADED = ("conftest", "setup")  # besides tests: files that other tools load

@@ -18,8 +18,8 @@ from experiments.config.metrics import EXPECTED_METRICS
 from experiments.config.model_schema import ModelConfig, StartConfig
 from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, OptimizerConfig, ScheduleConfig
 from experiments.config.own_schema import own_schema
+from experiments.config.registry import own_functions
 from experiments.errors import join_sorted
-from experiments.registry import own_functions
 
 CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "mean_squared_error")
 REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")

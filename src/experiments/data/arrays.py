@@ -10,11 +10,11 @@ import numpy as np
 
 from experiments.config.data_schema import ArraysData, OwnFunctionData
 from experiments.config.own_code import call_own
+from experiments.config.registry import OwnFunction, own_functions
 from experiments.data.npz_files import read_npz_arrays
 from experiments.data.splits import OfficialSplits, Split, pick_test_rows
 from experiments.errors import DataError
 from experiments.formatting import printable, shorten
-from experiments.registry import OwnFunction, own_functions
 from experiments.runtime import expand_home
 
 # Images and labels of a split by the usual names, and of all examples together.

@@ -16,11 +16,11 @@ from experiments.config.data_schema import LinearData
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.own_code import call_own
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.formatting import printable
 from experiments.profiling import profile_table, span, trace_events, trace_page
-from experiments.registry import own_functions
 from experiments.reports.figures import images
 from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram

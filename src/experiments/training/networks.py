@@ -19,10 +19,10 @@ from experiments.config.facts import OutputLayer, network_input_shape, output_la
 from experiments.config.keras_table import SCALED_TANH, keras_table, split_named
 from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
 from experiments.config.own_code import call_own
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError
 from experiments.profiling import span
-from experiments.registry import own_functions
 from experiments.training.randomness import refuse_unrepeatable
 
 if TYPE_CHECKING:
