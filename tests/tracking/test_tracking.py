@@ -165,12 +165,13 @@ def test_a_silent_server_is_given_up_after_one_try(silent):
     assert "tracking.uri=sqlite:///" in message
 
 
-def test_a_store_for_which_there_is_no_room_is_told(new_uri):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+@pytest.mark.parametrize(("store", "size"), [("new_uri", 50_000), ("uri", 30_000)])
+def test_a_store_that_a_limit_of_file_size_holds_up_is_told(store, size, request):
+    address, before = request.getfixturevalue(store), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(StoreError, match=r"mlflow\.db cannot be used: (disk I/O error|database or disk is full)"):
-            connect_store(new_uri)
+        with pytest.raises(StoreError, match=r"mlflow\.db cannot be used: File too large\. .* `ulimit -f`"):
+            connect_store(address)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -95,9 +95,6 @@ class OptimizerConfig:
                     raise refusal(f"optimizer.{key} must be {words}; received {value!r}")
         if self.name in BETA_1_ABOVE_0 and self.arguments.get("beta_1") == 0:
             raise refusal(f"optimizer.beta_1 of {self.name} must be greater than 0 and less than 1; received 0")
-        excluded = self.arguments.get("exclude_layers")
-        if not (excluded is None or (isinstance(excluded, list) and all(isinstance(name, str) for name in excluded))):
-            raise refusal(f"optimizer.exclude_layers must be a list of names, or null; received {excluded!r}")
         if len(given := [key for key in CLIPPING_KEYS if self.arguments.get(key) is not None]) > 1:
             only = f"only one of {join_sorted(CLIPPING_KEYS)} may be set"
             raise refusal(f"optimizer: {only}; received {join_sorted(given)}")

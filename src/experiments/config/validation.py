@@ -268,6 +268,11 @@ def field_descriptions(schema: Any) -> dict[str, str]:
     return {name: field.description or "" for name, field in schema_fields(schema).items()}
 
 
+def mapping_keys() -> list[str]:
+    """Return the keys of a config that each have keys of their own in every run."""
+    return [key for key, field in schema_fields(Config).items() if field.description is None]
+
+
 def _field_path(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
     """Return the key's path, without the names of union branches that pydantic inserts."""
     path: list[str] = []
@@ -296,6 +301,10 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
             return unknown_key(key, [prefix + name for name in field_descriptions(group)])
         case "missing" | "missing_argument":
             return f"{key} is missing: {schema_at(path, raw)[1]}. Leave out the override that removes it."
+        case "dataclass_type":
+            schema, meaning = schema_at(path, raw)
+            keys = f" Set its keys, as {key}.KEY=VALUE: {join_sorted(field_descriptions(schema))}" if schema else ""
+            return f"{key}={show_value(finding['input'])} is not allowed: {meaning}.{keys}"
         case "union_tag_invalid":
             tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
             return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
@@ -320,7 +329,7 @@ def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
         if schema is None or part not in (fields := schema_fields(schema)):
             break  # below a field is its value, such as a list
         field = fields[part]
-        meaning = field.description or f"the group {part!r}"
+        meaning = field.description or "a mapping of keys"
         node = node.get(part) if isinstance(node, Mapping) else None
         choices = [kind for kind in get_args(field.annotation) or (field.annotation,) if dataclasses.is_dataclass(kind)]
         name = node.get("name") if isinstance(node, Mapping) else None

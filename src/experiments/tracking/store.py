@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from experiments import PROJECT
-from experiments.errors import StoreError, StoreOutageError, TrainingError, join_sorted
+from experiments.errors import StoreError, StoreOutageError, TrainingError, join_sorted, machine_limit
 from experiments.profiling import span
 from experiments.tracking.addresses import (
     SQLITE,
@@ -50,10 +50,14 @@ def store_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, sqlite3.Error, OSError, json.JSONDecodeError) as error:
+    except Exception as raised:
+        error = getattr(raised, "orig", raised)  # SQLAlchemy wraps what SQLite raises
+        if not isinstance(error, MlflowException | sqlite3.Error | OSError | json.JSONDecodeError):
+            raise
+        advice = f"Correct that, or choose another store with tracking.uri. {URI_CHOICES}"
+        reason = machine_limit(error) or f"{first_line(error).removesuffix('.')}. {advice}"
         raise (StoreOutageError if is_outage(error) else StoreError)(
-            f"The tracking store {hide_credentials(uri)} cannot be used: {first_line(error)} "
-            f"Correct that, or choose another store with tracking.uri. {URI_CHOICES}"
+            f"The tracking store {hide_credentials(uri)} cannot be used: {reason}"
         ) from error
 
 
@@ -96,16 +100,12 @@ def create_database(uri: str) -> None:
             return
         quiet_mlflow()
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-        from sqlalchemy.exc import DBAPIError
 
         temporary = database.with_name(f".{database.name}.tmp")
         for base in (temporary, database):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 base.with_name(base.name + suffix).unlink(missing_ok=True)
-        try:
-            SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts_folder(database).as_uri()).engine.dispose()
-        except DBAPIError as error:  # such as for a full disk
-            raise sqlite3.OperationalError(str(error.orig)) from None
+        SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts_folder(database).as_uri()).engine.dispose()
         with closing(sqlite3.connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
         temporary.rename(database)

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from experiments import PROJECT
-from experiments.errors import UserError
+from experiments.errors import UserError, machine_limit
 from experiments.profiling import span
 
 CHECKPOINT_FOLDER = PROJECT / "outputs" / "checkpoints"
@@ -110,9 +110,10 @@ def write_flushed(path: Path, content: bytes) -> None:
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}. Correct that: checkpoints go there too."
-        ) from None
+        with suppress(OSError):
+            temporary.unlink()
+        reason = machine_limit(error) or f"{error.strerror}."
+        raise UserError(f"{path} cannot be written: {reason} Checkpoints go there too.") from None
 
 
 @span("checkpoint")
