@@ -113,8 +113,26 @@ class DigitsData(PublishedImageData):
 class ImageFileData(PublishedImageData):
     """Images with classes in MNIST's file format."""
 
-    name: Literal["mnist", "fashion_mnist"]
+    name: Literal["mnist", "fashion_mnist", "kmnist"]
     path: str | None = described("folder with the IDX or npz files, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArchiveData(PublishedImageData):
+    """Images with classes that are published as one archive."""
+
+    name: Literal["cifar10"]
+    path: str | None = described("the archive or the folder with it, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class EmnistData(ArchiveData):
+    """Handwritten letters and digits in several selections."""
+
+    name: Literal["emnist"]  # type: ignore[assignment]
+    split: Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"] = described(
+        "which selection: balanced, byclass, bymerge, letters, digits or mnist"
+    )
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -143,4 +161,22 @@ class OwnFunctionData(OwnData):
     shape: InputShape
 
 
-DataConfig = DigitsData | ImageFileData | ArraysData | LinearData
+Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class PicturesData(OwnData):
+    """Pictures in a folder for each class."""
+
+    name: Literal["images"]
+    path: str | None = described("folder with a folder of pictures for each class; every run needs it")
+    size: Size | None = described(
+        "height and width that pictures get, in pixels: a number for squares, [height,width], or null: kept as they are"
+    )
+    fit: Literal["crop", "pad"] = described(
+        "how a picture of other proportions gets that size: crop (its middle) or pad (with black)"
+    )
+    color: bool | None = described("true (three channels), false (grey), or null: true if any picture has colour")
+
+
+DataConfig = DigitsData | ImageFileData | ArchiveData | EmnistData | ArraysData | PicturesData | LinearData
