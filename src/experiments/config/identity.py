@@ -31,6 +31,7 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "sweep.zip": None,
     "sweep.minutes": None,
     "sweep.begin_from": None,
+    "metrics": [],
 }
 
 
