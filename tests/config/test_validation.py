@@ -102,6 +102,27 @@ from composed import job, refusal
             "layer Resizing: interpolation='bicubic' is refused: XLA cannot compile it; choices: bilinear, nearest",
         ),
         ("model=layers model.layers=[{Resizing:{height:4,width:4,antialias:true}}]", "antialias=True is refused"),
+        (
+            "model=layers model.layers=[Residual]",
+            "model.layers.0: Residual takes a list of layers, at least one: {Residual: [layers]}; received 'Residual'",
+        ),
+        ("model=layers model.layers=[{Residual:[]}]", "received {'Residual': []}"),
+        ("model=layers model.layers=[{Residual:{layers:[Flatten]}}]", "Residual takes a list of layers"),
+        (
+            "model=layers model.layers=[{Residual:[{Residual:[Lambda]}]}]",
+            "'Lambda' is refused: it runs code of its own",
+        ),
+        ("model=layers model.layers=[residual]", "has no layer 'residual' (did you mean 'Residual'?)"),
+        (
+            "model=resnet model.depth=21",
+            "model.depth: 21 is not allowed: layers with weights, 6 n + 2: 8, 14, 20, 26, 32, 38, 44, 50, 56 or more."
+            " Near it are 20 and 26",
+        ),
+        ("model=resnet model.depth=2", "Near it are 8 and 14"),
+        (
+            "model=resnet data=linear training.loss=mean_squared_error",
+            "model=resnet needs images, data=linear has inputs of shape [1]. Use model=mlp",
+        ),
         ("model=layers model.layers=[{Dense:{units:2,name:a}}]", "layer Dense has no argument 'name'"),
         ("model=layers model.layers=[{Dense:{units:2,bias_constraint:1}}]", "a constraint is a name, or one name"),
     ],

@@ -55,6 +55,7 @@ REFUSED_LAYERS = {  # by kind: the reason, and the layers that are refused by na
 
 # LeCun's squashing function, 1.7159 tanh(2/3 x); built of stock layers, as Keras has no activation of this name.
 SCALED_TANH = "scaled_tanh"
+RESIDUAL = "Residual"  # of model=layers: layers whose input is added to their output
 # Functions of all units of a layer together: constant for one unit, so they cannot be drawn as a curve.
 LAYER_WIDE_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax")
 DROPOUT_RATE_RANGE = "fraction of values set to zero in training, from 0 up to but not including 1"
@@ -200,11 +201,26 @@ def is_plain_value(value: Any) -> bool:
     return not isinstance(value, dict) and not (isinstance(value, float) and not math.isfinite(value))
 
 
+def residual_layers(value: Any) -> list[Any] | None:
+    """Return the layers of `{Residual: [layers]}`, whose input is added to their output; None for another layer."""
+    if value == RESIDUAL or (isinstance(value, dict) and list(value) == [RESIDUAL]):
+        layers = value[RESIDUAL] if isinstance(value, dict) else None
+        if isinstance(layers, list) and layers:
+            return layers
+        raise refusal(f"{RESIDUAL} takes a list of layers, at least one: {{{RESIDUAL}: [layers]}}; received {value!r}")
+    return None
+
+
 def check_layer(value: Any) -> Any:
+    if block := residual_layers(value):
+        for layer in block:
+            check_layer(layer)
+        return value
     name, arguments = split_named(value, "layer")
     layers = keras_table()["layers"]
     if name not in layers:
-        raise refusal(f"Keras has no layer {name!r}{did_you_mean(name, layers)}; see https://keras.io/api/layers")
+        suggestion = did_you_mean(name, [*layers, RESIDUAL])
+        raise refusal(f"Keras has no layer {name!r}{suggestion}; see https://keras.io/api/layers")
     if kind := layers[name]["refused"]:
         raise refusal(f"layer {name!r} is refused: {REFUSED_LAYERS[kind][0]}")
     check_arguments(f"layer {name}", arguments, layers[name]["arguments"])

@@ -24,7 +24,7 @@ from experiments.config.facts import (
 )
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
 from experiments.config.metrics import CHOSEN_METRICS, METRICS, find_metric
-from experiments.config.model_schema import CnnConfig, NeuronConfig
+from experiments.config.model_schema import CnnConfig, NeuronConfig, ResnetConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
 from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
@@ -223,11 +223,11 @@ def _check_model(config: Config) -> None:
             f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
             " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
         )
+    if isinstance(model, CnnConfig | ResnetConfig) and len(data.shape) < 2:
+        raise ConfigError(
+            f"model={model.name} needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
+        )
     if isinstance(model, CnnConfig):
-        if len(data.shape) < 2:
-            raise ConfigError(
-                f"model=cnn needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
-            )
         shape = network_input_shape(data)[:2]
         size = min(shape)
         for number, _ in enumerate(model.filters, 1):
