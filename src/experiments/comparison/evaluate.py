@@ -181,7 +181,8 @@ def _describe_examples(config: DataConfig) -> str:
     if isinstance(config, LinearData):
         return "single numbers to predict a number"
     size = " x ".join(map(str, config.shape))
-    return f"images of {size} pixels from 0 to {config.pixel_max} in {config.classes} classes"
+    what = f"images of {size} pixels" if len(config.shape) > 1 else f"vectors of {size} numbers"
+    return f"{what} from 0 to {config.pixel_max} in {config.classes} classes"
 
 
 def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.config.metrics import CHOSEN_METRICS, Prefix, all_metrics
-from experiments.data.datasets import Split
+from experiments.data.splits import Split
 from experiments.errors import NotFiniteError
 from experiments.profiling import span
 from experiments.training.scikit_metrics import UndefinedScoreError, scikit_score
