@@ -32,7 +32,10 @@ from composed import job, refusal
         ),
         ("schedule=piecewise schedule.boundaries=[8,5]", "schedule.boundaries must rise"),
         ("schedule=exponential schedule.decay_rate=1.5", "schedule.decay_rate=1.5 is not allowed: factor per decay"),
-        ("experiment=walkthrough expected.metric=error", "expected.metric=error is not allowed: metric to compare: "),
+        (
+            "experiment=walkthrough expected.metric=error",
+            "expected.metric=error is not a metric of a run with data=mnist",
+        ),
         (
             "experiment=walkthrough expected.metric=best_val_accuracy",
             "expected.metric=best_val_accuracy is not a metric of a run with data=mnist and data.validation=0. Choices:"

@@ -90,8 +90,8 @@ def test_the_runs_have_the_extensions(extended: tuple[Path, str]) -> None:
     assert {("allconv", "digits"), ("mlp", "flipped")} <= set(params)
     assert "ngd" in {run.data.params["optimizer.name"] for run in made}
     for run in made:
-        assert 0 < run.data.metrics["test_balanced_accuracy"] <= 1
-    assert 0 < made[-1].data.metrics["best_val_balanced_accuracy"] <= 1
+        assert 0 < run.data.metrics["test_worst_accuracy"] <= 1
+    assert 0 < made[-1].data.metrics["best_val_worst_accuracy"] <= 1
     assert "figures/12_confidence.png" in files(uri, made[-1].info.run_id, "figures")
     flipped, upright = (made[params.index(("mlp", name))] for name in ("flipped", "digits"))
     assert flipped.data.tags["data_digest"] != upright.data.tags["data_digest"]

@@ -32,6 +32,7 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "sweep.zip": None,
     "sweep.minutes": None,
     "sweep.begin_from": None,
+    "metrics": [],
 }
 
 

@@ -24,6 +24,7 @@ from experiments.config.facts import (
 )
 from experiments.config.found_facts import complete_facts, open_facts
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
+from experiments.config.metrics import CHOSEN_METRICS, METRICS, find_metric
 from experiments.config.model_schema import CnnConfig, NeuronConfig, ResnetConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
 from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config, config_schema
@@ -55,7 +56,14 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
         raw["data"] = complete_facts(raw["data"])
     config = _validate_schema(raw)
     assert config is not None
-    for rule in (_check_data, _check_model, _check_training, _check_distribution, _check_metrics):
+    for rule in (
+        _check_data,
+        _check_chosen_metrics,
+        _check_metrics,
+        _check_model,
+        _check_training,
+        _check_distribution,
+    ):
         rule(config)
     if config.training.threads == "auto":
         config.training.threads = 1 if estimate_weights(config) < LARGE_NETWORK else available_cores()
@@ -164,7 +172,7 @@ def _check_training(config: Config) -> None:
     known = epoch_metric_names(config)
     for key, metric in watched.items():
         if metric not in known:
-            why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
+            why = _why_not_logged(config, metric)
             raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {join_sorted(known)}")
     if training.loop == "fit" and config.distribution.strategy in ("mirrored", "multi_worker"):
         raise ConfigError(
@@ -195,20 +203,49 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
 
 
+def _check_chosen_metrics(config: Config) -> None:
+    data, classes = config.data, None if isinstance(config.data, LinearData) else config.data.classes
+    what = task_of(config)
+    choices = [name for name, metric in CHOSEN_METRICS.items() if metric.task == what and metric.fits(classes)]
+    for name in config.metrics:
+        if name in (metric.name for metric in METRICS):
+            raise ConfigError(f"metrics: {name} is logged anyway. Leave it out.")
+        if config.metrics.count(name) > 1:
+            raise ConfigError(f"metrics names {name} twice. Name it once.")
+        if name not in choices:
+            why = "is not a known metric" + did_you_mean(name.removeprefix("neg_"), choices)
+            if (metric := CHOSEN_METRICS.get(name)) is not None:
+                needed = "two classes" if metric.most_classes else f"{metric.least_classes} or more classes"
+                needed = needed if metric.task == what else metric.task or ""
+                why = f"needs {needed}, data={data.name} has {f'{classes} classes' if classes else what}"
+            raise ConfigError(f"metrics: {name} {why}. Choices for data={data.name}: {join_sorted(choices)}")
+
+
+def _unless_chosen(config: Config, name: str) -> str:
+    unnamed = (metric := find_metric(name)) and metric.name in CHOSEN_METRICS and metric.name not in config.metrics
+    return f" (metrics does not name {metric.name})" if metric and unnamed else ""
+
+
+def _why_not_logged(config: Config, name: str) -> str:
+    if why := _unless_chosen(config, name):
+        return why
+    without = name.startswith(("val_", "best_val_")) and not config.data.validation
+    return " (data.validation=0 leaves nothing to validate on)" if without else ""
+
+
 def _check_metrics(config: Config) -> None:
     metric, expected, finals = config.objective.metric, config.expected, final_metric_names(config)
     known = objective_metric_names(config)
     if metric not in ("auto", *known):
-        nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
-        why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""
+        why = _why_not_logged(config, metric) or did_you_mean(metric, known)
         raise ConfigError(
-            f"objective.metric={metric} is not a metric of these runs{why}{did_you_mean(metric, known)}."
-            f" Choices: auto, {join_sorted(known)}"
+            f"objective.metric={metric} is not a metric of these runs{why}. Choices: auto, {join_sorted(known)}"
         )
     if expected is not None and expected.metric not in finals:
         raise ConfigError(
             f"expected.metric={expected.metric} is not a metric of a run with data={config.data.name} and"
-            f" data.validation={config.data.validation}. Choices: {join_sorted(finals)}"
+            f" data.validation={config.data.validation}{_unless_chosen(config, expected.metric)}. Choices:"
+            f" {join_sorted(finals)}"
         )
 
 

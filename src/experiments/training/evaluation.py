@@ -1,15 +1,18 @@
 """Evaluation of a model on a split: its outputs, the loss, and the metric that goes with the loss."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.config.metrics import METRICS, Prefix
+from experiments.config.metrics import CHOSEN_METRICS, Prefix, all_metrics
 from experiments.data.splits import Split
 from experiments.errors import NotFiniteError
 from experiments.profiling import span
+from experiments.training.scikit_metrics import UndefinedScoreError, scikit_score
 
 if TYPE_CHECKING:
     import keras
@@ -67,19 +70,45 @@ def error_percent(targets: np.ndarray, outputs: np.ndarray) -> float:
     return 100 * np.count_nonzero(outputs.argmax(1) != targets) / len(targets)
 
 
+def top_5_accuracy(targets: np.ndarray, outputs: np.ndarray) -> float:
+    """Return the share of examples whose class has one of the five largest outputs; of equal ones the first counts."""
+    best = np.argsort(-outputs, axis=1, kind="stable")[:, :5]
+    return float((best == targets[:, None]).any(1).mean())
+
+
 # The metrics that are not a mean over the examples: functions of all targets [n] or [n, 1], and all outputs
-# [n, classes or 1], by their name in the table of metrics.
-SPLIT_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"error_percent": error_percent}
+# [n, classes or 1], by their name in the table of metrics. The others are scikit-learn's.
+SPLIT_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "error_percent": error_percent,
+    "top_5_accuracy": top_5_accuracy,
+}
 
 
-def split_metrics(targets: np.ndarray, outputs: np.ndarray, prefix: Prefix) -> Metrics:
-    """Return the metrics of a whole split that are logged with this prefix, by their full names."""
+@span("metrics")
+def split_metrics(
+    chosen: Collection[str], targets: np.ndarray, outputs: np.ndarray, prefix: Prefix
+) -> tuple[Metrics, dict[str, str]]:
+    """Return the metrics of a whole split that are logged with this prefix, and why others have no value on it.
+
+    Both are by full name. `chosen` are the metrics that the config asks for.
+    """
     task = "numbers" if outputs.shape[-1] == 1 else "classes"
-    return {
-        prefix + metric.name: SPLIT_METRICS[metric.name](targets, outputs)
-        for metric in METRICS
-        if metric.name in SPLIT_METRICS and prefix in metric.prefixes and metric.task in (None, task)
-    }
+    metrics, undefined = Metrics(), dict[str, str]()
+    for metric in all_metrics():
+        wanted = metric.name in (chosen if metric.name in CHOSEN_METRICS else SPLIT_METRICS)
+        if not (wanted and prefix in metric.prefixes and metric.task in (None, task)):
+            continue
+        try:
+            function = SPLIT_METRICS.get(metric.name) or partial(scikit_score, metric.name)
+            metrics[prefix + metric.name] = function(targets, outputs)
+        except UndefinedScoreError as error:
+            undefined[prefix + metric.name] = str(error)
+    return metrics, undefined
+
+
+def tell_undefined(undefined: Mapping[str, str]) -> None:
+    for name, reason in undefined.items():
+        print(f"{name} is not logged, as it is not defined: {reason}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
