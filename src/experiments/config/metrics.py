@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from experiments.config.registry import own_functions
+
 Mode = Literal["max", "min"]
 Task = Literal["classes", "numbers"]
 Prefix = Literal["", "val_", "test_", "best_val_"]
@@ -110,8 +112,18 @@ CHOSEN_METRICS: dict[str, Metric] = {
 }
 
 
+def chosen_metrics() -> dict[str, Metric]:
+    """Return the metrics that are logged where the config's `metrics` names them, with the user's own."""
+    prefixes: tuple[Prefix, ...] = ("val_", "test_", "best_val_")
+    own = {
+        name: Metric(name, own.direction, prefixes, title=own.meaning, shown="{:.4f}")
+        for name, own in own_functions("metric").items()
+    }
+    return {**CHOSEN_METRICS, **own}
+
+
 def all_metrics() -> tuple[Metric, ...]:
-    return (*METRICS, *CHOSEN_METRICS.values())
+    return (*METRICS, *chosen_metrics().values())
 
 
 def metric_names(
@@ -119,7 +131,7 @@ def metric_names(
 ) -> list[str]:
     """Return the names with these prefixes, prefix by prefix: of all metrics that measure a model, or of one task's.
 
-    Of those in CHOSEN_METRICS only the ones named by `chosen`, or all.
+    Of `chosen_metrics` only the ones named by `chosen`, or all.
 
     >>> metric_names("test_", "best_val_", task="classes", chosen=["f1_macro"])
     ['test_accuracy', 'test_error_percent', 'test_loss', 'test_f1_macro', 'best_val_accuracy', 'best_val_f1_macro']
@@ -131,7 +143,7 @@ def metric_names(
         if prefix in metric.prefixes and metric.prefixes != ("",)
         if task is None or metric.task in (None, task)
         if metric.ranked or not ranked_only
-        if chosen is None or metric.name in chosen or metric.name not in CHOSEN_METRICS
+        if chosen is None or metric.name in chosen or metric in METRICS
     ]
 
 

@@ -24,7 +24,7 @@ from experiments.config.facts import (
 )
 from experiments.config.found_facts import complete_facts, open_facts
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
-from experiments.config.metrics import CHOSEN_METRICS, METRICS, find_metric
+from experiments.config.metrics import METRICS, chosen_metrics, find_metric
 from experiments.config.model_schema import CnnConfig, NeuronConfig, ResnetConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
 from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config, config_schema
@@ -206,7 +206,9 @@ def _check_training(config: Config) -> None:
 def _check_chosen_metrics(config: Config) -> None:
     data, classes = config.data, None if isinstance(config.data, LinearData) else config.data.classes
     what = task_of(config)
-    choices = [name for name, metric in CHOSEN_METRICS.items() if metric.task == what and metric.fits(classes)]
+    choices = [
+        name for name, metric in chosen_metrics().items() if metric.task in (None, what) and metric.fits(classes)
+    ]
     for name in config.metrics:
         if name in (metric.name for metric in METRICS):
             raise ConfigError(f"metrics: {name} is logged anyway. Leave it out.")
@@ -214,7 +216,7 @@ def _check_chosen_metrics(config: Config) -> None:
             raise ConfigError(f"metrics names {name} twice. Name it once.")
         if name not in choices:
             why = "is not a known metric" + did_you_mean(name.removeprefix("neg_"), choices)
-            if (metric := CHOSEN_METRICS.get(name)) is not None:
+            if (metric := chosen_metrics().get(name)) is not None:
                 needed = "two classes" if metric.most_classes else f"{metric.least_classes} or more classes"
                 needed = needed if metric.task == what else metric.task or ""
                 why = f"needs {needed}, data={data.name} has {f'{classes} classes' if classes else what}"
@@ -222,7 +224,7 @@ def _check_chosen_metrics(config: Config) -> None:
 
 
 def _unless_chosen(config: Config, name: str) -> str:
-    unnamed = (metric := find_metric(name)) and metric.name in CHOSEN_METRICS and metric.name not in config.metrics
+    unnamed = (metric := find_metric(name)) and metric not in METRICS and metric.name not in config.metrics
     return f" (metrics does not name {metric.name})" if metric and unnamed else ""
 
 

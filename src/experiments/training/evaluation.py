@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.config.metrics import CHOSEN_METRICS, Prefix, all_metrics
+from experiments.config.metrics import METRICS, Prefix, all_metrics
+from experiments.config.own_code import call_own
+from experiments.config.registry import OwnFunction, own_functions
 from experiments.data.splits import Split
-from experiments.errors import NotFiniteError
+from experiments.errors import ConfigError, NotFiniteError
 from experiments.profiling import span
 from experiments.training.scikit_metrics import UndefinedScoreError, scikit_score
 
@@ -95,15 +97,28 @@ def split_metrics(
     task = "numbers" if outputs.shape[-1] == 1 else "classes"
     metrics, undefined = Metrics(), dict[str, str]()
     for metric in all_metrics():
-        wanted = metric.name in (chosen if metric.name in CHOSEN_METRICS else SPLIT_METRICS)
+        wanted = metric.name in (SPLIT_METRICS if metric in METRICS else chosen)
         if not (wanted and prefix in metric.prefixes and metric.task in (None, task)):
             continue
         try:
             function = SPLIT_METRICS.get(metric.name) or partial(scikit_score, metric.name)
+            if own := own_functions("metric").get(metric.name):
+                function = partial(_own_score, own)
             metrics[prefix + metric.name] = function(targets, outputs)
         except UndefinedScoreError as error:
             undefined[prefix + metric.name] = str(error)
     return metrics, undefined
+
+
+def _own_score(own: OwnFunction, targets: np.ndarray, outputs: np.ndarray) -> float:
+    """Return the value of a metric of the user's own, or raise an UndefinedScoreError if it has none."""
+    try:
+        score = float(call_own(own, targets, outputs))
+    except (ConfigError, TypeError, ValueError) as error:
+        raise UndefinedScoreError(str(error)) from None
+    if not np.isfinite(score):
+        raise UndefinedScoreError(f"it is {score}.")
+    return score
 
 
 def tell_undefined(undefined: Mapping[str, str]) -> None:
