@@ -12,6 +12,7 @@ from experiments.config.fields import (
     Fraction,
     Positive,
     PositiveFloat,
+    Rate,
     Seed,
     described,
 )
@@ -54,8 +55,19 @@ class AugmentationConfig:
         "standard deviation in pixels of the Gaussian that smooths it, greater than 0"
     )
 
-    def __bool__(self) -> bool:
+    flip: bool = described("mirror every second image, left to right: true or false")
+    crop: Count = described("pixels of black around an image before its size is cut out anywhere, 0 (none) or more")
+    color: Rate = described(
+        "largest change of brightness, contrast and saturation either way, a fraction, 0 (none) to below 1"
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Return whether pixels are moved to places between those of other pixels."""
         return any((self.shift, self.rotation, self.scale, self.elastic))
+
+    def __bool__(self) -> bool:
+        return any((self.moves, self.flip, self.crop, self.color))
 
 
 def check_channels(shape: list[int]) -> list[int]:
