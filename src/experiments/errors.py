@@ -285,6 +285,14 @@ def _check_process() -> None:
         over.set()
 
 
+def existing_place(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists; raise a UserError for a link that leads nowhere."""
+    found = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not found.exists():
+        raise UserError(f"{found} is a link to {found.readlink()}, which does not exist. Make it, or delete the link.")
+    return found
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is closest to a word in any case; None if none is close."""
     word = word[:200]  # comparing takes the square of the length

@@ -19,7 +19,7 @@ import pytest
 from conftest import PROJECT
 from servers import Server
 
-from experiments.errors import StoreError, Terminated
+from experiments.errors import StoreError, Terminated, UserError
 from experiments.tracking import spool
 from experiments.tracking.addresses import check_tracking_uri, database_file, resolve_tracking_uri
 from experiments.tracking.artifacts import download_model, read_artifact_text
@@ -174,6 +174,14 @@ def test_a_store_that_a_limit_of_file_size_holds_up_is_told(store, size, request
             connect_store(address)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("link", ["a", "a/mlflow.db"])
+def test_a_link_that_leads_nowhere_is_named(link, tmp_path):
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to("/nowhere/else")
+    with pytest.raises(UserError, match=f"{link} is a link to /nowhere/else, which does not exist. Make it, or delete"):
+        connect_store(f"sqlite:///{tmp_path}/a/mlflow.db")
 
 
 @pytest.mark.soak

@@ -21,7 +21,7 @@ from experiments.errors import ConfigError, did_you_mean, join_sorted
 
 ParameterValue = str | int | float
 Point = Mapping[str, ParameterValue]  # of the space, by the keys of the parameters that exist there
-MOST_VALUES = 1_000_000  # of a range of fractions
+LONGEST_RANGE = 1_000_000  # of a range of fractions
 LEARNING_SAMPLERS = ("tpe", "cmaes")  # those that learn from the results of trials
 ALLOWED_DISTRIBUTIONS = (
     "choice(a,b), range(1,5), interval(0,0.5), int(interval(1,8)), tag(log,interval(1e-4,1e-2)) or"
@@ -212,9 +212,9 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
             raise ConfigError(f"{given!r}: start, stop and step must be finite.")
         values = value.range() if value.step else range(0)
         if not isinstance(values, range):  # of fractions, which have to be listed
-            if (value.stop - value.start) // value.step > MOST_VALUES:
+            if (value.stop - value.start) // value.step > LONGEST_RANGE:
                 interval = f"{key}=interval({value.start:g},{value.stop:g})"
-                raise ConfigError(f"{given!r} has more than {MOST_VALUES:,} values. Write {interval}.")
+                raise ConfigError(f"{given!r} has more than {LONGEST_RANGE:,} values. Write {interval}.")
             values = list(values)
         if not values:
             raise ConfigError(f"{given!r} is an empty range. Write range(START,STOP,STEP).")

@@ -61,14 +61,20 @@ def store_errors(uri: str) -> Iterator[None]:
         ) from error
 
 
-def connect_store(uri: str) -> "MlflowClient":
+def connect_store(uri: str, must_exist: bool = False) -> "MlflowClient":
     """Return a client of the store, which has received what waited for it.
 
-    A SQLite store that does not exist yet is created, safely against races and kills.
+    A SQLite store that does not exist yet is created, safely against races and kills, unless it `must_exist`, as it has
+    runs: it was moved away, and may come back.
 
     Raise a StoreError if it cannot be used; a server that does not answer is given up within ten seconds.
     """
     check_tracking_uri(uri)
+    if must_exist and not store_exists(uri):
+        raise StoreOutageError(
+            f"There is no tracking store {uri} yet; the first run creates it (python run.py). "
+            f"To use another: --uri {SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
+        )
     quiet_mlflow()
     with store_errors(uri), span("connecting to MLflow"):
         from mlflow import MlflowClient
@@ -216,13 +222,7 @@ def metric_points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
 
 def open_existing_store(uri: str) -> "MlflowClient":
     """Return a client of an existing store, for commands that only read, or raise a StoreError."""
-    check_tracking_uri(uri)
-    if not store_exists(uri):
-        raise StoreError(
-            f"There is no tracking store {uri} yet; the first run creates it (python run.py). "
-            f"To use another: --uri {SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
-        )
-    return connect_store(uri)
+    return connect_store(uri, must_exist=True)
 
 
 def store_exists(uri: str) -> bool:
