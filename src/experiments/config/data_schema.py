@@ -1,6 +1,6 @@
 """The group `data` of a config: which examples to learn from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,10 @@ from experiments.config.fields import (
     Seed,
     described,
 )
+from experiments.config.keras_table import refusal, split_named
+from experiments.config.own_schema import check_own_arguments
+from experiments.config.registry import own_functions
+from experiments.errors import did_you_mean, join_sorted
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -43,6 +47,16 @@ class LinearData(SplitConfig):
     noise: float = Field(ge=0, description="standard deviation of the noise, 0 or more")
 
 
+def check_own_augmentation(value: Any) -> Any:
+    name, arguments = split_named(value, "augmentation")
+    known = own_functions("augmentation")
+    if name not in known:
+        which = f"choices: {join_sorted(known)}" if known else "none is loaded; add --code FOLDER"
+        raise refusal(f"your own code has no augmentation {name!r}{did_you_mean(name, known)}; {which}")
+    check_own_arguments(known[name], arguments)
+    return value
+
+
 @dataclass(config=STRICT_FIELDS, kw_only=True, frozen=True)
 class AugmentationConfig:
     """Random changes to each training image, drawn again in every epoch."""
@@ -61,13 +75,17 @@ class AugmentationConfig:
         "largest change of brightness, contrast and saturation either way, a fraction, 0 (none) to below 1"
     )
 
+    own: list[Annotated[Any, AfterValidator(check_own_augmentation)]] = described(
+        "functions of your own code, each a name or {NAME: {ARGUMENT: VALUE}}; [] for none"
+    )
+
     @property
     def moves(self) -> bool:
         """Return whether pixels are moved to places between those of other pixels."""
         return any((self.shift, self.rotation, self.scale, self.elastic))
 
     def __bool__(self) -> bool:
-        return any((self.moves, self.flip, self.crop, self.color))
+        return any((self.moves, self.flip, self.crop, self.color, self.own))
 
 
 def check_channels(shape: list[int]) -> list[int]:

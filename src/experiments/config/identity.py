@@ -28,6 +28,7 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "data.augmentation.flip": False,
     "data.augmentation.crop": 0,
     "data.augmentation.color": 0.0,
+    "data.augmentation.own": [],
     "model.continue": None,
     "training.keep_state": False,
     "training.tensor_float_32": False,

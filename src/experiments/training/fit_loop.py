@@ -20,7 +20,8 @@ class FitLoop:
     def __init__(self, network: CompiledNetwork, training: Split, seed: int) -> None:
         import tensorflow as tf
 
-        self.augment = tf.function(network.augmenter, reduce_retracing=True) if network.augmenter else None
+        augment = network.augmenter
+        self.augment = tf.function(lambda *given: augment(*given), reduce_retracing=True) if network.augmenter else None
         self.model, self.dropouts = with_counter_dropout(network.model)
         self.optimizer, self.batch_size = network.optimizer, network.batch_size
         self.training, self.seed = training, seed
