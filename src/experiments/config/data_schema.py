@@ -169,6 +169,7 @@ class EmnistData(ArchiveData):
 class OwnData(ImageData):
     """The user's own examples with classes, whose facts are found in the files; see found_facts.py."""
 
+    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
     test_fraction: Fraction = described(
         "part of each class that is the test set if the data has none, greater than 0, less than 1"
     )
@@ -180,7 +181,6 @@ class ArraysData(OwnData):
     """Images or vectors in an npz file."""
 
     name: Literal["arrays"]
-    path: str | None = described("npz file, as numpy.savez writes it; every run needs it")
     shape: InputShape
 
 
@@ -199,7 +199,6 @@ class PicturesData(OwnData):
     """Pictures in a folder for each class."""
 
     name: Literal["images"]
-    path: str | None = described("folder with a folder of pictures for each class; every run needs it")
     size: Size | None = described(
         "height and width that pictures get, in pixels: a number for squares, [height,width], or null: kept as they are"
     )
