@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.comparison.pictures import SIZE, read_picture
 from experiments.config.data_schema import DataConfig, ImageData
+from experiments.config.facts import is_binary
 from experiments.data.picture_files import PictureError
 from experiments.errors import DataError
 from experiments.runtime import start_tensorflow
@@ -20,6 +21,7 @@ from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
 from experiments.training.devices import process_settings
+from experiments.training.evaluation import class_outputs
 from experiments.training.networks import load_keras_model
 
 ENLARGED = 10  # pixels of a saved picture for each one that the network saw
@@ -111,7 +113,7 @@ def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None)
         start_tensorflow(*process_settings(config))
         model = load_keras_model(file, run.run_id)
     images = np.stack([seen for _, seen, _ in digits]).astype(np.float32)
-    outputs = np.asarray(model(images, training=False), np.float32)
+    outputs = class_outputs(np.asarray(model(images, training=False), np.float32), is_binary(config))
     predictions = [
         Prediction(picture, seen, output, names, piece)
         for (picture, seen, piece), output in zip(digits, outputs, strict=True)
