@@ -6,22 +6,30 @@ from typing import Any
 from experiments.config.keras_table import check_arguments, keras_table, refusal, split_named
 from experiments.errors import did_you_mean, join_sorted
 
-# For classes on targets that are one-hot (or class numbers, which is what `sparse` means); each needs probabilities.
+SPARSE_LOSSES = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")  # take class numbers
 CROSS_ENTROPIES = (
     *("sparse_categorical_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy"),
-    *("categorical_generalized_cross_entropy", "kl_divergence"),
+    "kl_divergence",
 )
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy")  # for two classes and one probability
 CLASS_LOSSES = (
     *CROSS_ENTROPIES,
-    *("categorical_hinge", "hinge", "squared_hinge", "poisson", "cosine_similarity"),
+    *(
+        "categorical_generalized_cross_entropy",
+        "categorical_hinge",
+        "hinge",
+        "squared_hinge",
+        "poisson",
+        "cosine_similarity",
+    ),
     *("mean_squared_error", "mean_absolute_error", "mean_squared_logarithmic_error", "huber", "log_cosh"),
 )
 NUMBER_LOSSES = (
     *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error"),
     *("huber", "log_cosh"),
 )
-PROBABILITY_LOSSES = (*CROSS_ENTROPIES, *BINARY_LOSSES, "poisson")  # which have no value for other outputs
+# Those that have no value for other outputs.
+PROBABILITY_LOSSES = (*CROSS_ENTROPIES, *BINARY_LOSSES, "categorical_generalized_cross_entropy", "poisson")
 SMOOTHED_LOSSES = (*CROSS_ENTROPIES, *BINARY_LOSSES)
 REFUSED_LOSSES = {
     "ctc": "it compares sequences",

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.config.data_schema import LinearData
 from experiments.config.facts import is_binary, named_class_weights
-from experiments.config.losses import loss_and_arguments
+from experiments.config.losses import SPARSE_LOSSES, loss_and_arguments
 from experiments.config.metrics import CHOSEN_METRICS, Prefix, all_metrics
 from experiments.config.schema import Config
 from experiments.data.splits import Split
@@ -80,7 +80,7 @@ def criterion_of(config: Config) -> Criterion:
     if isinstance(config.data, LinearData):
         return Criterion(function, mean_absolute_error, binary, constants)
     classes = config.data.classes
-    if name.startswith("sparse_"):
+    if name in SPARSE_LOSSES:
         if not smoothing:
             return Criterion(function, accuracy, binary, constants)
         function = keras.losses.categorical_crossentropy
