@@ -14,6 +14,7 @@ import yaml
 from experiments.config.choices import choice_values
 from experiments.config.composition import compose_job
 from experiments.config.data_schema import DataConfig, ImageFileData, LinearData, OwnData, PicturesData
+from experiments.config.facts import gives_probabilities
 from experiments.config.found_facts import FOUND_FACTS
 from experiments.config.identity import config_to_dict
 from experiments.config.overrides import override_key, split_override
@@ -33,7 +34,7 @@ from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import REPORT_MISSING, reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.devices import process_settings
-from experiments.training.evaluation import Evaluation, Evaluator, split_metrics, tell_undefined
+from experiments.training.evaluation import Evaluation, Evaluator, criterion_of, split_metrics, tell_undefined
 from experiments.training.networks import build_network, load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
@@ -86,7 +87,7 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
         dataset = load_dataset(chosen, config.seed)
         start_tensorflow(*process_settings(config))
         model = load_keras_model(file, run.run_id, config)
-    test = Evaluator(model, config.training.loss)(dataset.test)
+    test = Evaluator(model, criterion_of(config))(dataset.test)
     prefix = f"evaluation_{dataset.name}" + ("" if _is_as_shipped(chosen) else f"_{dataset.digest[:8]}")
     targets, names = dataset.test.targets, dataset.class_names
     metrics = {f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, targets, config).items()}
@@ -122,7 +123,7 @@ def draw_full_report(run_id: str, uri: str) -> None:
     history = _epoch_values(metric_history(client, run))
     with TemporaryDirectory() as folder, reopen_ended_run(uri, run_id) as ended:
         model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id, config)
-        test = Evaluator(model, config.training.loss)(dataset.test)
+        test = Evaluator(model, criterion_of(config))(dataset.test)
         drawn = Path(folder, "figures")
         drawn.mkdir()
         failures = write_figures(Results(config, dataset, model, history, None, test), drawn)
@@ -142,7 +143,7 @@ def _untrained_outputs(config: Config, dataset: Dataset) -> np.ndarray | None:
     """Return what the run's network answered before training, which only the figure of a line needs."""
     if not isinstance(config.data, LinearData) or config.model.weights is not None:
         return None
-    return Evaluator(build_network(config), config.training.loss)(dataset.train).outputs
+    return Evaluator(build_network(config), criterion_of(config))(dataset.train).outputs
 
 
 def _refuse_other_overrides(overrides: Sequence[str]) -> None:
@@ -213,6 +214,6 @@ def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -
     split, undefined = split_metrics(config.metrics, targets, test.outputs, "test_")
     tell_undefined(undefined)
     metrics = test.metrics | {name.removeprefix("test_"): value for name, value in split.items()}
-    if "crossentropy" in config.training.loss:  # else the outputs are not probabilities
+    if gives_probabilities(config):
         metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)
     return metrics

@@ -37,6 +37,8 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "sweep.minutes": None,
     "sweep.begin_from": None,
     "metrics": [],
+    "training.label_smoothing": 0.0,
+    "training.class_weight": None,
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.data_schema import LinearData
-from experiments.config.facts import OutputLayer, network_input_shape, output_layer
+from experiments.config.facts import OutputLayer, gives_probabilities, network_input_shape, output_layer
 from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
 from experiments.config.own_code import call_own
 from experiments.config.registry import own_functions
@@ -153,7 +153,7 @@ def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) ->
                 function(variable)
     sums = outputs.sum(axis=1)
     excess = abs(sums - 1).max() if units > 1 else outputs.max() - 1
-    if "crossentropy" in config.training.loss and (outputs.min() < 0 or excess > 1e-3):
+    if gives_probabilities(config) and (outputs.min() < 0 or excess > 1e-3):
         if isinstance(config.model, MlpConfig):
             ends, fix = "model.output_activation ends", "Leave it null"
         wrong = f"they add up to {sums[0]:.3g}, not 1" if units > 1 else "it is not between 0 and 1"
