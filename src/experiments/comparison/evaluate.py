@@ -13,7 +13,7 @@ import yaml
 
 from experiments.config.choices import choice_values
 from experiments.config.composition import compose_job
-from experiments.config.data_schema import DataConfig, ImageFileData, LinearData, OwnData, PicturesData
+from experiments.config.data_schema import DataConfig, ImageFileData, LinearData, OwnData, OwnFileData, PicturesData
 from experiments.config.facts import gives_probabilities
 from experiments.config.found_facts import FOUND_FACTS
 from experiments.config.identity import config_to_dict
@@ -187,8 +187,9 @@ def _as_recorded(config: Config) -> dict[str, Any]:
 def _check_class_names(chosen: OwnData, trained: OwnData, run_id: str) -> None:
     if chosen.class_names != trained.class_names:
         found, expected = (shorten(", ".join(data.class_names), 100) for data in (chosen, trained))
+        where = chosen.path if isinstance(chosen, OwnFileData) else f"data={chosen.name}"
         raise DataError(
-            f"{chosen.path} has the classes {found}, but the model of run {run_id} knows {expected}. Name them alike."
+            f"{where} has the classes {found}, but the model of run {run_id} knows {expected}. Name them alike."
         )
 
 

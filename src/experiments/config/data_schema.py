@@ -167,9 +167,8 @@ class EmnistData(ArchiveData):
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class OwnData(ImageData):
-    """The user's own examples with classes, whose facts are found in the files; see found_facts.py."""
+    """The user's own examples with classes, whose facts are found; see found_facts.py."""
 
-    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
     test_fraction: Fraction = described(
         "part of each class that is the test set if the data has none, greater than 0, less than 1"
     )
@@ -177,7 +176,14 @@ class OwnData(ImageData):
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class ArraysData(OwnData):
+class OwnFileData(OwnData):
+    """The user's own files."""
+
+    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArraysData(OwnFileData):
     """Images or vectors in an npz file."""
 
     name: Literal["arrays"]
@@ -195,7 +201,7 @@ Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class PicturesData(OwnData):
+class PicturesData(OwnFileData):
     """Pictures in a folder for each class."""
 
     name: Literal["images"]

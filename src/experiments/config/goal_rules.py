@@ -12,6 +12,7 @@ from experiments.config.facts import (
 from experiments.config.losses import BINARY_LOSSES, CLASS_LOSSES, NUMBER_LOSSES, SMOOTHED_LOSSES
 from experiments.config.metrics import METRICS, chosen_metrics, find_metric
 from experiments.config.optimizer_schema import ReduceOnPlateauSchedule
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, did_you_mean, join_sorted
 
@@ -21,6 +22,7 @@ def check_loss_fits(config: Config) -> None:
     data, training, name, what = config.data, config.training, loss_name(config), task_of(config)
     classes = 0 if isinstance(data, LinearData) else data.classes
     allowed = NUMBER_LOSSES if what == "numbers" else (*CLASS_LOSSES, *(BINARY_LOSSES if classes == 2 else ()))
+    allowed = (*allowed, *own_functions("loss"))
     if name not in allowed:
         targets = f"{classes} classes" if name in BINARY_LOSSES and classes else what
         raise ConfigError(

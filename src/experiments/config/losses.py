@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.config.keras_table import check_arguments, keras_table, refusal, split_named
+from experiments.config.own_schema import check_own_arguments, own_defaults
+from experiments.config.registry import own_functions
 from experiments.errors import did_you_mean, join_sorted
 
 SPARSE_LOSSES = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")  # take class numbers
@@ -54,9 +56,13 @@ def check_loss(value: Any) -> Any:
         raise refusal("from_logits follows from the last layer, which gives probabilities. Leave it out")
     if name in REFUSED_LOSSES:
         raise refusal(f"loss {name} does not fit: {REFUSED_LOSSES[name]}")
+    if own := own_functions("loss").get(name):
+        check_own_arguments(own, arguments)
+        return value
     known = {name: of["arguments"] for name, of in keras_table()["losses"].items() if name not in REFUSED_LOSSES}
     if name not in known:
-        raise refusal(f"Keras has no loss {name!r}{did_you_mean(name, known)}; choices: {join_sorted(known)}")
+        choices = [*known, *own_functions("loss")]
+        raise refusal(f"Keras has no loss {name!r}{did_you_mean(name, choices)}; choices: {join_sorted(choices)}")
     check_arguments(f"loss {name}", arguments, known[name])
     for argument, given in arguments.items():
         if argument in LOSS_RANGES:
@@ -67,6 +73,8 @@ def check_loss(value: Any) -> Any:
 
 
 def loss_and_arguments(value: Any) -> tuple[str, dict[str, Any]]:
-    """Return the name of a checked loss, and all its arguments: Keras's defaults where the config gives none."""
+    """Return the name of a checked loss, and all its arguments: the function's defaults where the config gives none."""
     name, given = split_named(value, "loss")
+    if own := own_functions("loss").get(name):
+        return name, {**own_defaults(own), **given}
     return name, {**keras_table()["losses"][name]["arguments"], **given}

@@ -78,9 +78,12 @@ def criterion_of(config: Config) -> Criterion:
     name, arguments = loss_and_arguments(config.training.loss)
     smoothing, binary = config.training.label_smoothing, is_binary(config)
     constants = [name, arguments, smoothing, binary]
-    function = partial(getattr(keras.losses, name), **arguments)
+    own = own_functions("loss").get(name)
+    function = partial(call_own, own, **arguments) if own else partial(getattr(keras.losses, name), **arguments)
     if isinstance(config.data, LinearData):
         return Criterion(function, mean_absolute_error, binary, constants)
+    if own:
+        return Criterion(function, accuracy, binary, constants)
     classes = config.data.classes
     if name in SPARSE_LOSSES:
         if not smoothing:
