@@ -23,6 +23,7 @@ GROUP_FILES = sorted(
 NEEDS = {  # what a choice does not run without
     "data=linear": ["training.loss=mean_squared_error"],
     "model=neuron": ["data=linear", "training.loss=mean_squared_error"],
+    "model=keras": ["data.padding=2"],
 }
 
 

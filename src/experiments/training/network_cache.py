@@ -5,7 +5,7 @@ that may differ between runs of the same kind is an input of the compiled steps.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.schema import Config
 from experiments.training.augmentation import Augmenter, build_augmenter
 from experiments.training.evaluation import Evaluator, per_example_functions
-from experiments.training.networks import build_network, set_initial_weights
+from experiments.training.initial_weights import InitialWeights, start_from
+from experiments.training.networks import build_network
 from experiments.training.optimizers import (
     NOT_UNDER_XLA,
     build_optimizer,
@@ -25,7 +26,6 @@ from experiments.training.randomness import pools_blocks, with_counter_dropout
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
     import tensorflow as tf
 
 
@@ -45,6 +45,7 @@ class CompiledNetwork:
     loss: str  # name of a loss in keras.losses
     batch_size: int  # of the global batch
     augmenter: Augmenter | None
+    start: str = ""  # a sentence about the layers that start from model.weights, if not all do
 
     @cached_property
     def program(self) -> "TrainingProgram":
@@ -62,10 +63,11 @@ class CompiledNetwork:
         for layer, new in zip(self.model.layers, other.model.layers, strict=True):
             if hasattr(new, "rate"):
                 layer.rate = new.rate
+        self.start = other.start
 
 
 def prepare_network(
-    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: InitialWeights | None = None
 ) -> CompiledNetwork:
     """Return the network of a config in its initial state, with the programs of an earlier one of the same kind.
 
@@ -88,7 +90,7 @@ def prepare_network(
 
 
 def compile_network(
-    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: InitialWeights | None = None
 ) -> CompiledNetwork:
     """Build network and optimizer in the scope of a strategy; None draws the weights by seed.
 
@@ -97,11 +99,11 @@ def compile_network(
     training = config.training
     with strategy.scope():
         model = build_network(config)
-        if initial_weights is not None:
-            set_initial_weights(model, initial_weights, f"model.weights={config.model.weights}")
+        start = start_from(model, initial_weights, config.model.weights_of) if initial_weights else ""
         optimizer = build_optimizer(config.optimizer, training.gradient_clipping)
         optimizer.build(model.trainable_variables)
-    return CompiledNetwork(strategy, model, optimizer, training.loss, training.batch_size, build_augmenter(config.data))
+    augmenter = build_augmenter(config.data)
+    return CompiledNetwork(strategy, model, optimizer, training.loss, training.batch_size, augmenter, start)
 
 
 def _constants_of(config: Any) -> Any:
