@@ -17,12 +17,12 @@ import yaml
 from conftest import PROJECT
 from pydantic import TypeAdapter
 
-from experiments.config.data_schema import DataConfig, ImageData, ImageFileData, LinearData
+from experiments.config.data_schema import DataConfig, DigitsData, ImageFileData, LinearData
 from experiments.data.image_files import IDX_FILES, NPZ_KEYS
 from experiments.errors import DataError
 
 CONF = PROJECT / "conf" / "data"
-SCHEMA = {"mnist": ImageFileData, "fashion_mnist": ImageFileData, "digits": ImageData, "linear": LinearData}
+SCHEMA = {"mnist": ImageFileData, "fashion_mnist": ImageFileData, "digits": DigitsData, "linear": LinearData}
 
 TRAIN, TEST = 12, 5
 ARRAYS = {

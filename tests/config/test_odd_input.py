@@ -70,7 +70,7 @@ def test_a_choice_of_a_group_without_its_keys_is_told(tmp_path: Path, content: b
     ("override", "message"),
     [
         ("model=[[1]]", "model=[1] is not a choice. Choices of model: cnn, keras, layers, mlp, neuron, resnet"),
-        ("data=${oc.select:seed,1}", "data=${oc.select:seed,1} is not a choice. Choices of data: digits"),
+        ("data=${oc.select:seed,1}", "data=${oc.select:seed,1} is not a choice. Choices of data: "),
         ("model.activation=true", "model.activation=true is not allowed: expected a string"),
         ("model.kernel_initializer={1:2}", "model.kernel_initializer has the key 1 (int)."),
         (

@@ -344,9 +344,9 @@ def test_line_does_not_depend_on_the_seed_but_its_validation_does() -> None:
 
 def test_reading_data_imports_no_heavy_package() -> None:
     code = (
-        "import sys; from pydantic import TypeAdapter; from experiments.config.data_schema import ImageData;"
+        "import sys; from pydantic import TypeAdapter; from experiments.config.data_schema import DigitsData;"
         "from experiments.data.datasets import load_dataset;"
-        "load_dataset(TypeAdapter(ImageData).validate_json(sys.argv[1]), 0);"
+        "load_dataset(TypeAdapter(DigitsData).validate_json(sys.argv[1]), 0);"
         "print([name for name in ('tensorflow', 'keras', 'sklearn', 'scipy', 'pandas') if name in sys.modules])"
     )
     config = json.dumps(yaml.safe_load((CONF / "digits.yaml").read_text()))

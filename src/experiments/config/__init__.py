@@ -9,6 +9,7 @@ __all__ = [
     "composition",
     "data_schema",
     "facts",
+    "found_facts",
     "identity",
     "keras_table",
     "metrics",

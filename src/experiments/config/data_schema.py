@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from experiments.config.fields import STRICT_FIELDS, Count, ExampleCount, Positive, PositiveFloat, described
+from experiments.config.fields import (
+    STRICT_FIELDS,
+    Count,
+    ExampleCount,
+    Fraction,
+    Positive,
+    PositiveFloat,
+    Rate,
+    Seed,
+    described,
+)
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -13,7 +23,9 @@ class SplitConfig:
     """What all datasets share: how many examples there are, and which are used for what."""
 
     name: str
-    validation: Count = described("number of training examples held out for validation, by seed; 0 trains on all")
+    validation: Count = described(
+        "number of training examples held out for validation, by seed, or a fraction below 1; 0 trains on all"
+    )
     limit: Positive | None = described("number of training examples to use, the first ones, 1 or more, or null for all")
     train_examples: ExampleCount = described("number of examples in the official training split, from 1 to 10 million")
     test_examples: ExampleCount = described("number of examples in the official test split, from 1 to 10 million")
@@ -43,8 +55,19 @@ class AugmentationConfig:
         "standard deviation in pixels of the Gaussian that smooths it, greater than 0"
     )
 
-    def __bool__(self) -> bool:
+    flip: bool = described("mirror every second image, left to right: true or false")
+    crop: Count = described("pixels of black around an image before its size is cut out anywhere, 0 (none) or more")
+    color: Rate = described(
+        "largest change of brightness, contrast and saturation either way, a fraction, 0 (none) to below 1"
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Return whether pixels are moved to places between those of other pixels."""
         return any((self.shift, self.rotation, self.scale, self.elastic))
+
+    def __bool__(self) -> bool:
+        return any((self.moves, self.flip, self.crop, self.color))
 
 
 def check_channels(shape: list[int]) -> list[int]:
@@ -53,32 +76,111 @@ def check_channels(shape: list[int]) -> list[int]:
     return shape
 
 
+FOUND = "null: found in the data"
+ImageShape = Annotated[
+    list[Positive],
+    Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels: 1 or 3)"),
+    AfterValidator(check_channels),
+]
+InputShape = Annotated[
+    list[Positive],
+    Field(min_length=1, max_length=3, description=f"height and width (and channels), or numbers in a vector; {FOUND}"),
+    AfterValidator(check_channels),
+]
+
+
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class ImageData(SplitConfig):
-    """Images with classes; this one is bundled with scikit-learn."""
+    """Images with classes."""
 
-    name: Literal["digits"]
-    shape: Annotated[
-        list[Positive],
-        Field(min_length=2, max_length=3, description="height and width of an image, in pixels (and channels: 1 or 3)"),
-        AfterValidator(check_channels),
-    ]
+    shape: ImageShape
     classes: int = Field(ge=2, description="number of classes, 2 or more")
     class_names: list[str] = described("one name per class, in the order of the labels")
     pixel_max: Positive = described("largest value of a pixel, 1 or more; pixels are divided by it")
-    mean: float = described("subtracted from the pixels after that division, a finite number")
-    standard_deviation: PositiveFloat = described("the pixels are then divided by it, greater than 0")
+    mean: float | list[float] = described(
+        "subtracted from the pixels after that division: a finite number, or one for each channel"
+    )
+    standard_deviation: PositiveFloat | list[PositiveFloat] = described(
+        "the pixels are then divided by it: greater than 0, or one for each channel"
+    )
     padding: Count = described("pixels of background added around an image for the network, 0 or more")
     augmentation: AugmentationConfig = described("random changes to each training image: shift, rotation, ...")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class PublishedImageData(ImageData):
+    """Images with classes that are the same everywhere."""
+
     checksums: dict[str, str] | None = described("file -> 'sha256:...' or 'md5-gzip:...', or null: any content")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class ImageFileData(ImageData):
+class DigitsData(PublishedImageData):
+    """The digits bundled with scikit-learn."""
+
+    name: Literal["digits"]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ImageFileData(PublishedImageData):
     """Images with classes in MNIST's file format."""
 
-    name: Literal["mnist", "fashion_mnist"]  # type: ignore[assignment]
+    name: Literal["mnist", "fashion_mnist", "kmnist"]
     path: str | None = described("folder with the IDX or npz files, or null to search the usual places")
 
 
-DataConfig = ImageData | ImageFileData | LinearData
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArchiveData(PublishedImageData):
+    """Images with classes that are published as one archive."""
+
+    name: Literal["cifar10"]
+    path: str | None = described("the archive or the folder with it, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class EmnistData(ArchiveData):
+    """Handwritten letters and digits in several selections."""
+
+    name: Literal["emnist"]  # type: ignore[assignment]
+    split: Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"] = described(
+        "which selection: balanced, byclass, bymerge, letters, digits or mnist"
+    )
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class OwnData(ImageData):
+    """The user's own examples with classes, whose facts are found in the files; see found_facts.py."""
+
+    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
+    test_fraction: Fraction = described(
+        "part of each class that is the test set if the data has none, greater than 0, less than 1"
+    )
+    split_seed: Seed = described("what picks that test set, the same in every run, from 0 to 4294967295")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArraysData(OwnData):
+    """Images or vectors in an npz file."""
+
+    name: Literal["arrays"]
+    shape: InputShape
+
+
+Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class PicturesData(OwnData):
+    """Pictures in a folder for each class."""
+
+    name: Literal["images"]
+    size: Size | None = described(
+        "height and width that pictures get, in pixels: a number for squares, [height,width], or null: kept as they are"
+    )
+    fit: Literal["crop", "pad"] = described(
+        "how a picture of other proportions gets that size: crop (its middle) or pad (with black)"
+    )
+    color: bool | None = described("true (three channels), false (grey), or null: true if any picture has colour")
+
+
+DataConfig = DigitsData | ImageFileData | ArchiveData | EmnistData | ArraysData | PicturesData | LinearData

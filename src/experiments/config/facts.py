@@ -24,7 +24,7 @@ def count_training_examples(config: Config) -> int:
 
 def network_input_shape(data: DataConfig) -> list[int]:
     """Return the shape of one input as the layers of the network receive it: with `data.padding`."""
-    if isinstance(data, LinearData):
+    if isinstance(data, LinearData) or len(data.shape) == 1:
         return data.shape
     height, width, *channels = data.shape
     return [height + 2 * data.padding, width + 2 * data.padding, *channels]

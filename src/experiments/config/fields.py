@@ -13,6 +13,8 @@ Positive = Annotated[int, Field(ge=1)]
 ExampleCount = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def described(description: str) -> Any:

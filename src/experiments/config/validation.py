@@ -5,7 +5,7 @@ Nothing here loads Hydra, TensorFlow, Keras or MLflow.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +22,7 @@ from experiments.config.facts import (
     objective_metric_names,
     task_of,
 )
+from experiments.config.found_facts import complete_facts, open_facts
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, keras_table
 from experiments.config.model_schema import CnnConfig, KerasConfig, NeuronConfig, ResnetConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
@@ -42,19 +43,35 @@ EXPECTED_TYPES = {
 
 
 def validate_config(raw: Mapping[str, Any]) -> Config:
-    """Check a composed config, resolving `training.threads`; raises ConfigError with a line for each problem."""
+    """Check a composed config, and return it with the facts of its data and `training.threads` resolved.
+
+    Raise a ConfigError with a line for each problem. Facts of the data are found last, as that may take long; then a
+    DataError if the data cannot be used.
+    """
     raw = {key: value for key, value in raw.items() if key != "search"}  # a run has no search space
     _refuse_odd_kinds(raw)
-    try:
-        # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
-        config = TypeAdapter(Config).validate_json(json.dumps(raw))
-    except ValidationError as error:
-        raise _explain_invalid(raw, error) from None
+    if unknown := [("data", key) for key in open_facts(raw.get("data"))]:
+        _validate_schema(raw, unknown)
+        raw["data"] = complete_facts(raw["data"])
+    config = _validate_schema(raw)
+    assert config is not None
     for rule in (_check_data, _check_model, _check_training, _check_distribution, _check_metrics):
         rule(config)
     if config.training.threads == "auto":
         config.training.threads = 1 if estimate_weights(config) < LARGE_NETWORK else available_cores()
     return config
+
+
+def _validate_schema(raw: Mapping[str, Any], unknown: Sequence[tuple[str, ...]] = ()) -> Config | None:
+    """Return the config that the schema accepts, or raise a ConfigError; None if only `unknown` keys have no value."""
+    try:
+        # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
+        return TypeAdapter(Config).validate_json(json.dumps(raw))
+    except ValidationError as error:
+        findings = error.errors(include_url=False)
+        if told := [finding for finding in findings if _field_path(raw, finding) not in unknown]:
+            raise _explain_invalid(raw, told) from None
+        return None
 
 
 def _refuse_odd_kinds(value: Any, path: str = "") -> None:
@@ -92,8 +109,8 @@ def _check_data(config: Config) -> None:
             f"training.batch_size={config.training.batch_size} is larger than the training split: {examples:,} examples"
             f" ({data.name} less data.validation={data.validation}). Allowed: 1 to {examples:,}"
         )
-    if isinstance(data, ImageData) and len(data.class_names) != data.classes:
-        raise ConfigError(f"data.class_names has {len(data.class_names)} names for data.classes={data.classes}")
+    if isinstance(data, ImageData):
+        _check_images(data)
     what = task_of(config)
     allowed = REGRESSION_LOSSES if what == "numbers" else CLASSIFICATION_LOSSES
     if config.training.loss not in allowed:
@@ -101,6 +118,24 @@ def _check_data(config: Config) -> None:
             f"training.loss={config.training.loss} does not fit data={data.name}, whose targets are {what}."
             f" Choose training.loss from: {join_sorted(allowed)}"
         )
+
+
+def _check_images(data: ImageData) -> None:
+    if len(data.class_names) != data.classes:
+        raise ConfigError(f"data.class_names has {len(data.class_names)} names for data.classes={data.classes}")
+    channels = data.shape[-1] if len(data.shape) != 2 else 1
+    for key in ("mean", "standard_deviation"):
+        if isinstance(value := getattr(data, key), list) and len(value) != channels:
+            raise ConfigError(
+                f"data.{key}={value} has {len(value)} numbers for data.shape={data.shape}. Give one number, or"
+                f" {channels}: one for each channel"
+            )
+    if (crop := data.augmentation.crop) >= (side := min(data.shape[:2])):
+        raise ConfigError(f"data.augmentation.crop={crop} leaves nothing of images with a side of {side}. Use less.")
+    if len(data.shape) == 1:
+        for key, is_on in (("padding", data.padding), ("augmentation", data.augmentation)):
+            if is_on:
+                raise ConfigError(f"data.{key} changes images, but data={data.name} has vectors. Leave it out.")
 
 
 def _check_distribution(config: Config) -> None:
@@ -217,10 +252,10 @@ def _check_model(config: Config) -> None:
         raise ConfigError(f"model.activation={model.activation} of one neuron is constant. Choose another, like tanh")
 
 
-def _explain_invalid(raw: Mapping[str, Any], error: ValidationError) -> ConfigError:
+def _explain_invalid(raw: Mapping[str, Any], findings: Sequence[Any]) -> ConfigError:
     """Return the error for a composed config that the schema refuses: one line for each field."""
     lines, problems = dict[str, str](), dict[str, str]()
-    for finding in error.errors(include_url=False):
+    for finding in findings:
         path = _field_path(raw, finding)
         key = finding.get("ctx", {}).get("key") or ".".join(path)
         if key not in lines:  # for a union, such as a number or a name, pydantic reports every branch

@@ -4,7 +4,6 @@ The same data has the same digest, whatever files it comes from.
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,16 @@ import numpy as np
 
 from experiments import PROJECT
 from experiments.config.choices import choice_values
-from experiments.config.data_schema import DataConfig, ImageData, ImageFileData, LinearData
+from experiments.config.data_schema import (
+    ArchiveData,
+    DataConfig,
+    ImageFileData,
+    LinearData,
+    OwnData,
+    PublishedImageData,
+)
+from experiments.data.archives import download_archive, expected_archive, missing_archive, read_archive
+from experiments.data.arrays import find_array_file, read_arrays
 from experiments.data.download import MIRRORS, download_files
 from experiments.data.image_files import (
     IDX_FILES,
@@ -27,6 +35,8 @@ from experiments.data.image_files import (
     read_image_files,
     verify_checksum,
 )
+from experiments.data.picture_folder import find_picture_folder, read_pictures
+from experiments.data.splits import OfficialSplits, Split, hold_out
 from experiments.errors import DataError
 from experiments.profiling import span
 from experiments.runtime import expand_home
@@ -34,21 +44,8 @@ from experiments.runtime import expand_home
 DATA_FOLDER = PROJECT / "data"
 KERAS_CACHE = {"mnist": "mnist.npz", "fashion_mnist": "fashion-mnist"}
 
-# Second words of the generators' seeds, one for each use of randomness.
-VALIDATION_STREAM = 101
+# Second word of the generator's seed; data/splits.py has those of the splits.
 LINE_STREAM = 102
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples in order, read-only."""
-
-    inputs: np.ndarray  # images as uint8 [examples, height, width], or numbers as float32 [examples, 1]
-    targets: np.ndarray  # classes as int32 [examples], or numbers as float32 [examples, 1]
-
-    def __post_init__(self) -> None:
-        self.inputs.setflags(write=False)
-        self.targets.setflags(write=False)
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class Dataset:
     class_names: tuple[str, ...]  # empty for regression
     digest: str  # SHA-256 of the official splits before `limit` and `validation`, 36 hex digits
     source: str  # the folder or file that was read, or another origin in words
+    reading: str = ""  # sentences on how inputs and labels of the user's own were read
 
 
 @span("data")
@@ -94,28 +92,27 @@ def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
     return dataset
 
 
-@dataclass(frozen=True)
-class OfficialSplits:
-    """A dataset as it is published, before validation examples are held out."""
-
-    train: Split
-    test: Split
-    digest: str
-    source: str
-
-
 def _load_official_splits(config: DataConfig, cache: Path, mirrors: Mapping[str, Sequence[str]]) -> OfficialSplits:
-    if isinstance(config, ImageFileData):
-        train, test, source = _read_image_files(config, cache, mirrors)
-    else:
-        train, test, source = WITHOUT_FILES[config.name](config)
-    return OfficialSplits(train, test, _splits_digest(train, test), source)
+    if isinstance(config, OwnData):
+        return OWN_DATA_READERS[config.name](config)
+    if isinstance(config, ImageFileData | ArchiveData):
+        return OfficialSplits(*_read_published(config, cache, mirrors))
+    return OfficialSplits(*WITHOUT_FILES[config.name](config))
 
 
 def _divide(official: OfficialSplits, config: DataConfig, seed: int) -> Dataset:
     class_names = () if isinstance(config, LinearData) else tuple(config.class_names)
-    train, validation = _hold_out(official.train, config.limit, config.validation, seed)
-    return Dataset(config.name, train, validation, official.test, class_names, official.digest, official.source)
+    train, validation = hold_out(official, config.limit, config.validation, seed)
+    return Dataset(
+        config.name,
+        train,
+        validation,
+        official.test,
+        class_names,
+        official.digest(),
+        official.source,
+        official.reading,
+    )
 
 
 def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
@@ -124,37 +121,23 @@ def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
     Raises:
         DataError: `data.path` is set but the files are not there.
     """
-    if not isinstance(config, ImageFileData):
+    if isinstance(config, OwnData):
+        return OWN_DATA_PLACES[config.name](config)
+    if not isinstance(config, ImageFileData | ArchiveData):
         return None
     try:
         for place in _searched_places(config, cache).values():
-            if place is not None and missing_from(place, config.name) is None:
+            if place is not None and _describe_lack(place, config) is None:
                 return place
     except OSError as error:
         raise DataError(f"Searching for data={config.name} failed: {error}") from error
     if config.path is not None:
-        lack = missing_from(expand_home("data.path", config.path), config.name)
+        lack = _describe_lack(expand_home("data.path", config.path), config)
         raise DataError(
-            f"data.path={config.path}: {lack}. Expected {expected_files(config.name)}."
+            f"data.path={config.path}: {lack}. Expected {_describe_files(config)}."
             " Correct data.path, or leave it out to search the usual places."
         )
     return None
-
-
-def _hold_out(train: Split, limit: int | None, validation: int, seed: int) -> tuple[Split, Split]:
-    """Split the first `limit` examples into training and validation, picked by seed, both in the order of the file."""
-    inputs, targets = train.inputs[:limit], train.targets[:limit]
-    order = np.random.default_rng([seed, VALIDATION_STREAM]).permutation(len(inputs))
-    held_out, rest = np.sort(order[:validation]), np.sort(order[validation:])
-    return Split(inputs[rest], targets[rest]), Split(inputs[held_out], targets[held_out])
-
-
-def _splits_digest(*splits: Split) -> str:
-    digest = hashlib.sha256()
-    for array in (array for split in splits for array in (split.inputs, split.targets)):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()[:36]
 
 
 def make_linear(config: LinearData) -> tuple[Split, Split, str]:
@@ -168,7 +151,7 @@ def make_linear(config: LinearData) -> tuple[Split, Split, str]:
     return splits[0], splits[1], "generated"
 
 
-def read_digits(config: ImageData) -> tuple[Split, Split, str]:
+def read_digits(config: PublishedImageData) -> tuple[Split, Split, str]:
     """Read the file behind sklearn.datasets.load_digits, in 10 ms; importing scikit-learn takes 800."""
     package = importlib.metadata.distribution("scikit-learn")
     file = Path(str(package.locate_file("sklearn/datasets/data/digits.csv.gz")))
@@ -183,24 +166,31 @@ def read_digits(config: ImageData) -> tuple[Split, Split, str]:
 
 # Datasets without files of their own: name -> function that returns training split, test split and source.
 WITHOUT_FILES: dict[str, Callable[[Any], tuple[Split, Split, str]]] = {"linear": make_linear, "digits": read_digits}
+# The user's own data: name -> function that reads the splits, and one that finds the file or folder.
+OWN_DATA_READERS: dict[str, Callable[[Any], OfficialSplits]] = {"arrays": read_arrays, "images": read_pictures}
+OWN_DATA_PLACES: dict[str, Callable[[Any], Path]] = {"arrays": find_array_file, "images": find_picture_folder}
 
 
-def _checked_splits(arrays: Mapping[str, np.ndarray], config: ImageData, source: str) -> tuple[Split, Split, str]:
+def _checked_splits(
+    arrays: Mapping[str, np.ndarray], config: PublishedImageData, source: str
+) -> tuple[Split, Split, str]:
     check_arrays(arrays, config, source)
     train, test = (Split(arrays[f"{s}-images"], arrays[f"{s}-labels"].astype(np.int32)) for s in ("train", "test"))
     return train, test, source
 
 
-def _read_image_files(
-    config: ImageFileData, cache: Path, mirrors: Mapping[str, Sequence[str]]
+def _read_published(
+    config: ImageFileData | ArchiveData, cache: Path, mirrors: Mapping[str, Sequence[str]]
 ) -> tuple[Split, Split, str]:
     place = find_dataset(config, cache)
     if place is None:
         place = cache / config.name
-        if failures := download_files(config, place, mirrors[config.name]):
+        download = download_archive if isinstance(config, ArchiveData) else download_files
+        if failures := download(config, place, mirrors[config.name]):  # type: ignore[arg-type]
             raise DataError(_not_found_message(config, cache, failures))
     try:
-        arrays = read_image_files(place, config)
+        read = read_archive if isinstance(config, ArchiveData) else read_image_files
+        arrays = read(place, config)  # type: ignore[arg-type]
     except OSError as error:
         raise DataError(f"{place} cannot be read: {error}") from error
     except DamagedFileError as error:
@@ -225,7 +215,15 @@ def _read_image_files(
     return _checked_splits(arrays, config, str(place))
 
 
-def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | None]:
+def _describe_lack(place: Path, config: ImageFileData | ArchiveData) -> str | None:
+    return (missing_archive if isinstance(config, ArchiveData) else missing_from)(place, config.name)
+
+
+def _describe_files(config: ImageFileData | ArchiveData) -> str:
+    return (expected_archive if isinstance(config, ArchiveData) else expected_files)(config.name)
+
+
+def _searched_places(config: ImageFileData | ArchiveData, cache: Path) -> dict[str, Path | None]:
     """Return the places to search, in order, by how each is chosen; None where it is not."""
     if config.path is not None:
         return {"data.path": expand_home("data.path", config.path)}
@@ -237,15 +235,16 @@ def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | Non
         "$EXPERIMENTS_DATA_DIR": expand_home("EXPERIMENTS_DATA_DIR", data_dir) / config.name if data_dir else None,
         "the project": cache / config.name,
         "the cache of Keras": expand_home("KERAS_HOME", keras_home) / "datasets" / KERAS_CACHE[config.name]
-        if keras_home
+        if keras_home and config.name in KERAS_CACHE
         else None,
     }
 
 
-def _not_found_message(config: ImageFileData, cache: Path, failures: Sequence[str]) -> str:
+def _not_found_message(config: ImageFileData | ArchiveData, cache: Path, failures: Sequence[str]) -> str:
     searched = "\n".join(
-        f"  {choice}: {'not set' if place is None else missing_from(place, config.name)}"
+        f"  {choice}: {'not set' if place is None else _describe_lack(place, config)}"
         for choice, place in _searched_places(config, cache).items()
+        if choice != "the cache of Keras" or config.name in KERAS_CACHE
     )
     attempts = "\n".join(f"  {failure}" for failure in failures)
     return f"""data={config.name} is not on this machine, and the download failed.
@@ -253,7 +252,7 @@ Searched:
 {searched}
 Download:
 {attempts}
-Expected {expected_files(config.name)}.
+Expected {_describe_files(config)}.
 Do one of the following:
   put the files into {cache / config.name}
   set data.path=FOLDER to the folder that contains them

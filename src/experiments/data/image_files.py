@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from experiments.config.data_schema import ImageData
+from experiments.config.data_schema import PublishedImageData
 from experiments.errors import ConfigError, DataError
 from experiments.formatting import printable, shorten
 
@@ -85,7 +85,7 @@ def _npz_file(place: Path, name: str) -> Path:
     return place if place.suffix == ".npz" else place / f"{name}.npz"
 
 
-def read_image_files(place: Path, config: ImageData) -> dict[str, np.ndarray]:
+def read_image_files(place: Path, config: PublishedImageData) -> dict[str, np.ndarray]:
     """Read the dataset in a folder or npz file, and verify the checksum of each part.
 
     The header of each part is checked before its content is unpacked, so that no file takes more memory than the config
@@ -105,12 +105,12 @@ def read_image_files(place: Path, config: ImageData) -> dict[str, np.ndarray]:
     return _read_npz(_npz_file(place, config.name), config)
 
 
-def largest_packed_size(config: ImageData, part: str) -> int:
+def largest_packed_size(config: PublishedImageData, part: str) -> int:
     """Return the most bytes that an IDX file of this part can have, plain or gzip: gzip adds little to noise."""
     return int(1.01 * math.prod(_expected_shape(config, part))) + 2**16
 
 
-def read_idx(file: Path, config: ImageData, part: str) -> np.ndarray:
+def read_idx(file: Path, config: PublishedImageData, part: str) -> np.ndarray:
     """Read one IDX file, plain or gzip, as uint8 of the shape that the config describes.
 
     Raises:
@@ -123,14 +123,15 @@ def read_idx(file: Path, config: ImageData, part: str) -> np.ndarray:
     raw = file.read_bytes()
     try:
         with gzip.open(io.BytesIO(raw)) if raw.startswith(GZIP_MAGIC) else io.BytesIO(raw) as stream:
-            array = _read_idx_array(stream, file, config, part)
+            array = read_idx_stream(stream, file, config, part)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedFileError(file, f"expected a complete gzip file, found {size} bytes ({error})") from error
     verify_checksum(array, config, part, file, raw)
     return array
 
 
-def _read_idx_array(stream: ByteStream, file: Path, config: ImageData, part: str) -> np.ndarray:
+def read_idx_stream(stream: ByteStream, file: Path, config: PublishedImageData, part: str) -> np.ndarray:
+    """Read an IDX file, which is or is in `file`, from a stream of its unpacked bytes; errors are those of read_idx."""
     magic = stream.read(4)
     if len(magic) == 4 and magic[:2] == IDX_UINT8[:2] and magic[2] in OTHER_IDX_NUMBERS:
         raise FileContentError(file, _only_bytes(part, OTHER_IDX_NUMBERS[magic[2]]))
@@ -156,7 +157,7 @@ def _read_content(stream: ByteStream, shape: tuple[int, ...], header: int, file:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _read_npz(file: Path, config: ImageData) -> dict[str, np.ndarray]:
+def _read_npz(file: Path, config: PublishedImageData) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
             arrays = {part: _read_npz_array(archive, file, config, part) for part in NPZ_KEYS}
@@ -170,7 +171,7 @@ def _read_npz(file: Path, config: ImageData) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_npz_array(archive: zipfile.ZipFile, file: Path, config: ImageData, part: str) -> np.ndarray:
+def _read_npz_array(archive: zipfile.ZipFile, file: Path, config: PublishedImageData, part: str) -> np.ndarray:
     """Read an array as NumPy does, but check its header before its content is unpacked."""
     key = NPZ_KEYS[part]
     if f"{key}.npy" not in archive.namelist():
@@ -199,13 +200,13 @@ def _only_bytes(part: str, numbers: str, shape: tuple[int, ...] = ()) -> str:
     return f"found {kind} as {numbers}; {only}. Save {labels}.astype('uint8')."
 
 
-def _expected_shape(config: ImageData, part: str) -> tuple[int, ...]:
+def _expected_shape(config: PublishedImageData, part: str) -> tuple[int, ...]:
     split, _, kind = part.partition("-")
     examples = config.train_examples if split == "train" else config.test_examples
     return (examples, *config.shape) if kind == "images" else (examples,)
 
 
-def shape_problem(shape: tuple[int, ...], config: ImageData, part: str) -> str | None:
+def shape_problem(shape: tuple[int, ...], config: PublishedImageData, part: str) -> str | None:
     """Say how the shape of a part differs from the one that the config describes; None if it does not."""
     expected = _expected_shape(config, part)
     if shape == expected:
@@ -218,12 +219,12 @@ def shape_problem(shape: tuple[int, ...], config: ImageData, part: str) -> str |
     return f"expected {kind} {expected} ({keys}), found {found}"
 
 
-def verifies_any_packing(config: ImageData) -> bool:
+def verifies_any_packing(config: PublishedImageData) -> bool:
     """Return whether the checksums, if any, can verify files that are not packed as published."""
     return all(checksum.partition(":")[0] != MD5_OF_GZIP for checksum in (config.checksums or {}).values())
 
 
-def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path, raw: bytes = b"") -> None:
+def verify_checksum(array: np.ndarray, config: PublishedImageData, part: str, file: Path, raw: bytes = b"") -> None:
     """Verify the published checksum, either of the IDX file, whatever its packing, or of the gzip file itself.
 
     Args:
@@ -255,7 +256,7 @@ def verify_checksum(array: np.ndarray, config: ImageData, part: str, file: Path,
         raise DamagedFileError(file, f"{part}: expected {expected}, found {found}")
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray], config: ImageData, source: str) -> None:
+def check_arrays(arrays: Mapping[str, np.ndarray], config: PublishedImageData, source: str) -> None:
     """Raise a DataError unless the arrays, by part, have the counts, shape, classes and range of the config."""
     for part, array in arrays.items():
         classes, largest = config.classes, array.max(initial=0)

@@ -8,6 +8,7 @@ from functools import cache
 
 from experiments.config.choices import choice_values, group_names
 from experiments.config.composition import compose_job
+from experiments.config.found_facts import open_facts
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.overrides import last_values
 from experiments.config.schema import Config
@@ -42,7 +43,9 @@ def differences_from_defaults(config: Config) -> list[str]:
         named = isinstance(tree[group], Mapping) and "name" in tree[group]
         if named and tree[group]["name"] != default[group]["name"]:
             found.append(f"{group}: {default[group]['name']} -> {tree[group]['name']}")
-            default[group] = choice_values(group, tree[group]["name"])
+            choice = choice_values(group, tree[group]["name"])
+            found_keys = open_facts(choice) if group == "data" else []  # what the data is, rather than a difference
+            default[group] = {**choice, **{key: tree[group][key] for key in found_keys}}
     before, after = flatten_config(default), flatten_config(tree)
     for key, value in after.items():
         if affects_result(key) and (key not in before or before[key] != value):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 MOST_MISTAKES = 100  # rows of the table of mistakes
+IMAGE_FIGURES = ("03_mistakes", "06_predictions", "07_samples", "08_flatten")  # left out for vectors
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
         }
         if results.unit != "probability":
             del chosen["05_calibration"]
+        if len(config.data.shape) == 1:
+            chosen = {name: draw for name, draw in chosen.items() if name not in IMAGE_FIGURES}
     layers = [
         LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
         for x in results.model.layers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.data.datasets import Split
+from experiments.data.splits import Split
 from experiments.errors import TrainingError
 from experiments.profiling import span
 from experiments.training.cluster import name_failed_worker

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.config.metrics import METRICS, Prefix
-from experiments.data.datasets import Split
+from experiments.data.splits import Split
 from experiments.errors import NotFiniteError
 from experiments.profiling import span
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.data.datasets import Split
+from experiments.data.splits import Split
 from experiments.training.compiled_loop import StepReport
 from experiments.training.evaluation import per_example_functions
 from experiments.training.network_cache import CompiledNetwork

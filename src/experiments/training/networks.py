@@ -86,6 +86,10 @@ def _scaling_layers(config: Config) -> list["keras.Layer"]:
             keras.layers.ZeroPadding2D(data.padding),
             keras.layers.Reshape(network_input_shape(data)),
         ]
+    if isinstance(data.mean, list) or isinstance(data.standard_deviation, list):
+        pairs = list(zip(*np.broadcast_arrays(data.mean, data.standard_deviation), strict=True))
+        scales = [float(1 / (data.pixel_max * deviation)) for _, deviation in pairs]
+        return [*layers, keras.layers.Rescaling(scales, offset=[float(0.0 - mean / sd) for mean, sd in pairs])]
     scale = 1 / (data.pixel_max * data.standard_deviation)
     return [*layers, keras.layers.Rescaling(scale, offset=0.0 - data.mean / data.standard_deviation)]
 
