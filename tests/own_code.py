@@ -11,7 +11,19 @@ NETWORKS = '''
 from typing import Annotated, Literal
 
 import experiments
+import numpy as np
 from pydantic import Field
+
+
+@experiments.dataset
+def stripes(*, examples: Annotated[int, Field(ge=30)] = 300, size: int = 8):
+    """Pictures of stripes, across or down."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, examples)
+    wave = np.sin(np.arange(size))[None, :, None] * np.ones((1, 1, size))
+    images = 0.5 + 0.3 * np.concatenate([wave, wave.transpose(0, 2, 1)])[labels]
+    images = np.clip(images + 0.1 * draw.standard_normal(images.shape), 0, 1)
+    return {"images": images.astype("float32"), "labels": np.array(["across", "down"])[labels]}
 
 
 @experiments.model

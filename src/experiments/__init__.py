@@ -14,6 +14,6 @@ if INSTALLED:
     with suppress(FileNotFoundError):  # the working folder was deleted, which every command reports
         PROJECT = Path.cwd()
 
-from experiments.registry import augmentation, dataset, figure, loss, metric, model, optimizer, random  # noqa: E402
+from experiments.config.registry import augmentation, dataset, figure, loss, metric, model, optimizer, random  # noqa: E402
 
 __all__ = ["augmentation", "dataset", "figure", "loss", "metric", "model", "optimizer", "random"]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from experiments.comparison.pictures import PictureError, read_picture
+from experiments.comparison.pictures import read_picture
+from experiments.data.picture_files import PictureError
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +268,7 @@ def test_file_that_shows_no_digit_is_refused_in_one_line(content: bytes, message
 def test_only_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for file in (tmp_path, tmp_path / "none.png", tmp_path / "pipe.png", Path("/dev/zero")):
-        with pytest.raises(PictureError, match=r"is not a file\. Expected a picture of a digit: PNG, JPEG, WebP, BMP"):
+        with pytest.raises(PictureError, match=r"is not a file\. Expected a picture: PNG, JPEG, WebP, BMP"):
             read_picture(file)
 
 

@@ -9,8 +9,8 @@ from conftest import command
 from PIL import Image
 from stores import made, runs
 
-from experiments.comparison.pictures import PictureError
 from experiments.comparison.predict import Prediction
+from experiments.data.picture_files import PictureError
 
 RUN = ["data.limit=20000", "training.epochs=3", "training.batch_size=64", "report.figures=none"]
 
@@ -76,7 +76,7 @@ def test_mistakes_are_reported_before_a_model_is_loaded(tmp_path: Path, new_uri:
     for arguments, message in [
         (
             ["0" * 32, tmp_path / "none.png"],
-            f"{tmp_path}/none.png is not a file. Expected a picture of a digit: PNG, JPEG, WebP, BMP or GIF.\n",
+            f"{tmp_path}/none.png is not a file. Expected a picture: PNG, JPEG, WebP, BMP or GIF.\n",
         ),
         (["0" * 32, picture, "--save", tmp_path / "none"], f"--save={tmp_path}/none is not a folder."),
         (["0" * 32, picture, "--uri", new_uri], f"There is no tracking store {new_uri} yet"),

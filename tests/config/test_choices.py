@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from composed import job
+from PIL import Image
 
 from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.found_facts import open_facts
@@ -19,14 +20,21 @@ from experiments.config.optimizer_schema import optimizer_arguments
 from experiments.config.overrides import PRESETS
 from experiments.config.schema import Config
 from experiments.config.validation import schema_fields
+from experiments.data import picture_cache
 
 GROUP_FILES = sorted(
     file for file in CONFIG_FOLDER.glob("*/*.yaml") if file.parent.name not in (*PRESETS, "hydra", "search")
 )
 OWN_ARRAYS = Path(mkdtemp(), "own.npz")
 np.savez(OWN_ARRAYS, images=np.arange(2000, dtype=np.float32).reshape(500, 2, 2) / 2000, labels=np.arange(500) % 2)
+OWN_PICTURES = Path(mkdtemp())
+for number in range(50):
+    picture = OWN_PICTURES / "ab"[number % 2] / f"{number}.png"
+    picture.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((2, 2), number, np.uint8)).save(picture)
 NEEDS = {  # what a choice does not run without
     "data=arrays": [f"data.path={OWN_ARRAYS}"],
+    "data=images": [f"data.path={OWN_PICTURES}"],
     "data=linear": ["training.loss=mean_squared_error"],
     "model=neuron": ["data=linear", "training.loss=mean_squared_error"],
 }
@@ -34,6 +42,11 @@ NEEDS = {  # what a choice does not run without
 
 def name_of(file: Path) -> str:
     return f"{file.parent.name}={file.stem}"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_cache, "PICTURE_FOLDER", OWN_PICTURES / ".cache")
 
 
 @cache
@@ -45,7 +58,7 @@ def shipped_choice(file: Path) -> Config:
 def test_every_choice_composes_and_is_what_its_file_says(file: Path) -> None:
     composed = shipped_choice(file)
     given = {k: v for k, v in yaml.safe_load(file.read_text()).items() if not str(v).startswith("${")}
-    if NEEDS.get(name_of(file)) and file.parent.name == "data":  # the path, and what is found there
+    if file.parent.name == "data":  # without what is needed or found
         given = {k: v for k, v in given.items() if k not in ("path", *open_facts(given))}
     assert {key: config_to_dict(composed)[file.parent.name][key] for key in given} == given | (
         {"threads": composed.training.threads} if "threads" in given else {}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from experiments.config.composition import compose_job
 from experiments.config.schema import Config
@@ -429,3 +430,22 @@ def test_learning_rate_falls_on_a_plateau_down_to_the_smallest_fraction(loop: st
     rates = [metrics["learning_rate"] / config.optimizer.learning_rate for metrics in history]
     # The first epoch is an improvement on nothing; each two after it are none.
     assert rates == pytest.approx([1, 1, 1, 0.5, 0.5, 0.3, 0.3, 0.3])
+
+
+def test_chosen_metrics_are_logged_where_they_are_defined(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ("metrics=[f1_macro,roc_auc_ovr]", "training.early_stopping.metric=val_f1_macro", "training.epochs=3")
+    config, data = with_data(*SMALL, *chosen, "training.restore_best=true", "optimizer.learning_rate=0.03")
+    model, history = train(config, data)
+    assert "val_roc_auc_ovr" not in history[0]
+    told = "val_roc_auc_ovr is not logged, as it is not defined: "
+    assert capsys.readouterr().err.count(told) == 1
+    found = Evaluator(model, config.training.loss)(data.validation).outputs.argmax(1)
+    expected = f1_score(data.validation.targets, found, average="macro")
+    assert max(metrics["val_f1_macro"] for metrics in history) == pytest.approx(expected)
+
+
+def test_a_metric_that_is_not_defined_does_not_improve() -> None:
+    never = ("metrics=[roc_auc_ovr]", "training.early_stopping.metric=val_roc_auc_ovr", "training.epochs=9")
+    config, data = with_data(*SMALL, *never, "training.early_stopping.patience=2", "training.restore_best=true")
+    _, history = train(config, data)
+    assert len(history) == 2

@@ -1,4 +1,4 @@
-"""The command `experiments` as `python -m experiments.commands`, which needs no script on the PATH."""
+"""Let the option -m of Python run the command `experiments`, where no script of that name is on the PATH."""
 
 from experiments.commands.tool import main
 

@@ -9,7 +9,7 @@ import re
 import sys
 
 from experiments.comparison.evaluate import EvaluatedRun, evaluate_run
-from experiments.config.metrics import FINAL_METRICS
+from experiments.config.metrics import find_metric
 from experiments.config.own_code import add_code_option, load_own_code
 from experiments.errors import CommandParser, run_command
 from experiments.formatting import plain_console, printable
@@ -43,7 +43,7 @@ def print_evaluation(evaluated: EvaluatedRun) -> None:
     run, name = evaluated.run, evaluated.config.data.name
     shown = {}
     for key, value in evaluated.metrics.items():
-        metric = FINAL_METRICS.get(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key))
+        metric = find_metric(re.sub(rf"^evaluation_{re.escape(name)}(_[0-9a-f]{{8}})?_", "test_", key))
         shown[key] = (metric.shown if metric else "{:.4f}").format(value)
     console.print(metrics_table(shown))
     if evaluated.per_class:

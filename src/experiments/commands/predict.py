@@ -14,9 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.comparison.pictures import PictureError
 from experiments.comparison.predict import Prediction, predict_pictures
 from experiments.config.own_code import add_code_option, load_own_code
+from experiments.data.picture_files import PictureError
 from experiments.errors import CommandParser, run_command
 from experiments.formatting import plain_console, printable
 from experiments.runtime import collect_garbage_rarely

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.comparison.code_changes import find_code_changes, recorded_code, recorded_data
 from experiments.config.identity import affects_result
-from experiments.config.metrics import PREFERRED_METRICS, Mode, find_metric, shown_position
+from experiments.config.metrics import Mode, find_metric, preferred_metrics, shown_position
 from experiments.errors import UserError, did_you_mean
 from experiments.formatting import plural, printable
 from experiments.tracking.records import RunRecord
@@ -127,7 +127,7 @@ def metric_direction(metric: str) -> Mode | None:
 def _default_metric(metrics: "pd.DataFrame") -> str:
     """Return the first preferred metric that all runs have, else the one that most have."""
     count = metrics.count()
-    preferred = [name for name in PREFERRED_METRICS if name in metrics]
+    preferred = [name for name in preferred_metrics() if name in metrics]
     complete = [name for name in preferred if count[name] == len(metrics)]
     others = sorted(metrics.columns.difference(preferred, sort=False), key=lambda name: metric_direction(name) is None)
     return complete[0] if complete else max([*preferred, *others], key=lambda name: count[name])

@@ -1,5 +1,6 @@
 """Evaluate a run's model again on its official test set, or on that of other data, and add the result to the run."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import REPORT_MISSING, reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.devices import process_settings
-from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
+from experiments.training.evaluation import Evaluation, Evaluator, split_metrics, tell_undefined
 from experiments.training.networks import build_network, load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
@@ -127,7 +128,9 @@ def draw_full_report(run_id: str, uri: str) -> None:
 
 
 def _epoch_values(points: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[float]]:
-    return {name: [value for _, value in of_metric] for name, of_metric in points.items()}
+    """Return the values of each metric, one for each epoch: NaN where it was not defined."""
+    found = {name: dict(of_metric) for name, of_metric in points.items()}
+    return {name: [of.get(n, math.nan) for n in range(1, max(of) + 1)] for name, of in found.items()}
 
 
 def _untrained_outputs(config: Config, dataset: Dataset) -> np.ndarray | None:
@@ -183,7 +186,8 @@ def _describe_examples(config: DataConfig) -> str:
 
 
 def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:
-    split = split_metrics(targets, test.outputs, "test_")
+    split, undefined = split_metrics(config.metrics, targets, test.outputs, "test_")
+    tell_undefined(undefined)
     metrics = test.metrics | {name.removeprefix("test_"): value for name, value in split.items()}
     if "crossentropy" in config.training.loss:  # else the outputs are not probabilities
         metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)

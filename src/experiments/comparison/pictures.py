@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.data.picture_files import PictureError, opened_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 SIZE = 28  # pixels of an image
 BOX = 20  # pixels of the digit in it
 WORKING_SIZE = 400  # pixels: larger pictures are scaled down to it
-MOST_PIXELS = 100_000_000
 LEAST_CONTRAST = 24  # of 255 grey levels, between ink and paper
 SPECK = 0.03  # of the largest piece of ink; anything smaller is dirt
 MOST_PIECES = 100  # of ink; more are a text or a photo
@@ -31,13 +30,7 @@ BROKEN = 0.05  # of the longer side of a piece: the largest gap to another part 
 DETACHED = 0.25  # the same for a part that is above, below or less than half as long, such as the bar of a 5
 FILLED = 0.9  # of each side of the box around a digit: more than any digit fills
 WIDE = 1.5  # width of a digit by its height, at most
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-FORMATS_IN_WORDS = "PNG, JPEG, WebP, BMP or GIF"
 THIN = 2.0  # pixels in the box; MNIST's strokes are 2 to 3 wide, and thinner ones would fade when scaled
-
-
-class PictureError(UserError):
-    """A file that is not a picture of a digit, or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +56,14 @@ def read_picture(file: Path) -> ReadPicture:
 
 
 def _open_picture(file: Path) -> "Image":
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, without saying what is allowed
-    if not file.is_file():  # reading a pipe could wait for ever
-        raise PictureError(f"{file} is not a file. Expected a picture of a digit: {FORMATS_IN_WORDS}.")
-    try:
-        image = Image.open(file, formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            size = f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}"
-            raise PictureError(f"{file} is too large: it has {size}. Use a smaller copy.")
+    with opened_picture(file) as image:
         _read_low_bytes(image, file)
         try:
             return ImageOps.exif_transpose(image)
         except struct.error:  # damaged EXIF data
-            return image
-    except UnidentifiedImageError:
-        raise PictureError(f"{file} is not a {FORMATS_IN_WORDS} picture.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # Pillow's, for damage
-        raise PictureError(f"{file} cannot be read: {error}.") from None
+            return image.copy()
 
 
 def _read_low_bytes(image: "Image", file: Path) -> None:

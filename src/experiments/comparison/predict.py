@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from experiments.comparison.pictures import SIZE, PictureError, read_picture
+from experiments.comparison.pictures import SIZE, read_picture
 from experiments.config.data_schema import DataConfig, ImageData
+from experiments.data.picture_files import PictureError
 from experiments.errors import DataError
 from experiments.runtime import start_tensorflow
 from experiments.tracking.addresses import resolve_tracking_uri

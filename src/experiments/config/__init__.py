@@ -16,6 +16,8 @@ __all__ = [
     "model_schema",
     "optimizer_schema",
     "overrides",
+    "own_code",
+    "registry",
     "schema",
     "sweep_composition",
     "validation",

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from experiments import RESOURCES
 from experiments.config.own_code import loaded_own_code
+from experiments.config.registry import OwnFunction, own_functions
 from experiments.config.yaml_files import read_yaml
-from experiments.registry import OwnFunction, own_functions
 
 CONFIG_FOLDER = RESOURCES / "conf"
 OWN_KINDS = {"model": "model", "data": "dataset", "optimizer": "optimizer"}  # of functions that are choices of a group

@@ -44,7 +44,7 @@ from experiments.config.overrides import (
 )
 from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
-from experiments.config.validation import field_descriptions, show_value, validate_config
+from experiments.config.validation import field_descriptions, mapping_keys, show_value, validate_config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, raise_interruption, unknown_key
 from experiments.formatting import as_called, shorten_middle
 
@@ -271,6 +271,11 @@ def _check_config_files(overrides: list[str]) -> None:
                 f"{file} needs the first line '# @package _global_': without it, its keys are looked for in"
                 f" {where!r}, which has none."
             )
+        for key in set(content if package == "" else ()) & set(mapping_keys()):
+            if not isinstance(content[key], dict):
+                raise ConfigError(
+                    f"{file}: {key} is {show_value(content[key])}, not a mapping. Write its keys below it."
+                )
         if not content and group in group_names() and group not in (*PRESETS, "search"):
             raise ConfigError(f"{file} is empty. Write a line KEY: VALUE for each setting, as in conf/{group}.")
         keys = [f"@package {package}"] if is_hydra_key(package) else []
@@ -295,16 +300,15 @@ def _check_group_choices(parsed: Iterable[Override]) -> None:
     for override in parsed:
         group, choice = override.key_or_group, override.value()
         if override.is_delete() and group in group_names():
-            why = f"removes the group {group!r}, which every run needs. Leave it out."
-            raise ConfigError(f"{override.input_line!r} {why}")
+            why = "which every run needs" if group in field_descriptions(Config) else "of which nothing is chosen"
+            raise ConfigError(f"{override.input_line!r} removes the group {group!r}, {why}. Leave it out.")
         if group == "hydra.searchpath":
             raise ConfigError(f"{override.input_line!r} is not supported. Use --config-dir FOLDER for your own files.")
-        if group not in group_names() or (choice is None and group not in field_descriptions(Config)):
+        if group not in group_names():
             continue
         choices = loader.get_group_options(group)
-        for name in choice if isinstance(choice, list) else [choice]:
+        for name in choice if isinstance(choice, list) and group in PRESETS else [choice]:
             if not isinstance(name, str) or name not in choices:
-                raise ConfigError(
-                    f"{group}={show_value(name)} is not a choice{did_you_mean(str(name), choices)}."
-                    f" Choices of {group}: {join_sorted(choices)}"
-                )
+                given, known = show_value(name), f"Choices of {group}: {join_sorted(choices)}"
+                none = " Leave it out for none." if choice is None and group not in field_descriptions(Config) else ""
+                raise ConfigError(f"{group}={given} is not a choice{did_you_mean(given, choices)}.{none} {known}")

@@ -1,6 +1,6 @@
 """The group `data` of a config: which examples to learn from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -12,9 +12,14 @@ from experiments.config.fields import (
     Fraction,
     Positive,
     PositiveFloat,
+    Rate,
     Seed,
     described,
 )
+from experiments.config.keras_table import refusal, split_named
+from experiments.config.own_schema import check_own_arguments
+from experiments.config.registry import own_functions
+from experiments.errors import did_you_mean, join_sorted
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -42,6 +47,16 @@ class LinearData(SplitConfig):
     noise: float = Field(ge=0, description="standard deviation of the noise, 0 or more")
 
 
+def check_own_augmentation(value: Any) -> Any:
+    name, arguments = split_named(value, "augmentation")
+    known = own_functions("augmentation")
+    if name not in known:
+        which = f"choices: {join_sorted(known)}" if known else "none is loaded; add --code FOLDER"
+        raise refusal(f"your own code has no augmentation {name!r}{did_you_mean(name, known)}; {which}")
+    check_own_arguments(known[name], arguments)
+    return value
+
+
 @dataclass(config=STRICT_FIELDS, kw_only=True, frozen=True)
 class AugmentationConfig:
     """Random changes to each training image, drawn again in every epoch."""
@@ -54,8 +69,23 @@ class AugmentationConfig:
         "standard deviation in pixels of the Gaussian that smooths it, greater than 0"
     )
 
-    def __bool__(self) -> bool:
+    flip: bool = described("mirror every second image, left to right: true or false")
+    crop: Count = described("pixels of black around an image before its size is cut out anywhere, 0 (none) or more")
+    color: Rate = described(
+        "largest change of brightness, contrast and saturation either way, a fraction, 0 (none) to below 1"
+    )
+
+    own: list[Annotated[Any, AfterValidator(check_own_augmentation)]] = described(
+        "functions of your own code, each a name or {NAME: {ARGUMENT: VALUE}}; [] for none"
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Return whether pixels are moved to places between those of other pixels."""
         return any((self.shift, self.rotation, self.scale, self.elastic))
+
+    def __bool__(self) -> bool:
+        return any((self.moves, self.flip, self.crop, self.color, self.own))
 
 
 def check_channels(shape: list[int]) -> list[int]:
@@ -113,8 +143,26 @@ class DigitsData(PublishedImageData):
 class ImageFileData(PublishedImageData):
     """Images with classes in MNIST's file format."""
 
-    name: Literal["mnist", "fashion_mnist"]
+    name: Literal["mnist", "fashion_mnist", "kmnist"]
     path: str | None = described("folder with the IDX or npz files, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArchiveData(PublishedImageData):
+    """Images with classes that are published as one archive."""
+
+    name: Literal["cifar10"]
+    path: str | None = described("the archive or the folder with it, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class EmnistData(ArchiveData):
+    """Handwritten letters and digits in several selections."""
+
+    name: Literal["emnist"]  # type: ignore[assignment]
+    split: Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"] = described(
+        "which selection: balanced, byclass, bymerge, letters, digits or mnist"
+    )
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -143,4 +191,22 @@ class OwnFunctionData(OwnData):
     shape: InputShape
 
 
-DataConfig = DigitsData | ImageFileData | ArraysData | LinearData
+Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class PicturesData(OwnData):
+    """Pictures in a folder for each class."""
+
+    name: Literal["images"]
+    path: str | None = described("folder with a folder of pictures for each class; every run needs it")
+    size: Size | None = described(
+        "height and width that pictures get, in pixels: a number for squares, [height,width], or null: kept as they are"
+    )
+    fit: Literal["crop", "pad"] = described(
+        "how a picture of other proportions gets that size: crop (its middle) or pad (with black)"
+    )
+    color: bool | None = described("true (three channels), false (grey), or null: true if any picture has colour")
+
+
+DataConfig = DigitsData | ImageFileData | ArchiveData | EmnistData | ArraysData | PicturesData | LinearData

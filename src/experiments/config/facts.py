@@ -50,12 +50,17 @@ def task_of(config: Config) -> Task:
 
 def epoch_metric_names(config: Config) -> list[str]:
     """Return the names of the metrics that measure the model after each epoch."""
-    return metric_names("", *(["val_"] if config.data.validation else []), task=task_of(config))
+    return _measured_names(config, "", "val_")
 
 
 def final_metric_names(config: Config) -> list[str]:
     """Return the names of the metrics that measure the model at the end of a run."""
-    return metric_names("test_", *(["best_val_"] if config.data.validation else []), task=task_of(config))
+    return _measured_names(config, "test_", "best_val_")
+
+
+def _measured_names(config: Config, prefix: str, prefix_with_validation: str) -> list[str]:
+    prefixes = [prefix, *([prefix_with_validation] if config.data.validation else [])]
+    return metric_names(*prefixes, task=task_of(config), chosen=config.metrics)
 
 
 def objective_metric_names(config: Config) -> list[str]:

@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.config.registry import own_functions
 from experiments.errors import ConfigError
-from experiments.registry import own_functions
 
 FOUND_FACTS = (
     *("shape", "classes", "class_names", "train_examples", "test_examples"),
@@ -19,11 +19,15 @@ EXACT_FACTS = ("shape", "classes", "train_examples", "test_examples")  # of whic
 # From a group `data` to its FOUND_FACTS, and the number of `validation` examples if the files say which they are.
 FactFinder = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # By data.name; a text is "module:function".
-FACT_FINDERS: dict[str, str | FactFinder] = {"arrays": "experiments.data.arrays:find_array_facts"}
+FACT_FINDERS: dict[str, str | FactFinder] = {
+    "arrays": "experiments.data.arrays:find_array_facts",
+    "emnist": "experiments.data.archives:find_emnist_facts",
+    "images": "experiments.data.picture_folder:find_picture_facts",
+}
 OWN_FACT_FINDER = "experiments.data.arrays:find_own_facts"  # of data that a function of the user's own makes
 WITHOUT_INFLUENCE = (*FOUND_FACTS, "validation", "limit", "padding", "augmentation")  # keys that finders do not read
 
-_found: dict[str, Mapping[str, Any]] = {}  # by what influences it: the jobs of a sweep mostly share it
+known_facts: dict[str, Mapping[str, Any]] = {}  # by what influences it: the jobs of a sweep mostly share it
 
 
 def open_facts(data: Any) -> list[str]:
@@ -57,14 +61,14 @@ def complete_facts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find_facts(data: Mapping[str, Any]) -> Mapping[str, Any]:
     key = json.dumps({name: value for name, value in data.items() if name not in WITHOUT_INFLUENCE}, sort_keys=True)
-    if key not in _found:
+    if key not in known_facts:
         finder = FACT_FINDERS.get(data["name"], OWN_FACT_FINDER)
         if isinstance(finder, str):
             module, _, function = finder.partition(":")
             finder = getattr(importlib.import_module(module), function)
         assert callable(finder)
-        _found[key] = finder(data)
-    return _found[key]
+        known_facts[key] = finder(data)
+    return known_facts[key]
 
 
 def _is_fraction(value: Any) -> bool:

@@ -25,6 +25,10 @@ WITHOUT_EFFECT = (  # groups and keys that cannot change a result
 )
 # By dotted key, such as "training.label_smoothing": 0.0; of one choice of a group only: "model[cnn].bias": True.
 NEUTRAL_VALUES: dict[str, Any] = {
+    "data.augmentation.flip": False,
+    "data.augmentation.crop": 0,
+    "data.augmentation.color": 0.0,
+    "data.augmentation.own": [],
     "model.continue": None,
     "training.keep_state": False,
     "training.tensor_float_32": False,
@@ -32,6 +36,7 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "sweep.zip": None,
     "sweep.minutes": None,
     "sweep.begin_from": None,
+    "metrics": [],
 }
 
 

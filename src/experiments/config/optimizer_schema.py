@@ -11,8 +11,8 @@ from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
 from experiments.config.keras_table import check_arguments, configurable_arguments, keras_table, refusal
 from experiments.config.own_schema import check_own_arguments
+from experiments.config.registry import own_functions
 from experiments.errors import did_you_mean, join_sorted, unknown_key
-from experiments.registry import own_functions
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "from 0 up to but not including 1": (
@@ -95,9 +95,6 @@ class OptimizerConfig:
                     raise refusal(f"optimizer.{key} must be {words}; received {value!r}")
         if self.name in BETA_1_ABOVE_0 and self.arguments.get("beta_1") == 0:
             raise refusal(f"optimizer.beta_1 of {self.name} must be greater than 0 and less than 1; received 0")
-        excluded = self.arguments.get("exclude_layers")
-        if not (excluded is None or (isinstance(excluded, list) and all(isinstance(name, str) for name in excluded))):
-            raise refusal(f"optimizer.exclude_layers must be a list of names, or null; received {excluded!r}")
         if len(given := [key for key in CLIPPING_KEYS if self.arguments.get(key) is not None]) > 1:
             only = f"only one of {join_sorted(CLIPPING_KEYS)} may be set"
             raise refusal(f"optimizer: {only}; received {join_sorted(given)}")

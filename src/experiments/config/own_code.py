@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.code_digest import syntax_digest
+from experiments.config.metrics import CHOSEN_METRICS, METRICS
 from experiments.config.own_schema import own_schema
+from experiments.config.registry import GIVEN, OwnFunction, own_functions
 from experiments.errors import ConfigError
 from experiments.formatting import clean_message
-from experiments.registry import GIVEN, OwnFunction, own_functions
 
 TRUST_FILE = "experiments.toml"  # in the user's home
 NOT_LOADED = ("conftest", "setup")  # besides tests: files that other tools load
@@ -85,6 +86,8 @@ def load_own_code(given: str | None) -> None:
         )
     for own in offered:
         own_schema(own)
+        if own.kind == "metric" and own.name in (metric.name for metric in (*METRICS, *CHOSEN_METRICS.values())):
+            raise ConfigError(f"{own.file}: {own.name} has the name of a metric of ours. Rename it.")
     _loaded[:] = [OwnCode(folder, files, _digest_of(files))]
 
 

@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from experiments.config.fields import STRICT_FIELDS
 from experiments.config.keras_table import refusal
+from experiments.config.registry import OwnFunction
 from experiments.errors import ConfigError, did_you_mean, join_sorted
-from experiments.registry import OwnFunction
 
 TYPE_WORDS: dict[Any, str] = {
     **{int: "a whole number", float: "a number", bool: "true or false", str: "a text"},

@@ -24,7 +24,8 @@ from experiments.config.facts import (
 )
 from experiments.config.found_facts import complete_facts, open_facts
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
-from experiments.config.model_schema import CnnConfig, NeuronConfig
+from experiments.config.metrics import METRICS, chosen_metrics, find_metric
+from experiments.config.model_schema import CnnConfig, NeuronConfig, ResnetConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
 from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config, config_schema
 from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
@@ -55,7 +56,14 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
         raw["data"] = complete_facts(raw["data"])
     config = _validate_schema(raw)
     assert config is not None
-    for rule in (_check_data, _check_model, _check_training, _check_distribution, _check_metrics):
+    for rule in (
+        _check_data,
+        _check_chosen_metrics,
+        _check_metrics,
+        _check_model,
+        _check_training,
+        _check_distribution,
+    ):
         rule(config)
     if config.training.threads == "auto":
         config.training.threads = 1 if estimate_weights(config) < LARGE_NETWORK else available_cores()
@@ -130,6 +138,8 @@ def _check_images(data: ImageData) -> None:
                 f"data.{key}={value} has {len(value)} numbers for data.shape={data.shape}. Give one number, or"
                 f" {channels}: one for each channel"
             )
+    if (crop := data.augmentation.crop) >= (side := min(data.shape[:2])):
+        raise ConfigError(f"data.augmentation.crop={crop} leaves nothing of images with a side of {side}. Use less.")
     if len(data.shape) == 1:
         for key, is_on in (("padding", data.padding), ("augmentation", data.augmentation)):
             if is_on:
@@ -164,7 +174,7 @@ def _check_training(config: Config) -> None:
     known = epoch_metric_names(config)
     for key, metric in watched.items():
         if metric not in known:
-            why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
+            why = _why_not_logged(config, metric)
             raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {join_sorted(known)}")
     if training.loop == "fit" and config.distribution.strategy in ("mirrored", "multi_worker"):
         raise ConfigError(
@@ -195,20 +205,51 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
 
 
+def _check_chosen_metrics(config: Config) -> None:
+    data, classes = config.data, None if isinstance(config.data, LinearData) else config.data.classes
+    what = task_of(config)
+    choices = [
+        name for name, metric in chosen_metrics().items() if metric.task in (None, what) and metric.fits(classes)
+    ]
+    for name in config.metrics:
+        if name in (metric.name for metric in METRICS):
+            raise ConfigError(f"metrics: {name} is logged anyway. Leave it out.")
+        if config.metrics.count(name) > 1:
+            raise ConfigError(f"metrics names {name} twice. Name it once.")
+        if name not in choices:
+            why = "is not a known metric" + did_you_mean(name.removeprefix("neg_"), choices)
+            if (metric := chosen_metrics().get(name)) is not None:
+                needed = "two classes" if metric.most_classes else f"{metric.least_classes} or more classes"
+                needed = needed if metric.task == what else metric.task or ""
+                why = f"needs {needed}, data={data.name} has {f'{classes} classes' if classes else what}"
+            raise ConfigError(f"metrics: {name} {why}. Choices for data={data.name}: {join_sorted(choices)}")
+
+
+def _unless_chosen(config: Config, name: str) -> str:
+    unnamed = (metric := find_metric(name)) and metric not in METRICS and metric.name not in config.metrics
+    return f" (metrics does not name {metric.name})" if metric and unnamed else ""
+
+
+def _why_not_logged(config: Config, name: str) -> str:
+    if why := _unless_chosen(config, name):
+        return why
+    without = name.startswith(("val_", "best_val_")) and not config.data.validation
+    return " (data.validation=0 leaves nothing to validate on)" if without else ""
+
+
 def _check_metrics(config: Config) -> None:
     metric, expected, finals = config.objective.metric, config.expected, final_metric_names(config)
     known = objective_metric_names(config)
     if metric not in ("auto", *known):
-        nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
-        why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""
+        why = _why_not_logged(config, metric) or did_you_mean(metric, known)
         raise ConfigError(
-            f"objective.metric={metric} is not a metric of these runs{why}{did_you_mean(metric, known)}."
-            f" Choices: auto, {join_sorted(known)}"
+            f"objective.metric={metric} is not a metric of these runs{why}. Choices: auto, {join_sorted(known)}"
         )
     if expected is not None and expected.metric not in finals:
         raise ConfigError(
             f"expected.metric={expected.metric} is not a metric of a run with data={config.data.name} and"
-            f" data.validation={config.data.validation}. Choices: {join_sorted(finals)}"
+            f" data.validation={config.data.validation}{_unless_chosen(config, expected.metric)}. Choices:"
+            f" {join_sorted(finals)}"
         )
 
 
@@ -219,11 +260,11 @@ def _check_model(config: Config) -> None:
             f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
             " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
         )
+    if isinstance(model, CnnConfig | ResnetConfig) and len(data.shape) < 2:
+        raise ConfigError(
+            f"model={model.name} needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
+        )
     if isinstance(model, CnnConfig):
-        if len(data.shape) < 2:
-            raise ConfigError(
-                f"model=cnn needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
-            )
         shape = network_input_shape(data)[:2]
         size = min(shape)
         for number, _ in enumerate(model.filters, 1):
@@ -268,6 +309,11 @@ def field_descriptions(schema: Any) -> dict[str, str]:
     return {name: field.description or "" for name, field in schema_fields(schema).items()}
 
 
+def mapping_keys() -> list[str]:
+    """Return the keys of a config that each have keys of their own in every run."""
+    return [key for key, field in schema_fields(Config).items() if field.description is None]
+
+
 def _field_path(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
     """Return the key's path, without the names of union branches that pydantic inserts."""
     path: list[str] = []
@@ -296,6 +342,10 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
             return unknown_key(key, [prefix + name for name in field_descriptions(group)])
         case "missing" | "missing_argument":
             return f"{key} is missing: {schema_at(path, raw)[1]}. Leave out the override that removes it."
+        case "dataclass_type":
+            schema, meaning = schema_at(path, raw)
+            keys = f" Set its keys, as {key}.KEY=VALUE: {join_sorted(field_descriptions(schema))}" if schema else ""
+            return f"{key}={show_value(finding['input'])} is not allowed: {meaning}.{keys}"
         case "union_tag_invalid":
             tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
             return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
@@ -320,7 +370,7 @@ def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
         if schema is None or part not in (fields := schema_fields(schema)):
             break  # below a field is its value, such as a list
         field = fields[part]
-        meaning = field.description or f"the group {part!r}"
+        meaning = field.description or "a mapping of keys"
         node = node.get(part) if isinstance(node, Mapping) else None
         choices = [kind for kind in get_args(field.annotation) or (field.annotation,) if dataclasses.is_dataclass(kind)]
         name = node.get("name") if isinstance(node, Mapping) else None

@@ -1,7 +1,7 @@
 """The user's own arrays: what is clear is read, with a sentence that says how; what is not is refused with a remedy."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ import numpy as np
 
 from experiments.config.data_schema import ArraysData, OwnFunctionData
 from experiments.config.own_code import call_own
+from experiments.config.registry import OwnFunction, own_functions
 from experiments.data.npz_files import read_npz_arrays
-from experiments.data.splits import OfficialSplits, Split, pick_test_rows
+from experiments.data.splits import OfficialSplits, Split, chunks_of, mean_and_deviation, pick_test_rows
 from experiments.errors import DataError
 from experiments.formatting import printable, shorten
-from experiments.registry import OwnFunction, own_functions
 from experiments.runtime import expand_home
 
 # Images and labels of a split by the usual names, and of all examples together.
@@ -26,8 +26,6 @@ SPLIT_NAMES = {
 }
 CLASS_NAMES = "class_names"
 EXPECTED_ARRAYS = "x_train and y_train (and x_test, y_test), or images and labels"
-CHUNK_BYTES = 2**22  # of an array, converted at a time
-MOST_SCALES = 256  # numbers of a vector up to which each is scaled by its own mean and deviation
 UNCLEAR_MAXIMUM = 32  # fractions up to this are neither clearly from 0 to 1 nor from 0 to 255
 
 Part = tuple[np.ndarray, np.ndarray]  # inputs and labels
@@ -137,13 +135,13 @@ def arrays_to_splits(
     train, test = ("train" if "train" in parts else "all"), "test"
     how_split = ""
     if test not in parts:
-        rows = pick_test_rows(labels[train], test_fraction, split_seed)
+        rows = pick_test_rows(labels[train], test_fraction, split_seed, source)
         rest = np.setdiff1d(np.arange(len(labels[train])), rows)
         for converted in (images, labels):
             converted[test], converted[train] = converted[train][rows], converted[train][rest]
         how_split = f" The test set is {test_fraction:g} of each class, picked by data.split_seed={split_seed}."
     held_out = len(labels["val"]) if "val" in parts else 0
-    mean, deviation = _mean_and_deviation(images[train], pixel_max, source)
+    mean, deviation = mean_and_deviation(images[train], pixel_max, source)
     if held_out:
         images[train], labels[train] = (np.concatenate([a[train], a["val"]]) for a in (images, labels))
     facts = {
@@ -241,7 +239,7 @@ def _range_of(arrays: Any, source: str) -> tuple[float, float]:
 
 def _choose_numbers(arrays: Any, low: float, high: float, vectors: bool, source: str) -> tuple[type, int, str]:
     """Return the type to keep inputs in, their data.pixel_max, and what they are read as."""
-    whole = all(np.array_equal(part, np.rint(part)) for array in arrays for part in _chunks(array))
+    whole = all(np.array_equal(part, np.rint(part)) for array in arrays for part in chunks_of(array))
     if low >= 0 and whole and high <= 1:
         return np.uint8, 1, "0 and 1"
     if low >= 0 and whole and high <= 255:
@@ -258,32 +256,6 @@ def _choose_numbers(arrays: Any, low: float, high: float, vectors: bool, source:
         f"{source}: the pixels are from {low:g} to {high:g}; expected 0 to 1, 0 to 255, or whole numbers from 0 to"
         " 65535. Save them as uint8: (255 * (x - x.min()) / (x.max() - x.min())).astype('uint8')"
     )
-
-
-def _mean_and_deviation(inputs: np.ndarray, pixel_max: int, source: str) -> tuple[Any, Any]:
-    """Return mean and standard deviation of inputs / pixel_max, to six digits: one number, or one for each channel.
-
-    Numbers in short vectors, which need not be alike, have one each.
-    """
-    vectors = inputs.ndim == 2 and inputs.dtype == np.float32 and inputs.shape[1] <= MOST_SCALES
-    columns = inputs.shape[-1] if vectors or (inputs.ndim == 4 and inputs.shape[-1] == 3) else 1
-    count, total, squares = 0, np.zeros(columns), np.zeros(columns)
-    shift = inputs[0].reshape(-1, columns).mean(0, dtype=np.float64)  # keeps digits where deviations are small
-    for chunk in _chunks(inputs):
-        values = chunk.reshape(-1, columns) - shift
-        count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
-    mean = (total / count + shift) / pixel_max
-    deviation = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)) / pixel_max
-    if not deviation.any():
-        raise DataError(f"{source}: all training inputs are the same. Check how they were saved.")
-    deviation[deviation == 0] = 1  # such a column says nothing
-    numbers = [[float(f"{value:.6g}") for value in values] for values in (mean, deviation)]
-    return tuple(values if columns > 1 else values[0] for values in numbers)  # type: ignore[return-value]
-
-
-def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
-    rows = max(1, CHUNK_BYTES // max(1, array[0].nbytes))
-    return (array[start : start + rows] for start in range(0, len(array), rows))
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ from experiments.config.data_schema import LinearData
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.own_code import call_own
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.formatting import printable
 from experiments.profiling import profile_table, span, trace_events, trace_page
-from experiments.registry import own_functions
 from experiments.reports.figures import images
 from experiments.reports.figures.evaluation import calibration, confusion_matrix, per_class_accuracy
 from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
@@ -30,7 +30,7 @@ from experiments.reports.next_commands import next_commands
 from experiments.reports.notes import NOTE_TAG, run_note
 from experiments.tracking.outages import first_line
 from experiments.tracking.run import REPORT_MISSING, TrackedRun, temporary_folder
-from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics
+from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics, tell_undefined
 
 if TYPE_CHECKING:
     import keras
@@ -80,8 +80,11 @@ def import_matplotlib_ahead() -> None:
 def final_metrics(results: Results) -> dict[str, float]:
     """Return the metrics on the test set, which must be finite, those of the best epoch, and the training time."""
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
-    metrics |= split_metrics(results.dataset.test.targets, results.test.outputs, "test_")
     refuse_not_finite(metrics, "after training")
+    chosen = results.config.metrics
+    further, undefined = split_metrics(chosen, results.dataset.test.targets, results.test.outputs, "test_")
+    tell_undefined(undefined)
+    metrics |= further
     metrics |= best_epoch_metrics(results.history)
     metrics["train_seconds"] = sum(results.history["epoch_seconds"])
     if results.untrained is not None and results.config.model.name == "neuron":
@@ -97,8 +100,9 @@ def best_epoch_metrics(history: Mapping[str, Sequence[float]]) -> dict[str, floa
     """
     metrics: dict[str, float] = {}
     for name in metric_names("best_val_"):
-        if values := history.get(name.removeprefix("best_")):
-            epoch = int(np.argmax(values) if higher_is_better(name) else np.argmin(values))
+        values = history.get(name.removeprefix("best_"), [])
+        if np.isfinite(values).any():
+            epoch = int(np.nanargmax(values) if higher_is_better(name) else np.nanargmin(values))
             metrics[name] = values[epoch]
             metrics.setdefault("best_epoch", epoch + 1)
     return metrics

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.comparison import Comparison, Mode, compare_runs, metric_direction
 from experiments.comparison.views import axis_value, is_grid
-from experiments.config.metrics import FINAL_PREFIXES, PREFERRED_METRICS
+from experiments.config.metrics import FINAL_PREFIXES, preferred_metrics
 from experiments.formatting import (
     LONGEST_CELL,
     as_called,
@@ -189,7 +189,7 @@ def _confidence_interval(row: "pd.Series") -> str:
 def _leaderboard_rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the top of the leaderboard, as the note and the terminal show it."""
     frame = board.comparison.mean
-    also = [name for name in PREFERRED_METRICS if name != board.metric and name in frame][:1]
+    also = [name for name in preferred_metrics() if name != board.metric and name in frame][:1]
     header = ["", *_short_names(board.varied), "n", board.metric, "95 % CI", "difference", "p", *also]
     rows = [
         [

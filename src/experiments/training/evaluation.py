@@ -1,15 +1,20 @@
 """Evaluation of a model on a split: its outputs, the loss, and the metric that goes with the loss."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.config.metrics import METRICS, Prefix
+from experiments.config.metrics import METRICS, Prefix, all_metrics
+from experiments.config.own_code import call_own
+from experiments.config.registry import OwnFunction, own_functions
 from experiments.data.splits import Split
-from experiments.errors import NotFiniteError
+from experiments.errors import ConfigError, NotFiniteError
 from experiments.profiling import span
+from experiments.training.scikit_metrics import UndefinedScoreError, scikit_score
 
 if TYPE_CHECKING:
     import keras
@@ -67,19 +72,58 @@ def error_percent(targets: np.ndarray, outputs: np.ndarray) -> float:
     return 100 * np.count_nonzero(outputs.argmax(1) != targets) / len(targets)
 
 
+def top_5_accuracy(targets: np.ndarray, outputs: np.ndarray) -> float:
+    """Return the share of examples whose class has one of the five largest outputs; of equal ones the first counts."""
+    best = np.argsort(-outputs, axis=1, kind="stable")[:, :5]
+    return float((best == targets[:, None]).any(1).mean())
+
+
 # The metrics that are not a mean over the examples: functions of all targets [n] or [n, 1], and all outputs
-# [n, classes or 1], by their name in the table of metrics.
-SPLIT_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"error_percent": error_percent}
+# [n, classes or 1], by their name in the table of metrics. The others are scikit-learn's.
+SPLIT_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "error_percent": error_percent,
+    "top_5_accuracy": top_5_accuracy,
+}
 
 
-def split_metrics(targets: np.ndarray, outputs: np.ndarray, prefix: Prefix) -> Metrics:
-    """Return the metrics of a whole split that are logged with this prefix, by their full names."""
+@span("metrics")
+def split_metrics(
+    chosen: Collection[str], targets: np.ndarray, outputs: np.ndarray, prefix: Prefix
+) -> tuple[Metrics, dict[str, str]]:
+    """Return the metrics of a whole split that are logged with this prefix, and why others have no value on it.
+
+    Both are by full name. `chosen` are the metrics that the config asks for.
+    """
     task = "numbers" if outputs.shape[-1] == 1 else "classes"
-    return {
-        prefix + metric.name: SPLIT_METRICS[metric.name](targets, outputs)
-        for metric in METRICS
-        if metric.name in SPLIT_METRICS and prefix in metric.prefixes and metric.task in (None, task)
-    }
+    metrics, undefined = Metrics(), dict[str, str]()
+    for metric in all_metrics():
+        wanted = metric.name in (SPLIT_METRICS if metric in METRICS else chosen)
+        if not (wanted and prefix in metric.prefixes and metric.task in (None, task)):
+            continue
+        try:
+            function = SPLIT_METRICS.get(metric.name) or partial(scikit_score, metric.name)
+            if own := own_functions("metric").get(metric.name):
+                function = partial(_own_score, own)
+            metrics[prefix + metric.name] = function(targets, outputs)
+        except UndefinedScoreError as error:
+            undefined[prefix + metric.name] = str(error)
+    return metrics, undefined
+
+
+def _own_score(own: OwnFunction, targets: np.ndarray, outputs: np.ndarray) -> float:
+    """Return the value of a metric of the user's own, or raise an UndefinedScoreError if it has none."""
+    try:
+        score = float(call_own(own, targets, outputs))
+    except (ConfigError, TypeError, ValueError) as error:
+        raise UndefinedScoreError(str(error)) from None
+    if not np.isfinite(score):
+        raise UndefinedScoreError(f"it is {score}.")
+    return score
+
+
+def tell_undefined(undefined: Mapping[str, str]) -> None:
+    for name, reason in undefined.items():
+        print(f"{name} is not logged, as it is not defined: {reason}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

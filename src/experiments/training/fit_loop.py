@@ -1,5 +1,6 @@
 """Keras's own `fit`, with the order, masks, learning rates and metrics of the compiled loop."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ class FitLoop:
     def __init__(self, network: CompiledNetwork, training: Split, seed: int) -> None:
         import tensorflow as tf
 
-        self.augment = tf.function(network.augmenter, reduce_retracing=True) if network.augmenter else None
+        augment = network.augmenter and partial(network.augmenter)  # which has a hash
+        self.augment = tf.function(augment, reduce_retracing=True) if augment else None
         self.model, self.dropouts = with_counter_dropout(network.model)
         self.optimizer, self.batch_size = network.optimizer, network.batch_size
         self.training, self.seed = training, seed

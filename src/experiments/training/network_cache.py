@@ -11,8 +11,8 @@ from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
-from experiments.registry import own_functions
 from experiments.training.augmentation import Augmenter, build_augmenter
 from experiments.training.evaluation import Evaluator, per_example_functions
 from experiments.training.networks import build_network, set_initial_weights

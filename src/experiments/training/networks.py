@@ -4,9 +4,7 @@ Every model takes raw inputs (pixels as stored) and scales them itself, so that 
 """
 
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -16,14 +14,15 @@ import numpy as np
 
 from experiments.config.data_schema import LinearData
 from experiments.config.facts import OutputLayer, network_input_shape, output_layer
-from experiments.config.keras_table import SCALED_TANH, keras_table, split_named
 from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
 from experiments.config.own_code import call_own
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError
 from experiments.profiling import span
-from experiments.registry import own_functions
+from experiments.training.network_builders import cnn, connect_layers, keras_errors, mlp, neuron, written_layers
 from experiments.training.randomness import refuse_unrepeatable
+from experiments.training.residual_networks import resnet
 
 if TYPE_CHECKING:
     import keras
@@ -44,8 +43,8 @@ def build_network(config: Config) -> "keras.Model":
     keys = {field.name for field in dataclasses.fields(config.model)}
     keys -= {field.name for field in dataclasses.fields(StartConfig)}
     inputs, outputs = keras.Input(config.data.shape), output_layer(config)
-    with _keras_errors(f"model={config.model.name} cannot be built:"):
-        scaled = _connect(inputs, _scaling_layers(config), "layer {} of the scaling")
+    with keras_errors(f"model={config.model.name} cannot be built:"):
+        scaled = connect_layers(inputs, _scaling_layers(config), "layer {} of the scaling")
         arguments = {key: getattr(config.model, key) for key in keys}
         own = own_functions("model").get(config.model.name)
         build = partial(call_own, own) if own else NETWORK_BUILDERS[config.model.name]
@@ -99,33 +98,6 @@ def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"
 
 
-@contextmanager
-def _keras_errors(problem: str) -> Iterator[None]:
-    """Raise a ConfigError with the first paragraph of Keras's message, without colours and TensorFlow's node names."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:  # Keras raises exceptions of many types
-        text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\}|Exception encountered when calling \S+\.", "", str(error))
-        reason = " ".join((text.strip().split("\n\n")[0] or type(error).__name__).split())
-        raise ConfigError(f"{problem} Keras says: {reason}") from None
-
-
-def _layer_errors(place: str, layer: str, context: str) -> AbstractContextManager[None]:
-    return _keras_errors(f"{place} ({layer}) does not fit: {context};")
-
-
-def _connect(inputs: "keras.KerasTensor", layers: Sequence["keras.Layer"], place: str) -> "keras.KerasTensor":
-    """Return the output of layers one after the other; `place`, with {} for a number, says in messages where one is."""
-    values = inputs
-    for number, layer in enumerate(layers):
-        received = tuple(getattr(values, "shape", ())[1:])
-        with _layer_errors(place.format(number), type(layer).__name__, f"it receives the shape {received}"):
-            values = layer(values)
-    return values
-
-
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
     """Return the layers that pad raw pixels with background, then scale them by mean and deviation."""
     import keras
@@ -149,157 +121,15 @@ def _scaling_layers(config: Config) -> list["keras.Layer"]:
     return [*layers, keras.layers.Rescaling(scale, offset=0.0 - data.mean / data.standard_deviation)]
 
 
-def mlp(inputs: "keras.KerasTensor", outputs: OutputLayer, input_dropout: float, **dense: Any) -> "keras.KerasTensor":
-    """Build Flatten and Dropout, then the dense layers."""
-    import keras
-
-    layers = [keras.layers.Flatten(), *_dropout_layers(input_dropout), *_dense_layers(outputs, **dense)]
-    return _connect(inputs, layers, "layer {} of model=mlp")
-
-
-def cnn(
-    inputs: "keras.KerasTensor",
-    outputs: OutputLayer,
-    filters: list[int],
-    kernel_size: int,
-    pool_size: int,
-    padding: str,
-    units: list[int],
-    activation: str,
-    dropout: float,
-    batch_normalization: bool,
-    **kernel: Any,
-) -> "keras.KerasTensor":
-    """Build Conv2D - activation - MaxPooling2D for each of `filters`, then Flatten, Dropout and dense layers."""
-    import keras
-
-    layers = image_layers(inputs)
-    for count in filters:
-        size = {"filters": count, "kernel_size": kernel_size, "padding": padding}
-        layers += _with_activation(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel)
-        layers += [keras.layers.MaxPooling2D(pool_size)] if pool_size > 1 else []
-    layers += [keras.layers.Flatten(), *_dropout_layers(dropout)]
-    layers += _dense_layers(outputs, units, activation, dropout, batch_normalization, **kernel)
-    return _connect(inputs, layers, "layer {} of model=cnn")
-
-
-def image_layers(inputs: "keras.KerasTensor") -> list["keras.Layer"]:
-    """Build what gives grey images a channel axis; nothing for images that have one."""
-    import keras
-
-    return [keras.layers.Reshape((*inputs.shape[1:], 1))] if len(inputs.shape) == 3 else []
-
-
-def _dense_layers(
-    outputs: OutputLayer,
-    units: list[int],
-    activation: str,
-    dropout: float,
-    batch_normalization: bool,
-    output_activation: str | None = None,
-    **kernel: Any,
-) -> list["keras.Layer"]:
-    """Build Dense - activation - Dropout for each of `units`, then the output layer."""
-    import keras
-
-    layers = []
-    for width in units:
-        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
-        layers += _dropout_layers(dropout)
-    last = {"units": outputs.units, "dtype": "float32", **kernel}
-    return [*layers, *_with_activation(keras.layers.Dense, output_activation or outputs.activation, False, **last)]
-
-
-def neuron(
-    inputs: "keras.KerasTensor", outputs: OutputLayer, activation: str, kernel_initializer: Any
-) -> "keras.KerasTensor":
-    """Build one dense unit: activation(weight * x + bias)."""
-    import keras
-
-    unit = {"units": outputs.units, "kernel_initializer": kernel_initializer}
-    layers = _with_activation(keras.layers.Dense, activation, False, **unit)
-    return _connect(inputs, layers, "layer {} of model=neuron")
-
-
-def written_layers(inputs: "keras.KerasTensor", outputs: OutputLayer, layers: list[Any]) -> "keras.KerasTensor":
-    """Build the layers listed in the config, one after the other; the last is in full precision."""
-    values = inputs
-    for number, value in enumerate(layers):
-        # Half-precision probabilities would not add up to 1.
-        precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
-        values = _written_layer(values, value, f"model.layers[{number}]", **precision)
-    return values
-
-
-def _written_layer(inputs: "keras.KerasTensor", value: Any, place: str, **precision: str) -> "keras.KerasTensor":
-    """Build one entry of the list: one layer, or several for scaled_tanh."""
-    import keras
-
-    name, arguments = split_named(value, "layer")
-    with _layer_errors(place, name, "its arguments are wrong"):
-        arguments = _with_keras_objects(arguments)
-        scaled_tanh = arguments.get("activation") == SCALED_TANH
-        if scaled_tanh:
-            del arguments["activation"]
-        bare = scaled_tanh and name == "Activation"
-        layers = [] if bare else [getattr(keras.layers, name)(**arguments, **precision)]
-        layers += _scaled_tanh_layers(**precision) if scaled_tanh else []
-    return _connect(inputs, layers, place)
-
-
 # Each builds a network from inputs as they leave the scaling, and returns its output; `outputs` describes the last
 # layer, and the other arguments are the keys of the config.
 NETWORK_BUILDERS: dict[str, Any] = {
     "mlp": mlp,
     "cnn": cnn,
+    "resnet": resnet,
     "neuron": neuron,
     "layers": written_layers,
 }
-
-
-def _with_keras_objects(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Build a layer's initializers, regularizers and constraints: names, or {name: {argument: value}}."""
-    import keras
-
-    built = dict(arguments)
-    for key, value in arguments.items():
-        kind = f"{key.rpartition('_')[2]}s"
-        if kind in ("initializers", "regularizers", "constraints") and value is not None:
-            name, given = split_named(value, kind)
-            assert name in keras_table()[kind], f"{name} passed the schema but is not in Keras's table of {kind}"
-            built[key] = getattr(getattr(keras, kind), name)(**given)
-    return built
-
-
-def _with_activation(layer: Any, activation: str, batch_normalization: bool, **arguments: Any) -> list["keras.Layer"]:
-    """Build a layer with its activation, and with batch normalization between the two if wanted."""
-    import keras
-
-    arguments = _with_keras_objects(arguments)
-    if activation != SCALED_TANH and not batch_normalization:
-        return [layer(activation=activation, **arguments)]
-    precision = {key: value for key, value in arguments.items() if key == "dtype"}
-    squash = _scaled_tanh_layers(**precision) if activation == SCALED_TANH else [keras.layers.Activation(activation)]
-    if not batch_normalization:
-        return [layer(**arguments), *squash]
-    return [layer(use_bias=False, **arguments), keras.layers.BatchNormalization(), *squash]
-
-
-def _scaled_tanh_layers(**precision: Any) -> list["keras.Layer"]:
-    """Build 1.7159 tanh(2/3 x), which maps 1 to 1 (LeCun, Bottou, Orr, Müller, "Efficient BackProp", 1998)."""
-    import keras
-
-    return [
-        keras.layers.Rescaling(2 / 3, **precision),
-        keras.layers.Activation("tanh", **precision),
-        keras.layers.Rescaling(1.7159, **precision),
-    ]
-
-
-def _dropout_layers(rate: float) -> list["keras.Layer"]:
-    import keras
-
-    return [keras.layers.Dropout(rate)] if rate else []
 
 
 def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) -> None:
@@ -316,7 +146,7 @@ def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) ->
         )
     largest, dtype = (1, "float32") if isinstance(data, LinearData) else (data.pixel_max, "uint8")
     ramp = np.linspace(0, largest, 2 * prod(data.shape)).astype(dtype)
-    with _keras_errors(f"model={config.model.name} does not run:"):
+    with keras_errors(f"model={config.model.name} does not run:"):
         outputs = model(ramp.reshape(2, *data.shape)).numpy()
         for variable in model.trainable_variables:
             for function in filter(None, (variable.regularizer, variable.constraint)):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.registry import current_draw
 from experiments.errors import ConfigError
-from experiments.registry import current_draw
 
 if TYPE_CHECKING:
     import keras
