@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
+from experiments.commands.tool import SUBCOMMANDS
 from experiments.config.choices import CONFIG_FOLDER
 from experiments.config.composition import compose_job, offer_own_choices
 from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
@@ -15,6 +16,7 @@ from experiments.config.own_code import load_own_code, loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, handle_ending_signals, run_command, show_given
+from experiments.formatting import called_as_tool
 from experiments.runtime import check_xla_flags, collect_garbage_rarely
 
 # Hydra completes the command `python` by running whatever script follows it: restrict that to our own.
@@ -24,6 +26,21 @@ hydra_bash_completion_of_ours()
     grep -qs "experiments\.cli" -- "${COMP_WORDS[1]}" && hydra_bash_completion
 }
 complete -o nospace -o default -F hydra_bash_completion_of_ours python"""
+# The same for the installed command, whose first word Hydra does not know.
+COMPLETE_TOOL = r"""
+experiments_completion()
+{
+    local choices subcommand=${COMP_WORDS[1]}
+    if [ "$COMP_CWORD" = 1 ]; then
+        choices="SUBCOMMANDS"
+        compopt +o nospace
+    elif [ "$subcommand" = run ] || [ "$subcommand" = sweep ]; then
+        choices=$(COMP_LINE="experiments ${COMP_LINE#*"$subcommand" }" experiments run -sc query=bash)
+    fi
+    COMPREPLY=($(compgen -W "$choices" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+complete -o nospace -o default -F experiments_completion experiments"""
 
 
 def main() -> None:
@@ -37,6 +54,8 @@ def _run_arguments() -> None:
     arguments = parse_command_line()
     load_own_code(arguments.code)
     if arguments.shell_completion:
+        if called_as_tool() and "install=bash" in arguments.overrides:
+            return print(COMPLETE_TOOL.replace("SUBCOMMANDS", " ".join(SUBCOMMANDS)))
         if not _load_completed_code():
             return
         _ask_hydra(arguments, arguments.overrides)

@@ -18,8 +18,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from experiments import PROJECT
-from experiments.formatting import CONTROL_CHARACTERS, clean_message, hide_credentials, shorten_middle
+from experiments import PROJECT, RESOURCES
+from experiments.formatting import CONTROL_CHARACTERS, TOOL, as_called, clean_message, hide_credentials, shorten_middle
 
 
 class UserError(Exception):
@@ -129,10 +129,12 @@ class CommandParser(argparse.ArgumentParser):
     """A parser of the arguments of a command, to be used within `run_command`: a mistake in them is a UserError."""
 
     def __init__(self, description: str | None, **settings: Any) -> None:
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        shown = as_called(description or "")
+        super().__init__(description=shown, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. For help: python {shlex.quote(sys.argv[0])} --help")
+        program = self.prog if self.prog.startswith(f"{TOOL} ") else f"python {shlex.quote(sys.argv[0])}"
+        raise UserError(f"{message}. For help: {program} --help")
 
 
 class OutputStream(io.TextIOWrapper):
@@ -205,7 +207,7 @@ def _run_to_exit_code(command: Callable[[], int | None]) -> int:
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, TrainingError) as error:
-        print(clean_message(str(error)) or type(error).__name__, file=sys.stderr)
+        print(as_called(clean_message(str(error))) or type(error).__name__, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -252,11 +254,11 @@ def _check_installed_here() -> None:
     script = Path(sys.argv[0])
     with suppress(FileNotFoundError):  # the working folder was deleted
         for folder in script.resolve().parents[:2]:
-            if script.is_file() and (folder / "src" / "experiments").is_dir() and folder != PROJECT:
+            if script.is_file() and (folder / "src" / "experiments").is_dir() and folder != RESOURCES:
                 quoted = shlex.quote(str(folder))
                 raise UserError(
-                    f"{script} belongs to {folder}, but this Python has the code of {PROJECT} installed, and would add"
-                    f" to the runs there. Set up its own environment: rm -rf {quoted}/.venv; make -C {quoted} setup"
+                    f"{script} belongs to {folder}, but this Python has the code of {RESOURCES} installed, and would"
+                    f" run that. Set up its own environment: rm -rf {quoted}/.venv; make -C {quoted} setup"
                 )
 
 

@@ -30,6 +30,7 @@ from experiments.errors import ConfigError
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("docs/*.ipynb")])
 CHECKED = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it is about the past
+COMMANDS = PROJECT / "src" / "experiments" / "commands"  # what the scripts of the same names call
 GROUPS = [group.name for group in config_groups()]
 SHELL_COMMANDS = ("cd", "eval", "export", "git", "pip", "source")
 FOREIGN_WORDS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
@@ -189,15 +190,18 @@ def check(line: str) -> None:
     elif words[0] == "python" and words[1] != "-m":
         script = PROJECT / words[1]
         assert script.exists(), words[1]
+        called = COMMANDS / script.name
+        text = (called if called.exists() else script).read_text()
         for option in (word for word in words[2:] if word.startswith("--")):
-            assert f'"{option}"' in script.read_text() or option == "--help", f"{words[1]} has no {option}"
+            assert f'"{option}"' in text or option == "--help", f"{words[1]} has no {option}"
         for word in words[2:]:
             if word.startswith(FOLDERS):
                 assert (PROJECT / word).exists(), f"there is no {word}"
             assert not re.fullmatch(r"[a-z_]+", word) or word in known_words(), f"nothing is called {word}"
     elif words[0] == "python":
         own = PROJECT / "src" / Path(*words[2].split("."))
-        assert own.with_suffix(".py").exists() or words[2] == "pytest" or words[2:5] in MLFLOW_COMMANDS, line
+        ours = own.with_suffix(".py").exists() or (own / "__main__.py").exists()
+        assert ours or words[2] == "pytest" or words[2:5] in MLFLOW_COMMANDS, line
     elif words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -8,12 +8,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import PROJECT
+from experiments import RESOURCES
 from experiments.config.own_code import loaded_own_code
 from experiments.config.registry import OwnFunction, own_functions
 from experiments.config.yaml_files import read_yaml
 
-CONFIG_FOLDER = PROJECT / "conf"
+CONFIG_FOLDER = RESOURCES / "conf"
 START_KEYS = ("weights", "weights_of", "continue")  # that all networks have
 OWN_KINDS = {"model": "model", "data": "dataset", "optimizer": "optimizer"}  # of functions that are choices of a group
 

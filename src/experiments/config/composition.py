@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments import INSTALLED, RESOURCES
 from experiments.config.choices import (
     CONFIG_FOLDER,
     OWN_KINDS,
@@ -45,7 +46,7 @@ from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.validation import field_descriptions, mapping_keys, show_value, validate_config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, raise_interruption, unknown_key
-from experiments.formatting import shorten_middle
+from experiments.formatting import as_called, shorten_middle
 
 # Hydra and OmegaConf raise their own and many other kinds, AssertionError too, for what they cannot compose.
 NOT_COMPOSABLE = Exception
@@ -53,6 +54,8 @@ HYDRAS_WORDS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueErr
 
 # For the template of --help, in which a dollar sign starts an interpolation.
 OmegaConf.register_new_resolver("choices", lambda: choices_overview().replace("$", "$$"), replace=True)
+OmegaConf.register_new_resolver("as_called", as_called, replace=True)
+OmegaConf.register_new_resolver("documents", lambda: f" in {RESOURCES}" if INSTALLED else "", replace=True)
 
 
 class EnvironmentReadError(Exception):

@@ -4,11 +4,12 @@ Nothing but the option --code, or the user's own ~/experiments.toml, makes a pro
 """
 
 import importlib.util
+import os
 import sys
 import tomllib
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from experiments.formatting import clean_message
 
 TRUST_FILE = "experiments.toml"  # in the user's home
 NOT_LOADED = ("conftest", "setup")  # besides tests: files that other tools load
+NOT_CODE = ("tests", "mlruns", "outputs")  # folders; the last two are where runs write, copies of the code too
 MOST_FILES = 200
 LARGEST_CODE = 1_000_000  # bytes of all files together
 
@@ -131,18 +133,24 @@ def _digest_of(files: Mapping[str, bytes]) -> str:
 def _read_files(folder: Path) -> dict[str, bytes]:
     """Return the Python files of a folder and the YAML files of its conf/, without tests, by their path in it."""
     files: dict[str, bytes] = {}
-    for path in sorted({*folder.glob("**/*.py"), *folder.glob("conf/**/*.yaml")}):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
-        if hidden or name.parts[0] == "tests" or not path.is_file():
-            continue
-        files[name.as_posix()] = path.read_bytes()
+    for path in sorted(_find_files(folder)):
+        files[path.relative_to(folder).as_posix()] = path.read_bytes()
         if len(files) > MOST_FILES or sum(map(len, files.values())) > LARGEST_CODE:
             raise ConfigError(
                 f"--code={folder} has more than {MOST_FILES} files, or {LARGEST_CODE:,} bytes, of code. It is recorded"
                 " with every run: name a folder with nothing else in it."
             )
     return files
+
+
+def _find_files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        inside = Path(place).relative_to(folder).parts
+        kept = (name for name in folders if not name.startswith((".", "__pycache__")))
+        folders[:] = [name for name in kept if inside or name not in NOT_CODE]
+        ends = (".py", ".yaml") if inside[:1] == ("conf",) else ".py"
+        found = (Path(place, name) for name in names if name.endswith(ends) and not name.startswith("."))
+        yield from filter(Path.is_file, found)
 
 
 def _import_file(file: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from experiments.config.overrides import override_key
 from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
+from experiments.formatting import as_called
 from experiments.tracking.addresses import hide_credentials
 
 
@@ -18,9 +19,8 @@ def code_option() -> list[str]:
 
 def run_command_line(overrides: Sequence[str]) -> str:
     """Return the command that runs these overrides as one run, quoted for a shell."""
-    return shlex.join(
-        ["python", "run.py", *code_option(), *(o for o in overrides if not override_key(o).startswith("sweep."))]
-    )
+    kept = [override for override in overrides if not override_key(override).startswith("sweep.")]
+    return as_called(shlex.join(["python", "run.py", *code_option(), *kept]))
 
 
 def next_commands(config: Config, overrides: Sequence[str], run_id: str) -> dict[str, str]:
@@ -39,4 +39,4 @@ def next_commands(config: Config, overrides: Sequence[str], run_id: str) -> dict
     if config.training.keep_state:
         further = [f"model.continue={run_id}", f"training.epochs={2 * config.training.epochs}", *override]
         found["train further"] = run_command_line(further)
-    return {action: hide_credentials(line) for action, line in found.items()}
+    return {action: as_called(hide_credentials(line)) for action, line in found.items()}

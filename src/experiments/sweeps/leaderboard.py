@@ -17,6 +17,7 @@ from experiments.comparison.views import axis_value, is_grid
 from experiments.config.metrics import FINAL_PREFIXES, preferred_metrics
 from experiments.formatting import (
     LONGEST_CELL,
+    as_called,
     certain_decimals,
     escape_markdown,
     format_with_spread,
@@ -297,7 +298,7 @@ def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, a
         found["compare"] = f"python scripts/compare.py {asked}{option}"
         _, overrides = read_recorded_config(resolve_tracking_uri(uri), board.best.run_id)
         found["run the best again"] = run_command_line(overrides)
-    return {word: hide_credentials(line) for word, line in found.items()} | {"repeat the sweep": again}
+    return {word: as_called(hide_credentials(line)) for word, line in found.items()} | {"repeat the sweep": again}
 
 
 def share_view(run: TrackedRun, varied: Mapping[str, Sequence[str | None]], metric: str, mode: Mode) -> None:

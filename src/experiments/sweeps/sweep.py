@@ -20,7 +20,7 @@ from experiments.config.facts import objective_of
 from experiments.config.identity import config_to_dict
 from experiments.config.sweep_composition import ComposedSweep, PoolSettings
 from experiments.errors import TrainingError, UserError
-from experiments.formatting import markdown_code, plural, shorten_marked
+from experiments.formatting import as_called, markdown_code, plural, shorten_marked
 from experiments.sweeps.earlier_trials import read_earlier_trials
 from experiments.sweeps.engines.in_process import InProcessEngine
 from experiments.sweeps.engines.pool import PoolEngine
@@ -66,7 +66,7 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
         UserError: the same sweep is running already; nothing was written.
         TrainingError: jobs failed; lists all of them.
     """
-    again = hide_credentials(shlex.join(["python", "run.py", *command]))
+    again = as_called(hide_credentials(shlex.join(["python", "run.py", *command])))
     plan = plan_sweep(composed)
     composed = plan.composed
     earlier = read_earlier_trials(plan)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import yaml
 
-from experiments import PROJECT
+from experiments import RESOURCES
 from experiments.config.identity import complete, config_to_dict, flatten_config
 from experiments.config.own_code import load_trusted_code, loaded_own_code
 from experiments.config.schema import Config
@@ -111,7 +111,7 @@ def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], data
     texts = _start_texts(config, overrides) | {
         "environment/packages.txt": installed_packages(),
         "environment/hardware.json": json.dumps(describe_hardware(), indent=2),
-        "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),
+        "environment/requirements.lock": (RESOURCES / "requirements.lock").read_text(),
     }
     contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
