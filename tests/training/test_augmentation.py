@@ -13,12 +13,14 @@ start_tensorflow(1)
 
 import tensorflow as tf  # noqa: E402
 
-NONE = {"shift": 0.0, "rotation": 0.0, "scale": 0.0, "elastic": 0.0, "smoothness": 4.0}
-EVERYTHING = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "elastic": 30.0, "smoothness": 4.0}
+NONE: dict[str, Any] = {"shift": 0.0, "rotation": 0.0, "scale": 0.0, "elastic": 0.0, "smoothness": 4.0}
+NONE |= {"flip": False, "crop": 0, "color": 0.0}
+MOVES = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "elastic": 30.0, "smoothness": 4.0}
+EVERYTHING = MOVES | {"flip": True, "crop": 2, "color": 0.4}
 
 
 def augmenter(shape: tuple[int, ...] = (21, 21), **settings: float) -> Augmenter:
-    return Augmenter(AugmentationConfig(**(NONE | settings)), shape)
+    return Augmenter(AugmentationConfig(**(NONE | settings)), shape, 255)
 
 
 def changed(augment: Any, images: np.ndarray, seed: int = 0, epoch: int = 1, step: int = 0, first: int = 0) -> Any:
@@ -80,6 +82,45 @@ def test_elastic_distortion_moves_neighbours_alike_and_distant_pixels_differentl
     assert abs(np.corrcoef(move[:, 0], corner[:, 0])[0, 1]) < 0.4
 
 
+def test_flip_mirrors_half_of_the_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1000, 4, 5, 3)).astype(np.float32)
+    after = changed(augmenter((4, 5, 3), flip=True), images)
+    mirrored = (after == images[:, :, ::-1]).all((1, 2, 3))
+    assert ((after == images).all((1, 2, 3)) | mirrored).all()
+    assert 440 < np.count_nonzero(mirrored) < 560
+
+
+def test_crop_cuts_an_image_out_of_a_frame_of_background_at_every_place_equally_often() -> None:
+    images = changed(augmenter(crop=2), dot(10, 10, images=2500))
+    places, counts = np.unique(centres(images).round().astype(int), axis=0, return_counts=True)
+    assert places.tolist() == [[y, x] for y in range(-2, 3) for x in range(-2, 3)]
+    assert counts.min() > 60
+    assert set(np.unique(images)) == {0, 200}
+    full = changed(augmenter(crop=2), np.full((100, 21, 21), 9, np.float32))
+    assert full.min() == 0
+    assert (full.reshape(100, -1) == 9).mean(1).min() == 19 * 19 / 21**2
+
+
+def test_color_changes_brightness_contrast_and_saturation_within_the_range_of_pixels() -> None:
+    half = np.concatenate([np.full((500, 4, 2, 3), (60, 80, 100)), np.full((500, 4, 2, 3), (150, 130, 110))], axis=2)
+    after = changed(augmenter((4, 4, 3), color=0.5), half)
+    assert len(np.unique(after[:, 0, 0, 0])) > 490
+    brightness = after.mean((1, 2, 3)) / half.mean()
+    assert (brightness.min(), brightness.max()) == pytest.approx((0.5, 1.5), abs=0.05)
+    spread = np.ptp(after, 3)[:, 0, 0] / (brightness * 40)
+    assert (spread.min(), spread.max()) == pytest.approx((0.25, 2.25), abs=0.25)
+    bright = changed(augmenter((4, 4, 3), color=0.9), np.full((100, 4, 4, 3), 250))
+    assert (bright.min() >= 0, bright.max()) == (True, 255)
+    grey = changed(augmenter((4, 4), color=0.5), np.full((100, 4, 4), 100))
+    np.testing.assert_allclose(np.ptp(grey, (1, 2)), 0, atol=1e-4)
+
+
+def test_flips_crops_and_colours_leave_the_moves_as_they_are() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, 21, 21)).astype(np.float32)
+    moved = changed(augmenter(**MOVES), images)
+    np.testing.assert_array_equal(changed(augmenter(flip=True), moved), changed(augmenter(**MOVES, flip=True), images))
+
+
 def test_pixels_from_outside_the_image_are_background() -> None:
     images = changed(augmenter(shift=5.0), np.full((50, 21, 21), 100, np.float32))
     assert images.min() == 0
@@ -111,6 +152,6 @@ def test_equal_augmenters_can_share_a_program() -> None:
 
 def test_all_channels_are_changed_alike() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (4, 21, 21)).astype(np.float32)
-    coloured = changed(augmenter((21, 21, 2), **EVERYTHING), np.stack([grey, grey / 2], axis=-1))
-    np.testing.assert_allclose(coloured[..., 0], changed(augmenter(**EVERYTHING), grey), atol=1e-3)
+    coloured = changed(augmenter((21, 21, 2), **MOVES), np.stack([grey, grey / 2], axis=-1))
+    np.testing.assert_allclose(coloured[..., 0], changed(augmenter(**MOVES), grey), atol=1e-3)
     np.testing.assert_allclose(coloured[..., 1], coloured[..., 0] / 2, atol=1e-3)

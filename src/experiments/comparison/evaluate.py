@@ -13,14 +13,16 @@ import yaml
 
 from experiments.config.choices import choice_values
 from experiments.config.composition import compose_job
-from experiments.config.data_schema import DataConfig, ImageFileData, LinearData
+from experiments.config.data_schema import DataConfig, ImageFileData, LinearData, OwnData, PicturesData
 from experiments.config.facts import gives_probabilities
+from experiments.config.found_facts import FOUND_FACTS
 from experiments.config.identity import config_to_dict
 from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset, load_dataset
 from experiments.data.image_files import verifies_any_packing
 from experiments.errors import ConfigError, DataError
+from experiments.formatting import shorten
 from experiments.reports.figures.evaluation import expected_calibration_error
 from experiments.reports.next_commands import next_commands
 from experiments.reports.report import Results, per_class_table, publish_report, tell_failures, write_figures
@@ -37,7 +39,8 @@ from experiments.training.networks import build_network, load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
 IMAGE_KEYS = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
-TEST_SET_KEYS = (*IMAGE_KEYS, "slope", "noise")
+OWN_DATA_KEYS = ("size", "fit", "color", "test_fraction", "split_seed")
+TEST_SET_KEYS = (*IMAGE_KEYS, *OWN_DATA_KEYS, "split", "slope", "noise")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             said = f"data={chosen.name} does not fit the model of run {run.run_id}, which takes {expected}"
             fix = f"Choose data like data={config.data.name}, or train a model: python run.py data={chosen.name}"
             raise DataError(f"{said}: these are {found}. {fix}")
+        if isinstance(chosen, OwnData) and isinstance(config.data, OwnData):
+            _check_class_names(chosen, config.data, run.run_id)
         dataset = load_dataset(chosen, config.seed)
         start_tensorflow(*process_settings(config))
         model = load_keras_model(file, run.run_id)
@@ -165,8 +170,26 @@ def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
     with TemporaryDirectory() as folder:
         file = Path(folder, "data", "recorded.yaml")
         file.parent.mkdir()
-        file.write_text(yaml.safe_dump(config_to_dict(config)["data"]))
+        file.write_text(yaml.safe_dump(_as_recorded(config)))
         return compose_job(["data=recorded", *neutral, *overrides], config_dir=folder).data
+
+
+def _as_recorded(config: Config) -> dict[str, Any]:
+    """Return a run's group `data`; facts of the user's own data are left open, to be found in other files."""
+    recorded: dict[str, Any] = config_to_dict(config)["data"]
+    if isinstance(config.data, OwnData):
+        recorded |= dict.fromkeys(FOUND_FACTS)
+    if isinstance(config.data, PicturesData):
+        recorded |= {"size": config.data.shape[:2], "color": len(config.data.shape) == 3}
+    return recorded
+
+
+def _check_class_names(chosen: OwnData, trained: OwnData, run_id: str) -> None:
+    if chosen.class_names != trained.class_names:
+        found, expected = (shorten(", ".join(data.class_names), 100) for data in (chosen, trained))
+        raise DataError(
+            f"{chosen.path} has the classes {found}, but the model of run {run_id} knows {expected}. Name them alike."
+        )
 
 
 def _is_as_shipped(config: DataConfig) -> bool:
@@ -182,8 +205,9 @@ def _describe_examples(config: DataConfig) -> str:
     if isinstance(config, LinearData):
         return "single numbers to predict a number"
     size = " x ".join(map(str, config.shape))
-    what = f"images of {size} pixels" if len(config.shape) > 1 else f"vectors of {size} numbers"
-    return f"{what} from 0 to {config.pixel_max} in {config.classes} classes"
+    if len(config.shape) == 1:
+        return f"vectors of {size} numbers in {config.classes} classes"
+    return f"images of {size} pixels from 0 to {config.pixel_max} in {config.classes} classes"
 
 
 def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:

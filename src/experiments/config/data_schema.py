@@ -12,6 +12,7 @@ from experiments.config.fields import (
     Fraction,
     Positive,
     PositiveFloat,
+    Rate,
     Seed,
     described,
 )
@@ -54,8 +55,19 @@ class AugmentationConfig:
         "standard deviation in pixels of the Gaussian that smooths it, greater than 0"
     )
 
-    def __bool__(self) -> bool:
+    flip: bool = described("mirror every second image, left to right: true or false")
+    crop: Count = described("pixels of black around an image before its size is cut out anywhere, 0 (none) or more")
+    color: Rate = described(
+        "largest change of brightness, contrast and saturation either way, a fraction, 0 (none) to below 1"
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Return whether pixels are moved to places between those of other pixels."""
         return any((self.shift, self.rotation, self.scale, self.elastic))
+
+    def __bool__(self) -> bool:
+        return any((self.moves, self.flip, self.crop, self.color))
 
 
 def check_channels(shape: list[int]) -> list[int]:
@@ -113,14 +125,33 @@ class DigitsData(PublishedImageData):
 class ImageFileData(PublishedImageData):
     """Images with classes in MNIST's file format."""
 
-    name: Literal["mnist", "fashion_mnist"]
+    name: Literal["mnist", "fashion_mnist", "kmnist"]
     path: str | None = described("folder with the IDX or npz files, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArchiveData(PublishedImageData):
+    """Images with classes that are published as one archive."""
+
+    name: Literal["cifar10"]
+    path: str | None = described("the archive or the folder with it, or null to search the usual places")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class EmnistData(ArchiveData):
+    """Handwritten letters and digits in several selections."""
+
+    name: Literal["emnist"]  # type: ignore[assignment]
+    split: Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"] = described(
+        "which selection: balanced, byclass, bymerge, letters, digits or mnist"
+    )
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class OwnData(ImageData):
     """The user's own examples with classes, whose facts are found in the files; see found_facts.py."""
 
+    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
     test_fraction: Fraction = described(
         "part of each class that is the test set if the data has none, greater than 0, less than 1"
     )
@@ -132,7 +163,6 @@ class ArraysData(OwnData):
     """Images or vectors in an npz file."""
 
     name: Literal["arrays"]
-    path: str | None = described("npz file, as numpy.savez writes it; every run needs it")
     shape: InputShape
 
 
@@ -144,7 +174,6 @@ class PicturesData(OwnData):
     """Pictures in a folder for each class."""
 
     name: Literal["images"]
-    path: str | None = described("folder with a folder of pictures for each class; every run needs it")
     size: Size | None = described(
         "height and width that pictures get, in pixels: a number for squares, [height,width], or null: kept as they are"
     )
@@ -154,4 +183,4 @@ class PicturesData(OwnData):
     color: bool | None = described("true (three channels), false (grey), or null: true if any picture has colour")
 
 
-DataConfig = DigitsData | ImageFileData | ArraysData | PicturesData | LinearData
+DataConfig = DigitsData | ImageFileData | ArchiveData | EmnistData | ArraysData | PicturesData | LinearData

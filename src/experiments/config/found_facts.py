@@ -20,6 +20,7 @@ FactFinder = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # By data.name; a text is "module:function".
 FACT_FINDERS: dict[str, str | FactFinder] = {
     "arrays": "experiments.data.arrays:find_array_facts",
+    "emnist": "experiments.data.archives:find_emnist_facts",
     "images": "experiments.data.picture_folder:find_picture_facts",
 }
 WITHOUT_INFLUENCE = (*FOUND_FACTS, "validation", "limit", "padding", "augmentation")  # keys that finders do not read

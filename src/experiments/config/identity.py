@@ -24,6 +24,9 @@ WITHOUT_EFFECT = (  # groups and keys that cannot change a result
 )
 # By dotted key, such as "training.label_smoothing": 0.0; of one choice of a group only: "model[cnn].bias": True.
 NEUTRAL_VALUES: dict[str, Any] = {
+    "data.augmentation.flip": False,
+    "data.augmentation.crop": 0,
+    "data.augmentation.color": 0.0,
     "model.continue": None,
     "training.keep_state": False,
     "training.tensor_float_32": False,

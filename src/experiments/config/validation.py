@@ -128,6 +128,8 @@ def _check_images(data: ImageData) -> None:
                 f"data.{key}={value} has {len(value)} numbers for data.shape={data.shape}. Give one number, or"
                 f" {channels}: one for each channel"
             )
+    if (crop := data.augmentation.crop) >= (side := min(data.shape[:2])):
+        raise ConfigError(f"data.augmentation.crop={crop} leaves nothing of images with a side of {side}. Use less.")
     if len(data.shape) == 1:
         for key, is_on in (("padding", data.padding), ("augmentation", data.augmentation)):
             if is_on:

@@ -16,12 +16,14 @@ import numpy as np
 from experiments import PROJECT
 from experiments.config.choices import choice_values
 from experiments.config.data_schema import (
+    ArchiveData,
     DataConfig,
     ImageFileData,
     LinearData,
     OwnData,
     PublishedImageData,
 )
+from experiments.data.archives import download_archive, expected_archive, missing_archive, read_archive
 from experiments.data.arrays import find_array_file, read_arrays
 from experiments.data.download import MIRRORS, download_files
 from experiments.data.image_files import (
@@ -93,8 +95,8 @@ def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
 def _load_official_splits(config: DataConfig, cache: Path, mirrors: Mapping[str, Sequence[str]]) -> OfficialSplits:
     if isinstance(config, OwnData):
         return OWN_DATA_READERS[config.name](config)
-    if isinstance(config, ImageFileData):
-        return OfficialSplits(*_read_image_files(config, cache, mirrors))
+    if isinstance(config, ImageFileData | ArchiveData):
+        return OfficialSplits(*_read_published(config, cache, mirrors))
     return OfficialSplits(*WITHOUT_FILES[config.name](config))
 
 
@@ -121,18 +123,18 @@ def find_dataset(config: DataConfig, cache: Path = DATA_FOLDER) -> Path | None:
     """
     if isinstance(config, OwnData):
         return OWN_DATA_PLACES[config.name](config)
-    if not isinstance(config, ImageFileData):
+    if not isinstance(config, ImageFileData | ArchiveData):
         return None
     try:
         for place in _searched_places(config, cache).values():
-            if place is not None and missing_from(place, config.name) is None:
+            if place is not None and _describe_lack(place, config) is None:
                 return place
     except OSError as error:
         raise DataError(f"Searching for data={config.name} failed: {error}") from error
     if config.path is not None:
-        lack = missing_from(expand_home("data.path", config.path), config.name)
+        lack = _describe_lack(expand_home("data.path", config.path), config)
         raise DataError(
-            f"data.path={config.path}: {lack}. Expected {expected_files(config.name)}."
+            f"data.path={config.path}: {lack}. Expected {_describe_files(config)}."
             " Correct data.path, or leave it out to search the usual places."
         )
     return None
@@ -177,16 +179,18 @@ def _checked_splits(
     return train, test, source
 
 
-def _read_image_files(
-    config: ImageFileData, cache: Path, mirrors: Mapping[str, Sequence[str]]
+def _read_published(
+    config: ImageFileData | ArchiveData, cache: Path, mirrors: Mapping[str, Sequence[str]]
 ) -> tuple[Split, Split, str]:
     place = find_dataset(config, cache)
     if place is None:
         place = cache / config.name
-        if failures := download_files(config, place, mirrors[config.name]):
+        download = download_archive if isinstance(config, ArchiveData) else download_files
+        if failures := download(config, place, mirrors[config.name]):  # type: ignore[arg-type]
             raise DataError(_not_found_message(config, cache, failures))
     try:
-        arrays = read_image_files(place, config)
+        read = read_archive if isinstance(config, ArchiveData) else read_image_files
+        arrays = read(place, config)  # type: ignore[arg-type]
     except OSError as error:
         raise DataError(f"{place} cannot be read: {error}") from error
     except DamagedFileError as error:
@@ -211,7 +215,15 @@ def _read_image_files(
     return _checked_splits(arrays, config, str(place))
 
 
-def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | None]:
+def _describe_lack(place: Path, config: ImageFileData | ArchiveData) -> str | None:
+    return (missing_archive if isinstance(config, ArchiveData) else missing_from)(place, config.name)
+
+
+def _describe_files(config: ImageFileData | ArchiveData) -> str:
+    return (expected_archive if isinstance(config, ArchiveData) else expected_files)(config.name)
+
+
+def _searched_places(config: ImageFileData | ArchiveData, cache: Path) -> dict[str, Path | None]:
     """Return the places to search, in order, by how each is chosen; None where it is not."""
     if config.path is not None:
         return {"data.path": expand_home("data.path", config.path)}
@@ -223,15 +235,16 @@ def _searched_places(config: ImageFileData, cache: Path) -> dict[str, Path | Non
         "$EXPERIMENTS_DATA_DIR": expand_home("EXPERIMENTS_DATA_DIR", data_dir) / config.name if data_dir else None,
         "the project": cache / config.name,
         "the cache of Keras": expand_home("KERAS_HOME", keras_home) / "datasets" / KERAS_CACHE[config.name]
-        if keras_home
+        if keras_home and config.name in KERAS_CACHE
         else None,
     }
 
 
-def _not_found_message(config: ImageFileData, cache: Path, failures: Sequence[str]) -> str:
+def _not_found_message(config: ImageFileData | ArchiveData, cache: Path, failures: Sequence[str]) -> str:
     searched = "\n".join(
-        f"  {choice}: {'not set' if place is None else missing_from(place, config.name)}"
+        f"  {choice}: {'not set' if place is None else _describe_lack(place, config)}"
         for choice, place in _searched_places(config, cache).items()
+        if choice != "the cache of Keras" or config.name in KERAS_CACHE
     )
     attempts = "\n".join(f"  {failure}" for failure in failures)
     return f"""data={config.name} is not on this machine, and the download failed.
@@ -239,7 +252,7 @@ Searched:
 {searched}
 Download:
 {attempts}
-Expected {expected_files(config.name)}.
+Expected {_describe_files(config)}.
 Do one of the following:
   put the files into {cache / config.name}
   set data.path=FOLDER to the folder that contains them

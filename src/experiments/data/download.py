@@ -8,8 +8,10 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from experiments.config.data_schema import ImageFileData
@@ -27,12 +29,42 @@ MIRRORS: Mapping[str, Sequence[str]] = {
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
     ),
+    "kmnist": ("http://codh.rois.ac.jp/kmnist/dataset/kmnist",),
+    "cifar10": ("https://www.cs.toronto.edu/~kriz",),
+    "emnist": ("https://biometrics.nist.gov/cs_links/EMNIST",),
 }
 MIRROR_TIMEOUT = 10.0  # seconds to wait for an answer, and then for the next bytes
 
 
+@dataclass(frozen=True)
+class WantedFile:
+    """A file to download."""
+
+    name: str  # in the folder, and at the end of its URL
+    largest: int  # bytes that it can have
+    verify: Callable[[Path], object]  # raises a FileContentError if the file in this place is not as published
+    is_there: Callable[[], bool]  # in the folder
+
+
 def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) -> list[str]:
-    """Download the gzip files that a folder lacks from the best mirror that has them, locking out other processes.
+    """Download the gzip files that a folder lacks, as `download_wanted` does."""
+    return download_wanted(
+        [
+            WantedFile(
+                f"{name}.gz",
+                largest_packed_size(config, part),
+                partial(read_idx, config=config, part=part),
+                partial(lambda part: part in find_idx_files(folder), part),
+            )
+            for part, name in IDX_FILES.items()
+        ],
+        folder,
+        mirrors,
+    )
+
+
+def download_wanted(wanted: Sequence[WantedFile], folder: Path, mirrors: Sequence[str]) -> list[str]:
+    """Download the files that a folder lacks from the best mirror that has them, locking out other processes.
 
     Returns:
         An empty list if the folder is now complete, else `URL: reason` for each attempt that failed.
@@ -40,13 +72,13 @@ def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) 
     mirrors, failures = list(mirrors), []
     try:
         with _locked_folder(folder):
-            for part, name in IDX_FILES.items():
-                if part in find_idx_files(folder):  # from earlier, or from another process
+            for file in wanted:
+                if file.is_there():  # from earlier, or from another process
                     continue
                 for mirror in tuple(mirrors):
-                    url = f"{mirror}/{name}.gz"
+                    url = f"{mirror}/{file.name}"
                     try:
-                        _fetch_file(url, folder / f"{name}.gz", config, part)
+                        _fetch_file(url, folder / file.name, file)
                         break
                     except (OSError, http.client.HTTPException, FileContentError) as error:
                         failures.append(f"{url}: {_failure_reason(error)}")
@@ -59,17 +91,17 @@ def download_files(config: ImageFileData, folder: Path, mirrors: Sequence[str]) 
     return []
 
 
-def _fetch_file(url: str, target: Path, config: ImageFileData, part: str) -> None:
+def _fetch_file(url: str, target: Path, wanted: WantedFile) -> None:
     """Download one file beside its target, resuming an earlier attempt, verify it, and move it into place."""
-    partial = target.with_name(f"{target.name}.part")
-    start = partial.stat().st_size if partial.exists() else 0
+    unverified = target.with_name(f"{target.name}.part")
+    start = unverified.stat().st_size if unverified.exists() else 0
     try:
         response = _open_url(urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {}))
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
             raise
-        partial.unlink()
-        return _fetch_file(url, target, config, part)
+        unverified.unlink()
+        return _fetch_file(url, target, wanted)
     with response:
         resumed = response.status == http.client.PARTIAL_CONTENT
         start = start if resumed else 0
@@ -77,21 +109,21 @@ def _fetch_file(url: str, target: Path, config: ImageFileData, part: str) -> Non
         size = start + int(length) if length else None
         megabytes = f"{size / 1e6:.1f} MB" if size else "size unknown"
         print(f"Downloading {url} ({megabytes}{', resumed' if resumed else ''}) to {target.parent}", file=sys.stderr)
-        with partial.open("ab" if resumed else "wb") as file:
+        with unverified.open("ab" if resumed else "wb") as file:
             while chunk := response.read(2**16):
-                if file.write(chunk) and file.tell() > largest_packed_size(config, part):
-                    raise ConnectionError(f"more than the {largest_packed_size(config, part)} bytes it can have")
+                if file.write(chunk) and file.tell() > wanted.largest:
+                    raise ConnectionError(f"more than the {wanted.largest} bytes it can have")
             received = file.tell()
     if size is not None and received != size:
         raise ConnectionError(f"connection lost after {received} of {size} bytes")
     try:
-        read_idx(partial, config, part)
+        wanted.verify(unverified)
     except FileContentError:
-        partial.unlink()
+        unverified.unlink()
         if resumed:  # its first part may come from another copy
-            return _fetch_file(url, target, config, part)
+            return _fetch_file(url, target, wanted)
         raise
-    partial.replace(target)
+    unverified.replace(target)
     return None
 
 

@@ -123,14 +123,15 @@ def read_idx(file: Path, config: PublishedImageData, part: str) -> np.ndarray:
     raw = file.read_bytes()
     try:
         with gzip.open(io.BytesIO(raw)) if raw.startswith(GZIP_MAGIC) else io.BytesIO(raw) as stream:
-            array = _read_idx_array(stream, file, config, part)
+            array = read_idx_stream(stream, file, config, part)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedFileError(file, f"expected a complete gzip file, found {size} bytes ({error})") from error
     verify_checksum(array, config, part, file, raw)
     return array
 
 
-def _read_idx_array(stream: ByteStream, file: Path, config: PublishedImageData, part: str) -> np.ndarray:
+def read_idx_stream(stream: ByteStream, file: Path, config: PublishedImageData, part: str) -> np.ndarray:
+    """Read an IDX file, which is or is in `file`, from a stream of its unpacked bytes; errors are those of read_idx."""
     magic = stream.read(4)
     if len(magic) == 4 and magic[:2] == IDX_UINT8[:2] and magic[2] in OTHER_IDX_NUMBERS:
         raise FileContentError(file, _only_bytes(part, OTHER_IDX_NUMBERS[magic[2]]))

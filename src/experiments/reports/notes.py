@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.config.composition import compose_job
-from experiments.config.data_schema import LinearData
+from experiments.config.data_schema import LinearData, OwnData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.metrics import RUN_METRICS, find_metric, higher_is_better, metric_names
 from experiments.config.schema import Config
@@ -76,7 +76,29 @@ def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model")
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
         f" learning rate {config.optimizer.learning_rate:g}, batch size {config.training.batch_size},"
         f" seed {config.seed}." + (f" {about_data}" if about_data else ""),
+        *_describe_own_data(config, dataset),
         f"Differs from the defaults: {', '.join(f'`{text}`' for text in differences) or 'nothing'}.",
+    ]
+
+
+def _describe_own_data(config: Config, dataset: "Dataset") -> list[str]:
+    """Describe what was found in the user's own data, and how it was read."""
+    data = config.data
+    if not isinstance(data, OwnData):
+        return []
+    counts = [np.bincount(split.targets, minlength=data.classes) for split in (dataset.train, dataset.test)]
+    per_class = zip(map(escape_markdown, data.class_names), *counts, strict=True)
+    names = [f"**{name}** {train:,} and {test:,}" for name, train, test in per_class]
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    mean, deviation = (
+        " ".join(f"{number:.4g}" for number in np.ravel(value)[:SHOWN_CLASSES])
+        for value in (data.mean, data.standard_deviation)
+    )
+    shape = " x ".join(map(str, data.shape))
+    return [
+        f"Data: {escape_markdown(dataset.source)}, inputs of {shape}. Examples to train and to test on"
+        f" in {data.classes} classes: {', '.join(names[:SHOWN_CLASSES])}{more}. Inputs are divided by {data.pixel_max};"
+        f" then their mean is {mean}, their standard deviation {deviation}. {escape_markdown(dataset.reading)}"
     ]
 
 

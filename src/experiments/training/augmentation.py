@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 AUGMENTATION_STREAM = 0xFFFFFFFF  # where the counter of a dropout mask has the number of the layer
+WHOLE_PIXEL_STREAM = 0xFFFFFFFE  # the same for flips, crops and colours
+GREY_SHARES = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 @dataclass(frozen=True)
 class Augmenter:
     """Rotates, scales, shifts and distorts each image at random; pixels from outside the image are background (0).
+
+    Then flips it, cuts it out of a frame of background, and changes its colours.
 
     Elastic distortions follow Simard, Steinkraus and Platt, "Best practices for convolutional neural networks", 2003:
     every pixel is moved by a random field, uniform in [-1, 1] before it is smoothed by a Gaussian.
@@ -26,6 +30,7 @@ class Augmenter:
 
     config: AugmentationConfig  # the largest changes
     shape: tuple[int, ...]  # of an image: height and width (and channels)
+    pixel_max: int  # largest value of a pixel
 
     def __call__(
         self, images: "tf.Tensor", seed: "tf.Tensor", epoch: "tf.Tensor", step: "tf.Tensor", first_row: "tf.Tensor"
@@ -36,12 +41,27 @@ class Augmenter:
         """
         import tensorflow as tf
 
+        def draw(stream: int, numbers: int) -> tf.Tensor:
+            counter = tf.stack([seed, tf.constant(stream, tf.uint32), epoch, step])
+            bits = uniform_bits(counter, tf.shape(images)[0], numbers, first_row)
+            drawn = tf.cast(tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32), tf.float32)
+            return drawn * 2**-23 - 1  # uniform in [-1, 1)
+
+        config, (height, width, *_) = self.config, self.shape
+        if config.moves:
+            images = self._move(images, draw(AUGMENTATION_STREAM, 4 + (2 * height * width if config.elastic else 0)))
+        if config.flip or config.crop or config.color:
+            drawn = draw(WHOLE_PIXEL_STREAM, 6)
+            images = self._flip_and_crop(images, drawn[:, :3]) if config.flip or config.crop else images
+            images = self._change_colors(images, 1 + config.color * drawn[:, 3:]) if config.color else images
+        return images
+
+    def _move(self, images: "tf.Tensor", drawn: "tf.Tensor") -> "tf.Tensor":
+        """Return images whose pixels are interpolated between those at the places that `_places` draws."""
+        import tensorflow as tf
+
         height, width, *_ = self.shape
-        rows, numbers = tf.shape(images)[0], 4 + (2 * height * width if self.config.elastic else 0)
-        counter = tf.stack([seed, tf.constant(AUGMENTATION_STREAM, tf.uint32), epoch, step])
-        bits = uniform_bits(counter, rows, numbers, first_row)
-        drawn = tf.cast(tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32), tf.float32)
-        drawn = drawn * 2**-23 - 1  # uniform in [-1, 1)
+        rows = tf.shape(images)[0]
         y, x = self._places(drawn)
         flat = tf.reshape(images, [rows, height * width, -1])
         top, left = tf.floor(y), tf.floor(x)
@@ -53,6 +73,41 @@ class Augmenter:
                 share = tf.where(inside, down * right, tf.zeros_like(row))
                 result += share[..., None] * tf.gather(flat, place, batch_dims=1)
         return tf.reshape(result, tf.shape(images))
+
+    def _flip_and_crop(self, images: "tf.Tensor", drawn: "tf.Tensor") -> "tf.Tensor":
+        """Mirror the images whose first number is negative, and move each by the whole pixels of the other two."""
+        import tensorflow as tf
+
+        height, width, *_ = self.shape
+        places = 2 * self.config.crop + 1
+        y, x = (tf.constant(axis, tf.int32) for axis in np.divmod(np.arange(height * width), width))
+        moves = tf.cast(tf.floor((drawn[:, 1:] + 1) / 2 * places), tf.int32) - self.config.crop
+        row = y + moves[:, 0:1]
+        column = tf.where(drawn[:, 0:1] < 0, width - 1 - x, x) if self.config.flip else x
+        column = column + moves[:, 1:2]
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        flat = tf.reshape(images, [tf.shape(images)[0], height * width, -1])
+        taken = tf.gather(flat, tf.where(inside, row * width + column, 0), batch_dims=1)
+        return tf.reshape(tf.where(inside[..., None], taken, 0.0), tf.shape(images))
+
+    def _change_colors(self, images: "tf.Tensor", factors: "tf.Tensor") -> "tf.Tensor":
+        """Multiply the brightness, the distance from the image's mean grey, and that from the pixel's own grey."""
+        import tensorflow as tf
+
+        pixels = tf.reshape(images, [tf.shape(images)[0], self.shape[0] * self.shape[1], *(self.shape[2:] or (1,))])
+        shares = GREY_SHARES if pixels.shape[-1] == 3 else (1.0,)
+        brightness, contrast, saturation = (factors[:, None, number : number + 1] for number in range(3))
+
+        def greys(pixels: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_sum(pixels * tf.constant(shares), -1, keepdims=True)
+
+        pixels = tf.clip_by_value(pixels * brightness, 0.0, float(self.pixel_max))
+        mean = tf.reduce_mean(greys(pixels), 1, keepdims=True)
+        pixels = tf.clip_by_value(mean + (pixels - mean) * contrast, 0.0, float(self.pixel_max))
+        if len(shares) == 3:
+            grey = greys(pixels)
+            pixels = tf.clip_by_value(grey + (pixels - grey) * saturation, 0.0, float(self.pixel_max))
+        return tf.reshape(pixels, tf.shape(images))
 
     def _places(self, drawn: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
         """Return where each pixel is taken from: row and column, each float32 [rows, height * width]."""
@@ -78,7 +133,7 @@ def build_augmenter(config: DataConfig) -> Augmenter | None:
     """Return the augmenter of a dataset's config, None if nothing is to be changed."""
     if isinstance(config, LinearData) or not config.augmentation:
         return None
-    return Augmenter(config.augmentation, tuple(config.shape))
+    return Augmenter(config.augmentation, tuple(config.shape), config.pixel_max)
 
 
 def _gaussian_matrix(length: int, deviation: float) -> np.ndarray:
