@@ -104,7 +104,8 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             report = replace(config.report, figures="none" if config.report.figures == "none" else "full")
             recorded = replace(config, report=report, tracking=replace(config.tracking, uri=uri))
             history = _epoch_values(metric_history(client, run))
-            results = Results(recorded, dataset, model, history, _untrained_outputs(config, dataset), test)
+            untrained, start = _untrained_outputs(config, dataset), run.tags.get("initial_weights", "")
+            results = Results(recorded, dataset, model, history, untrained, test, start)
             if not publish_report(ended, results, run.metrics, recorded_overrides):
                 client.delete_tag(run.run_id, REPORT_MISSING)
                 print(f"The report of run {run.run_id} is complete now.", file=sys.stderr)

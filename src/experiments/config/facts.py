@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 
 from experiments.config.data_schema import DataConfig, ImageData, LinearData
 from experiments.config.keras_table import split_named
@@ -13,6 +14,7 @@ from experiments.config.metrics import RUN_METRICS, Mode, Task, higher_is_better
 from experiments.config.model_schema import MlpConfig, NeuronConfig
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.runtime import expand_home
 
 LARGE_NETWORK = 1_000_000  # weights; in smaller networks a second thread within an operation costs more than it gains
 
@@ -29,6 +31,16 @@ def network_input_shape(data: DataConfig) -> list[int]:
         return data.shape
     height, width, *channels = data.shape
     return [height + 2 * data.padding, width + 2 * data.padding, *channels]
+
+
+def initial_weights_file(config: Config) -> Path | None:
+    """Return the file that `model.weights` names, None for a run's id or null; raise a ConfigError if there is none."""
+    if config.model.weights is None or "." not in config.model.weights:
+        return None
+    file = expand_home("model.weights", config.model.weights)
+    if not file.is_file():
+        raise ConfigError(f"model.weights={config.model.weights}: there is no such file. Correct the path.")
+    return file
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from experiments.config.facts import (
 )
 from experiments.config.found_facts import complete_facts, open_facts
 from experiments.config.goal_rules import check_loss_fits, check_metrics
-from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
-from experiments.config.model_schema import CnnConfig, NeuronConfig, ResnetConfig
+from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, keras_table
+from experiments.config.model_schema import CnnConfig, KerasConfig, NeuronConfig, ResnetConfig
 from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, join_sorted, unknown_key
@@ -192,7 +192,7 @@ def _check_model(config: Config) -> None:
             f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
             " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
         )
-    if isinstance(model, CnnConfig | ResnetConfig) and len(data.shape) < 2:
+    if isinstance(model, CnnConfig | ResnetConfig | KerasConfig) and len(data.shape) < 2:
         raise ConfigError(
             f"model={model.name} needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
         )
@@ -207,6 +207,18 @@ def _check_model(config: Config) -> None:
                     f" convolution {number} (kernel {model.kernel_size}, pooling {model.pool_size}, padding"
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
+    if isinstance(model, KerasConfig) and isinstance(data, ImageData):
+        smallest, sides = keras_table()["applications"][model.application]["smallest"], network_input_shape(data)[:2]
+        if min(sides) < smallest:
+            raise ConfigError(
+                f"model.application={model.application} takes images of {smallest} x {smallest} pixels or more,"
+                f" data={data.name} has {' x '.join(map(str, sides))}. Use"
+                f" data.padding={data.padding - (min(sides) - smallest) // 2}, or larger images"
+            )
+    if model.weights_of != "all" and model.weights is None:
+        raise ConfigError(
+            f"model.weights_of={model.weights_of} needs model.weights: name a finished run or a file, or leave it out."
+        )
     if isinstance(model, NeuronConfig) and model.activation in LAYER_WIDE_ACTIVATIONS:
         raise ConfigError(f"model.activation={model.activation} of one neuron is constant. Choose another, like tanh")
 

@@ -35,11 +35,11 @@ DATASET_NOTES = {
 
 
 def unfinished_note(
-    config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str
+    config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str, start: str = ""
 ) -> str:
     """Return the note of a run without a result yet; it stays if the run is cut off."""
     commands = _code_block(next_commands(config, overrides, run_id))
-    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model), commands])
+    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model, start), commands])
 
 
 def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[str], run_id: str) -> str:
@@ -53,7 +53,7 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
     blocks = [
         describe_result(results, metrics),
         *describe_goal(results),
-        *_describe_training(config, results.dataset, results.model),
+        *_describe_training(config, results.dataset, results.model, results.start),
         *_describe_worst_classes(results),
         *_describe_neuron(config),
         _code_block(next_commands(config, overrides, run_id)),
@@ -65,18 +65,21 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
     return "\n\n".join(blocks)
 
 
-def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model") -> list[str]:
+def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model", start: str) -> list[str]:
     """Describe what was trained on what, and how that differs from the defaults."""
     held_out = len(dataset.validation.targets)
     validation = f" ({held_out:,} held out for validation)" if held_out else ""
     differences = [printable(text).replace("`", "'") for text in differences_from_defaults(config)]
     about_data = " ".join(filter(None, [DATASET_NOTES.get(dataset.name), *_describe_balance(dataset)]))
+    frozen = model.count_params() - sum(layer.count_params() for layer in model.layers if layer.trainable)
+    kept = f" ({frozen:,} of them frozen)" if config.training.freeze else ""
     return [
-        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}, trained on"
+        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}{kept}, trained on"
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
         f" learning rate {config.optimizer.learning_rate:g}, batch size {config.training.batch_size},"
         f" seed {config.seed}." + (f" {about_data}" if about_data else ""),
         *_describe_own_data(config, dataset),
+        *([escape_markdown(start)] if start else []),
         f"Differs from the defaults: {', '.join(f'`{text}`' for text in differences) or 'nothing'}.",
     ]
 

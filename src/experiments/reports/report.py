@@ -50,6 +50,7 @@ class Results:
     history: Mapping[str, Sequence[float]]  # metric -> one value per epoch
     untrained: np.ndarray | None  # outputs for the training inputs before training, [n, 1]; regression only
     test: Evaluation  # of the trained model on the whole official test split
+    start: str = ""  # a sentence about the layers that start from model.weights, if not all do
 
     @property
     def unit(self) -> Literal["probability", "output"]:

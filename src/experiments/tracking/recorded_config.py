@@ -40,6 +40,7 @@ IDENTITY_TAGS = {
     "code_digest": "the project's code",
     "versions": "the installed packages",
     "data_digest": "the data",
+    "weights_digest": "the file of model.weights",
     "environment_variables": "environment variables",  # a tag only where they can change a result
 }
 

@@ -5,7 +5,7 @@ that may differ between runs of the same kind is an input of the compiled steps.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.schema import Config
 from experiments.training.augmentation import Augmenter, build_augmenter
 from experiments.training.evaluation import Criterion, Evaluator, criterion_of
-from experiments.training.networks import build_network, set_initial_weights
+from experiments.training.initial_weights import InitialWeights, start_from
+from experiments.training.networks import build_network
 from experiments.training.optimizers import (
     NOT_UNDER_XLA,
     build_optimizer,
@@ -25,7 +26,6 @@ from experiments.training.randomness import pools_blocks, with_counter_dropout
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
     import tensorflow as tf
 
 
@@ -46,6 +46,7 @@ class CompiledNetwork:
     is_weighted: bool  # whether each class has its own weight, an input of the program
     batch_size: int  # of the global batch
     augmenter: Augmenter | None
+    start: str = ""  # a sentence about the layers that start from model.weights, if not all do
 
     @cached_property
     def program(self) -> "TrainingProgram":
@@ -63,10 +64,11 @@ class CompiledNetwork:
         for layer, new in zip(self.model.layers, other.model.layers, strict=True):
             if hasattr(new, "rate"):
                 layer.rate = new.rate
+        self.start = other.start
 
 
 def prepare_network(
-    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: InitialWeights | None = None
 ) -> CompiledNetwork:
     """Return the network of a config in its initial state, with the programs of an earlier one of the same kind.
 
@@ -90,7 +92,7 @@ def prepare_network(
 
 
 def compile_network(
-    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: InitialWeights | None = None
 ) -> CompiledNetwork:
     """Build network and optimizer in the scope of a strategy; None draws the weights by seed.
 
@@ -99,12 +101,11 @@ def compile_network(
     training = config.training
     with strategy.scope():
         model = build_network(config)
-        if initial_weights is not None:
-            set_initial_weights(model, initial_weights, f"model.weights={config.model.weights}")
+        start = start_from(model, initial_weights, config.model.weights_of) if initial_weights else ""
         optimizer = build_optimizer(config.optimizer, training.gradient_clipping)
         optimizer.build(model.trainable_variables)
     learning = criterion_of(config), training.class_weight is not None, training.batch_size
-    return CompiledNetwork(strategy, model, optimizer, *learning, build_augmenter(config.data))
+    return CompiledNetwork(strategy, model, optimizer, *learning, build_augmenter(config.data), start)
 
 
 def _constants_of(config: Any) -> Any:

@@ -4,6 +4,7 @@ Every model takes raw inputs (pixels as stored) and scales them itself, so that 
 """
 
 import dataclasses
+import fnmatch
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -13,11 +14,14 @@ import numpy as np
 
 from experiments.config.data_schema import LinearData
 from experiments.config.facts import OutputLayer, gives_probabilities, network_input_shape, output_layer
-from experiments.config.model_schema import LayersConfig, MlpConfig
+from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
 from experiments.config.schema import Config
-from experiments.errors import ConfigError, StoreError
+from experiments.errors import ConfigError, StoreError, did_you_mean
+from experiments.formatting import shorten_middle
 from experiments.profiling import span
+from experiments.training.keras_applications import keras_application
 from experiments.training.network_builders import cnn, connect_layers, keras_errors, mlp, neuron, written_layers
+from experiments.training.randomness import refuse_other_randomness
 from experiments.training.residual_networks import resnet
 
 if TYPE_CHECKING:
@@ -36,7 +40,9 @@ def build_network(config: Config) -> "keras.Model":
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
-    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights", "continue_"}
+    keys = {field.name for field in dataclasses.fields(config.model)} - {
+        field.name for field in dataclasses.fields(StartConfig)
+    }
     inputs, outputs = keras.Input(config.data.shape), output_layer(config)
     with keras_errors(f"model={config.model.name} cannot be built:"):
         scaled = connect_layers(inputs, _scaling_layers(config), "layer {} of the scaling")
@@ -44,34 +50,25 @@ def build_network(config: Config) -> "keras.Model":
         returned = NETWORK_BUILDERS[config.model.name](scaled, outputs, **arguments)
         model = keras.Model(inputs, returned, name=config.model.name)
     _check_network(model, config, outputs)
+    refuse_other_randomness(model)
+    _freeze_layers(model, config.training.freeze)
     return model
-
-
-def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key: str) -> None:
-    """Give a model the weights that the setting `key` asks for; raise a ConfigError if their shapes do not fit."""
-    given, expected = ([tuple(value.shape) for value in values] for values in (weights, model.weights))
-    if given != expected:
-        raise ConfigError(
-            f"{key} does not fit: its weights have the shapes {_show_shapes(given)}, but this network needs"
-            f" {_show_shapes(expected)}. Use the data and model settings of that run: python scripts/compare.py"
-            f" {key.partition('=')[2]}"
-        )
-    model.set_weights(weights)
 
 
 def load_keras_model(file: Path, run_id: str) -> "keras.Model":
     """Load the model from a run's `.keras` file, or raise a StoreError."""
+    return load_keras_file(file, f"The model of run {run_id}")
+
+
+def load_keras_file(file: Path, what: str) -> "keras.Model":
+    """Load a model from a `.keras` file without running code of it, or raise a StoreError that begins with `what`."""
     import keras
 
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
-
-
-def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"
+        raise StoreError(f"{what} cannot be loaded: {reason}") from None
 
 
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
@@ -103,9 +100,29 @@ NETWORK_BUILDERS: dict[str, Any] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet": resnet,
+    "keras": keras_application,
     "neuron": neuron,
     "layers": written_layers,
 }
+
+
+def _freeze_layers(model: "keras.Model", patterns: Sequence[str]) -> None:
+    """Keep the weights of the layers whose name matches a pattern; raise a ConfigError if one matches none, or all do.
+
+    Batch normalization among them uses its moving statistics, in training too.
+    """
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    for pattern in patterns:
+        found = fnmatch.filter(layers, pattern)
+        if not found:
+            raise ConfigError(
+                f"training.freeze: {pattern!r} is not the name of a layer with weights{did_you_mean(pattern, layers)};"
+                f" model={model.name} has: {shorten_middle(', '.join(layers), 600)}"
+            )
+        for name in found:
+            layers[name].trainable = False
+    if not model.trainable_variables:
+        raise ConfigError(f"training.freeze={list(patterns)} leaves no weights of model={model.name} to train.")
 
 
 def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) -> None:

@@ -1,10 +1,14 @@
 """All randomness of training, as a function of (seed, epoch, step) and never of call order."""
 
+import functools
 import threading
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from experiments.config.keras_table import REFUSED_LAYERS
+from experiments.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras
@@ -69,6 +73,7 @@ def with_counter_dropout(
 
     dropouts: list[Any] = []
 
+    @functools.cache  # a layer that is called twice stays one layer
     def replace(layer: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized
@@ -80,6 +85,24 @@ def with_counter_dropout(
         return dropouts[-1]
 
     return keras.models.clone_model(model, clone_function=replace), dropouts
+
+
+def refuse_other_randomness(model: "keras.Model") -> None:
+    """Raise a ConfigError if a layer would draw random numbers in the order of its calls, so that no run is repeatable.
+
+    Dropout layers of the model itself, not of another one within it, become functions of a counter; recurrent layers
+    draw none at rate 0.
+    """
+    import keras
+
+    for layer in model.layers:
+        draws = len(layer.variables) > len(layer.weights)  # the rest are states of random generators
+        rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+        if draws and not isinstance(layer, keras.layers.Dropout) and rates != [0, 0]:
+            raise ConfigError(
+                f"model={model.name}: layer {layer.name!r} ({type(layer).__name__}) is refused:"
+                f" {REFUSED_LAYERS['random'][0]}"
+            )
 
 
 def pools_blocks(layer: "keras.layers.Layer") -> bool:
@@ -126,6 +149,7 @@ def _counter_dropout() -> Any:
             self.rate, self.draw = layer.rate, MaskDraw()
             self.drops_whole_channels = type(layer) is not keras.layers.Dropout
             self.channels_axis = 1 if getattr(layer, "data_format", "") == "channels_first" else -1
+            self.noise_shape = layer.noise_shape  # None, or with 1 for axes along which the mask is the same
 
         def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
             if not training:
@@ -134,6 +158,8 @@ def _counter_dropout() -> Any:
             if self.drops_whole_channels:
                 channels, shape = shape[self.channels_axis], [1] * len(shape)
                 shape[self.channels_axis] = channels
+            elif self.noise_shape:
+                shape = [size or given for size, given in zip(self.noise_shape, shape, strict=True)]
             draw = self.draw
             bits = uniform_bits(draw.counter, tf.shape(inputs)[0], prod(shape[1:]), draw.first_row)
             keep = tf.reshape(bits >= draw.threshold, [-1, *shape[1:]])
