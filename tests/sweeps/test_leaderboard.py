@@ -21,10 +21,10 @@ from experiments.sweeps.leaderboard import (
     log_figures,
     print_leaderboard,
     publish_leaderboard,
-    rank_children,
     sweep_commands,
     sweep_note,
 )
+from experiments.sweeps.ranking import rank_children
 from experiments.tracking.records import RunRecord, sweep_children
 from experiments.tracking.run import open_run, reopen_ended_run
 from experiments.tracking.store import connect_store, open_existing_store
