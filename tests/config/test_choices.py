@@ -37,6 +37,7 @@ NEEDS = {  # what a choice does not run without
     "data=images": [f"data.path={OWN_PICTURES}"],
     "data=linear": ["training.loss=mean_squared_error"],
     "model=neuron": ["data=linear", "training.loss=mean_squared_error"],
+    "model=keras": ["data.padding=2"],
 }
 
 

@@ -56,7 +56,10 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path: Path, content
     [
         (b"", "FILE is empty. Write a line KEY: VALUE for each setting, as in conf/model."),
         (b"- a\n", "FILE is not a mapping. Write a line KEY: VALUE for each setting."),
-        (b"foo: 1\n", "model.name is missing. Choose with model=NAME; choices: cnn, layers, mlp, neuron, resnet"),
+        (
+            b"foo: 1\n",
+            "model.name is missing. Choose with model=NAME; choices: cnn, keras, layers, mlp, neuron, resnet",
+        ),
     ],
 )
 def test_a_choice_of_a_group_without_its_keys_is_told(tmp_path: Path, content: bytes, message: str) -> None:

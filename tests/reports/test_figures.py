@@ -582,3 +582,19 @@ def test_percent_is_never_rounded_to_certainty(share, text):
 
 def test_shorten_keeps_text_that_fits():
     assert (shorten("Ankle boot", 10), shorten("Ankle boots", 10)) == ("Ankle boot", "Ankle boo…")
+
+
+def test_figures_of_many_classes_and_large_images_stay_readable_and_small() -> None:
+    classes = 200
+    labels = np.arange(2 * classes) % classes
+    names = [f"class {label}" for label in range(classes)]
+    photos = np.random.default_rng(0).integers(0, 256, (2 * classes, 224, 200, 3)).astype(np.uint8)
+    matrix = confusion_matrix(labels, np.roll(labels, 1), names).axes[0]
+    assert [text.get_text() for text in matrix.get_yticklabels()] == names[::4]
+    bars = per_class_accuracy(labels, np.where(labels < 60, labels, 0), names)
+    assert len(bars.axes[0].patches) == 40
+    assert {text.get_text() for text in bars.axes[0].get_yticklabels()} <= set(names[60:])
+    samples = samples_grid(photos, labels, names)
+    assert samples.get_size_inches()[1] < 20
+    shown = np.asarray(samples.axes[0].get_images()[0].get_array())
+    assert shown.shape[0] < 30 * 90

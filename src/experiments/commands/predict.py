@@ -1,13 +1,14 @@
-"""Classify your own pictures of digits with the model of a run on MNIST.
+"""Classify your own pictures with the model of a run.
 
 python scripts/predict.py RUN_ID seven.png           the probability of each class
 python scripts/predict.py RUN_ID *.jpg --save .      also save what the network saw, as NAME.seen.png
 
-A picture is a PNG, JPEG, WebP, BMP or GIF (its first frame) of one digit, of any size and colour, dark on light or
-light on dark. The digit is found by its contrast, then scaled and centred like those of MNIST. Of several digits, each
-is classified. What speaks against one whole digit, such as a frame or ink that touches the border, is reported. A
-picture that cannot be read does not stop the others, but the exit code is then 1. --save never overwrites the picture
-of another digit, but writes NAME-2.seen.png, and so on.
+A picture is a PNG, JPEG, WebP, BMP or GIF (its first frame) of any size and colour. It is brought to the size and
+colour of the run's training images. With a run on digits or letters (mnist, emnist, kmnist) a picture shows one of
+them, dark on light or light on dark: it is found by its contrast, then scaled and centred like those of MNIST. Of
+several, each is classified. What speaks against one whole digit, such as a frame or ink that touches the border, is
+reported. A picture that cannot be read does not stop the others, but the exit code is then 1. --save never overwrites
+another picture, but writes NAME-2.seen.png, and so on.
 """
 
 import argparse
@@ -26,8 +27,8 @@ def main() -> int:
     collect_garbage_rarely()
     parser = CommandParser(__doc__)
     add = parser.add_argument
-    add("run_id", metavar="RUN_ID", help="run on MNIST, by id or its first characters")
-    add("images", metavar="IMAGE", nargs="+", type=Path, help="picture of one digit")
+    add("run_id", metavar="RUN_ID", help="run on images, by id or its first characters")
+    add("images", metavar="IMAGE", nargs="+", type=Path, help="picture to classify")
     add("--save", metavar="FOLDER", type=Path, help="save what the network saw here, as NAME.seen.png")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
     add_code_option(parser)
@@ -51,7 +52,7 @@ def classify(options: argparse.Namespace) -> int:
 
 
 def print_predictions(predictions: list[Prediction]) -> None:
-    """Print a row for each digit: its picture, its class, and the output for each class."""
+    """Print a row for each picture, or digit in it: the file, its class, and the output for each class."""
     from rich.table import Table
 
     probabilities = all(prediction.are_probabilities for prediction in predictions)

@@ -13,13 +13,16 @@ import yaml
 
 from experiments.config.choices import choice_values
 from experiments.config.composition import compose_job
-from experiments.config.data_schema import DataConfig, ImageFileData, LinearData
+from experiments.config.data_schema import DataConfig, ImageFileData, LinearData, OwnData, OwnFileData, PicturesData
+from experiments.config.facts import gives_probabilities
+from experiments.config.found_facts import FOUND_FACTS
 from experiments.config.identity import config_to_dict
 from experiments.config.overrides import override_key, split_override
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset, load_dataset
 from experiments.data.image_files import verifies_any_packing
 from experiments.errors import ConfigError, DataError
+from experiments.formatting import shorten
 from experiments.reports.figures.evaluation import expected_calibration_error
 from experiments.reports.next_commands import next_commands
 from experiments.reports.report import Results, per_class_table, publish_report, tell_failures, write_figures
@@ -31,12 +34,13 @@ from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import REPORT_MISSING, reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.devices import process_settings
-from experiments.training.evaluation import Evaluation, Evaluator, split_metrics, tell_undefined
+from experiments.training.evaluation import Evaluation, Evaluator, criterion_of, split_metrics, tell_undefined
 from experiments.training.networks import build_network, load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
 IMAGE_KEYS = ("path", "checksums", "train_examples", "test_examples", "shape", "classes", "class_names", "pixel_max")
-TEST_SET_KEYS = (*IMAGE_KEYS, "slope", "noise")
+OWN_DATA_KEYS = ("size", "fit", "color", "test_fraction", "split_seed")
+TEST_SET_KEYS = (*IMAGE_KEYS, *OWN_DATA_KEYS, "split", "slope", "noise")
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,12 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             said = f"data={chosen.name} does not fit the model of run {run.run_id}, which takes {expected}"
             fix = f"Choose data like data={config.data.name}, or train a model: python run.py data={chosen.name}"
             raise DataError(f"{said}: these are {found}. {fix}")
+        if isinstance(chosen, OwnData) and isinstance(config.data, OwnData):
+            _check_class_names(chosen, config.data, run.run_id)
         dataset = load_dataset(chosen, config.seed)
         start_tensorflow(*process_settings(config))
         model = load_keras_model(file, run.run_id, config)
-    test = Evaluator(model, config.training.loss)(dataset.test)
+    test = Evaluator(model, criterion_of(config))(dataset.test)
     prefix = f"evaluation_{dataset.name}" + ("" if _is_as_shipped(chosen) else f"_{dataset.digest[:8]}")
     targets, names = dataset.test.targets, dataset.class_names
     metrics = {f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, targets, config).items()}
@@ -98,7 +104,8 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             report = replace(config.report, figures="none" if config.report.figures == "none" else "full")
             recorded = replace(config, report=report, tracking=replace(config.tracking, uri=uri))
             history = _epoch_values(metric_history(client, run))
-            results = Results(recorded, dataset, model, history, _untrained_outputs(config, dataset), test)
+            untrained, start = _untrained_outputs(config, dataset), run.tags.get("initial_weights", "")
+            results = Results(recorded, dataset, model, history, untrained, test, start)
             if not publish_report(ended, results, run.metrics, recorded_overrides):
                 client.delete_tag(run.run_id, REPORT_MISSING)
                 print(f"The report of run {run.run_id} is complete now.", file=sys.stderr)
@@ -117,7 +124,7 @@ def draw_full_report(run_id: str, uri: str) -> None:
     history = _epoch_values(metric_history(client, run))
     with TemporaryDirectory() as folder, reopen_ended_run(uri, run_id) as ended:
         model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id, config)
-        test = Evaluator(model, config.training.loss)(dataset.test)
+        test = Evaluator(model, criterion_of(config))(dataset.test)
         drawn = Path(folder, "figures")
         drawn.mkdir()
         failures = write_figures(Results(config, dataset, model, history, None, test), drawn)
@@ -137,7 +144,7 @@ def _untrained_outputs(config: Config, dataset: Dataset) -> np.ndarray | None:
     """Return what the run's network answered before training, which only the figure of a line needs."""
     if not isinstance(config.data, LinearData) or config.model.weights is not None:
         return None
-    return Evaluator(build_network(config), config.training.loss)(dataset.train).outputs
+    return Evaluator(build_network(config), criterion_of(config))(dataset.train).outputs
 
 
 def _refuse_other_overrides(overrides: Sequence[str]) -> None:
@@ -164,8 +171,27 @@ def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
     with TemporaryDirectory() as folder:
         file = Path(folder, "data", "recorded.yaml")
         file.parent.mkdir()
-        file.write_text(yaml.safe_dump(config_to_dict(config)["data"]))
+        file.write_text(yaml.safe_dump(_as_recorded(config)))
         return compose_job(["data=recorded", *neutral, *overrides], config_dir=folder).data
+
+
+def _as_recorded(config: Config) -> dict[str, Any]:
+    """Return a run's group `data`; facts of the user's own data are left open, to be found in other files."""
+    recorded: dict[str, Any] = config_to_dict(config)["data"]
+    if isinstance(config.data, OwnData):
+        recorded |= dict.fromkeys(FOUND_FACTS)
+    if isinstance(config.data, PicturesData):
+        recorded |= {"size": config.data.shape[:2], "color": len(config.data.shape) == 3}
+    return recorded
+
+
+def _check_class_names(chosen: OwnData, trained: OwnData, run_id: str) -> None:
+    if chosen.class_names != trained.class_names:
+        found, expected = (shorten(", ".join(data.class_names), 100) for data in (chosen, trained))
+        where = chosen.path if isinstance(chosen, OwnFileData) else f"data={chosen.name}"
+        raise DataError(
+            f"{where} has the classes {found}, but the model of run {run_id} knows {expected}. Name them alike."
+        )
 
 
 def _is_as_shipped(config: DataConfig) -> bool:
@@ -181,14 +207,15 @@ def _describe_examples(config: DataConfig) -> str:
     if isinstance(config, LinearData):
         return "single numbers to predict a number"
     size = " x ".join(map(str, config.shape))
-    what = f"images of {size} pixels" if len(config.shape) > 1 else f"vectors of {size} numbers"
-    return f"{what} from 0 to {config.pixel_max} in {config.classes} classes"
+    if len(config.shape) == 1:
+        return f"vectors of {size} numbers in {config.classes} classes"
+    return f"images of {size} pixels from 0 to {config.pixel_max} in {config.classes} classes"
 
 
 def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:
     split, undefined = split_metrics(config.metrics, targets, test.outputs, "test_")
     tell_undefined(undefined)
     metrics = test.metrics | {name.removeprefix("test_"): value for name, value in split.items()}
-    if "crossentropy" in config.training.loss:  # else the outputs are not probabilities
+    if gives_probabilities(config):
         metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)
     return metrics

@@ -14,6 +14,7 @@ from experiments.config.registry import OwnFunction, own_functions
 from experiments.config.yaml_files import read_yaml
 
 CONFIG_FOLDER = RESOURCES / "conf"
+START_KEYS = ("weights", "weights_of", "continue")  # that all networks have
 OWN_KINDS = {"model": "model", "data": "dataset", "optimizer": "optimizer"}  # of functions that are choices of a group
 
 
@@ -51,7 +52,7 @@ def own_choice_values(group: str, own: OwnFunction) -> dict[str, Any]:
     """Return what a choice of the user's own code sets where its YAML file, if any, does not."""
     common: dict[str, Any] = {}
     if group == "model":
-        common = {key: choice_values("model", "mlp")[key] for key in ("weights", "continue")}
+        common = {key: choice_values("model", "mlp")[key] for key in START_KEYS}
     elif group == "data":
         common = {key: value for key, value in choice_values("data", "arrays").items() if key != "path"}
     elif group == "optimizer":

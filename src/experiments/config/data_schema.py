@@ -167,7 +167,7 @@ class EmnistData(ArchiveData):
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class OwnData(ImageData):
-    """The user's own examples with classes, whose facts are found in the files; see found_facts.py."""
+    """The user's own examples with classes, whose facts are found; see found_facts.py."""
 
     test_fraction: Fraction = described(
         "part of each class that is the test set if the data has none, greater than 0, less than 1"
@@ -176,11 +176,17 @@ class OwnData(ImageData):
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class ArraysData(OwnData):
+class OwnFileData(OwnData):
+    """The user's own files."""
+
+    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArraysData(OwnFileData):
     """Images or vectors in an npz file."""
 
     name: Literal["arrays"]
-    path: str | None = described("npz file, as numpy.savez writes it; every run needs it")
     shape: InputShape
 
 
@@ -195,11 +201,10 @@ Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class PicturesData(OwnData):
+class PicturesData(OwnFileData):
     """Pictures in a folder for each class."""
 
     name: Literal["images"]
-    path: str | None = described("folder with a folder of pictures for each class; every run needs it")
     size: Size | None = described(
         "height and width that pictures get, in pixels: a number for squares, [height,width], or null: kept as they are"
     )

@@ -5,16 +5,19 @@ existed. Configs recorded earlier then stay valid, and their fingerprints stay t
 """
 
 import copy
+import functools
 import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from experiments.config.code_digest import CODE_DIGEST_RULE, code_digest
+from experiments.config.facts import initial_weights_file
 from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
 from experiments.runtime import recorded_variables
@@ -30,6 +33,8 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "data.augmentation.color": 0.0,
     "data.augmentation.own": [],
     "model.continue": None,
+    "model.weights_of": "all",
+    "training.freeze": [],
     "training.keep_state": False,
     "training.tensor_float_32": False,
     "tracking.system_metrics": False,
@@ -37,6 +42,8 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "sweep.minutes": None,
     "sweep.begin_from": None,
     "metrics": [],
+    "training.label_smoothing": 0.0,
+    "training.class_weight": None,
 }
 
 
@@ -74,8 +81,17 @@ def identity_tags(config: Config, data_digest: str) -> dict[str, str]:
         parts["own_code_digest"] = own.digest
     if variables := recorded_variables():
         parts["environment_variables"] = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    if file := initial_weights_file(config):
+        parts["weights_digest"] = _file_digest(file, file.stat().st_mtime_ns)
     found = {"code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
     return {**parts, **found, **({"own_code": own.folder.name} if own else {})}
+
+
+@functools.cache
+def _file_digest(file: Path, changed: int) -> str:
+    """Return the SHA-256 (hex) of a file, which is read again if the time of its last change is another."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def affects_result(key: str) -> bool:
@@ -93,6 +109,8 @@ def fingerprint_of(config: Config, parts: Mapping[str, str]) -> str:
     for key in WITHOUT_EFFECT:
         group, _, name = key.partition(".")
         (tree[group] if name else tree).pop(name or group, None)
+    if "weights_digest" in parts:  # what is in the file counts, not its name
+        del tree["model"]["weights"]
     whole = json.dumps([tree, dict(parts)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
 

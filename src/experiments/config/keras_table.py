@@ -9,6 +9,7 @@ import functools
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,15 @@ NOT_CONFIGURABLE = {
     *("self", "name", "seed", "dtype", "kwargs", "learning_rate", "noise_shape", "weights", "vocabulary"),
     *("quantization_config", "lora_rank", "lora_alpha", "gptq_unpacked_column_size", "reverse_dtype"),
 }
+NOT_OF_A_LOSS = ("axis", "reduction", "from_logits", "label_smoothing", "ignore_class")  # follow from the rest
 NOT_AN_ACTIVATION = frozenset({"get", "serialize", "deserialize", "glu"})  # glu halves the units that Dense announces
 NOT_AN_OPTIMIZER = frozenset({"Optimizer", "OptimizerMap", "LossScaleOptimizer", "MultiOptimizer"})
 EXACT_RANDOM_LAYERS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+# Arguments of keras.applications that the pipeline sets, or that only concern the head, which it replaces.
+SET_OF_APPLICATIONS = (
+    *("include_top", "input_tensor", "input_shape", "pooling", "classes", "classifier_activation"),
+    *("include_preprocessing", "dropout", "dropout_rate"),
+)
 REFUSED_LAYERS = {  # by kind: the reason, and the layers that are refused by name for it
     "code": ("it runs code of its own", "Lambda JaxLayer FlaxLayer TFSMLayer TorchModuleWrapper"),
     "wrapper": (
@@ -73,7 +80,7 @@ LIST_ARGUMENTS = {
 
 @functools.cache
 def keras_table() -> dict[str, dict[str, Any]]:
-    """Return the committed table: kind of object ("optimizers", "layers", ...) -> name -> its class and arguments."""
+    """Return the committed table: kind of object ("optimizers", "losses", ...) -> name -> its class and arguments."""
     contents: dict[str, dict[str, Any]] = json.loads(KERAS_TABLE_FILE.read_text())
     return contents
 
@@ -101,15 +108,41 @@ def describe_keras() -> dict[str, dict[str, Any]]:
             }
             for kind in ("initializers", "regularizers", "constraints")
         },
+        "losses": {name: {"arguments": _loss_arguments(cls)} for name, cls in _losses(keras.losses)},
         "layers": {
             name: {"arguments": configurable_arguments(cls), "refused": _why_refused(name, cls)}
             for name, cls in _public_classes(keras.layers)
         },
+        "applications": {
+            name: {"arguments": _application_arguments(function), "smallest": _smallest_image(function)}
+            for name, function in inspect.getmembers(keras.applications, inspect.isfunction)
+        },
     }
+
+
+def _application_arguments(function: Callable[..., Any]) -> dict[str, Any]:
+    arguments = configurable_arguments(function)
+    return {name: default for name, default in arguments.items() if name not in SET_OF_APPLICATIONS}
+
+
+def _smallest_image(function: Callable[..., Any]) -> int:
+    """Return the least height and width, in pixels, that an application takes, as its source states it."""
+    stated = re.findall(r"min_size=(\d+)", inspect.getsource(inspect.getmodule(function) or function))
+    return int(stated[0]) if stated else 32
 
 
 def _public_classes(module: Any) -> list[tuple[str, type]]:
     return [(name, cls) for name, cls in inspect.getmembers(module, inspect.isclass) if not name.startswith("_")]
+
+
+def _losses(module: Any) -> list[tuple[str, type]]:
+    """Return the losses by the names of their functions: `log_cosh` for LogCosh."""
+    functions = {name.replace("_", ""): name for name, _ in inspect.getmembers(module, inspect.isfunction)}
+    return sorted((functions[n.lower()], cls) for n, cls in _public_classes(module) if n.lower() in functions)
+
+
+def _loss_arguments(cls: type) -> dict[str, Any]:
+    return {name: value for name, value in configurable_arguments(cls).items() if name not in NOT_OF_A_LOSS}
 
 
 def configurable_arguments(function: Callable[..., Any]) -> dict[str, Any]:

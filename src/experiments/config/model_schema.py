@@ -8,9 +8,11 @@ from pydantic.dataclasses import dataclass
 from experiments.config.fields import STRICT_FIELDS, Positive, Rate, described
 from experiments.config.keras_table import (
     DROPOUT_RATE_RANGE,
+    check_arguments,
     check_layer,
     keras_name_check,
     keras_object_check,
+    keras_table,
     refusal,
 )
 
@@ -24,7 +26,7 @@ ACTIVATION = described("activation function, a name in Keras such as relu, tanh,
 INITIALIZER = described("initial weights, a name in Keras such as glorot_uniform, or {name: {argument: value}}")
 REGULARIZER = described("penalty on the weights, like {l2: {l2: 0.0001}}, or null: none")
 RESNET_DEPTH = "layers with weights, 6 n + 2: 8, 14, 20, 26, 32, 38, 44, 50, 56 or more"
-RunId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+WeightsSource = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$|\.(keras|h5)$")]
 RunIdPrefix = Annotated[str, Field(pattern="^[0-9a-f]{1,32}$")]
 
 
@@ -33,8 +35,11 @@ class StartConfig:
     """What all networks share: where training starts."""
 
     name: str
-    weights: RunId | None = described(
-        "id of a finished run whose model's weights to start from, 32 hex digits, or null: drawn by seed"
+    weights: WeightsSource | None = described(
+        "where to start: id of a finished run, 32 hex digits, a file that ends in .keras or .h5, or null: drawn by seed"
+    )
+    weights_of: Literal["all", "matching"] = described(
+        "layers that start from model.weights: all, or matching: those with the same name and shapes there"
     )
     continue_: RunIdPrefix | None = Field(  # `continue` is a keyword of Python
         alias="continue",
@@ -96,6 +101,22 @@ class ResnetConfig(StartConfig):
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
+class KerasConfig(StartConfig):
+    """A network of keras.applications with an output layer for the task."""
+
+    name: Literal["keras"]
+    application: Annotated[str, AfterValidator(keras_name_check("applications"))] = described(
+        "network of keras.applications, by its name there, such as MobileNetV2"
+    )
+    arguments: dict[str, Any] | None = described("arguments of that network, such as {alpha: 0.5}, or null: none")
+    dropout: Rate = described(DROPOUT_RATE_RANGE)
+
+    def __post_init__(self) -> None:
+        known = keras_table()["applications"][self.application]["arguments"]
+        check_arguments(f"model.arguments: {self.application}", self.arguments or {}, known)
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
 class NeuronConfig(StartConfig):
     """One artificial neuron: activation(weight * x + bias)."""
 
@@ -115,4 +136,4 @@ class LayersConfig(StartConfig):
     )
 
 
-ModelConfig = MlpConfig | CnnConfig | ResnetConfig | NeuronConfig | LayersConfig
+ModelConfig = MlpConfig | CnnConfig | ResnetConfig | KerasConfig | NeuronConfig | LayersConfig

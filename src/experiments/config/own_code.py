@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.code_digest import syntax_digest
+from experiments.config.keras_table import keras_table
 from experiments.config.metrics import CHOSEN_METRICS, METRICS
 from experiments.config.own_schema import own_schema
 from experiments.config.registry import GIVEN, OwnFunction, own_functions
@@ -86,10 +87,14 @@ def load_own_code(given: str | None) -> None:
             f"--code={folder} offers nothing: no function in {', '.join(modules[:5])} has a decorator such as"
             " @experiments.model."
         )
+    taken = {
+        "metric": [metric.name for metric in (*METRICS, *CHOSEN_METRICS.values())],
+        "loss": keras_table()["losses"],
+    }
     for own in offered:
         own_schema(own)
-        if own.kind == "metric" and own.name in (metric.name for metric in (*METRICS, *CHOSEN_METRICS.values())):
-            raise ConfigError(f"{own.file}: {own.name} has the name of a metric of ours. Rename it.")
+        if own.name in taken.get(own.kind, ()):
+            raise ConfigError(f"{own.file}: {own.name} has the name of a {own.kind} of ours. Rename it.")
     _loaded[:] = [OwnCode(folder, files, _digest_of(files))]
 
 

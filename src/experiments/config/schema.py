@@ -12,16 +12,23 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from experiments.config.data_schema import DataConfig, OwnFunctionData
-from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, Rate, described
+from experiments.config.fields import (
+    LARGEST_SEED,
+    STRICT_FIELDS,
+    Count,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Rate,
+    described,
+)
 from experiments.config.keras_table import refusal
+from experiments.config.losses import check_loss
 from experiments.config.model_schema import ModelConfig, StartConfig
 from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, OptimizerConfig, ScheduleConfig
 from experiments.config.own_schema import own_schema
 from experiments.config.registry import own_functions
 from experiments.errors import join_sorted
-
-CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "mean_squared_error")
-REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -53,9 +60,14 @@ class TrainingConfig:
     epochs: Positive = described("passes over the training examples, 1 or more")
     batch_size: Positive = described("examples per step, from 1 to the number of training examples")
     loss: Annotated[
-        Literal[(*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES)],  # type: ignore[valid-type]
-        described(f"classes: {', '.join(CLASSIFICATION_LOSSES)}; numbers: {', '.join(REGRESSION_LOSSES)}"),
+        Any,
+        AfterValidator(check_loss),
+        described("a loss of Keras that fits classes or numbers: a name, or {name: {argument: value}}"),
     ]
+    label_smoothing: Rate = described("part of each target that is spread over all classes, from 0 to below 1")
+    class_weight: Literal["balanced"] | dict[str, NotNegative] | None = described(
+        "factor on the training loss of each class: {class: 0 or more} (1 if left out), balanced, or null: none"
+    )
     threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = described(
         "threads within one operation, from 1 to 256, or auto: 1 for a small network, all cores for a large one"
     )
@@ -74,6 +86,7 @@ class TrainingConfig:
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = described(
         "minutes between checkpoints within an epoch, 0 or more, or null: only after each epoch"
     )
+    freeze: list[str] = described("layers that keep their weights, as a list of names with * and ?, or [] for none")
     keep_state: bool = described("keep the final state as an artifact, for model.continue: true or false")
 
 

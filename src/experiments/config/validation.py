@@ -15,20 +15,16 @@ from experiments.config.facts import (
     LARGE_NETWORK,
     available_cores,
     count_training_examples,
-    epoch_metric_names,
     estimate_weights,
-    final_metric_names,
     network_input_shape,
-    objective_metric_names,
-    task_of,
 )
 from experiments.config.found_facts import complete_facts, open_facts
-from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
-from experiments.config.metrics import METRICS, chosen_metrics, find_metric
-from experiments.config.model_schema import CnnConfig, NeuronConfig, ResnetConfig
-from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
-from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config, config_schema
-from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+from experiments.config.goal_rules import check_loss_fits, check_metrics
+from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, keras_table
+from experiments.config.model_schema import CnnConfig, KerasConfig, NeuronConfig, ResnetConfig
+from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule
+from experiments.config.schema import Config, config_schema
+from experiments.errors import ConfigError, join_sorted, unknown_key
 from experiments.formatting import is_plain_text, shorten_middle
 
 MOST_PROBLEMS = 10  # lines of a message
@@ -58,11 +54,11 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
     assert config is not None
     for rule in (
         _check_data,
-        _check_chosen_metrics,
-        _check_metrics,
+        check_loss_fits,
         _check_model,
         _check_training,
         _check_distribution,
+        check_metrics,
     ):
         rule(config)
     if config.training.threads == "auto":
@@ -87,7 +83,8 @@ def _refuse_odd_kinds(value: Any, path: str = "") -> None:
     where = path or "The config"
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if not isinstance(key, str) or not is_plain_text(key):
+            is_class_number = path == "training.class_weight" and type(key) is int  # which is a text in JSON
+            if not is_class_number and (not isinstance(key, str) or not is_plain_text(key)):
                 given = f"{key!r} ({type(key).__name__})"
                 raise ConfigError(f"{where} has the key {given}. Keys are texts; in YAML write it in quotation marks.")
             _refuse_odd_kinds(item, f"{path}.{key}" if path else key)
@@ -119,13 +116,6 @@ def _check_data(config: Config) -> None:
         )
     if isinstance(data, ImageData):
         _check_images(data)
-    what = task_of(config)
-    allowed = REGRESSION_LOSSES if what == "numbers" else CLASSIFICATION_LOSSES
-    if config.training.loss not in allowed:
-        raise ConfigError(
-            f"training.loss={config.training.loss} does not fit data={data.name}, whose targets are {what}."
-            f" Choose training.loss from: {join_sorted(allowed)}"
-        )
 
 
 def _check_images(data: ImageData) -> None:
@@ -166,16 +156,6 @@ def _check_training(config: Config) -> None:
             f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves nothing of training.epochs={training.epochs} for"
             f" the cosine. Allowed: 0 to less than {training.epochs}"
         )
-    stopping, watched = training.early_stopping, {}
-    if training.restore_best or (stopping.patience, stopping.goal) != (None, None):
-        watched["training.early_stopping.metric"] = stopping.metric
-    if isinstance(schedule, ReduceOnPlateauSchedule):
-        watched["schedule.metric"] = schedule.metric
-    known = epoch_metric_names(config)
-    for key, metric in watched.items():
-        if metric not in known:
-            why = _why_not_logged(config, metric)
-            raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {join_sorted(known)}")
     if training.loop == "fit" and config.distribution.strategy in ("mirrored", "multi_worker"):
         raise ConfigError(
             f"training.loop=fit with distribution={config.distribution.strategy}: Keras's fit weighs batches that do"
@@ -205,54 +185,6 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
 
 
-def _check_chosen_metrics(config: Config) -> None:
-    data, classes = config.data, None if isinstance(config.data, LinearData) else config.data.classes
-    what = task_of(config)
-    choices = [
-        name for name, metric in chosen_metrics().items() if metric.task in (None, what) and metric.fits(classes)
-    ]
-    for name in config.metrics:
-        if name in (metric.name for metric in METRICS):
-            raise ConfigError(f"metrics: {name} is logged anyway. Leave it out.")
-        if config.metrics.count(name) > 1:
-            raise ConfigError(f"metrics names {name} twice. Name it once.")
-        if name not in choices:
-            why = "is not a known metric" + did_you_mean(name.removeprefix("neg_"), choices)
-            if (metric := chosen_metrics().get(name)) is not None:
-                needed = "two classes" if metric.most_classes else f"{metric.least_classes} or more classes"
-                needed = needed if metric.task == what else metric.task or ""
-                why = f"needs {needed}, data={data.name} has {f'{classes} classes' if classes else what}"
-            raise ConfigError(f"metrics: {name} {why}. Choices for data={data.name}: {join_sorted(choices)}")
-
-
-def _unless_chosen(config: Config, name: str) -> str:
-    unnamed = (metric := find_metric(name)) and metric not in METRICS and metric.name not in config.metrics
-    return f" (metrics does not name {metric.name})" if metric and unnamed else ""
-
-
-def _why_not_logged(config: Config, name: str) -> str:
-    if why := _unless_chosen(config, name):
-        return why
-    without = name.startswith(("val_", "best_val_")) and not config.data.validation
-    return " (data.validation=0 leaves nothing to validate on)" if without else ""
-
-
-def _check_metrics(config: Config) -> None:
-    metric, expected, finals = config.objective.metric, config.expected, final_metric_names(config)
-    known = objective_metric_names(config)
-    if metric not in ("auto", *known):
-        why = _why_not_logged(config, metric) or did_you_mean(metric, known)
-        raise ConfigError(
-            f"objective.metric={metric} is not a metric of these runs{why}. Choices: auto, {join_sorted(known)}"
-        )
-    if expected is not None and expected.metric not in finals:
-        raise ConfigError(
-            f"expected.metric={expected.metric} is not a metric of a run with data={config.data.name} and"
-            f" data.validation={config.data.validation}{_unless_chosen(config, expected.metric)}. Choices:"
-            f" {join_sorted(finals)}"
-        )
-
-
 def _check_model(config: Config) -> None:
     model, data = config.model, config.data
     if isinstance(model, NeuronConfig) and not isinstance(data, LinearData):
@@ -260,7 +192,7 @@ def _check_model(config: Config) -> None:
             f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
             " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
         )
-    if isinstance(model, CnnConfig | ResnetConfig) and len(data.shape) < 2:
+    if isinstance(model, CnnConfig | ResnetConfig | KerasConfig) and len(data.shape) < 2:
         raise ConfigError(
             f"model={model.name} needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
         )
@@ -275,6 +207,18 @@ def _check_model(config: Config) -> None:
                     f" convolution {number} (kernel {model.kernel_size}, pooling {model.pool_size}, padding"
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
+    if isinstance(model, KerasConfig) and isinstance(data, ImageData):
+        smallest, sides = keras_table()["applications"][model.application]["smallest"], network_input_shape(data)[:2]
+        if min(sides) < smallest:
+            raise ConfigError(
+                f"model.application={model.application} takes images of {smallest} x {smallest} pixels or more,"
+                f" data={data.name} has {' x '.join(map(str, sides))}. Use"
+                f" data.padding={data.padding - (min(sides) - smallest) // 2}, or larger images"
+            )
+    if model.weights_of != "all" and model.weights is None:
+        raise ConfigError(
+            f"model.weights_of={model.weights_of} needs model.weights: name a finished run or a file, or leave it out."
+        )
     if isinstance(model, NeuronConfig) and model.activation in LAYER_WIDE_ACTIVATIONS:
         raise ConfigError(f"model.activation={model.activation} of one neuron is constant. Choose another, like tanh")
 

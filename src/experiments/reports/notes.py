@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.config.composition import compose_job
-from experiments.config.data_schema import LinearData
+from experiments.config.data_schema import LinearData, OwnData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.metrics import RUN_METRICS, find_metric, higher_is_better, metric_names
 from experiments.config.schema import Config
@@ -35,11 +35,11 @@ DATASET_NOTES = {
 
 
 def unfinished_note(
-    config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str
+    config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str, start: str = ""
 ) -> str:
     """Return the note of a run without a result yet; it stays if the run is cut off."""
     commands = _code_block(next_commands(config, overrides, run_id))
-    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model), commands])
+    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model, start), commands])
 
 
 def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[str], run_id: str) -> str:
@@ -53,7 +53,7 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
     blocks = [
         describe_result(results, metrics),
         *describe_goal(results),
-        *_describe_training(config, results.dataset, results.model),
+        *_describe_training(config, results.dataset, results.model, results.start),
         *_describe_worst_classes(results),
         *_describe_neuron(config),
         _code_block(next_commands(config, overrides, run_id)),
@@ -65,18 +65,43 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
     return "\n\n".join(blocks)
 
 
-def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model") -> list[str]:
+def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model", start: str) -> list[str]:
     """Describe what was trained on what, and how that differs from the defaults."""
     held_out = len(dataset.validation.targets)
     validation = f" ({held_out:,} held out for validation)" if held_out else ""
     differences = [printable(text).replace("`", "'") for text in differences_from_defaults(config)]
     about_data = " ".join(filter(None, [DATASET_NOTES.get(dataset.name), *_describe_balance(dataset)]))
+    frozen = model.count_params() - sum(layer.count_params() for layer in model.layers if layer.trainable)
+    kept = f" ({frozen:,} of them frozen)" if config.training.freeze else ""
     return [
-        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}, trained on"
+        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}{kept}, trained on"
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
         f" learning rate {config.optimizer.learning_rate:g}, batch size {config.training.batch_size},"
         f" seed {config.seed}." + (f" {about_data}" if about_data else ""),
+        *([escape_markdown(start)] if start else []),
+        *_describe_own_data(config, dataset),
         f"Differs from the defaults: {', '.join(f'`{text}`' for text in differences) or 'nothing'}.",
+    ]
+
+
+def _describe_own_data(config: Config, dataset: "Dataset") -> list[str]:
+    """Describe what was found in the user's own data, and how it was read."""
+    data = config.data
+    if not isinstance(data, OwnData):
+        return []
+    counts = [np.bincount(split.targets, minlength=data.classes) for split in (dataset.train, dataset.test)]
+    per_class = zip(map(escape_markdown, data.class_names), *counts, strict=True)
+    names = [f"**{name}** {train:,} and {test:,}" for name, train, test in per_class]
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    mean, deviation = (
+        " ".join(f"{number:.4g}" for number in np.ravel(value)[:SHOWN_CLASSES])
+        for value in (data.mean, data.standard_deviation)
+    )
+    shape = " x ".join(map(str, data.shape))
+    return [
+        f"Data: {escape_markdown(dataset.source)}, inputs of {shape}. Examples to train and to test on"
+        f" in {data.classes} classes: {', '.join(names[:SHOWN_CLASSES])}{more}. Inputs are divided by {data.pixel_max};"
+        f" then their mean is {mean}, their standard deviation {deviation}. {escape_markdown(dataset.reading)}"
     ]
 
 

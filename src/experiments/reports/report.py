@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments.config.data_schema import LinearData
+from experiments.config.facts import gives_probabilities
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
 from experiments.config.own_code import call_own
@@ -52,11 +53,12 @@ class Results:
     history: Mapping[str, Sequence[float]]  # metric -> one value per epoch
     untrained: np.ndarray | None  # outputs for the training inputs before training, [n, 1]; regression only
     test: Evaluation  # of the trained model on the whole official test split
+    start: str = ""  # a sentence about the layers that start from model.weights, if not all do
 
     @property
     def unit(self) -> Literal["probability", "output"]:
-        """Return what the outputs for the classes are: only a cross-entropy makes them probabilities."""
-        return "probability" if "crossentropy" in self.config.training.loss else "output"
+        """Return what the outputs for the classes are: only some losses make them probabilities."""
+        return "probability" if gives_probabilities(self.config) else "output"
 
     @property
     def predicted(self) -> np.ndarray:
@@ -274,7 +276,8 @@ def predictions_csv(results: Results) -> str:
 def publish_results(run: TrackedRun, results: Results, metrics: Mapping[str, float], overrides: Sequence[str]) -> None:
     """Log the model of a run that has its final `metrics`, then its report and profile."""
     if results.config.tracking.log_model:
-        run.log_model(results.model, results.dataset.test.inputs[:1], results.test.outputs[:1])
+        outputs = np.zeros((1, *results.model.output_shape[1:]), np.float32)
+        run.log_model(results.model, results.dataset.test.inputs[:1], outputs)
     publish_report(run, results, metrics, overrides)
     if results.config.report.profile:
         run.log_text(trace_page(), "profile/trace.html")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from experiments.config.facts import initial_weights_file
 from experiments.config.identity import complete, config_to_dict
 from experiments.config.overrides import override_key
 from experiments.config.validation import validate_config
@@ -84,6 +85,11 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
     original = find_original_run(run_id, uri)
     run, store = original.run, resolve_tracking_uri(uri)
     model = original.config.model
+    if initial_weights_file(original.config):
+        raise BundleError(
+            f"Run {run.run_id} cannot be exported: it starts from the file {model.weights} (model.weights), which a"
+            " bundle does not contain. Share its config and that file instead."
+        )
     for key, start in (("weights", model.weights), ("continue", model.continue_)):
         if start:
             raise BundleError(

@@ -205,7 +205,8 @@ def _explain_new_sweep(plan: SweepPlan) -> str:
     with suppress(StoreError):  # it may have been cut off as it began
         differing = changed_values(plan, other.run_id)
     if isinstance(plan.composed, Search):
-        if not differing and plan.composed.sweeper.sampler in LEARNING_SAMPLERS:
+        learns = plan.composed.sweeper.sampler in LEARNING_SAMPLERS and not plan.base.sweep.begin_from
+        if learns and not differing:
             offer = f" To begin from its trials: sweep.begin_from={other.run_id}"
         settings = other.tags.get(SETTINGS_TAG, "")
         differing += [line for line in search_settings(plan.composed) if json.dumps(line) not in settings]

@@ -43,6 +43,7 @@ IDENTITY_TAGS = {
     "own_code_digest": "your own code",
     "versions": "the installed packages",
     "data_digest": "the data",
+    "weights_digest": "the file of model.weights",
     "environment_variables": "environment variables",  # a tag only where they can change a result
 }
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from experiments.data.splits import Split
 from experiments.training.compiled_loop import StepReport
-from experiments.training.evaluation import per_example_functions
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import set_hyperparameters
 from experiments.training.randomness import LAYER_STREAM, drawing, epoch_order, with_counter_dropout
@@ -18,7 +17,9 @@ class FitLoop:
 
     resumes_within_an_epoch = False
 
-    def __init__(self, network: CompiledNetwork, training: Split, seed: int) -> None:
+    def __init__(
+        self, network: CompiledNetwork, training: Split, seed: int, class_weights: np.ndarray | None = None
+    ) -> None:
         import tensorflow as tf
 
         augment = network.augmenter and partial(network.augmenter)  # which has a hash
@@ -26,15 +27,15 @@ class FitLoop:
         self.model, self.dropouts = with_counter_dropout(network.model)
         self.optimizer, self.batch_size = network.optimizer, network.batch_size
         self.training, self.seed = training, seed
-        losses, quality = per_example_functions(network.loss, network.model.output_shape[-1])
-        self.metric = quality.__name__
+        self.metric = network.criterion.quality.__name__
+        self.class_weights = None if class_weights is None else dict(enumerate(class_weights.tolist()))
         self.counter = tf.Variable(tf.zeros(3, tf.uint32), trainable=False)  # seed, epoch and step
         for layer in self.dropouts:
             layer.draw.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
             layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
             layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
         self.keras_step, self.model.train_step = self.model.train_step, self._train_step
-        self.model.compile(optimizer=self.optimizer, loss=losses, metrics=[self.metric])
+        self.model.compile(optimizer=self.optimizer, loss=network.criterion.losses, metrics=[self.metric])
 
     def epoch(
         self, epoch: int, hyperparameters: np.ndarray, start: int, sums: np.ndarray, report: StepReport
@@ -58,6 +59,7 @@ class FitLoop:
             self._inputs(order, epoch),
             self.training.targets[order],
             batch_size=self.batch_size,
+            class_weight=self.class_weights,
             shuffle=False,
             epochs=epoch,
             initial_epoch=epoch - 1,

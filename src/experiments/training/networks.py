@@ -4,6 +4,7 @@ Every model takes raw inputs (pixels as stored) and scales them itself, so that 
 """
 
 import dataclasses
+import fnmatch
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -13,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.data_schema import LinearData
-from experiments.config.facts import OutputLayer, network_input_shape, output_layer
+from experiments.config.facts import OutputLayer, gives_probabilities, network_input_shape, output_layer
 from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
 from experiments.config.own_code import call_own
 from experiments.config.registry import own_functions
 from experiments.config.schema import Config
-from experiments.errors import ConfigError, StoreError
+from experiments.errors import ConfigError, StoreError, did_you_mean
+from experiments.formatting import shorten_middle
 from experiments.profiling import span
+from experiments.training.keras_applications import keras_application
 from experiments.training.network_builders import cnn, connect_layers, keras_errors, mlp, neuron, written_layers
-from experiments.training.randomness import refuse_unrepeatable
+from experiments.training.randomness import refuse_other_randomness, refuse_unrepeatable
 from experiments.training.residual_networks import resnet
 
 if TYPE_CHECKING:
@@ -50,35 +53,30 @@ def build_network(config: Config) -> "keras.Model":
         build = partial(call_own, own) if own else NETWORK_BUILDERS[config.model.name]
         model = keras.Model(inputs, build(scaled, outputs, **arguments), name=config.model.name)
     _check_network(model, config, outputs)
+    refuse_other_randomness(model)
     if own:
         refuse_unrepeatable(model)
         _refuse_unloadable(model)
+    _freeze_layers(model, config.training.freeze)
     return model
-
-
-def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key: str) -> None:
-    """Give a model the weights that the setting `key` asks for; raise a ConfigError if their shapes do not fit."""
-    given, expected = ([tuple(value.shape) for value in values] for values in (weights, model.weights))
-    if given != expected:
-        raise ConfigError(
-            f"{key} does not fit: its weights have the shapes {_show_shapes(given)}, but this network needs"
-            f" {_show_shapes(expected)}. Use the data and model settings of that run: python scripts/compare.py"
-            f" {key.partition('=')[2]}"
-        )
-    model.set_weights(weights)
 
 
 def load_keras_model(file: Path, run_id: str, config: Config) -> "keras.Model":
     """Load the model from a run's `.keras` file, or raise a StoreError; the user's own layers are those of `config`."""
-    import keras
-
     if config.model.name in own_functions("model"):
         build_network(config)  # which defines its layers
+    return load_keras_file(file, f"The model of run {run_id}")
+
+
+def load_keras_file(file: Path, what: str) -> "keras.Model":
+    """Load a model from a `.keras` file without running code of it, or raise a StoreError that begins with `what`."""
+    import keras
+
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
+        raise StoreError(f"{what} cannot be loaded: {reason}") from None
 
 
 def _refuse_unloadable(model: "keras.Model") -> None:
@@ -92,10 +90,6 @@ def _refuse_unloadable(model: "keras.Model") -> None:
             f"model={model.name} could not be loaded from its file again. Decorate each layer of your own with"
             " @keras.saving.register_keras_serializable(), and return all arguments of its constructor from get_config."
         ) from error
-
-
-def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"
 
 
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
@@ -127,9 +121,29 @@ NETWORK_BUILDERS: dict[str, Any] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet": resnet,
+    "keras": keras_application,
     "neuron": neuron,
     "layers": written_layers,
 }
+
+
+def _freeze_layers(model: "keras.Model", patterns: Sequence[str]) -> None:
+    """Keep the weights of the layers whose name matches a pattern; raise a ConfigError if one matches none, or all do.
+
+    Batch normalization among them uses its moving statistics, in training too.
+    """
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    for pattern in patterns:
+        found = fnmatch.filter(layers, pattern)
+        if not found:
+            raise ConfigError(
+                f"training.freeze: {pattern!r} is not the name of a layer with weights{did_you_mean(pattern, layers)};"
+                f" model={model.name} has: {shorten_middle(', '.join(layers), 600)}"
+            )
+        for name in found:
+            layers[name].trainable = False
+    if not model.trainable_variables:
+        raise ConfigError(f"training.freeze={list(patterns)} leaves no weights of model={model.name} to train.")
 
 
 def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) -> None:
@@ -153,7 +167,7 @@ def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) ->
                 function(variable)
     sums = outputs.sum(axis=1)
     excess = abs(sums - 1).max() if units > 1 else outputs.max() - 1
-    if "crossentropy" in config.training.loss and (outputs.min() < 0 or excess > 1e-3):
+    if gives_probabilities(config) and (outputs.min() < 0 or excess > 1e-3):
         if isinstance(config.model, MlpConfig):
             ends, fix = "model.output_activation ends", "Leave it null"
         wrong = f"they add up to {sums[0]:.3g}, not 1" if units > 1 else "it is not between 0 and 1"

@@ -1,5 +1,6 @@
 """All randomness of training, as a function of (seed, epoch, step) and never of call order."""
 
+import functools
 import re
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.keras_table import REFUSED_LAYERS
 from experiments.config.registry import current_draw
 from experiments.errors import ConfigError
 
@@ -82,15 +84,10 @@ def drawing(stream: int, words: "tf.Tensor | tf.Variable", first_row: "tf.Tensor
 
 
 def refuse_unrepeatable(model: "keras.Model") -> None:
-    """Raise a ConfigError if a model of the user's own draws random numbers that depend on the order of calls."""
-    import keras
+    """Raise a ConfigError if a model of the user's own uses random operations that depend on the order of calls."""
     import tensorflow as tf
 
     advice = "A run could not be repeated exactly. Use keras.layers.Dropout, or draw with experiments.random."
-    for layer in model.layers:
-        generators = [value for value in vars(layer).values() if isinstance(value, keras.random.SeedGenerator)]
-        if generators and not isinstance(layer, keras.layers.Dropout):
-            raise ConfigError(f"Layer {layer.name} ({type(layer).__name__}) has its own random generator. {advice}")
     zero = tf.constant(0, tf.uint32)
     with drawing(LAYER_STREAM, tf.zeros(3, tf.uint32)):
         twin, dropouts = with_counter_dropout(model)
@@ -128,6 +125,7 @@ def with_counter_dropout(
 
     dropouts: list[Any] = []
 
+    @functools.cache  # a layer that is called twice stays one layer
     def replace(layer: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized
@@ -139,6 +137,24 @@ def with_counter_dropout(
         return dropouts[-1]
 
     return keras.models.clone_model(model, clone_function=replace), dropouts
+
+
+def refuse_other_randomness(model: "keras.Model") -> None:
+    """Raise a ConfigError if a layer would draw random numbers in the order of its calls, so that no run is repeatable.
+
+    Dropout layers of the model itself, not of another one within it, become functions of a counter; recurrent layers
+    draw none at rate 0.
+    """
+    import keras
+
+    for layer in model.layers:
+        draws = len(layer.variables) > len(layer.weights)  # the rest are states of random generators
+        rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+        if draws and not isinstance(layer, keras.layers.Dropout) and rates != [0, 0]:
+            raise ConfigError(
+                f"model={model.name}: layer {layer.name!r} ({type(layer).__name__}) is refused:"
+                f" {REFUSED_LAYERS['random'][0]}"
+            )
 
 
 def pools_blocks(layer: "keras.layers.Layer") -> bool:
@@ -185,6 +201,7 @@ def _counter_dropout() -> Any:
             self.rate, self.draw = layer.rate, MaskDraw()
             self.drops_whole_channels = type(layer) is not keras.layers.Dropout
             self.channels_axis = 1 if getattr(layer, "data_format", "") == "channels_first" else -1
+            self.noise_shape = layer.noise_shape  # None, or with 1 for axes along which the mask is the same
 
         def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
             if not training:
@@ -193,6 +210,8 @@ def _counter_dropout() -> Any:
             if self.drops_whole_channels:
                 channels, shape = shape[self.channels_axis], [1] * len(shape)
                 shape[self.channels_axis] = channels
+            elif self.noise_shape:
+                shape = [size or given for size, given in zip(self.noise_shape, shape, strict=True)]
             draw = self.draw
             bits = uniform_bits(draw.counter, tf.shape(inputs)[0], prod(shape[1:]), draw.first_row)
             keep = tf.reshape(bits >= draw.threshold, [-1, *shape[1:]])

@@ -22,7 +22,7 @@ from experiments.errors import ENDING_SIGNALS, REPEATED_SIGNALS, Terminated
 from experiments.profiling import span
 from experiments.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from experiments.training.compiled_loop import CompiledLoop
-from experiments.training.evaluation import Metrics, refuse_not_finite, split_metrics, tell_undefined
+from experiments.training.evaluation import Metrics, class_weights, refuse_not_finite, split_metrics, tell_undefined
 from experiments.training.fit_loop import FitLoop
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import plan_hyperparameters
@@ -98,7 +98,8 @@ class Trainer:
         self.state, self.best_weights = TrainingState(), list[np.ndarray]()
         self.told = set[str]()  # metrics that are not defined
         loop = FitLoop if config.training.loop == "fit" else CompiledLoop
-        self.loop: FitLoop | CompiledLoop = loop(network, dataset.train, config.seed)
+        weights = class_weights(config, dataset.train.targets)
+        self.loop: FitLoop | CompiledLoop = loop(network, dataset.train, config.seed, weights)
         self.examples = len(dataset.train.targets)
         self.steps = -(-self.examples // network.batch_size)
         self.saved = time.monotonic()

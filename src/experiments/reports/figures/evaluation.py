@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 CALIBRATION_BINS = 15
+MOST_NAMED, MOST_COUNTED = 64, 40  # classes of a confusion matrix with a name, and with numbers in its cells
+MOST_BARS = 40  # classes with a bar
 
 
 def confusion_matrix(
@@ -37,9 +39,12 @@ def confusion_matrix(
     most = f"most frequent: {names[actual]} taken for {names[taken_for]}, {plural(int(mistakes.max()), 'time')}"
     most = f"{most}; orange: share of the actual class" if errors else "no mistakes"
 
-    room = text_width(names, 10)
+    step = -(-classes // MOST_NAMED)  # every so manieth class has its name
+    size = min(10.0, 360 * step / classes)
+    room = text_width(names, size)
     left, slanted = 0.75 + room, room > 0.5
-    bottom = 0.65 + (0.5 * room if slanted else 0)
+    angle = 35 if size == 10 else 90
+    bottom = 0.65 + ((0.5 if angle == 35 else 1.0) * room if slanted else 0)
     side = min(PAGE_WIDTH - left - MARGIN, 6.0, 1.3 * classes)
     title = f"Confusion matrix: {percent_text(1 - errors / total, 2)} of {total:,} correct, {plural(errors, 'error')}"
     page = Page(style, bottom + side, title, most)
@@ -53,15 +58,18 @@ def confusion_matrix(
     )
     axes.imshow(cells)
     options: dict[str, Any] = {"fontsize": min(12.0, 110 / classes), "ha": "center", "va": "center_baseline"}
-    for row, column in np.argwhere(counts):
+    for row, column in np.argwhere(counts) if classes <= MOST_COUNTED else ():
         color = page.readable_colour(cells[row, column])
         axes.text(column, row, f"{counts[row, column]:,}", color=color, **options)
-    slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-    axes.set_xticks(range(classes), names, **slant)
-    axes.set_yticks(range(classes), names)
-    axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color=palette.faint, linewidth=0.8)
+    slant: dict[str, Any] = {"rotation": angle, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    if angle == 90:
+        slant["va"] = "center"
+    axes.set_xticks(range(0, classes, step), names[::step], fontsize=size, **slant)
+    axes.set_yticks(range(0, classes, step), names[::step], fontsize=size)
+    if step == 1:
+        axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color=palette.faint, linewidth=0.8)
     axes.tick_params(length=0, which="both")
     axes.set(xlabel="predicted", ylabel="actual")
     axes.spines[:].set_visible(False)
@@ -73,6 +81,8 @@ def per_class_accuracy(
 ) -> Figure:
     """Draw the error of each class in percent, in class order, with the counts; arguments as `confusion_matrix`.
 
+    Of more than MOST_BARS classes, those with the largest error are drawn.
+
     Errors are drawn rather than accuracies, because accuracies near 100% can be told apart only on an axis that does
     not begin at zero, where the lengths of bars mislead.
     """
@@ -82,10 +92,17 @@ def per_class_accuracy(
     errors = np.bincount(labels[labels != predicted], minlength=len(names))
     rates = 100 * errors / np.maximum(totals, 1)
     overall = 100 * errors.sum() / totals.sum()
+    about = ""
+    if len(names) > MOST_BARS:
+        about = f"; the {MOST_BARS} of {len(names):,} classes with the largest error"
+        worst = np.sort(np.argsort(-rates, kind="stable")[:MOST_BARS])
+        names, rates, errors_of, totals = [names[label] for label in worst], rates[worst], errors[worst], totals[worst]
+    else:
+        errors_of = errors
 
     height = 0.1 + 0.36 * len(names)
     accuracy = f"accuracy {percent_text(1 - overall / 100, 2)}: {plural(int(errors.sum()), 'error')} in {len(labels):,}"
-    page = Page(style, height + 0.9, f"Error per class: {overall:.2f}% overall", accuracy)
+    page = Page(style, height + 0.9, f"Error per class: {overall:.2f}% overall", accuracy + about)
     palette = page.palette
     axes = page.add_axes(0.45 + text_width(names, 10), 0.65, height, grid="x")
     axes.barh(range(len(names)), rates, height=0.66, color=palette.blue)
@@ -93,7 +110,7 @@ def per_class_accuracy(
     # The patch keeps lines from crossing the text.
     patch = {"facecolor": palette.background, "edgecolor": "none", "pad": 1.5}
     options: dict[str, Any] = {"color": palette.text, "fontsize": 10, "va": "center_baseline", "bbox": patch}
-    for position, (rate, wrong, total) in enumerate(zip(rates, errors, totals, strict=True)):
+    for position, (rate, wrong, total) in enumerate(zip(rates, errors_of, totals, strict=True)):
         text = f"{rate:.1f}%  ({wrong:,} of {total:,})" if total else "no examples"
         axes.text(rate + 0.012 * limit, position, text, **options)
     axes.axvline(overall, color=palette.orange, linewidth=1.5, dashes=(4, 1.5), zorder=0.9)

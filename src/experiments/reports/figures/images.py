@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 GRID_COLUMNS = 6
 GRID_ROWS = 5
 SAMPLES_PER_CLASS = 12
+MOST_SAMPLED_CLASSES = 30
+SAMPLE_PIXELS, JUDGED_PIXELS = 64, 150  # a side of an image in a figure, about: larger images are averaged
 
 
 class JudgedImages(NamedTuple):
@@ -31,12 +33,15 @@ class JudgedImages(NamedTuple):
 
 
 def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], style: Style = "light") -> Figure:
-    """Draw the first images of each class, one class in a row, also of classes that do not occur."""
+    """Draw the first images of each class, one class in a row, also of classes that do not occur; of many, the first.
+
+    Arguments as JudgedImages.
+    """
     labels = np.asarray(labels)
-    names = [shorten(name, 20) for name in class_names]
-    height, width = images.shape[1:3]
+    names = [shorten(name, 20) for name in class_names[:MOST_SAMPLED_CLASSES]]
     rows = [np.flatnonzero(labels == index)[:SAMPLES_PER_CLASS] for index in range(len(names))]
-    shown = _rgba(images[np.concatenate(rows)])
+    shown = _rgba(_shrunk(images[np.concatenate(rows)], SAMPLE_PIXELS))
+    height, width = shown.shape[1:3]
     # Classes with fewer images than columns end in transparent tiles.
     tiles = np.zeros((len(names), SAMPLES_PER_CLASS, *shown.shape[1:]), shown.dtype)
     tiles[np.arange(SAMPLES_PER_CLASS) < np.array([[len(row)] for row in rows])] = shown
@@ -46,8 +51,9 @@ def samples_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     left = MARGIN + 0.15 + text_width(names, 11)
     body_width = PAGE_WIDTH - left - 0.2
     body = body_width * grid.shape[0] / grid.shape[1]
-    counts = np.bincount(labels, minlength=len(names))
-    note = f"the first {SAMPLES_PER_CLASS} of each class; classes have {counts.min():,} to {counts.max():,} images"
+    counts = np.bincount(labels, minlength=len(class_names))
+    some = f"the first {len(names)} of {len(class_names):,} classes" if len(names) < len(class_names) else "each class"
+    note = f"the first {SAMPLES_PER_CLASS} of {some}; classes have {counts.min():,} to {counts.max():,} images"
     page = Page(style, body + 0.15, f"Samples of the {len(labels):,} training images", note)
     axes = page.add_canvas(left, 0.15, body, body_width)
     axes.imshow(grid, interpolation="nearest", aspect="auto")
@@ -76,7 +82,7 @@ def worst_mistakes(judged: JudgedImages, style: Style = "light") -> Figure:
 
 
 def _judged_grid(judged: JudgedImages, shown: np.ndarray, title: str, style: Style) -> Figure:
-    names, unit, images = judged.class_names, judged.unit, judged.images[shown]
+    names, unit, images = judged.class_names, judged.unit, _shrunk(judged.images[shown], JUDGED_PIXELS)
     height, width = images.shape[1:3]
     gap = max(1, width // 6)
     # Two lines of text need about a third of a column's width, whatever the number of pixels in it.
@@ -147,6 +153,21 @@ def mosaic(tiles: np.ndarray, columns: int, gap_below: int, gap_right: int) -> n
     rows = -(-len(tiles) // columns)
     padded = np.pad(tiles, ((0, rows * columns - len(tiles)), (0, gap_below), (0, gap_right), (0, 0)))
     return np.vstack([np.hstack(row) for row in padded.reshape(rows, columns, *padded.shape[1:])])
+
+
+def _shrunk(images: np.ndarray, side: int) -> np.ndarray:
+    """Return images [n, height, width(, channels)] of which no side is twice as long, as means of whole pixels."""
+    block = max(images.shape[1:3]) // side
+    if block < 2:
+        return images
+    height, width = (max(1, length // block) for length in images.shape[1:3])
+    down, across = min(block, images.shape[1]), min(block, images.shape[2])
+    whole = images[:, : height * down, : width * across]
+    return (
+        whole.reshape(len(images), height, down, width, across, -1)
+        .mean((2, 4))
+        .reshape(len(images), height, width, *images.shape[3:])
+    )
 
 
 def _rgba(images: np.ndarray) -> np.ndarray:

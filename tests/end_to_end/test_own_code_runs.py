@@ -85,7 +85,7 @@ def test_own_noise_is_the_same_under_fit_and_in_the_compiled_loop(project: Path,
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ("keras.layers.GaussianNoise(0.1)", "(GaussianNoise) has its own random generator"),
+        ("keras.layers.GaussianNoise(0.1)", "(GaussianNoise) is refused"),
         ("Plain()", "could not be loaded from its file again. Decorate each layer"),
         ("Random()", "uses TensorFlow's RandomStandardNormal, whose numbers depend on the order of calls"),
         ("nothing", "own.py, line 15: NameError: name 'nothing' is not defined"),
