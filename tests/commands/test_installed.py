@@ -60,6 +60,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 def test_runs_are_made_in_the_working_folder_and_nothing_in_the_installation(installed: Installation) -> None:
     before = installed.files()
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for line in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message=first"]):
+        installed.run(*git, *line)
     said = installed.run("experiments", "run", "data=digits", "training.epochs=1", "report.figures=light")
     (run,) = runs(f"sqlite:///{installed.work}/mlruns/mlflow.db")
     run_id = run.info.run_id
@@ -72,7 +75,10 @@ def test_runs_are_made_in_the_working_folder_and_nothing_in_the_installation(ins
     assert "Reproduced." in repeated
     assert "python" not in said
     assert "make " not in said
-    assert {path.name for path in installed.work.iterdir()} == {"mlruns", "outputs"}
+    assert {path.name for path in installed.work.iterdir()} == {".git", "mlruns", "outputs"}
+    made = runs(f"sqlite:///{installed.work}/mlruns/mlflow.db")
+    commit = installed.run("git", "rev-parse", "HEAD").strip()
+    assert [(run.data.tags["git_commit"], run.data.tags["git_dirty"]) for run in made] == [(commit, "false")] * 2
     assert installed.files() == before
     assert (installed.work / "mlruns" / "artifacts").is_dir()
     (lock,) = installed.work.rglob(f"{run_id}/artifacts/environment/requirements.lock")

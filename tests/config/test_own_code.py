@@ -120,6 +120,23 @@ def test_the_digest_of_the_code_is_part_of_the_identity(project: Path) -> None:
     assert len({tags["fingerprint"] for tags in (without, first, changed)}) == 3
 
 
+def test_environments_tests_and_what_runs_have_written_are_not_part_of_the_code(project: Path) -> None:
+    with loaded(project):
+        before = loaded_own_code()
+    for folder in (".venv/lib", "tests", "mlruns/artifacts/code", "outputs", "__pycache__"):
+        (project / folder).mkdir(parents=True)
+        (project / folder / "more.py").write_text("x = 1")
+    with loaded(project):
+        assert loaded_own_code() == before
+    (project / "helpers" / "outputs").mkdir(parents=True)
+    (project / "helpers" / "outputs" / "more.py").write_text("x = 1")
+    with loaded(project):
+        after = loaded_own_code()
+    assert before
+    assert after
+    assert after.files.keys() - before.files.keys() == {"helpers/outputs/more.py"}
+
+
 def test_a_working_folder_is_loaded_only_if_its_user_trusts_it(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
