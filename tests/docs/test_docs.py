@@ -7,6 +7,7 @@ docs/extending.md are applied, and its runs made (test_extending.py).
 
 import ast
 import fnmatch
+import functools
 import json
 import pkgutil
 import re
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import PROJECT
+from own_data import own_arrays, own_pictures
 
 from experiments.commands.tool import SUBCOMMANDS
 from experiments.config.choices import CONFIG_FOLDER, config_groups
@@ -177,7 +179,9 @@ def check_run(arguments: list[str]) -> None:
         for override in given.overrides:  # the tests of a search check the grammar of the values
             check_setting(*override.partition("=")[::2], {})
         return
-    overrides = [o.replace("RUN_ID", RUN_ID).replace("FOLDER", "folder") for o in given.overrides]
+    own = {"RUN_ID": RUN_ID, "data.path=FOLDER": f"data.path={own_pictures()}", "FILE.npz": str(own_arrays())}
+    overrides = [functools.reduce(lambda text, name: text.replace(name, own[name]), own, o) for o in given.overrides]
+    overrides = [override.replace("FOLDER", "folder") for override in overrides]
     complete = [o for o in overrides if not PLACEHOLDER.fullmatch(o) and "KEY" not in o and "GROUP" not in o]
     assert (compose_sweep if given.multirun else compose_job)(complete)
 

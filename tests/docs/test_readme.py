@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT, command
 from mnist_files import idx
+from own_data import own_pictures
 from stores import runs
 
 from experiments.config.composition import compose_job
@@ -33,6 +34,9 @@ def shrunk(line: str, uri: str, folder: Path) -> list[str]:
         limit = SHRINK.split()[3:]  # it trains on one batch
     if "single_neuron" in line:
         limit = ["training.epochs=2"]
+    if "data=images" in line:
+        line, limit = line.replace("FOLDER", str(own_pictures())), SHRINK.split()[2:]
+        limit[0] = "training.epochs=2"
     if "fashion_mnist" in line:
         for prefix, count in (("train", 400), ("t10k", 40)):
             images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
