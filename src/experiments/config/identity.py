@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from experiments.config.code_digest import CODE_DIGEST_RULE, code_digest
 from experiments.config.facts import initial_weights_file
+from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
 from experiments.runtime import recorded_variables
 
@@ -30,6 +31,7 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "data.augmentation.flip": False,
     "data.augmentation.crop": 0,
     "data.augmentation.color": 0.0,
+    "data.augmentation.own": [],
     "model.continue": None,
     "model.weights_of": "all",
     "training.freeze": [],
@@ -39,12 +41,18 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "sweep.zip": None,
     "sweep.minutes": None,
     "sweep.begin_from": None,
+    "data.folds": None,
+    "data.fold": None,
+    "data.split_seed": 0,
+    "metrics": [],
+    "training.label_smoothing": 0.0,
+    "training.class_weight": None,
 }
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Return the config as plain dictionaries, in the order of the schema."""
-    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json", by_alias=True)
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json", by_alias=True)
     plain["optimizer"] |= config.optimizer.arguments  # pydantic leaves out what the schema does not name
     return plain
 
@@ -72,11 +80,14 @@ def identity_tags(config: Config, data_digest: str) -> dict[str, str]:
     """
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
     parts = {"code_digest": code_digest(), "versions": versions, "data_digest": data_digest}
+    if own := loaded_own_code():
+        parts["own_code_digest"] = own.digest
     if variables := recorded_variables():
         parts["environment_variables"] = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     if file := initial_weights_file(config):
         parts["weights_digest"] = _file_digest(file, file.stat().st_mtime_ns)
-    return {**parts, "code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
+    found = {"code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
+    return {**parts, **found, **({"own_code": own.folder.name} if own else {})}
 
 
 @functools.cache

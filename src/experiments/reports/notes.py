@@ -8,7 +8,7 @@ import numpy as np
 from experiments.config.composition import compose_job
 from experiments.config.data_schema import LinearData, OwnData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
-from experiments.config.metrics import FINAL_METRICS, RUN_METRICS, higher_is_better, metric_names
+from experiments.config.metrics import RUN_METRICS, find_metric, higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.formatting import escape_markdown, markdown_code, plural, printable
 from experiments.reports.differences import differences_from_defaults
@@ -148,7 +148,7 @@ def _titled(metrics: Mapping[str, float], prefix: str, words: str) -> list[str]:
     return [
         f"{words}{metric.title.lower()} {metric.shown.format(metrics[name])}"
         for name in metric_names(prefix, ranked_only=True)
-        if name in metrics and (metric := FINAL_METRICS[name]).column
+        if name in metrics and (metric := find_metric(name)) and metric.column
     ]
 
 

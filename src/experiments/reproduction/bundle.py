@@ -21,7 +21,7 @@ from experiments.errors import ConfigError, UserError
 from experiments.reproduction.original_run import OriginalRun, find_original_run
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_text
-from experiments.tracking.recorded_config import IDENTITY_TAGS
+from experiments.tracking.recorded_config import IDENTITY_TAGS, require_own_code
 from experiments.tracking.records import RunRecord
 
 BUNDLE_FORMAT = "keras-hydra-experiments run 1"
@@ -136,6 +136,7 @@ def read_bundle(file: Path, uri: str | None) -> OriginalRun:
     except OSError as error:
         raise BundleError(f"The bundle {file} cannot be read: {error.strerror}.") from None
     bundle = _parse_bundle(content, f"{file} is not a bundle of a run")
+    require_own_code(bundle.tags, f"The run in {file}", "ask whoever made the bundle")
     try:
         config = validate_config(complete(_without_places(bundle.config)))
     except ConfigError as error:

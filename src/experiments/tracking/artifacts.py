@@ -159,6 +159,6 @@ def load_initial_weights(config: Config) -> InitialWeights | None:
     try:
         with TemporaryDirectory() as folder:
             file = download_model(uri, config.model.weights, Path(folder))
-            return weights_of_model(load_keras_model(file, config.model.weights), setting)
+            return weights_of_model(load_keras_model(file, config.model.weights, config), setting)
     except StoreError as error:
         raise StoreError(f"model.weights: {error}") from None

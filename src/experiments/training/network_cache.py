@@ -11,9 +11,10 @@ from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.training.augmentation import Augmenter, build_augmenter
-from experiments.training.evaluation import Evaluator, per_example_functions
+from experiments.training.evaluation import Criterion, Evaluator, criterion_of
 from experiments.training.initial_weights import InitialWeights, start_from
 from experiments.training.networks import build_network
 from experiments.training.optimizers import (
@@ -22,7 +23,7 @@ from experiments.training.optimizers import (
     set_hyperparameters,
     updates_of_one_replica,
 )
-from experiments.training.randomness import pools_blocks, with_counter_dropout
+from experiments.training.randomness import LAYER_STREAM, drawing, pools_blocks, with_counter_dropout
 
 if TYPE_CHECKING:
     import keras
@@ -42,7 +43,8 @@ class CompiledNetwork:
     strategy: "tf.distribute.Strategy"  # model and optimizer were made in its scope
     model: "keras.Model"  # of stock layers, with the weights that are trained
     optimizer: "keras.optimizers.Optimizer"
-    loss: str  # name of a loss in keras.losses
+    criterion: Criterion
+    is_weighted: bool  # whether each class has its own weight, an input of the program
     batch_size: int  # of the global batch
     augmenter: Augmenter | None
     start: str = ""  # a sentence about the layers that start from model.weights, if not all do
@@ -53,7 +55,7 @@ class CompiledNetwork:
 
     @cached_property
     def evaluate(self) -> Evaluator:
-        return Evaluator(self.model, self.loss)
+        return Evaluator(self.model, self.criterion)
 
     def copy_state(self, other: "CompiledNetwork") -> None:
         """Take the weights, the optimizer's state and the dropout rates of another network of the same kind."""
@@ -80,7 +82,9 @@ def prepare_network(
         return network
     objects = [_constants_of(kind.get_config()) for kind in (network.model, network.optimizer)]
     optimizer = [config.optimizer.name, config.optimizer.arguments]
-    key = json.dumps([id(strategy), *objects, *optimizer, network.loss, network.batch_size, repr(network.augmenter)])
+    constants = [network.criterion.constants, network.is_weighted, network.batch_size, repr(network.augmenter)]
+    own = repr(config.model) if config.model.name in own_functions("model") else ""  # its layers may hide constants
+    key = json.dumps([id(strategy), *objects, *optimizer, *constants, own])
     if kept := _kept_networks.pop(key, None):
         kept.copy_state(network)
     _kept_networks[key] = kept or network
@@ -102,8 +106,8 @@ def compile_network(
         start = start_from(model, initial_weights, config.model.weights_of) if initial_weights else ""
         optimizer = build_optimizer(config.optimizer, training.gradient_clipping)
         optimizer.build(model.trainable_variables)
-    augmenter = build_augmenter(config.data)
-    return CompiledNetwork(strategy, model, optimizer, training.loss, training.batch_size, augmenter, start)
+    learning = criterion_of(config), training.class_weight is not None, training.batch_size
+    return CompiledNetwork(strategy, model, optimizer, *learning, build_augmenter(config.data), start)
 
 
 def _constants_of(config: Any) -> Any:
@@ -113,7 +117,7 @@ def _constants_of(config: Any) -> Any:
     return [_constants_of(value) for value in config] if isinstance(config, list | tuple) else repr(config)
 
 
-# Inputs and targets of all examples, and the threshold and scale of each dropout layer.
+# Inputs and targets of all examples, the threshold and scale of each dropout layer, and the weight of each class.
 ProgramInputs = tuple["tf.Tensor", ...]
 
 
@@ -130,7 +134,7 @@ class TrainingProgram:
         with self.strategy.scope():
             self.model, self.dropouts = with_counter_dropout(network.model, self.replicas > 1, has_gpus())
         self.optimizer, self.batch_size, self.augment = network.optimizer, network.batch_size, network.augmenter
-        self.losses, self.quality = per_example_functions(network.loss, network.model.output_shape[-1])
+        self.criterion, self.is_weighted = network.criterion, network.is_weighted
         alone = self.replicas == 1
         # What replicas do between their sums is worth compiling on GPUs: on a CPU it takes the same time.
         self.xla = _suits_xla(network.model, network.optimizer) and (alone or has_gpus())
@@ -193,7 +197,7 @@ class TrainingProgram:
         """Return gradients and sums over these rows, which begin at number `first` of the `examples` of the batch."""
         import tensorflow as tf
 
-        inputs, targets, thresholds, scales = given
+        inputs, targets, thresholds, scales, class_weights = given
         inputs = tf.cast(tf.gather(inputs, rows), tf.float32)
         targets = tf.gather(targets, rows)
         if self.augment:
@@ -204,13 +208,17 @@ class TrainingProgram:
             layer.draw.threshold, layer.draw.scale, layer.draw.first_row = thresholds[index], scales[index], first
         variables = self.model.trainable_variables
         count = tf.cast(examples, tf.float32)
-        with tf.GradientTape() as tape:
+        words = tf.concat([counter, [tf.cast(step, tf.uint32)]], 0)
+        with tf.GradientTape() as tape, drawing(LAYER_STREAM, words, first):
             outputs = tf.cast(self.model(inputs, training=True), tf.float32)
+            losses = self.criterion.losses(targets, outputs)
+            if self.is_weighted:
+                losses *= tf.gather(class_weights, targets)
             # This replica's share of the mean over the global batch, also where it has no rows.
-            loss = tf.reduce_sum(self.losses(targets, outputs)) / count + sum(self.model.losses) / self.replicas
+            loss = tf.reduce_sum(losses) / count + sum(self.model.losses) / self.replicas
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        return gradients, tf.stack([loss * count, tf.reduce_sum(self.quality(targets, outputs))])
+        return gradients, tf.stack([loss * count, tf.reduce_sum(self.criterion.quality(targets, outputs))])
 
 
 class ReplicatedProgram(TrainingProgram):

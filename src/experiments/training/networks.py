@@ -6,6 +6,7 @@ Every model takes raw inputs (pixels as stored) and scales them itself, so that 
 import dataclasses
 import fnmatch
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.data_schema import LinearData
-from experiments.config.facts import OutputLayer, network_input_shape, output_layer
+from experiments.config.facts import OutputLayer, gives_probabilities, network_input_shape, output_layer
 from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
+from experiments.config.own_code import call_own
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.errors import ConfigError, StoreError, did_you_mean
 from experiments.formatting import shorten_middle
 from experiments.profiling import span
 from experiments.training.keras_applications import keras_application
 from experiments.training.network_builders import cnn, connect_layers, keras_errors, mlp, neuron, written_layers
-from experiments.training.randomness import refuse_other_randomness
+from experiments.training.randomness import refuse_other_randomness, refuse_unrepeatable
 from experiments.training.residual_networks import resnet
 
 if TYPE_CHECKING:
@@ -40,23 +43,28 @@ def build_network(config: Config) -> "keras.Model":
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
-    keys = {field.name for field in dataclasses.fields(config.model)} - {
-        field.name for field in dataclasses.fields(StartConfig)
-    }
+    keys = {field.name for field in dataclasses.fields(config.model)}
+    keys -= {field.name for field in dataclasses.fields(StartConfig)}
     inputs, outputs = keras.Input(config.data.shape), output_layer(config)
     with keras_errors(f"model={config.model.name} cannot be built:"):
         scaled = connect_layers(inputs, _scaling_layers(config), "layer {} of the scaling")
         arguments = {key: getattr(config.model, key) for key in keys}
-        returned = NETWORK_BUILDERS[config.model.name](scaled, outputs, **arguments)
-        model = keras.Model(inputs, returned, name=config.model.name)
+        own = own_functions("model").get(config.model.name)
+        build = partial(call_own, own) if own else NETWORK_BUILDERS[config.model.name]
+        model = keras.Model(inputs, build(scaled, outputs, **arguments), name=config.model.name)
     _check_network(model, config, outputs)
     refuse_other_randomness(model)
+    if own:
+        refuse_unrepeatable(model)
+        _refuse_unloadable(model)
     _freeze_layers(model, config.training.freeze)
     return model
 
 
-def load_keras_model(file: Path, run_id: str) -> "keras.Model":
-    """Load the model from a run's `.keras` file, or raise a StoreError."""
+def load_keras_model(file: Path, run_id: str, config: Config) -> "keras.Model":
+    """Load the model from a run's `.keras` file, or raise a StoreError; the user's own layers are those of `config`."""
+    if config.model.name in own_functions("model"):
+        build_network(config)  # which defines its layers
     return load_keras_file(file, f"The model of run {run_id}")
 
 
@@ -69,6 +77,19 @@ def load_keras_file(file: Path, what: str) -> "keras.Model":
     except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise StoreError(f"{what} cannot be loaded: {reason}") from None
+
+
+def _refuse_unloadable(model: "keras.Model") -> None:
+    """Raise a ConfigError if Keras could not load a model of the user's own from its file."""
+    import keras
+
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except Exception as error:  # Keras raises exceptions of many types
+        raise ConfigError(
+            f"model={model.name} could not be loaded from its file again. Decorate each layer of your own with"
+            " @keras.saving.register_keras_serializable(), and return all arguments of its constructor from get_config."
+        ) from error
 
 
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
@@ -149,7 +170,7 @@ def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) ->
                 function(variable)
     sums = outputs.sum(axis=1)
     excess = abs(sums - 1).max() if units > 1 else outputs.max() - 1
-    if "crossentropy" in config.training.loss and (outputs.min() < 0 or excess > 1e-3):
+    if gives_probabilities(config) and (outputs.min() < 0 or excess > 1e-3):
         if isinstance(config.model, MlpConfig):
             ends, fix = "model.output_activation ends", "Leave it null"
         wrong = f"they add up to {sums[0]:.3g}, not 1" if units > 1 else "it is not between 0 and 1"

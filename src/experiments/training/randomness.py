@@ -1,13 +1,18 @@
 """All randomness of training, as a function of (seed, epoch, step) and never of call order."""
 
 import functools
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.config.keras_table import REFUSED_LAYERS
+from experiments.config.registry import current_draw
 from experiments.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +20,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+# Where the counter of a dropout mask has the number of the layer: what layers and augmentations of the user's own draw.
+LAYER_STREAM = 0x40000000
+OWN_AUGMENTATION_STREAM = 0x50000000
 ORDER_STREAM = 1  # second word of the generator's seed; data/datasets.py has its own
 
 
@@ -49,6 +57,50 @@ def _mix_bits(h: "tf.Tensor") -> "tf.Tensor":
         h = tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, tf.constant(shift, tf.uint32)))
         h = h * tf.constant(multiplier, tf.uint32)
     return tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, tf.constant(15, tf.uint32)))
+
+
+@contextmanager
+def drawing(stream: int, words: "tf.Tensor | tf.Variable", first_row: "tf.Tensor | int" = 0) -> Iterator[None]:
+    """Let `experiments.random` draw as a function of `words`, uint32 [3]: seed, epoch and step.
+
+    The first draw is of this stream, the next of the one that follows. `first_row` is the index of the first row within
+    the global batch.
+    """
+    import tensorflow as tf
+
+    streams = count(stream)
+
+    def uniform(rows: "tf.Tensor", shape: tuple[int, ...]) -> "tf.Tensor":
+        counter = tf.stack([words[0], tf.constant(next(streams), tf.uint32), words[1], words[2]])
+        bits = uniform_bits(counter, rows, prod(shape), first_row)
+        whole = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)
+        return tf.reshape(tf.cast(whole, tf.float32) * 2**-24, [-1, *shape])
+
+    before, current_draw.uniform = current_draw.uniform, uniform
+    try:
+        yield
+    finally:
+        current_draw.uniform = before
+
+
+def refuse_unrepeatable(model: "keras.Model") -> None:
+    """Raise a ConfigError if a model of the user's own uses random operations that depend on the order of calls."""
+    import tensorflow as tf
+
+    advice = "A run could not be repeated exactly. Use keras.layers.Dropout, or draw with experiments.random."
+    zero = tf.constant(0, tf.uint32)
+    with drawing(LAYER_STREAM, tf.zeros(3, tf.uint32)):
+        twin, dropouts = with_counter_dropout(model)
+        for layer in dropouts:
+            layer.draw.counter, layer.draw.threshold, layer.draw.scale = tf.zeros(4, tf.uint32), zero, tf.constant(1.0)
+        shape = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
+        trained = tf.function(lambda inputs: twin(inputs, training=True))
+        graph = trained.get_concrete_function(shape).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    for operation in (node.op for node in nodes):
+        if re.search("^Stateful|^Rng|^Multinomial$|^(?!Stateless).*(Random|TruncatedNormal)", operation):
+            what = f"model={model.name} uses TensorFlow's {operation}, whose numbers depend on the order of calls."
+            raise ConfigError(f"{what} {advice}")
 
 
 class MaskDraw(threading.local):
