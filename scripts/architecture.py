@@ -18,8 +18,8 @@ PAGE = PROJECT / "ARCHITECTURE.md"
 GENERATED = re.compile(r"(?<=<!-- begin: written by scripts/architecture.py -->\n).*(?=<!-- end -->)", re.DOTALL)
 
 # The packages and top-level modules from the bottom up: each may import those of its own level and of the levels below.
-ORDER = "errors formatting profiling runtime < config < data < training < tracking < reports < experiment < comparison"
-LEVELS = [set(level.split()) for level in f"{ORDER} < sweeps < reproduction < cli".split("<")]
+ORDER = "errors formatting profiling runtime < config < data < training < tracking < reports < experiment"
+LEVELS = [set(level.split()) for level in f"{ORDER} < comparison < sweeps < reproduction < cli commands".split("<")]
 
 
 def level_of(name: str) -> int:

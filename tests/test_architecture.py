@@ -107,7 +107,7 @@ def test_private_names_stay_in_their_module() -> None:
 def test_every_top_level_name_is_unique() -> None:
     places = defaultdict(list)
     for path in MODULES:
-        for name in set(top_level_names(path)) - {"__all__", "main"}:
+        for name in set(top_level_names(path)) - {"__all__", "__getattr__", "main"}:
             places[name].append(module_name(path))
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 

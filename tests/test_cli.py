@@ -32,7 +32,7 @@ MISTAKES = {
     "+optimizer.momentum=0.9": "unknown key 'optimizer.momentum' (did you mean 'optimizer.ema_momentum'?).",
     "model.activation=rellu": "Keras has no activation 'rellu' (did you mean 'relu'?)",
     "model.dropout=0.1,0.2": "For a sweep add -m: python run.py -m model.dropout=0.1,0.2",
-    "model.weights=1f0a": "model.weights=1f0a is not allowed: id of a finished run whose model's weights to start from",
+    "model.weights=1f0a": "model.weights=1f0a is not allowed: where to start: id of a finished run",
     "data.path=/nowhere": "data.path=/nowhere: /nowhere does not exist.",
     "hydra.run.dir=elsewhere": "hydra.run.dir is not supported: it would have no effect. Choices: hydra/launcher,",
     "hydra/launcher=joblib": "hydra/launcher=joblib is not a choice. Choices of hydra/launcher: basic, pool",

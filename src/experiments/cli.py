@@ -1,5 +1,6 @@
 """The command line of run.py: compose and check everything once, then run what was checked."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -7,12 +8,15 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
+from experiments.commands.tool import SUBCOMMANDS
 from experiments.config.choices import CONFIG_FOLDER
-from experiments.config.composition import compose_job
+from experiments.config.composition import compose_job, offer_own_choices
 from experiments.config.overrides import is_hydra_key, override_key, parse_command_line
+from experiments.config.own_code import load_own_code, loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings, compose_sweep, is_sweep_command
 from experiments.errors import ConfigError, handle_ending_signals, run_command, show_given
+from experiments.formatting import called_as_tool
 from experiments.runtime import check_xla_flags, collect_garbage_rarely
 
 # Hydra completes the command `python` by running whatever script follows it: restrict that to our own.
@@ -22,6 +26,21 @@ hydra_bash_completion_of_ours()
     grep -qs "experiments\.cli" -- "${COMP_WORDS[1]}" && hydra_bash_completion
 }
 complete -o nospace -o default -F hydra_bash_completion_of_ours python"""
+# The same for the installed command, whose first word Hydra does not know.
+COMPLETE_TOOL = r"""
+experiments_completion()
+{
+    local choices subcommand=${COMP_WORDS[1]}
+    if [ "$COMP_CWORD" = 1 ]; then
+        choices="SUBCOMMANDS"
+        compopt +o nospace
+    elif [ "$subcommand" = run ] || [ "$subcommand" = sweep ]; then
+        choices=$(COMP_LINE="experiments ${COMP_LINE#*"$subcommand" }" experiments run -sc query=bash)
+    fi
+    COMPREPLY=($(compgen -W "$choices" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+complete -o nospace -o default -F experiments_completion experiments"""
 
 
 def main() -> None:
@@ -33,7 +52,12 @@ def main() -> None:
 
 def _run_arguments() -> None:
     arguments = parse_command_line()
+    load_own_code(arguments.code)
     if arguments.shell_completion:
+        if called_as_tool() and "install=bash" in arguments.overrides:
+            return print(COMPLETE_TOOL.replace("SUBCOMMANDS", " ".join(SUBCOMMANDS)))
+        if not _load_completed_code():
+            return
         _ask_hydra(arguments, arguments.overrides)
         if "install=bash" in arguments.overrides:
             print(COMPLETE_ONLY_OURS)
@@ -43,6 +67,23 @@ def _run_arguments() -> None:
             advice = "Use experiment=NAME, or --config-dir FOLDER for your own files."
             raise ConfigError(f"--{option} is not supported. {advice}")
     (_sweep if arguments.multirun or is_sweep_command(arguments.overrides) else _run)(arguments)
+
+
+def _load_completed_code() -> bool:
+    """Load the code that the line to be completed names, and take it out of the line, as Hydra does not know --code.
+
+    Return False if it is the name of the folder that is to be completed, which the shell does.
+    """
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if words[-2:-1] == ["--code"]:
+        return False
+    if "--code" in words:
+        place = words.index("--code")
+        load_own_code(words[place + 1])
+        offer_own_choices()
+        line = " ".join([*words[:place], *words[place + 2 :]])
+        os.environ |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    return True
 
 
 def _run(arguments: Namespace) -> None:
@@ -97,7 +138,15 @@ def _sweep(arguments: Namespace) -> None:
 
 def _ask_hydra(arguments: Namespace, overrides: Sequence[str]) -> None:
     """Have Hydra answer the question of the command line about these of its overrides, which Hydra takes only last."""
-    sys.argv = [*(word for word in sys.argv if word not in arguments.overrides), *overrides]
+    words = [word for word in sys.argv if word not in arguments.overrides and not word.startswith("--code=")]
+    if "--code" in words:
+        del words[words.index("--code") : words.index("--code") + 2]
+    own = loaded_own_code()
+    further = own.config_folder if own else None
+    found = [f"hydra.searchpath=[file://{further}]"] if further else []
+    if arguments.shell_completion:
+        found = ["--config-dir", str(further)] if further else []
+    sys.argv = [*words, *overrides, *found]
     _answer_question()
 
 

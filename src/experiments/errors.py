@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import resource
 import shlex
 import signal
 import sys
@@ -17,8 +18,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from experiments import PROJECT
-from experiments.formatting import CONTROL_CHARACTERS, clean_message, hide_credentials, shorten_middle
+from experiments import PROJECT, RESOURCES
+from experiments.formatting import CONTROL_CHARACTERS, TOOL, as_called, clean_message, hide_credentials, shorten_middle
 
 
 class UserError(Exception):
@@ -117,7 +118,7 @@ def raise_interruption(error: BaseException) -> None:
 ROOM = "Make room for files in {0}, in the store, and for temporary ones in {1} (or set TMPDIR to another folder)."
 LIMITS = {  # what to do about an operating system's error
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), ROOM),
-    errno.EFBIG: "Raise the limit of the size of a file: ulimit -f unlimited",
+    errno.EFBIG: "Raise the limit of the size of a file, which `ulimit -f` shows.",
     errno.EAGAIN: "End other processes, or raise the limit of processes and threads, which `ulimit -u` shows.",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit of open files, which `ulimit -n` shows."),
     errno.ENOMEM: "End other processes, or raise the limit of memory, which `ulimit -v` shows.",
@@ -128,10 +129,12 @@ class CommandParser(argparse.ArgumentParser):
     """A parser of the arguments of a command, to be used within `run_command`: a mistake in them is a UserError."""
 
     def __init__(self, description: str | None, **settings: Any) -> None:
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        shown = as_called(description or "")
+        super().__init__(description=shown, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. For help: python {shlex.quote(sys.argv[0])} --help")
+        program = self.prog if self.prog.startswith(f"{TOOL} ") else f"python {shlex.quote(sys.argv[0])}"
+        raise UserError(f"{message}. For help: {program} --help")
 
 
 class OutputStream(io.TextIOWrapper):
@@ -204,7 +207,7 @@ def _run_to_exit_code(command: Callable[[], int | None]) -> int:
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, TrainingError) as error:
-        print(clean_message(str(error)) or type(error).__name__, file=sys.stderr)
+        print(as_called(clean_message(str(error))) or type(error).__name__, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -213,22 +216,22 @@ def _run_to_exit_code(command: Callable[[], int | None]) -> int:
         print("Terminated.", file=sys.stderr)
         return end.exit_code
     except Exception as error:
-        if advice := _machine_limit(error):
+        if advice := machine_limit(error):
             print(advice, file=sys.stderr)
         else:
             traceback.print_exc()  # through the stream that shows no credentials
         return 1
 
 
-def _machine_limit(error: Exception) -> str:
+def machine_limit(error: Exception) -> str:
     """Return what to do about an error that is due to the machine or its limits; nothing for any other."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (named := re.search(r"errno = (\d+)", str(error))):  # of HDF5
         number = int(named[1])
     if "start new thread" in str(error):
-        number = errno.EAGAIN
+        number = _thread_limit()
     if re.search("disk I/O error|database or disk is full", str(error)):  # of SQLite
-        number = errno.ENOSPC
+        number = errno.EFBIG if _is_limited(resource.RLIMIT_FSIZE) else errno.ENOSPC
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         number = errno.ENOMEM
     if number not in LIMITS:
@@ -237,16 +240,25 @@ def _machine_limit(error: Exception) -> str:
     return f"{os.strerror(number)}{file}. {LIMITS[number].format(PROJECT, tempfile.gettempdir())}"
 
 
+def _thread_limit() -> int:
+    """Return the error of a limit that keeps threads from starting: each also needs memory for its stack."""
+    return errno.ENOMEM if _is_limited(resource.RLIMIT_AS) else errno.EAGAIN
+
+
+def _is_limited(kind: int) -> bool:
+    return resource.getrlimit(kind)[0] != resource.RLIM_INFINITY
+
+
 def _check_installed_here() -> None:
     """Raise UserError if the script is in another copy of the project than the code that this Python has installed."""
     script = Path(sys.argv[0])
     with suppress(FileNotFoundError):  # the working folder was deleted
         for folder in script.resolve().parents[:2]:
-            if script.is_file() and (folder / "src" / "experiments").is_dir() and folder != PROJECT:
+            if script.is_file() and (folder / "src" / "experiments").is_dir() and folder != RESOURCES:
                 quoted = shlex.quote(str(folder))
                 raise UserError(
-                    f"{script} belongs to {folder}, but this Python has the code of {PROJECT} installed, and would add"
-                    f" to the runs there. Set up its own environment: rm -rf {quoted}/.venv; make -C {quoted} setup"
+                    f"{script} belongs to {folder}, but this Python has the code of {RESOURCES} installed, and would"
+                    f" run that. Set up its own environment: rm -rf {quoted}/.venv; make -C {quoted} setup"
                 )
 
 
@@ -259,6 +271,8 @@ def _check_process() -> None:
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
+        if resource.getrlimit(resource.RLIMIT_FSIZE)[0] == 0:
+            raise UserError(f"No file can be written. {LIMITS[errno.EFBIG]}") from None
         raise UserError(f"{error.strerror}. Set TMPDIR to a folder that exists and can be written to.") from None
     over = threading.Event()
     threads = [threading.Thread(target=over.wait) for _ in range(24 + 4 * (os.cpu_count() or 1))]
@@ -268,9 +282,17 @@ def _check_process() -> None:
     except RuntimeError:  # TensorFlow would end the process in the middle of a run
         started = sum(thread.ident is not None for thread in threads)
         allowed = f"This process may start only {started} of the {len(threads)} threads that it needs"
-        raise UserError(f"{allowed}. {LIMITS[errno.EAGAIN]}") from None
+        raise UserError(f"{allowed}. {LIMITS[_thread_limit()]}") from None
     finally:
         over.set()
+
+
+def existing_place(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists; raise a UserError for a link that leads nowhere."""
+    found = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not found.exists():
+        raise UserError(f"{found} is a link to {found.readlink()}, which does not exist. Make it, or delete the link.")
+    return found
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -1,5 +1,6 @@
 """The story of one run, from its config to the closed MLflow run, top to bottom on one screen."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -79,6 +80,9 @@ def run_experiment(
         if member.follows:
             path = checkpoint_path(run_id) if run_id else None
             return _follow_chief(Trainer(config, network, dataset, path, kept), member)
+        if network.start:
+            print(network.start, file=sys.stderr)
+            tags["initial_weights"] = network.start
         untrained = network.evaluate(dataset.train).outputs if isinstance(config.data, LinearData) else None
 
         if config.resume:  # the record of how the run started is kept
@@ -87,7 +91,9 @@ def run_experiment(
             member.report_run(run.run_id)
             if not config.resume or is_record_lost(run.uri, run.run_id):
                 record_start(run, config, overrides, dataset, code)
-            run.set_tags({NOTE_TAG: unfinished_note(config, dataset, network.model, overrides, run.run_id)})
+            run.set_tags(
+                {NOTE_TAG: unfinished_note(config, dataset, network.model, overrides, run.run_id, network.start)}
+            )
 
             trainer = Trainer(config, network, dataset, checkpoint_path(run.run_id), kept)
             for epoch, metrics in trainer.finished_epochs():  # a kill may have kept some of them out of the store
@@ -101,7 +107,7 @@ def run_experiment(
                         watch(epoch, metrics)
 
             test = network.evaluate(dataset.test)
-            results = Results(config, dataset, network.model, trainer.state.history, untrained, test)
+            results = Results(config, dataset, network.model, trainer.state.history, untrained, test, network.start)
             final = final_metrics(results)
             run.log_metrics(final, trainer.state.epoch - 1)
             publish_results(run, results, final, overrides)

@@ -2,10 +2,13 @@
 
 import hashlib
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from experiments import INSTALLED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +27,9 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f]")  # bu
 
 LONGEST_MESSAGE_LINE = 1200  # characters of a line of a message: the names of all layers take 1,000
 MOST_MESSAGE_LINES = 20
+
+TOOL = "experiments"  # the installed command; of its subcommand NAME, sys.argv[0] is "experiments NAME"
+TOOL_VARIABLE = "EXPERIMENTS_TOOL"  # set in its process, and so in those that it starts
 
 
 def format_with_spread(mean: float, std: float) -> str:
@@ -95,6 +101,24 @@ def is_plain_text(text: str) -> bool:
 def printable(text: str) -> str:
     """Return the text without characters that a terminal would interpret."""
     return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def called_as_tool() -> bool:
+    """Return whether this program was called by the installed command, or is no clone, which has no other."""
+    return INSTALLED or TOOL_VARIABLE in os.environ
+
+
+def as_called(text: str) -> str:
+    """Return a text with its commands as this program was called: those of a clone, or those of `experiments`.
+
+    As the latter, `python run.py -m seed=0,1; python scripts/compare.py` is `experiments sweep seed=0,1; experiments
+    compare`. Columns of a table stay in line.
+    """
+    if not called_as_tool():
+        return text
+    text = re.sub(r"python run\.py -m([^\n]*?  )", r"experiments sweep\1 ", text)  # a letter shorter than other lines
+    text = text.replace("python run.py -m", "experiments sweep").replace("make ui", "experiments ui")
+    return re.sub(r"python (?:scripts/)?(\w+)\.py|(?<![\w/])(run)\.py", r"experiments \1\2", text)
 
 
 def hide_credentials(text: str) -> str:

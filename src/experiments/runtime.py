@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.errors import UserError
+from experiments.formatting import TOOL
 
 # Keras imports these if they are installed, for functions that are not used here: half of its loading time.
 SKIPPED_PACKAGES = ("matplotlib", "pandas", "sklearn")
@@ -69,6 +70,12 @@ def collect_garbage_rarely() -> None:
     and again takes a third of the loading time, and two seconds at the end. Every command calls this first."""
     gc.set_threshold(100_000, 50, 1000)
     atexit.register(gc.freeze)
+
+
+def this_command() -> list[str]:
+    """Return the words that start the command of this process again, without its arguments."""
+    tool, _, name = sys.argv[0].partition(" ")
+    return [sys.executable, *(["-m", "experiments.commands", name] if tool == TOOL and name else [sys.argv[0]])]
 
 
 def expand_home(setting: str, path: str) -> Path:

@@ -28,6 +28,7 @@ NEEDS = {  # what a choice does not run without
     "data=images": [f"data.path={own_pictures()}", "data.size=8"],
     "data=linear": ["training.loss=mean_squared_error"],
     "model=neuron": ["data=linear", "training.loss=mean_squared_error"],
+    "model=keras": ["data.padding=2"],
 }
 
 

@@ -38,7 +38,7 @@ def test_config_files_of_a_further_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.yaml").write_text("name: digits")
     with composing():
-        start_hydra(CONFIG_FOLDER, tmp_path)
+        start_hydra(CONFIG_FOLDER, [tmp_path])
         choices = GlobalHydra.instance().config_loader().get_group_options("data")
     assert {"mine", "digits", "mnist"} <= set(choices)
 

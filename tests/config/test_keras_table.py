@@ -4,8 +4,25 @@ import json
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticCustomError
 
-from experiments.config.keras_table import NOT_CONFIGURABLE, REFUSED_LAYERS, describe_keras, keras_table
+from experiments.config.keras_table import (
+    LIST_ARGUMENTS,
+    NAME_ARGUMENTS,
+    NOT_CONFIGURABLE,
+    REFUSED_LAYERS,
+    check_arguments,
+    describe_keras,
+    keras_table,
+)
+
+ALLOWED = {
+    f"{kind} {name} {argument}": (argument, default)
+    for kind, entries in keras_table().items()
+    for name, entry in entries.items()
+    for argument, default in entry.get("arguments", {}).items()
+    if not entry.get("refused")
+}
 
 
 def test_the_committed_table_is_that_of_the_installed_keras() -> None:
@@ -76,3 +93,19 @@ def test_the_pipelines_own_arguments_are_not_configurable() -> None:
         for argument in entry.get("arguments", {})
     }
     assert arguments & NOT_CONFIGURABLE == set()
+
+
+def test_every_default_is_of_the_kind_that_its_argument_takes() -> None:
+    for of, (argument, default) in ALLOWED.items():
+        if default != "required" and not argument.endswith("initializer"):  # by names of earlier versions
+            check_arguments(of, {argument: default}, {argument: default})
+    assert {argument for argument, _ in ALLOWED.values()} >= LIST_ARGUMENTS | NAME_ARGUMENTS
+
+
+@pytest.mark.parametrize("value", [True, [True, True], {"value": 1}])
+def test_what_is_not_a_number_or_a_name_is_no_argument(value: Any) -> None:
+    for of, (argument, default) in ALLOWED.items():
+        if isinstance(default, bool) and value is True:
+            continue
+        with pytest.raises(PydanticCustomError):
+            check_arguments(of, {argument: value}, {argument: default})

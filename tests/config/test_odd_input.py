@@ -56,7 +56,10 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path: Path, content
     [
         (b"", "FILE is empty. Write a line KEY: VALUE for each setting, as in conf/model."),
         (b"- a\n", "FILE is not a mapping. Write a line KEY: VALUE for each setting."),
-        (b"foo: 1\n", "model.name is missing. Choose with model=NAME; choices: cnn, layers, mlp, neuron"),
+        (
+            b"foo: 1\n",
+            "model.name is missing. Choose with model=NAME; choices: cnn, keras, layers, mlp, neuron, resnet",
+        ),
     ],
 )
 def test_a_choice_of_a_group_without_its_keys_is_told(tmp_path: Path, content: bytes, message: str) -> None:
@@ -66,7 +69,7 @@ def test_a_choice_of_a_group_without_its_keys_is_told(tmp_path: Path, content: b
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model=[[1]]", "model=[1] is not a choice. Choices of model: cnn, layers, mlp, neuron"),
+        ("model=[[1]]", "model=[[1]] is not a choice. Choices of model: cnn, "),
         ("data=${oc.select:seed,1}", "data=${oc.select:seed,1} is not a choice. Choices of data: "),
         ("model.activation=true", "model.activation=true is not allowed: expected a string"),
         ("model.kernel_initializer={1:2}", "model.kernel_initializer has the key 1 (int)."),
@@ -80,6 +83,43 @@ def test_a_choice_of_a_group_without_its_keys_is_told(tmp_path: Path, content: b
 )
 def test_a_value_of_another_kind_is_told(override: str, message: str) -> None:
     assert refusal(override).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("experiment=null", "experiment=null is not a choice. Leave it out for none. Choices of experiment: best_cpu,"),
+        ("experiment=[digits,null]", "experiment=null is not a choice. Choices of experiment: best_cpu, digits,"),
+        ("debug=null", "debug=null is not a choice. Leave it out for none. Choices of debug: overfit, profile, smoke"),
+        ("data=null", "data=null is not a choice. Choices of data: arrays,"),
+        ("data=[]", "data=[] is not a choice. Choices of data: arrays,"),
+        ("schedule=null", "schedule=null is not a choice. Choices of schedule: constant,"),
+        ("training=1", "training=1 is not a choice. Choices of training: default"),
+        (
+            "sweep=1",
+            "sweep=1 is not allowed: a mapping of keys. Set its keys, as sweep.KEY=VALUE: begin_from, dry_run,",
+        ),
+        (
+            "objective=null",
+            "objective=null is not allowed: a mapping of keys. Set its keys, as objective.KEY=VALUE: ",
+        ),
+        (
+            "training.early_stopping=5",
+            "training.early_stopping=5 is not allowed: when to stop before the last epoch. Set its keys, as"
+            " training.early_stopping.KEY=VALUE: goal, metric, min_delta, patience",
+        ),
+        ("~experiment", "'~experiment' removes the group 'experiment', of which nothing is chosen. Leave it out."),
+    ],
+)
+def test_a_group_that_is_given_another_value_is_told(override: str, message: str) -> None:
+    assert refusal(override).startswith(message)
+
+
+@pytest.mark.parametrize("line", ["data: null", "schedule: [1]", "sweep: 3", "distribution: mirrored"])
+def test_a_file_that_gives_a_group_another_value_is_named(tmp_path: Path, line: str) -> None:
+    key, _, value = line.partition(": ")
+    told = refused_file(tmp_path, f"# @package _global_\n{line}\n".encode())
+    assert told == f"FILE: {key} is {value}, not a mapping. Write its keys below it."
 
 
 @pytest.mark.parametrize("activation", ["true", "5", "[softmax]", "{softmax:1}"])
@@ -121,9 +161,6 @@ def test_the_reason_that_hydra_gives_is_told(value: str, reason: str) -> None:
     [
         ("tracking.run_name", "7", "7"),
         ("tracking.experiment", "20.24", "TEXT"),
-        ("resume", "12", "12"),
-        ("resume", "1e9", "TEXT"),
-        ("model.continue", "12345678", "12345678"),
     ],
 )
 def test_a_number_for_a_text_is_told_with_its_quotation_marks(key: str, value: str, text: str) -> None:

@@ -45,6 +45,22 @@ def test_a_value_is_written_as_in_an_override() -> None:
     assert override_value_text([1, {"a": None}]) == "[1,{a:null}]"
 
 
+@pytest.mark.parametrize(
+    ("override", "run_id"),
+    [
+        ("resume=123456", "123456"),
+        ("+resume=1e10", "1e10"),
+        ("model.continue=00012345", "00012345"),
+        (f"model.weights={'1' * 32}", "1" * 32),
+    ],
+)
+def test_the_id_of_a_run_is_a_text_although_it_looks_like_a_number(override: str, run_id: str) -> None:
+    config = compose_job([override])
+    assert run_id in (config.resume, config.model.continue_, config.model.weights)
+    with pytest.raises(ConfigError, match=r"tracking.run_name=123456 is not allowed: expected a string"):
+        compose_job(["tracking.run_name=123456"])
+
+
 def test_a_search_space_chosen_with_a_plus_is_not_ignored() -> None:
     with composing(), pytest.raises(ConfigError, match="To override a value use 'override search: mlp'"):
         read_search_space(["+search=mlp"])

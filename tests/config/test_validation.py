@@ -12,11 +12,11 @@ from composed import job, refusal
         ("optimizer=schedulefreeadamw optimizer.beta_1=0.0", "optimizer.beta_1 of schedulefreeadamw must be greater"),
         (
             "optimizer=muon optimizer.exclude_layers=dense",
-            "optimizer.exclude_layers must be a list of names, or null; received 'dense'",
+            "optimizer muon: exclude_layers takes a list of names; received 'dense'",
         ),
         (
             "optimizer=muon optimizer.exclude_layers=[1]",
-            "optimizer.exclude_layers must be a list of names, or null; received [1]",
+            "optimizer muon: exclude_layers takes a list of names; received [1]",
         ),
         (
             "optimizer.clipnorm=1 optimizer.clipvalue=1",
@@ -32,7 +32,10 @@ from composed import job, refusal
         ),
         ("schedule=piecewise schedule.boundaries=[8,5]", "schedule.boundaries must rise"),
         ("schedule=exponential schedule.decay_rate=1.5", "schedule.decay_rate=1.5 is not allowed: factor per decay"),
-        ("experiment=walkthrough expected.metric=error", "expected.metric=error is not allowed: metric to compare: "),
+        (
+            "experiment=walkthrough expected.metric=error",
+            "expected.metric=error is not a metric of a run with data=mnist",
+        ),
         (
             "experiment=walkthrough expected.metric=best_val_accuracy",
             "expected.metric=best_val_accuracy is not a metric of a run with data=mnist and data.validation=0. Choices:"
@@ -88,7 +91,23 @@ from composed import job, refusal
             "model=layers model.layers=[{Dropout:{rate:1}}]",
             "layer Dropout: rate=1 is not allowed: fraction of values set to zero in training, from 0 up to but not",
         ),
-        ("model=layers model.layers=[{SpatialDropout2D:{rate:a}}]", "layer SpatialDropout2D: rate='a' is not allowed"),
+        ("model=layers model.layers=[{SpatialDropout2D:{rate:-1}}]", "layer SpatialDropout2D: rate=-1 is not allowed"),
+        (
+            "model=layers model.layers=[{SpatialDropout2D:{rate:a}}]",
+            "rate takes a number; received 'a'",
+        ),
+        ("model=layers model.layers=[{Dense:{units:true}}]", "layer Dense: units takes a number; received True"),
+        ("model=layers model.layers=[{Dense:{units:[3]}}]", "layer Dense: units takes a number; received [3]"),
+        ("model=layers model.layers=[{Dense:{units:null}}]", "layer Dense: units takes a number; received None"),
+        (
+            "model=layers model.layers=[{Conv2D:{filters:2,kernel_size:[3,true]}}]",
+            "layer Conv2D: kernel_size takes a number or a list of numbers; received [3, True]",
+        ),
+        (
+            "model=layers model.layers=[{Dense:{units:2,use_bias:null}}]",
+            "layer Dense: use_bias takes true or false; received None",
+        ),
+        ("model.kernel_initializer={random_normal:{stddev:[1]}}", "random_normal: stddev takes a number; received [1]"),
         ("model=layers model.layers=[{GRU:{units:2,dropout:0.5}}]", "layer 'GRU' is refused with a dropout rate"),
         (
             "model=layers model.layers=[Normalization]",
@@ -99,6 +118,27 @@ from composed import job, refusal
             "layer Resizing: interpolation='bicubic' is refused: XLA cannot compile it; choices: bilinear, nearest",
         ),
         ("model=layers model.layers=[{Resizing:{height:4,width:4,antialias:true}}]", "antialias=True is refused"),
+        (
+            "model=layers model.layers=[Residual]",
+            "model.layers.0: Residual takes a list of layers, at least one: {Residual: [layers]}; received 'Residual'",
+        ),
+        ("model=layers model.layers=[{Residual:[]}]", "received {'Residual': []}"),
+        ("model=layers model.layers=[{Residual:{layers:[Flatten]}}]", "Residual takes a list of layers"),
+        (
+            "model=layers model.layers=[{Residual:[{Residual:[Lambda]}]}]",
+            "'Lambda' is refused: it runs code of its own",
+        ),
+        ("model=layers model.layers=[residual]", "has no layer 'residual' (did you mean 'Residual'?)"),
+        (
+            "model=resnet model.depth=21",
+            "model.depth: 21 is not allowed: layers with weights, 6 n + 2: 8, 14, 20, 26, 32, 38, 44, 50, 56 or more."
+            " Near it are 20 and 26",
+        ),
+        ("model=resnet model.depth=2", "Near it are 8 and 14"),
+        (
+            "model=resnet data=linear training.loss=mean_squared_error",
+            "model=resnet needs images, data=linear has inputs of shape [1]. Use model=mlp",
+        ),
         ("model=layers model.layers=[{Dense:{units:2,name:a}}]", "layer Dense has no argument 'name'"),
         ("model=layers model.layers=[{Dense:{units:2,bias_constraint:1}}]", "a constraint is a name, or one name"),
     ],

@@ -23,15 +23,18 @@ import yaml
 from conftest import PROJECT
 from own_data import own_arrays, own_pictures
 
+from experiments.commands.tool import SUBCOMMANDS
 from experiments.config.choices import CONFIG_FOLDER, config_groups
 from experiments.config.composition import compose_job
 from experiments.config.hydra_internals import hydra_argument_parser
 from experiments.config.overrides import PRESETS
 from experiments.config.sweep_composition import compose_sweep
 from experiments.errors import ConfigError
+from experiments.formatting import TOOL
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("docs/*.ipynb")])
 CHECKED = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it is about the past
+COMMANDS = PROJECT / "src" / "experiments" / "commands"  # what the scripts of the same names call
 GROUPS = [group.name for group in config_groups()]
 SHELL_COMMANDS = ("cd", "eval", "export", "git", "pip", "source")
 FOREIGN_WORDS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
@@ -75,7 +78,7 @@ def inline(page: Path) -> list[str]:
 def commands(page: Path) -> list[str]:
     """Return the commands in the blocks and in the text of a page."""
     lines = [line for block in blocks(page) for line in block.replace("\\\n", " ").splitlines()]
-    lines += [code for code in inline(page) if code.startswith(("python ", "make "))]
+    lines += [code for code in inline(page) if code.startswith(("python ", "make ", f"{TOOL} "))]
     return list(dict.fromkeys(" ".join(line.partition(" #")[0].split()) for line in lines if line.strip("# ")))
 
 
@@ -183,25 +186,38 @@ def check_run(arguments: list[str]) -> None:
     assert (compose_sweep if given.multirun else compose_job)(complete)
 
 
+def check_script(script: Path, arguments: list[str]) -> None:
+    """Check that a script has the options, and that the files and words exist."""
+    for option in (word for word in arguments if word.startswith("--")):
+        assert f'"{option}"' in script.read_text() or option == "--help", f"{script.name} has no {option}"
+    for word in arguments:
+        if word.startswith(FOLDERS):
+            assert (PROJECT / word).exists(), f"there is no {word}"
+        assert not re.fullmatch(r"[a-z_]+", word) or word in known_words(), f"nothing is called {word}"
+
+
 def check(line: str) -> None:
     """Check that the command exists, and that it takes these arguments."""
     words = shlex.split(line)
-    if words[:2] == ["python", "run.py"]:
+    if words[0] == TOOL:
+        assert words[1] in (*SUBCOMMANDS, "--help"), f"{TOOL} has no {words[1]}"
+        if words[1] in ("run", "sweep"):
+            check_run([*filter(None, [SUBCOMMANDS[words[1]].option]), *words[2:]])
+        elif words[1] in SUBCOMMANDS:
+            check_script(COMMANDS / f"{words[1]}.py", words[2:])
+    elif words[:2] == ["python", "run.py"]:
         check_run(words[2:])
     elif words[:2] == ["python", "-c"]:
         ast.parse(words[2])
     elif words[0] == "python" and words[1] != "-m":
         script = PROJECT / words[1]
         assert script.exists(), words[1]
-        for option in (word for word in words[2:] if word.startswith("--")):
-            assert f'"{option}"' in script.read_text() or option == "--help", f"{words[1]} has no {option}"
-        for word in words[2:]:
-            if word.startswith(FOLDERS):
-                assert (PROJECT / word).exists(), f"there is no {word}"
-            assert not re.fullmatch(r"[a-z_]+", word) or word in known_words(), f"nothing is called {word}"
+        called = COMMANDS / script.name
+        check_script(called if called.exists() else script, words[2:])
     elif words[0] == "python":
         own = PROJECT / "src" / Path(*words[2].split("."))
-        assert own.with_suffix(".py").exists() or words[2] == "pytest" or words[2:5] in MLFLOW_COMMANDS, line
+        ours = own.with_suffix(".py").exists() or (own / "__main__.py").exists()
+        assert ours or words[2] == "pytest" or words[2:5] in MLFLOW_COMMANDS, line
     elif words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -255,6 +271,9 @@ def test_every_link_and_image_of_a_page_exists(page: Path) -> None:
         "python scripts/predict.py RUN_ID docs/images/nothing.png",
         "python -m mlflow artefacts download",
         "make nothing",
+        "experiments nothing",
+        "experiments run model.droput=0.3",
+        "experiments compare --nonsense",
         "./run.sh",
     ],
 )

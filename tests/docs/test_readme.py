@@ -87,6 +87,12 @@ def test_every_other_command_has_a_test() -> None:
         "python scripts/delete.py RUN_ID": "tests/tracking/test_deletion.py",
         "python scripts/evaluate.py RUN_ID": "tests/comparison/test_evaluate.py",
         "python scripts/benchmark.py startup walkthrough": "tests/docs/test_benchmark.py",
+        "pip install .": "tests/commands/test_installed.py",
+        "experiments --help": "tests/commands/test_tool.py",
+        "experiments run data=digits": "tests/commands/test_installed.py",
+        "experiments sweep data=digits seed=0,1": "tests/commands/test_tool.py",
+        "experiments new my-project": "tests/commands/test_installed.py",
+        'eval "$(experiments run -sc install=bash)"': "tests/commands/test_tool.py",
         "python scripts/gpu_check.py": "tests/docs/test_gpu_check.py",
     }
     assert set(OTHERS) == set(known)

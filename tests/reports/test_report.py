@@ -21,7 +21,7 @@ from experiments.reports.report import (
     report_tables,
     write_figures,
 )
-from experiments.training.evaluation import Evaluation, Evaluator
+from experiments.training.evaluation import Evaluation, Evaluator, criterion_of
 from experiments.training.networks import build_network
 
 HISTORY = {
@@ -42,7 +42,7 @@ def classified(*overrides: str) -> Results:
     config = compose_job(["data=digits", *overrides])
     dataset = load_dataset(config.data, config.seed)
     model = build_network(config)
-    test = Evaluator(model, config.training.loss)(dataset.test)
+    test = Evaluator(model, criterion_of(config))(dataset.test)
     return Results(config, dataset, model, HISTORY, None, test)
 
 
@@ -51,7 +51,7 @@ def fitted(*overrides: str) -> Results:
     config = compose_job(["experiment=single_neuron", *overrides])
     dataset = load_dataset(config.data, config.seed)
     model = build_network(config)
-    evaluate = Evaluator(model, config.training.loss)
+    evaluate = Evaluator(model, criterion_of(config))
     untrained = evaluate(dataset.train).outputs
     if config.model.name == "neuron":
         model.set_weights([np.array([[0.5]]), np.array([0.25])])

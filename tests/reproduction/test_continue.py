@@ -98,6 +98,8 @@ def test_what_cannot_be_continued_is_refused(uri: str) -> None:
     assert f"model.units=8 disagrees with run {first}, which was started with" in refused(
         first, epochs, "model.units=8"
     )
+    limited = "model.kernel_constraint={max_norm:{max_value:2}}"
+    assert "which was started with model.kernel_constraint=null." in refused(first, epochs, limited)
     with pytest.raises(ConfigError, match=rf"optimizer.learning_rate=0.1 disagrees with run {first}, which has"):
         made(uri, *SMALL, f"model.continue={first}", epochs, "optimizer.learning_rate=0.1")  # not by way of run.py
 

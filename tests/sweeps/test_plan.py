@@ -65,7 +65,12 @@ def test_the_values_of_zipped_keys_go_together_and_combine_with_the_others() -> 
             [*ZIPPED, "seed=0,1"],
             "sweep.zip names 'model.dropout', which this command does not give several",
         ),
-        (["sweep.zip=seed", "seed=0,1"], "sweep.zip=seed is not a list of keys, two or more: sweep.zip=[seed,KEY]."),
+        (["sweep.zip=seed", "seed=0,1"], "sweep.zip=seed is not a list of two or more keys: sweep.zip=[seed,KEY]."),
+        (["sweep.zip=[seed,seed]", "seed=0,1"], "is not a list of two or more keys: sweep.zip=[seed,KEY]."),
+        (
+            ["sweep.zip=[model.units,model.dropout]", "model.units=1,2"],
+            "sweep.zip names 'model.dropout', which this command does not give several values. Keys that have several:",
+        ),
         (["sweep.zip=[seed,seed],[seed]", "seed=0,1"], "'sweep.zip=[seed,seed],[seed]' names several values."),
         (["sweep.minutes=1,2", "seed=0,1"], "'sweep.minutes=1,2' names several values. Give sweep.minutes one value."),
         (["sweep.zip=[sed,model.dropout]", "seed=0,1", "model.dropout=0,0.1"], "(did you mean 'seed'?)"),

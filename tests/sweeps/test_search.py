@@ -32,6 +32,7 @@ MISTAKES = {
     "search=mpl": "search=mpl is not a choice (did you mean 'mlp'?). Choices of search: mlp",
     "seed=1": "This search has nothing to vary.",
     f"hydra.sweeper.sampler=grid {DROPOUT}": "sampler=grid tries every value, and model.dropout is an interval.",
+    "hydra.sweeper.sampler=grid seed=range(1000000000000)": "this space has more than 10,000. Name fewer values, or",
     f"hydra.sweeper.sampler=cmaes {CHOICES} {DROPOUT}": "cmaes needs two or more parameters that are numbers",
     f"hydra.sweeper.sampler=tpee {DROPOUT}": "hydra.sweeper.sampler=tpee is not allowed (did you mean 'tpe'?): tpe",
     f"hydra.sweeper.n_trials=0 {DROPOUT}": "hydra.sweeper.n_trials=0 is not allowed: trials in all, from 1 on",

@@ -77,6 +77,7 @@ def test_a_diverged_trial_is_a_result_of_the_search_and_equal_trials_run_once(ur
     other = [*line, "hydra.sweeper.sampler=tpe", "hydra.sweeper.startup_trials=1", "hydra.sweeper.n_trials=1"]
     offer = f" To begin from its trials: sweep.begin_from={search}"
     assert f"{offer}\n" in command(*other, "sweep.dry_run=true").stdout
+    assert "To begin from its trials" not in command(*other, offer.split()[-1], "sweep.dry_run=true").stdout
     begun = command(*other, offer.split()[-1], "training.epochs=2")
     assert (begun.returncode, begun.stdout) == (2, "")
     assert "its trials cannot be compared with this search, which has training.epochs=2 (was 1)." in begun.stderr

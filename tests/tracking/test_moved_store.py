@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.errors import StoreError
+from experiments.errors import StoreError, StoreOutageError
+from experiments.tracking import addresses, moved_store, operations, spool
 from experiments.tracking.addresses import artifacts_folder, database_file
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.run import TrackedRun, open_run, reopen_ended_run
@@ -151,3 +152,30 @@ def test_artifacts_that_are_elsewhere_by_choice_stay_there(original: str, tmp_pa
     with unchanged(tmp_path):
         assert read_artifact_text(original, run_id, "notes/large.txt") == "large"
     assert f"file://{tmp_path}/disk/artifacts" in stored_addresses(original)
+
+
+def test_the_projects_own_store_that_is_moved_away_and_back_receives_what_its_run_logged_meanwhile(
+    original: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (addresses, moved_store, operations):
+        monkeypatch.setattr(module, "PROJECT_DATABASE", database_file(original), raising=False)
+    monkeypatch.setattr(spool, "SPOOL_FOLDER", tmp_path / "outputs" / "spool")
+    with open_run(original, "digits", "run", {}, {}) as run:
+        (tmp_path / "a").rename(tmp_path / "b")
+        run.log_text("first", "notes/first.txt")
+        assert "does not take artifacts; the run continues." in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(StoreOutageError, match="There is no tracking store"):
+        connect_store(original, must_exist=True)
+    (tmp_path / "b").rename(tmp_path / "a")
+    assert read_artifact_text(original, run.run_id, "notes/first.txt") == "first"
+    assert connect_store(original).get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_child_of_a_sweep_does_not_make_the_store_anew(original: str, tmp_path: Path) -> None:
+    parent = add_run(original)
+    (tmp_path / "a").rename(tmp_path / "b")
+    child = open_run(original, "digits", "child", {}, {"mlflow.parentRunId": parent.run_id})
+    with pytest.raises(StoreOutageError, match="There is no tracking store"), child:
+        pass
+    assert not (tmp_path / "a").exists()

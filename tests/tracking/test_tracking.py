@@ -19,7 +19,7 @@ import pytest
 from conftest import PROJECT
 from servers import Server
 
-from experiments.errors import StoreError, Terminated
+from experiments.errors import StoreError, Terminated, UserError
 from experiments.tracking import spool
 from experiments.tracking.addresses import check_tracking_uri, database_file, resolve_tracking_uri
 from experiments.tracking.artifacts import download_model, read_artifact_text
@@ -165,14 +165,23 @@ def test_a_silent_server_is_given_up_after_one_try(silent):
     assert "tracking.uri=sqlite:///" in message
 
 
-def test_a_store_for_which_there_is_no_room_is_told(new_uri):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+@pytest.mark.parametrize(("store", "size"), [("new_uri", 50_000), ("uri", 30_000)])
+def test_a_store_that_a_limit_of_file_size_holds_up_is_told(store, size, request):
+    address, before = request.getfixturevalue(store), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(StoreError, match=r"mlflow\.db cannot be used: (disk I/O error|database or disk is full)"):
-            connect_store(new_uri)
+        with pytest.raises(StoreError, match=r"mlflow\.db cannot be used: File too large\. .* `ulimit -f`"):
+            connect_store(address)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("link", ["a", "a/mlflow.db"])
+def test_a_link_that_leads_nowhere_is_named(link, tmp_path):
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to("/nowhere/else")
+    with pytest.raises(UserError, match=f"{link} is a link to /nowhere/else, which does not exist. Make it, or delete"):
+        connect_store(f"sqlite:///{tmp_path}/a/mlflow.db")
 
 
 @pytest.mark.soak

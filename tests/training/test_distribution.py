@@ -22,7 +22,7 @@ from experiments.errors import ConfigError
 from experiments.training.cluster import free_local_ports, read_tf_config, supervises_cluster
 
 # Everything that replicas could get wrong: dropout, batch normalization, clipping, weight decay, an average of the
-# weights, a constraint, and a last batch of 10 that 4 replicas cannot share evenly.
+# weights, a constraint, weights of classes, and a last batch of 10 that 4 replicas cannot share evenly.
 HARD = [
     "data.limit=3210",
     "data.validation=0",
@@ -32,6 +32,8 @@ HARD = [
     "optimizer=adamw",
     "optimizer.use_ema=true",
     "training.gradient_clipping=0.5",
+    "training.class_weight={3:2.5}",
+    "training.label_smoothing=0.1",
 ]
 WORKERS = ["distribution=multi_worker", "distribution.workers=2", "distribution.timeout_seconds=60"]
 REPLICAS = ["distribution=mirrored", "distribution.devices=2"]

@@ -20,7 +20,7 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 
-def build(*overrides: str, data: str = "digits") -> keras.Sequential:
+def build(*overrides: str, data: str = "digits") -> keras.Model:
     config = compose_job([f"data={data}", *overrides])
     return build_network(config)
 
@@ -32,15 +32,15 @@ def refusal(*overrides: str, data: str = "digits") -> str:
     return str(caught.value)
 
 
-def kinds(model: keras.Sequential) -> list[str]:
-    return [type(layer).__name__ for layer in model.layers]
+def kinds(model: keras.Model) -> list[str]:
+    return [type(layer).__name__ for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
 
 
-def of_kind(model: keras.Sequential, kind: str) -> list[Any]:
+def of_kind(model: keras.Model, kind: str) -> list[Any]:
     return [layer for layer in model.layers if type(layer).__name__ == kind]
 
 
-def images(model: keras.Sequential, count: int = 4) -> np.ndarray:
+def images(model: keras.Model, count: int = 4) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 17, (count, *model.input_shape[1:]), dtype=np.uint8)
 
 
@@ -64,10 +64,10 @@ def test_network_scales_raw_pixels_itself() -> None:
     kernel, bias = model.get_weights()
     by_hand = tf.nn.softmax(pixels.reshape(4, -1) / 16 @ kernel + bias)
     np.testing.assert_allclose(model(pixels), by_hand, rtol=1e-4, atol=1e-6)
-    assert build(data="mnist").layers[0].scale == pytest.approx(1 / 255)
+    assert of_kind(build(data="mnist"), "Rescaling")[0].scale == pytest.approx(1 / 255)
 
 
-def up_to(model: keras.Sequential, kind: str) -> keras.Model:
+def up_to(model: keras.Model, kind: str) -> keras.Model:
     return keras.Model(model.inputs[0], of_kind(model, kind)[0].output)
 
 
@@ -265,6 +265,8 @@ def test_smallest_and_largest_seed_build_a_network(seed: int) -> None:
 
 # --- layers, written out ------------------------------------------------------------------------------------------
 
+LINES, FLAT = "", "Flatten"
+IMAGE, VOLUME, FILM = (f"{{Reshape:{{target_shape:{shape}}}}}" for shape in ("[8,8,1]", "[4,4,4,1]", "[2,4,4,2,1]"))
 SOFTMAX = "Flatten,{Dense:{units:10,activation:softmax}}"
 
 
@@ -291,8 +293,27 @@ def test_layers_accept_objects_with_arguments() -> None:
     assert type(layer.kernel_constraint).__name__ == "NonNeg"
 
 
-LINES, FLAT = "", "Flatten"
-IMAGE, VOLUME, FILM = (f"{{Reshape:{{target_shape:{shape}}}}}" for shape in ("[8,8,1]", "[4,4,4,1]", "[2,4,4,2,1]"))
+def test_a_residual_block_adds_its_input_to_its_output() -> None:
+    model = build(*written("Flatten,{Residual:[{Dense:{units:64,activation:relu}},{Dropout:{rate:0.5}}]}"))
+    assert kinds(model) == ["Rescaling", "Flatten", "Dense", "Dropout", "Add", "Flatten", "Dense"]
+    hidden = of_kind(model, "Dense")[0]
+    values = images(model).reshape(4, -1) / 16
+    expected = values + np.maximum(0, values @ hidden.kernel.numpy())
+    np.testing.assert_allclose(up_to(model, "Add")(images(model)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_shortcut_projects_its_input_where_the_shapes_differ() -> None:
+    half = "{Conv2D:{filters:3,kernel_size:3,strides:2,padding:same}}"
+    model = build(*written(f"{IMAGE},{{Residual:[{half},{{Residual:[ReLU]}}]}}"))
+    projection = next(layer for layer in of_kind(model, "Conv2D") if layer.kernel_size == (1, 1))
+    assert (projection.strides, projection.use_bias, projection.filters) == ((2, 2), False, 3)
+    values = images(model)[:, ::2, ::2, None] / 16 @ projection.kernel.numpy()[0, 0]
+    np.testing.assert_allclose(projection(images(model)[..., None] / 16), values, rtol=1e-5, atol=1e-6)
+    dense = build(*written("Flatten,{Residual:[{Dense:{units:5}}]}"))
+    assert [layer.units for layer in of_kind(dense, "Dense")] == [5, 5, 10]
+    assert sum(layer.use_bias for layer in of_kind(dense, "Dense")) == 2
+
+
 # Of every layer that is allowed: what it comes after, and its smallest arguments. Aliases are not repeated.
 LAYERS: dict[str, dict[str, str]] = {
     FLAT: {
@@ -449,6 +470,19 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
     "sigmoids": (
         written("", "Flatten,{Dense:{units:10,activation:sigmoid}}"),
         "End with {Dense: {units: 10, activation: softmax}}",
+    ),
+    "residual of another rank": (
+        written("{Residual:[Flatten]}"),
+        "model.layers[0] (Residual) does not fit: it receives the shape (8, 8), and its layers return (64,). Its layers"
+        " must keep the number of dimensions, and the sizes or a whole fraction of them, such as half",
+    ),
+    "residual of another size": (
+        written(f"{IMAGE},{{Residual:[{{Conv2D:{{filters:4,kernel_size:3}}}}]}}"),
+        "model.layers[1] (Residual) does not fit: it receives the shape (8, 8, 1), and its layers return (6, 6, 4).",
+    ),
+    "in a residual": (
+        written("Flatten,{Residual:[{Residual:[{Dense:{units:4}},{Conv2D:{filters:8,kernel_size:3}}]}]}"),
+        "model.layers[1].Residual[0].Residual[1] (Conv2D) does not fit: it receives the shape (4,);",
     ),
     "initializer of an mlp": (
         ("model=mlp", "model.kernel_initializer={variance_scaling:{mode:foo}}"),

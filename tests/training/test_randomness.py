@@ -6,8 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.errors import ConfigError
 from experiments.runtime import start_tensorflow
-from experiments.training.randomness import epoch_order, uniform_bits, with_counter_dropout
+from experiments.training.randomness import (
+    epoch_order,
+    refuse_other_randomness,
+    uniform_bits,
+    with_counter_dropout,
+)
 
 start_tensorflow(1)
 
@@ -179,6 +185,15 @@ def test_spatial_dropout_drops_whole_channels(name: str, shape: tuple[int, ...])
     assert (values == 0).mean() == pytest.approx(0.5, abs=3 * 0.5 / np.sqrt(50 * 40))
 
 
+def test_dropout_with_a_noise_shape_drops_whole_examples() -> None:
+    """As blocks with a shortcut are dropped in EfficientNet."""
+    model, dropouts = with_counter_dropout(network(keras.layers.Dropout(0.5, noise_shape=(None, 1, 1)), shape=(4, 5)))
+    set_masks(dropouts)
+    values = model(np.ones((200, 4, 5), np.float32), training=True).numpy().reshape(200, -1)
+    assert (values == values[:, :1]).all()
+    assert (values == 0).mean() == pytest.approx(0.5, abs=3 * 0.5 / np.sqrt(200))
+
+
 def test_spatial_dropout_supports_channels_first() -> None:
     layer = keras.layers.SpatialDropout2D(0.5, data_format="channels_first")
     model, dropouts = with_counter_dropout(network(layer, shape=(40, 4, 4)))
@@ -241,3 +256,34 @@ def test_model_can_be_saved_and_loaded_after_its_twin_was_made(tmp_path: Any) ->
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert [type(layer).__name__ for layer in loaded.layers] == ["Dense", "SpatialDropout1D"]
+
+
+def test_a_layer_that_is_called_twice_stays_one_layer() -> None:
+    inputs, dropout = keras.Input((100,)), keras.layers.Dropout(0.5)
+    model = keras.Model(inputs, keras.layers.Add()([dropout(inputs), dropout(inputs)]))
+    trained, dropouts = with_counter_dropout(model)
+    assert len(dropouts) == 1
+    set_masks(dropouts)
+    assert set(np.unique(trained(np.ones((10, 100), np.float32), training=True))) == {0, 4}
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        (keras.layers.GaussianNoise(0.5, name="noise"), "layer 'noise' (GaussianNoise) is refused"),
+        (
+            keras.layers.LSTM(2, dropout=0.5, name="cells"),
+            "layer 'cells' (LSTM) is refused",
+        ),
+        (keras.Sequential([keras.layers.Dropout(0.5)], name="inner"), "layer 'inner' (Sequential) is refused"),
+    ],
+)
+def test_layers_that_draw_in_the_order_of_calls_are_refused(layer: Any, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        refuse_other_randomness(network(layer, shape=(5, 2)))
+    assert f"{named}: its random numbers depend on the order of calls" in str(caught.value)
+
+
+def test_layers_that_draw_nothing_or_from_the_counter_are_accepted() -> None:
+    layers = keras.layers
+    refuse_other_randomness(network(layers.SpatialDropout1D(0.5), layers.LSTM(2), layers.Dropout(0.5), shape=(5, 2)))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from experiments.config.composition import compose_job
 from experiments.config.schema import Config
@@ -12,7 +13,7 @@ from experiments.data.datasets import Dataset, Split
 from experiments.errors import TrainingError
 from experiments.training import compiled_loop, evaluation
 from experiments.training.devices import start_strategy
-from experiments.training.evaluation import Evaluator
+from experiments.training.evaluation import Evaluator, criterion_of
 from experiments.training.network_cache import compile_network
 from experiments.training.networks import build_network
 from experiments.training.optimizers import build_optimizer, learning_rates
@@ -231,7 +232,7 @@ def test_losses_that_are_not_sparse_get_one_hot_targets(loop: str) -> None:
     right = model(data.train.inputs).numpy().argmax(1) == data.train.targets
     assert history[-1]["loss"] == pytest.approx((errors**2).mean(), rel=0.05)  # dropout makes it a little larger
     assert set(history[-1]) >= {"accuracy", "val_accuracy"}
-    found = Evaluator(model, "mean_squared_error")(data.train).metrics
+    found = Evaluator(model, criterion_of(squares))(data.train).metrics
     assert found == pytest.approx({"loss": (errors**2).mean(), "accuracy": right.mean()}, rel=1e-5)
 
 
@@ -297,10 +298,10 @@ def test_results_do_not_depend_on_the_ranges_of_steps(monkeypatch: pytest.Monkey
 def test_dropout_affects_training_but_not_evaluation() -> None:
     config, data = with_data("model.dropout=0.9", "optimizer.learning_rate=1e-9", "training.epochs=1")
     model, (metrics,) = train(config, data)
-    untouched = Evaluator(model, config.training.loss)(data.train).metrics["loss"]
+    untouched = Evaluator(model, criterion_of(config))(data.train).metrics["loss"]
     assert metrics["loss"] > untouched * 1.01
     assert metrics["val_loss"] == pytest.approx(
-        Evaluator(model, config.training.loss)(data.validation).metrics["loss"], rel=1e-6
+        Evaluator(model, criterion_of(config))(data.validation).metrics["loss"], rel=1e-6
     )
 
 
@@ -363,7 +364,7 @@ def test_evaluation_equals_that_of_keras(overrides: str, examples: int) -> None:
     config = job(overrides)
     start_strategy(config.distribution, threads=1)
     model, data = build_network(config), split(config, examples)
-    found = Evaluator(model, config.training.loss)(data)
+    found = Evaluator(model, criterion_of(config))(data)
     model.compile(loss=config.training.loss, metrics=["accuracy"])
     expected = model.evaluate(data.inputs, data.targets, verbose=0, return_dict=True)
     assert found.metrics == pytest.approx(expected, rel=1e-5)
@@ -375,7 +376,7 @@ def test_evaluation_of_regression_equals_that_of_keras() -> None:
     config = job(*LINEAR, "training.loss=huber")
     start_strategy(config.distribution, threads=1)
     model, data = build_network(config), split(config, 11)
-    found = Evaluator(model, config.training.loss)(data)
+    found = Evaluator(model, criterion_of(config))(data)
     model.compile(loss="huber", metrics=["mean_absolute_error"])
     assert found.metrics == pytest.approx(model.evaluate(data.inputs, data.targets, verbose=0, return_dict=True))
 
@@ -386,7 +387,7 @@ def test_evaluation_includes_penalties_on_outputs_as_in_keras() -> None:
     config = job("data=digits", "model=layers", f"model.layers={layers}")
     start_strategy(config.distribution, threads=1)
     model, data = build_network(config), split(config, 11)
-    found = Evaluator(model, config.training.loss)(data)
+    found = Evaluator(model, criterion_of(config))(data)
     model.compile(loss=config.training.loss, metrics=["accuracy"])
     expected = model.evaluate(data.inputs, data.targets, batch_size=4, verbose=0, return_dict=True)
     assert found.metrics == pytest.approx(expected, rel=1e-5)
@@ -417,7 +418,7 @@ def test_best_epoch_is_restored(loop: str) -> None:
     data = dataset(config)
     model, history = train(config, data)
     best = min(metrics["val_loss"] for metrics in history)
-    assert Evaluator(model, config.training.loss)(data.validation).metrics["loss"] == pytest.approx(best, rel=1e-6)
+    assert Evaluator(model, criterion_of(config))(data.validation).metrics["loss"] == pytest.approx(best, rel=1e-6)
     assert history[-1]["val_loss"] > best
 
 
@@ -429,3 +430,22 @@ def test_learning_rate_falls_on_a_plateau_down_to_the_smallest_fraction(loop: st
     rates = [metrics["learning_rate"] / config.optimizer.learning_rate for metrics in history]
     # The first epoch is an improvement on nothing; each two after it are none.
     assert rates == pytest.approx([1, 1, 1, 0.5, 0.5, 0.3, 0.3, 0.3])
+
+
+def test_chosen_metrics_are_logged_where_they_are_defined(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ("metrics=[f1_macro,roc_auc_ovr]", "training.early_stopping.metric=val_f1_macro", "training.epochs=3")
+    config, data = with_data(*SMALL, *chosen, "training.restore_best=true", "optimizer.learning_rate=0.03")
+    model, history = train(config, data)
+    assert "val_roc_auc_ovr" not in history[0]
+    told = "val_roc_auc_ovr is not logged, as it is not defined: "
+    assert capsys.readouterr().err.count(told) == 1
+    found = Evaluator(model, criterion_of(config))(data.validation).outputs.argmax(1)
+    expected = f1_score(data.validation.targets, found, average="macro")
+    assert max(metrics["val_f1_macro"] for metrics in history) == pytest.approx(expected)
+
+
+def test_a_metric_that_is_not_defined_does_not_improve() -> None:
+    never = ("metrics=[roc_auc_ovr]", "training.early_stopping.metric=val_roc_auc_ovr", "training.epochs=9")
+    config, data = with_data(*SMALL, *never, "training.early_stopping.patience=2", "training.restore_best=true")
+    _, history = train(config, data)
+    assert len(history) == 2

@@ -1,5 +1,6 @@
 """Evaluate a run's model again on its official test set, or on that of other data, and add the result to the run."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ import yaml
 
 from experiments.config.choices import choice_values
 from experiments.config.composition import compose_job
-from experiments.config.data_schema import DataConfig, ImageFileData, LinearData, OwnData, PicturesData
+from experiments.config.data_schema import DataConfig, ImageFileData, LinearData, OwnData, OwnFileData, PicturesData
+from experiments.config.facts import gives_probabilities
 from experiments.config.found_facts import FOUND_FACTS
 from experiments.config.identity import config_to_dict
 from experiments.config.overrides import override_key, split_override
@@ -32,7 +34,7 @@ from experiments.tracking.records import RunRecord, find_runs, metric_history
 from experiments.tracking.run import REPORT_MISSING, reopen_ended_run
 from experiments.tracking.store import open_existing_store, store_errors
 from experiments.training.devices import process_settings
-from experiments.training.evaluation import Evaluation, Evaluator, split_metrics
+from experiments.training.evaluation import Evaluation, Evaluator, criterion_of, split_metrics, tell_undefined
 from experiments.training.networks import build_network, load_keras_model
 
 # Keys of the group `data` that an evaluation depends on: where and what the images are; how points are generated.
@@ -84,8 +86,8 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             _check_class_names(chosen, config.data, run.run_id)
         dataset = load_dataset(chosen, config.seed)
         start_tensorflow(*process_settings(config))
-        model = load_keras_model(file, run.run_id)
-    test = Evaluator(model, config.training.loss)(dataset.test)
+        model = load_keras_model(file, run.run_id, config)
+    test = Evaluator(model, criterion_of(config))(dataset.test)
     prefix = f"evaluation_{dataset.name}" + ("" if _is_as_shipped(chosen) else f"_{dataset.digest[:8]}")
     targets, names = dataset.test.targets, dataset.class_names
     metrics = {f"{prefix}_{name}": value for name, value in _evaluation_metrics(test, targets, config).items()}
@@ -102,7 +104,8 @@ def evaluate_run(run_id: str, overrides: Sequence[str] = (), uri: str | None = N
             report = replace(config.report, figures="none" if config.report.figures == "none" else "full")
             recorded = replace(config, report=report, tracking=replace(config.tracking, uri=uri))
             history = _epoch_values(metric_history(client, run))
-            results = Results(recorded, dataset, model, history, _untrained_outputs(config, dataset), test)
+            untrained, start = _untrained_outputs(config, dataset), run.tags.get("initial_weights", "")
+            results = Results(recorded, dataset, model, history, untrained, test, start)
             if not publish_report(ended, results, run.metrics, recorded_overrides):
                 client.delete_tag(run.run_id, REPORT_MISSING)
                 print(f"The report of run {run.run_id} is complete now.", file=sys.stderr)
@@ -120,8 +123,8 @@ def draw_full_report(run_id: str, uri: str) -> None:
     start_tensorflow(*process_settings(config))
     history = _epoch_values(metric_history(client, run))
     with TemporaryDirectory() as folder, reopen_ended_run(uri, run_id) as ended:
-        model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id)
-        test = Evaluator(model, config.training.loss)(dataset.test)
+        model = load_keras_model(download_model(uri, run_id, Path(folder)), run_id, config)
+        test = Evaluator(model, criterion_of(config))(dataset.test)
         drawn = Path(folder, "figures")
         drawn.mkdir()
         failures = write_figures(Results(config, dataset, model, history, None, test), drawn)
@@ -132,14 +135,16 @@ def draw_full_report(run_id: str, uri: str) -> None:
 
 
 def _epoch_values(points: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[float]]:
-    return {name: [value for _, value in of_metric] for name, of_metric in points.items()}
+    """Return the values of each metric, one for each epoch: NaN where it was not defined."""
+    found = {name: dict(of_metric) for name, of_metric in points.items()}
+    return {name: [of.get(n, math.nan) for n in range(1, max(of) + 1)] for name, of in found.items()}
 
 
 def _untrained_outputs(config: Config, dataset: Dataset) -> np.ndarray | None:
     """Return what the run's network answered before training, which only the figure of a line needs."""
     if not isinstance(config.data, LinearData) or config.model.weights is not None:
         return None
-    return Evaluator(build_network(config), config.training.loss)(dataset.train).outputs
+    return Evaluator(build_network(config), criterion_of(config))(dataset.train).outputs
 
 
 def _refuse_other_overrides(overrides: Sequence[str]) -> None:
@@ -160,7 +165,13 @@ def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
     linear = named[-1] == "linear" if named else isinstance(config.data, LinearData)
     # Only the test split counts, so no setting of training may conflict with it.
     loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"
-    neutral = ["data.validation=0", "training.batch_size=1", f"training.loss={loss}"]
+    neutral = [
+        "data.folds=null",
+        "data.fold=null",
+        "data.validation=0",
+        "training.batch_size=1",
+        f"training.loss={loss}",
+    ]
     if named:
         return compose_job([*neutral, *overrides]).data
     with TemporaryDirectory() as folder:
@@ -183,8 +194,9 @@ def _as_recorded(config: Config) -> dict[str, Any]:
 def _check_class_names(chosen: OwnData, trained: OwnData, run_id: str) -> None:
     if chosen.class_names != trained.class_names:
         found, expected = (shorten(", ".join(data.class_names), 100) for data in (chosen, trained))
+        where = chosen.path if isinstance(chosen, OwnFileData) else f"data={chosen.name}"
         raise DataError(
-            f"{chosen.path} has the classes {found}, but the model of run {run_id} knows {expected}. Name them alike."
+            f"{where} has the classes {found}, but the model of run {run_id} knows {expected}. Name them alike."
         )
 
 
@@ -207,8 +219,9 @@ def _describe_examples(config: DataConfig) -> str:
 
 
 def _evaluation_metrics(test: Evaluation, targets: np.ndarray, config: Config) -> dict[str, float]:
-    split = split_metrics(targets, test.outputs, "test_")
+    split, undefined = split_metrics(config.metrics, targets, test.outputs, "test_")
+    tell_undefined(undefined)
     metrics = test.metrics | {name.removeprefix("test_"): value for name, value in split.items()}
-    if "crossentropy" in config.training.loss:  # else the outputs are not probabilities
+    if gives_probabilities(config):
         metrics["expected_calibration_error"] = expected_calibration_error(targets, test.outputs)
     return metrics

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.comparison.pictures import SIZE, ReadPicture, read_picture
 from experiments.config.data_schema import DataConfig, ImageData, PicturesData
+from experiments.config.facts import is_binary
 from experiments.data.picture_files import PictureError, PictureStyle, opened_picture, read_picture_array
 from experiments.errors import DataError
 from experiments.runtime import start_tensorflow
@@ -20,6 +21,7 @@ from experiments.tracking.recorded_config import read_recorded_config
 from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
 from experiments.training.devices import process_settings
+from experiments.training.evaluation import class_outputs
 from experiments.training.networks import load_keras_model
 
 ENLARGED = 280  # pixels of a saved picture, at least
@@ -117,9 +119,10 @@ def predict_pictures(run_id: str, files: Sequence[Path], uri: str | None = None)
     with TemporaryDirectory() as folder:
         file = download_model(store, run.run_id, Path(folder))
         start_tensorflow(*process_settings(config))
-        model = load_keras_model(file, run.run_id)
+        model = load_keras_model(file, run.run_id, config)
     images = np.stack([seen for _, seen, _ in shown]).astype(np.float32).reshape(-1, *data.shape)
     outputs = np.asarray(model(images * np.float32(data.pixel_max / 255), training=False), np.float32)
+    outputs = class_outputs(outputs, is_binary(config))
     predictions = [
         Prediction(picture, seen, output, data.class_names, piece)
         for (picture, seen, piece), output in zip(shown, outputs, strict=True)

@@ -7,6 +7,7 @@ differ.
 import ast
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -22,17 +23,25 @@ WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDe
 @cache  # a process keeps the code that it has loaded when a file is edited
 def code_digest(package: Path = PACKAGE_FOLDER) -> str:
     """Return the digest of the computing code in a copy of this package: SHA-256, 36 hex digits."""
-    digest = hashlib.sha256()
+    files: dict[str, bytes] = {}
     for part in COMPUTING_CODE:
         place = package / part
         sources = sorted([*place.rglob("*.py"), *place.rglob("*.json")]) if place.is_dir() else [place]
         for source in (path for path in sources if path.is_file()):  # an editor's lock file is a broken link
-            tokens = [source.relative_to(package).as_posix()]
-            if source.suffix == ".json":
-                tokens.append(json.dumps(json.loads(source.read_bytes()), sort_keys=True))
-            else:
-                _append_tokens(ast.parse(source.read_bytes()), tokens)
-            digest.update(" ".join(tokens).encode())
+            files[source.relative_to(package).as_posix()] = source.read_bytes()
+    return syntax_digest(files)
+
+
+def syntax_digest(files: Mapping[str, bytes]) -> str:
+    """Return the digest of Python and JSON files, given by their names: SHA-256, 36 hex digits."""
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        tokens = [name]
+        if name.endswith(".json"):
+            tokens.append(json.dumps(json.loads(content), sort_keys=True))
+        else:
+            _append_tokens(ast.parse(content), tokens)
+        digest.update(" ".join(tokens).encode())
     return digest.hexdigest()[:36]
 
 

@@ -13,14 +13,24 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config.choices import CONFIG_FOLDER, choices_overview, group_names
+from experiments import INSTALLED, RESOURCES
+from experiments.config.choices import (
+    CONFIG_FOLDER,
+    OWN_KINDS,
+    choice_files,
+    choices_overview,
+    group_names,
+    own_choice_values,
+    own_choices,
+)
 from experiments.config.facts import count_training_examples
 from experiments.config.hydra_internals import apply_overrides, config_keys, start_hydra
 from experiments.config.identity import complete
@@ -32,10 +42,11 @@ from experiments.config.overrides import (
     refuse_several_values,
     split_override,
 )
+from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
-from experiments.config.validation import field_descriptions, show_value, validate_config
+from experiments.config.validation import field_descriptions, mapping_keys, show_value, validate_config
 from experiments.errors import ConfigError, did_you_mean, join_sorted, raise_interruption, unknown_key
-from experiments.formatting import shorten_middle
+from experiments.formatting import as_called, shorten_middle
 
 # Hydra and OmegaConf raise their own and many other kinds, AssertionError too, for what they cannot compose.
 NOT_COMPOSABLE = Exception
@@ -43,6 +54,8 @@ HYDRAS_WORDS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueErr
 
 # For the template of --help, in which a dollar sign starts an interpolation.
 OmegaConf.register_new_resolver("choices", lambda: choices_overview().replace("$", "$$"), replace=True)
+OmegaConf.register_new_resolver("as_called", as_called, replace=True)
+OmegaConf.register_new_resolver("documents", lambda: f" in {RESOURCES}" if INSTALLED else "", replace=True)
 
 
 class EnvironmentReadError(Exception):
@@ -81,8 +94,14 @@ def composing(config_dir: str | None = None) -> Iterator[None]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            if config_dir is not None:
-                _add_config_folder(Path(config_dir))
+            folders = [] if config_dir is None else [("--config-dir", Path(config_dir))]
+            if (own := loaded_own_code()) and own.config_folder:
+                folders.append(("--code", own.config_folder))
+            for option, folder in folders:
+                _check_config_folder(option, folder)
+            if folders:
+                start_hydra(CONFIG_FOLDER, [folder for _, folder in folders])
+            offer_own_choices()
             yield
     finally:
         GlobalHydra.instance().hydra = before
@@ -101,6 +120,12 @@ def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
     # A user's own file may be older than a key of its group.
     composed = [ComposedJob(validate_config(complete(_compose(job, cache))), job) for job in jobs]
     for job in composed:
+        if job.config.data.folds and any(override_key(override) == "data.validation" for override in job.overrides):
+            folds = job.config.data.folds
+            raise ConfigError(
+                f"data.validation and data.folds={folds} do not go together: one of the {folds} parts is the validation"
+                " split. Leave out data.validation."
+            )
         examples, batch = count_training_examples(job.config), job.config.training.batch_size
         # Overrides win over the preset.
         if examples > batch and ("debug", "overfit") in [split_override(o)[1:] for o in job.overrides]:
@@ -112,15 +137,14 @@ def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
     return composed
 
 
-def _add_config_folder(folder: Path) -> None:
+def _check_config_folder(option: str, folder: Path) -> None:
     if not folder.is_dir():
-        raise ConfigError(f"--config-dir={folder} is not a folder. Name one that contains experiment/NAME.yaml.")
+        raise ConfigError(f"{option}={folder} is not a folder. Name one that contains experiment/NAME.yaml.")
     if (folder / "hydra").exists():
         raise ConfigError(
-            f"--config-dir={folder} has a folder 'hydra', whose files could name code to run, but config files may"
+            f"{option}={folder} has a folder 'hydra', whose files could name code to run, but config files may"
             " contain only data. Remove it, or give hydra.* on the command line."
         )
-    start_hydra(CONFIG_FOLDER, folder)
 
 
 def refuse_space(parsed: list[Override]) -> None:
@@ -136,6 +160,7 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
     try:
         if files not in cache:
             cache[files] = compose("config", overrides=list(files))
+            _complete_own_choices(cache[files])
         composed = copy.deepcopy(cache[files])
         try:
             apply_overrides([override for override in parsed if override.input_line not in files], composed)
@@ -149,6 +174,26 @@ def _compose(overrides: list[str], cache: dict[tuple[str, ...], DictConfig]) -> 
         raise
     except NOT_COMPOSABLE as error:
         raise explain_composition(overrides, error) from None
+
+
+def offer_own_choices() -> None:
+    """Let Hydra choose the user's own functions, also those that have no YAML file."""
+    for group in OWN_KINDS:
+        ours = [file.stem for file in choice_files(group)]
+        for name, own in own_choices(group).items():
+            if name in ours:
+                raise ConfigError(f"{own.file}: {name} has the name of a choice of ours, {group}={name}. Rename it.")
+            ConfigStore.instance().store(name, own_choice_values(group, own), group)
+
+
+def _complete_own_choices(composed: DictConfig) -> None:
+    """Add the keys of the user's own functions that their YAML files leave out, with their defaults."""
+    for group in OWN_KINDS:
+        chosen = composed[group]
+        if own := own_choices(group).get(str(chosen.get("name")) if isinstance(chosen, DictConfig) else ""):
+            with open_dict(chosen):
+                for key, value in own_choice_values(group, own).items():
+                    chosen.setdefault(key, value)
 
 
 def read_search_space(overrides: Sequence[str]) -> dict[str, Any]:
@@ -232,6 +277,11 @@ def _check_config_files(overrides: list[str]) -> None:
                 f"{file} needs the first line '# @package _global_': without it, its keys are looked for in"
                 f" {where!r}, which has none."
             )
+        for key in set(content if package == "" else ()) & set(mapping_keys()):
+            if not isinstance(content[key], dict):
+                raise ConfigError(
+                    f"{file}: {key} is {show_value(content[key])}, not a mapping. Write its keys below it."
+                )
         if not content and group in group_names() and group not in (*PRESETS, "search"):
             raise ConfigError(f"{file} is empty. Write a line KEY: VALUE for each setting, as in conf/{group}.")
         keys = [f"@package {package}"] if is_hydra_key(package) else []
@@ -256,16 +306,15 @@ def _check_group_choices(parsed: Iterable[Override]) -> None:
     for override in parsed:
         group, choice = override.key_or_group, override.value()
         if override.is_delete() and group in group_names():
-            why = f"removes the group {group!r}, which every run needs. Leave it out."
-            raise ConfigError(f"{override.input_line!r} {why}")
+            why = "which every run needs" if group in field_descriptions(Config) else "of which nothing is chosen"
+            raise ConfigError(f"{override.input_line!r} removes the group {group!r}, {why}. Leave it out.")
         if group == "hydra.searchpath":
             raise ConfigError(f"{override.input_line!r} is not supported. Use --config-dir FOLDER for your own files.")
-        if group not in group_names() or (choice is None and group not in field_descriptions(Config)):
+        if group not in group_names():
             continue
         choices = loader.get_group_options(group)
-        for name in choice if isinstance(choice, list) else [choice]:
+        for name in choice if isinstance(choice, list) and group in PRESETS else [choice]:
             if not isinstance(name, str) or name not in choices:
-                raise ConfigError(
-                    f"{group}={show_value(name)} is not a choice{did_you_mean(str(name), choices)}."
-                    f" Choices of {group}: {join_sorted(choices)}"
-                )
+                given, known = show_value(name), f"Choices of {group}: {join_sorted(choices)}"
+                none = " Leave it out for none." if choice is None and group not in field_descriptions(Config) else ""
+                raise ConfigError(f"{group}={given} is not a choice{did_you_mean(given, choices)}.{none} {known}")

@@ -1,6 +1,6 @@
 """The group `data` of a config: which examples to learn from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,10 @@ from experiments.config.fields import (
     Seed,
     described,
 )
+from experiments.config.keras_table import refusal, split_named
+from experiments.config.own_schema import check_own_arguments
+from experiments.config.registry import own_functions
+from experiments.errors import did_you_mean, join_sorted
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -26,6 +30,11 @@ class SplitConfig:
     validation: Count = described(
         "number of training examples held out for validation, by seed, or a fraction below 1; 0 trains on all"
     )
+    folds: Annotated[int, Field(ge=2)] | None = described(
+        "parts of the training split, each with its share of every class, for cross-validation: 2 or more, or null"
+    )
+    fold: Count | None = described("which of these parts is for validation, from 0 to data.folds - 1, or null")
+    split_seed: Seed = described("what picks the parts, and a test set if the data has none, from 0 to 4294967295")
     limit: Positive | None = described("number of training examples to use, the first ones, 1 or more, or null for all")
     train_examples: ExampleCount = described("number of examples in the official training split, from 1 to 10 million")
     test_examples: ExampleCount = described("number of examples in the official test split, from 1 to 10 million")
@@ -41,6 +50,16 @@ class LinearData(SplitConfig):
     )
     slope: float = described("slope of the line, a finite number")
     noise: float = Field(ge=0, description="standard deviation of the noise, 0 or more")
+
+
+def check_own_augmentation(value: Any) -> Any:
+    name, arguments = split_named(value, "augmentation")
+    known = own_functions("augmentation")
+    if name not in known:
+        which = f"choices: {join_sorted(known)}" if known else "none is loaded; add --code FOLDER"
+        raise refusal(f"your own code has no augmentation {name!r}{did_you_mean(name, known)}; {which}")
+    check_own_arguments(known[name], arguments)
+    return value
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True, frozen=True)
@@ -61,13 +80,17 @@ class AugmentationConfig:
         "largest change of brightness, contrast and saturation either way, a fraction, 0 (none) to below 1"
     )
 
+    own: list[Annotated[Any, AfterValidator(check_own_augmentation)]] = described(
+        "functions of your own code, each a name or {NAME: {ARGUMENT: VALUE}}; [] for none"
+    )
+
     @property
     def moves(self) -> bool:
         """Return whether pixels are moved to places between those of other pixels."""
         return any((self.shift, self.rotation, self.scale, self.elastic))
 
     def __bool__(self) -> bool:
-        return any((self.moves, self.flip, self.crop, self.color))
+        return any((self.moves, self.flip, self.crop, self.color, self.own))
 
 
 def check_channels(shape: list[int]) -> list[int]:
@@ -149,20 +172,32 @@ class EmnistData(ArchiveData):
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
 class OwnData(ImageData):
-    """The user's own examples with classes, whose facts are found in the files; see found_facts.py."""
+    """The user's own examples with classes, whose facts are found; see found_facts.py."""
 
-    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
     test_fraction: Fraction = described(
         "part of each class that is the test set if the data has none, greater than 0, less than 1"
     )
-    split_seed: Seed = described("what picks that test set, the same in every run, from 0 to 4294967295")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class ArraysData(OwnData):
+class OwnFileData(OwnData):
+    """The user's own files."""
+
+    path: str | None = described("what to read, an npz file (arrays) or a folder (images); every run needs it")
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class ArraysData(OwnFileData):
     """Images or vectors in an npz file."""
 
     name: Literal["arrays"]
+    shape: InputShape
+
+
+@dataclass(config=STRICT_FIELDS, kw_only=True)
+class OwnFunctionData(OwnData):
+    """Images or vectors that a function of the user's own code returns, whose arguments are further keys."""
+
     shape: InputShape
 
 
@@ -170,7 +205,7 @@ Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
-class PicturesData(OwnData):
+class PicturesData(OwnFileData):
     """Pictures in a folder for each class."""
 
     name: Literal["images"]

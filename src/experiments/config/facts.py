@@ -1,13 +1,20 @@
 """What follows from a config: counts, shapes, metrics and the objective."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 
-from experiments.config.data_schema import DataConfig, LinearData
+from experiments.config.data_schema import DataConfig, ImageData, LinearData
+from experiments.config.keras_table import split_named
+from experiments.config.losses import BINARY_LOSSES, PROBABILITY_LOSSES
 from experiments.config.metrics import RUN_METRICS, Mode, Task, higher_is_better, metric_names
 from experiments.config.model_schema import MlpConfig, NeuronConfig
 from experiments.config.schema import Config
+from experiments.errors import ConfigError, did_you_mean, join_sorted
+from experiments.runtime import expand_home
 
 LARGE_NETWORK = 1_000_000  # weights; in smaller networks a second thread within an operation costs more than it gains
 
@@ -15,7 +22,10 @@ LARGE_NETWORK = 1_000_000  # weights; in smaller networks a second thread within
 def count_training_examples(config: Config) -> int:
     """Return the number of training examples: the official training split, cut to `limit`, minus validation."""
     data = config.data
-    return min(data.limit or data.train_examples, data.train_examples) - data.validation
+    available = min(data.limit or data.train_examples, data.train_examples)
+    if data.folds is None or data.fold is None:
+        return available - data.validation
+    return available - available // data.folds - (data.fold < available % data.folds)
 
 
 def network_input_shape(data: DataConfig) -> list[int]:
@@ -26,18 +36,82 @@ def network_input_shape(data: DataConfig) -> list[int]:
     return [height + 2 * data.padding, width + 2 * data.padding, *channels]
 
 
+def initial_weights_file(config: Config) -> Path | None:
+    """Return the file that `model.weights` names, None for a run's id or null; raise a ConfigError if there is none."""
+    if config.model.weights is None or "." not in config.model.weights:
+        return None
+    file = expand_home("model.weights", config.model.weights)
+    if not file.is_file():
+        raise ConfigError(f"model.weights={config.model.weights}: there is no such file. Correct the path.")
+    return file
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """What the last layer of a network must be."""
+
+    units: int  # one per class, or 1
+    activation: str  # a name in Keras
+
+
+def output_layer(config: Config) -> OutputLayer:
+    """Return the output layer that data and loss need: class probabilities, one probability, or a number."""
+    if isinstance(config.data, LinearData):
+        return OutputLayer(1, "linear")
+    if is_binary(config):
+        return OutputLayer(1, "sigmoid")
+    return OutputLayer(config.data.classes, "softmax")
+
+
+def loss_name(config: Config) -> str:
+    return split_named(config.training.loss, "loss")[0]
+
+
+def is_binary(config: Config) -> bool:
+    """Return whether the network has one output: the probability of the second of two classes."""
+    return loss_name(config) in BINARY_LOSSES
+
+
+def gives_probabilities(config: Config) -> bool:
+    """Return whether the outputs for the classes are their probabilities, which only some losses make them."""
+    return loss_name(config) in PROBABILITY_LOSSES
+
+
+def named_class_weights(data: ImageData, weights: Mapping[str, float]) -> list[tuple[int, float]]:
+    """Return the numbers of the classes that `training.class_weight` names, or numbers, and their weights.
+
+    Raise a ConfigError if there is no such class.
+    """
+    found = []
+    for key, weight in weights.items():
+        number = data.class_names.index(key) if key in data.class_names else int(key) if key.isdecimal() else -1
+        if not 0 <= number < data.classes:
+            names = join_sorted(data.class_names) if len(data.class_names) <= 20 else "data.class_names"
+            raise ConfigError(
+                f"training.class_weight: data={data.name} has no class {key!r}{did_you_mean(key, data.class_names)}."
+                f" Choices: {names}, or the numbers 0 to {data.classes - 1}"
+            )
+        found.append((number, weight))
+    return found
+
+
 def task_of(config: Config) -> Task:
     return "numbers" if isinstance(config.data, LinearData) else "classes"
 
 
 def epoch_metric_names(config: Config) -> list[str]:
     """Return the names of the metrics that measure the model after each epoch."""
-    return metric_names("", *(["val_"] if config.data.validation else []), task=task_of(config))
+    return _measured_names(config, "", "val_")
 
 
 def final_metric_names(config: Config) -> list[str]:
     """Return the names of the metrics that measure the model at the end of a run."""
-    return metric_names("test_", *(["best_val_"] if config.data.validation else []), task=task_of(config))
+    return _measured_names(config, "test_", "best_val_")
+
+
+def _measured_names(config: Config, prefix: str, prefix_with_validation: str) -> list[str]:
+    prefixes = [prefix, *([prefix_with_validation] if config.data.validation else [])]
+    return metric_names(*prefixes, task=task_of(config), chosen=config.metrics)
 
 
 def objective_metric_names(config: Config) -> list[str]:
@@ -60,8 +134,7 @@ def estimate_weights(config: Config) -> float:
     """Estimate the number of weights; infinite where only Keras knows it, and for convolutions."""
     match config.model:
         case MlpConfig():
-            outputs = 1 if isinstance(config.data, LinearData) else config.data.classes
-            sizes = [prod(network_input_shape(config.data)), *config.model.units, outputs]
+            sizes = [prod(network_input_shape(config.data)), *config.model.units, output_layer(config).units]
             return sum(a * b for a, b in pairwise(sizes))
         case NeuronConfig():
             return prod(config.data.shape) + 1

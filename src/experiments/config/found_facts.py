@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.config.registry import own_functions
 from experiments.errors import ConfigError
 
 FOUND_FACTS = (
@@ -23,18 +24,20 @@ FACT_FINDERS: dict[str, str | FactFinder] = {
     "emnist": "experiments.data.archives:find_emnist_facts",
     "images": "experiments.data.picture_folder:find_picture_facts",
 }
-WITHOUT_INFLUENCE = (*FOUND_FACTS, "validation", "limit", "padding", "augmentation")  # keys that finders do not read
+OWN_FACT_FINDER = "experiments.data.arrays:find_own_facts"  # of data that a function of the user's own makes
+# Keys that finders do not read.
+WITHOUT_INFLUENCE = (*FOUND_FACTS, "validation", "folds", "fold", "limit", "padding", "augmentation")
 
 known_facts: dict[str, Mapping[str, Any]] = {}  # by what influences it: the jobs of a sweep mostly share it
 
 
 def open_facts(data: Any) -> list[str]:
-    """Return the keys of a group `data` whose values are to be found; `validation` if it is a fraction."""
+    """Return the keys of a group `data` whose values are to be found; `validation` if it follows from other keys."""
     if not isinstance(data, Mapping):
         return []
-    findable = FOUND_FACTS if data.get("name") in FACT_FINDERS else ()
+    findable = FOUND_FACTS if data.get("name") in {**FACT_FINDERS, **own_functions("dataset")} else ()
     names = [key for key in findable if key in data and data[key] is None]
-    return [*names, *(["validation"] if _is_fraction(data.get("validation")) else [])]
+    return [*names, *(["validation"] if _is_fraction(data.get("validation")) or data.get("folds") else [])]
 
 
 def complete_facts(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,9 +53,11 @@ def complete_facts(data: Mapping[str, Any]) -> dict[str, Any]:
                 f"data.{key}={data[key]}, but the data has {facts[key]}. Leave it out, or correct the data."
             )
     completed = {**data, **{key: facts[key] for key in names if key in facts}}
-    if _is_fraction(completed["validation"]):
-        examples = completed["train_examples"]
-        available = min(completed["limit"] or examples, examples)
+    examples = completed["train_examples"]
+    available = min(completed["limit"] or examples, examples)
+    if completed["folds"]:  # the first folds may have one example more
+        completed["validation"] = available // completed["folds"]
+    elif _is_fraction(completed["validation"]):
         completed["validation"] = max(1, round(completed["validation"] * available))
     return completed
 
@@ -60,7 +65,7 @@ def complete_facts(data: Mapping[str, Any]) -> dict[str, Any]:
 def _find_facts(data: Mapping[str, Any]) -> Mapping[str, Any]:
     key = json.dumps({name: value for name, value in data.items() if name not in WITHOUT_INFLUENCE}, sort_keys=True)
     if key not in known_facts:
-        finder = FACT_FINDERS[data["name"]]
+        finder = FACT_FINDERS.get(data["name"], OWN_FACT_FINDER)
         if isinstance(finder, str):
             module, _, function = finder.partition(":")
             finder = getattr(importlib.import_module(module), function)

@@ -4,7 +4,7 @@ A release of Hydra may move them: tests/config/test_hydra_internals.py then fail
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.config.own_code import add_code_option
 from experiments.config.yaml_files import LARGEST_YAML, check_yaml
 from experiments.errors import CommandParser
 
@@ -51,13 +52,16 @@ OmegaConf.load = staticmethod(_load_checked_yaml)  # type: ignore[assignment]
 
 def hydra_argument_parser() -> CommandParser:
     """Return the parser of Hydra's command line: overrides and flags such as --multirun and --cfg."""
-    return CommandParser(None, parents=[get_args_parser()], add_help=False)
+    parser = CommandParser(None, parents=[get_args_parser()], add_help=False)
+    add_code_option(parser)
+    return parser
 
 
-def start_hydra(folder: Path, further: Path) -> None:
-    """Let Hydra find config files in two folders, as `hydra.main` does for --config-dir."""
+def start_hydra(folder: Path, further: Sequence[Path]) -> None:
+    """Let Hydra find config files in several folders, as `hydra.main` does for --config-dir."""
     search_path = create_config_search_path(str(folder))
-    search_path.prepend("command-line", f"file://{further.absolute()}", SearchPathQuery(provider="schema"))
+    for place in further:
+        search_path.prepend("command-line", f"file://{place.absolute()}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("app", search_path)
 

@@ -5,16 +5,20 @@ existed. Configs recorded earlier then stay valid, and their fingerprints stay t
 """
 
 import copy
+import functools
 import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from experiments.config.code_digest import CODE_DIGEST_RULE, code_digest
+from experiments.config.facts import initial_weights_file
+from experiments.config.own_code import loaded_own_code
 from experiments.config.schema import Config
 from experiments.runtime import recorded_variables
 
@@ -27,19 +31,28 @@ NEUTRAL_VALUES: dict[str, Any] = {
     "data.augmentation.flip": False,
     "data.augmentation.crop": 0,
     "data.augmentation.color": 0.0,
+    "data.augmentation.own": [],
     "model.continue": None,
+    "model.weights_of": "all",
+    "training.freeze": [],
     "training.keep_state": False,
     "training.tensor_float_32": False,
     "tracking.system_metrics": False,
     "sweep.zip": None,
     "sweep.minutes": None,
     "sweep.begin_from": None,
+    "data.folds": None,
+    "data.fold": None,
+    "data.split_seed": 0,
+    "metrics": [],
+    "training.label_smoothing": 0.0,
+    "training.class_weight": None,
 }
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Return the config as plain dictionaries, in the order of the schema."""
-    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json", by_alias=True)
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json", by_alias=True)
     plain["optimizer"] |= config.optimizer.arguments  # pydantic leaves out what the schema does not name
     return plain
 
@@ -67,9 +80,21 @@ def identity_tags(config: Config, data_digest: str) -> dict[str, str]:
     """
     versions = " ".join(f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy"))
     parts = {"code_digest": code_digest(), "versions": versions, "data_digest": data_digest}
+    if own := loaded_own_code():
+        parts["own_code_digest"] = own.digest
     if variables := recorded_variables():
         parts["environment_variables"] = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    return {**parts, "code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
+    if file := initial_weights_file(config):
+        parts["weights_digest"] = _file_digest(file, file.stat().st_mtime_ns)
+    found = {"code_digest_rule": CODE_DIGEST_RULE, "fingerprint": fingerprint_of(config, parts)}
+    return {**parts, **found, **({"own_code": own.folder.name} if own else {})}
+
+
+@functools.cache
+def _file_digest(file: Path, changed: int) -> str:
+    """Return the SHA-256 (hex) of a file, which is read again if the time of its last change is another."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def affects_result(key: str) -> bool:
@@ -87,6 +112,8 @@ def fingerprint_of(config: Config, parts: Mapping[str, str]) -> str:
     for key in WITHOUT_EFFECT:
         group, _, name = key.partition(".")
         (tree[group] if name else tree).pop(name or group, None)
+    if "weights_digest" in parts:  # what is in the file counts, not its name
+        del tree["model"]["weights"]
     whole = json.dumps([tree, dict(parts)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
 

@@ -9,6 +9,7 @@ import functools
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,15 @@ NOT_CONFIGURABLE = {
     *("self", "name", "seed", "dtype", "kwargs", "learning_rate", "noise_shape", "weights", "vocabulary"),
     *("quantization_config", "lora_rank", "lora_alpha", "gptq_unpacked_column_size", "reverse_dtype"),
 }
+NOT_OF_A_LOSS = ("axis", "reduction", "from_logits", "label_smoothing", "ignore_class")  # follow from the rest
 NOT_AN_ACTIVATION = frozenset({"get", "serialize", "deserialize", "glu"})  # glu halves the units that Dense announces
 NOT_AN_OPTIMIZER = frozenset({"Optimizer", "OptimizerMap", "LossScaleOptimizer", "MultiOptimizer"})
 EXACT_RANDOM_LAYERS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+# Arguments of keras.applications that the pipeline sets, or that only concern the head, which it replaces.
+SET_OF_APPLICATIONS = (
+    *("include_top", "input_tensor", "input_shape", "pooling", "classes", "classifier_activation"),
+    *("include_preprocessing", "dropout", "dropout_rate"),
+)
 REFUSED_LAYERS = {  # by kind: the reason, and the layers that are refused by name for it
     "code": ("it runs code of its own", "Lambda JaxLayer FlaxLayer TFSMLayer TorchModuleWrapper"),
     "wrapper": (
@@ -55,16 +62,25 @@ REFUSED_LAYERS = {  # by kind: the reason, and the layers that are refused by na
 
 # LeCun's squashing function, 1.7159 tanh(2/3 x); built of stock layers, as Keras has no activation of this name.
 SCALED_TANH = "scaled_tanh"
+RESIDUAL = "Residual"  # of model=layers: layers whose input is added to their output
 # Functions of all units of a layer together: constant for one unit, so they cannot be drawn as a curve.
 LAYER_WIDE_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax")
 DROPOUT_RATE_RANGE = "fraction of values set to zero in training, from 0 up to but not including 1"
 # Arguments of Resizing and UpSampling2D for which XLA can compile only these values.
 XLA_CHOICES = {"interpolation": ("bilinear", "nearest"), "antialias": (False,), "pad_to_aspect_ratio": (False,)}
 
+# The kind of an argument is that of its default. Of those without one, or with null, these are not a single number.
+NAME_ARGUMENTS = {"equation", "bias_axes", "data_format"}
+LIST_ARGUMENTS = {
+    *("axis", "input_axes", "output_axes", "shared_axes", "dims", "target_shape", "output_shape", "output_size"),
+    *("kernel_size", "pool_size", "size", "strides", "dilation_rate", "padding", "output_padding", "cropping"),
+    *("tile_grid_size", "value_range", "mean", "variance", "scale", "offset"),
+}
+
 
 @functools.cache
 def keras_table() -> dict[str, dict[str, Any]]:
-    """Return the committed table: kind of object ("optimizers", "layers", ...) -> name -> its class and arguments."""
+    """Return the committed table: kind of object ("optimizers", "losses", ...) -> name -> its class and arguments."""
     contents: dict[str, dict[str, Any]] = json.loads(KERAS_TABLE_FILE.read_text())
     return contents
 
@@ -92,15 +108,41 @@ def describe_keras() -> dict[str, dict[str, Any]]:
             }
             for kind in ("initializers", "regularizers", "constraints")
         },
+        "losses": {name: {"arguments": _loss_arguments(cls)} for name, cls in _losses(keras.losses)},
         "layers": {
             name: {"arguments": configurable_arguments(cls), "refused": _why_refused(name, cls)}
             for name, cls in _public_classes(keras.layers)
         },
+        "applications": {
+            name: {"arguments": _application_arguments(function), "smallest": _smallest_image(function)}
+            for name, function in inspect.getmembers(keras.applications, inspect.isfunction)
+        },
     }
+
+
+def _application_arguments(function: Callable[..., Any]) -> dict[str, Any]:
+    arguments = configurable_arguments(function)
+    return {name: default for name, default in arguments.items() if name not in SET_OF_APPLICATIONS}
+
+
+def _smallest_image(function: Callable[..., Any]) -> int:
+    """Return the least height and width, in pixels, that an application takes, as its source states it."""
+    stated = re.findall(r"min_size=(\d+)", inspect.getsource(inspect.getmodule(function) or function))
+    return int(stated[0]) if stated else 32
 
 
 def _public_classes(module: Any) -> list[tuple[str, type]]:
     return [(name, cls) for name, cls in inspect.getmembers(module, inspect.isclass) if not name.startswith("_")]
+
+
+def _losses(module: Any) -> list[tuple[str, type]]:
+    """Return the losses by the names of their functions: `log_cosh` for LogCosh."""
+    functions = {name.replace("_", ""): name for name, _ in inspect.getmembers(module, inspect.isfunction)}
+    return sorted((functions[n.lower()], cls) for n, cls in _public_classes(module) if n.lower() in functions)
+
+
+def _loss_arguments(cls: type) -> dict[str, Any]:
+    return {name: value for name, value in configurable_arguments(cls).items() if name not in NOT_OF_A_LOSS}
 
 
 def configurable_arguments(function: Callable[..., Any]) -> dict[str, Any]:
@@ -185,12 +227,26 @@ def check_argument(where: str, name: str, value: Any, default: Any) -> None:
             return
     if not is_plain_value(value):
         raise refusal(f"{where} takes a finite number, a name or a list of them; received {value!r}")
-    if default == "required" or value is None or (isinstance(value, list) and not isinstance(default, bool | str)):
+    if value is None and default != "required" and not isinstance(default, bool):
         return
-    expected = {bool: "true or false", int: "a number", float: "a number", str: "a name"}
-    kind = type(default)
-    if kind in expected and expected[kind] != expected.get(type(value)):
-        raise refusal(f"{where} takes {expected[kind]}; received {value!r}")
+    if isinstance(default, bool):
+        expected, fits = "true or false", isinstance(value, bool)
+    elif name in NAME_ARGUMENTS or (isinstance(default, str) and default != "required"):
+        expected, fits = "a name", isinstance(value, str)
+    elif name == "exclude_layers":
+        expected, fits = "a list of names", isinstance(value, list) and all(isinstance(item, str) for item in value)
+    elif name in LIST_ARGUMENTS:
+        expected, fits = "a number or a list of numbers", _is_number_or_list(value)
+    else:
+        expected, fits = "a number", type(value) in (int, float)
+    if not fits:
+        raise refusal(f"{where} takes {expected}; received {value!r}")
+
+
+def _is_number_or_list(value: Any) -> bool:
+    if isinstance(value, list):  # in which null may stand for any size
+        return all(item is None or _is_number_or_list(item) for item in value)
+    return type(value) in (int, float)
 
 
 def is_plain_value(value: Any) -> bool:
@@ -200,11 +256,26 @@ def is_plain_value(value: Any) -> bool:
     return not isinstance(value, dict) and not (isinstance(value, float) and not math.isfinite(value))
 
 
+def residual_layers(value: Any) -> list[Any] | None:
+    """Return the layers of `{Residual: [layers]}`, whose input is added to their output; None for another layer."""
+    if value == RESIDUAL or (isinstance(value, dict) and list(value) == [RESIDUAL]):
+        layers = value[RESIDUAL] if isinstance(value, dict) else None
+        if isinstance(layers, list) and layers:
+            return layers
+        raise refusal(f"{RESIDUAL} takes a list of layers, at least one: {{{RESIDUAL}: [layers]}}; received {value!r}")
+    return None
+
+
 def check_layer(value: Any) -> Any:
+    if block := residual_layers(value):
+        for layer in block:
+            check_layer(layer)
+        return value
     name, arguments = split_named(value, "layer")
     layers = keras_table()["layers"]
     if name not in layers:
-        raise refusal(f"Keras has no layer {name!r}{did_you_mean(name, layers)}; see https://keras.io/api/layers")
+        suggestion = did_you_mean(name, [*layers, RESIDUAL])
+        raise refusal(f"Keras has no layer {name!r}{suggestion}; see https://keras.io/api/layers")
     if kind := layers[name]["refused"]:
         raise refusal(f"layer {name!r} is refused: {REFUSED_LAYERS[kind][0]}")
     check_arguments(f"layer {name}", arguments, layers[name]["arguments"])

@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
 from experiments.config.keras_table import check_arguments, configurable_arguments, keras_table, refusal
+from experiments.config.own_schema import check_own_arguments
+from experiments.config.registry import own_functions
 from experiments.errors import did_you_mean, join_sorted, unknown_key
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -43,13 +45,16 @@ CLIPPING_KEYS = ("clipnorm", "clipvalue", "global_clipnorm")
 def optimizer_arguments() -> dict[str, dict[str, Any]]:
     """Return the arguments of each optimizer by its name, with their defaults."""
     of_keras = {name: entry["arguments"] for name, entry in keras_table()["optimizers"].items()}
-    return of_keras | {name: configurable_arguments(function) for name, function in EXTRA_OPTIMIZERS.items()}
+    own = {name: choice.function for name, choice in own_functions("optimizer").items()}
+    return of_keras | {name: configurable_arguments(function) for name, function in {**EXTRA_OPTIMIZERS, **own}.items()}
 
 
 def optimizer_builder(name: str) -> Callable[..., Any]:
     """Return what builds the optimizer of this name: a class of Keras, or a function of ours (imports Keras)."""
     import keras
 
+    if own := own_functions("optimizer").get(name):
+        return own.function
     return EXTRA_OPTIMIZERS.get(name) or getattr(keras.optimizers, keras_table()["optimizers"][name]["class"])
 
 
@@ -78,6 +83,9 @@ class OptimizerConfig:
             names = [f"optimizer.{name}" for name in ("name", "learning_rate", *known)]
             message = unknown_key(f"optimizer.{key}", names)
             raise PydanticCustomError("unknown_key", "{message}", {"message": message, "key": f"optimizer.{key}"})
+        if own := own_functions("optimizer").get(self.name):
+            check_own_arguments(own, self.arguments)
+            return self
         check_arguments(f"optimizer {self.name}", self.arguments, known)
         for key, value in self.arguments.items():
             null_is_meant = value is None and (known[key] is None or (self.name, key) in NULL_FOR_NONE)
@@ -87,9 +95,6 @@ class OptimizerConfig:
                     raise refusal(f"optimizer.{key} must be {words}; received {value!r}")
         if self.name in BETA_1_ABOVE_0 and self.arguments.get("beta_1") == 0:
             raise refusal(f"optimizer.beta_1 of {self.name} must be greater than 0 and less than 1; received 0")
-        excluded = self.arguments.get("exclude_layers")
-        if not (excluded is None or (isinstance(excluded, list) and all(isinstance(name, str) for name in excluded))):
-            raise refusal(f"optimizer.exclude_layers must be a list of names, or null; received {excluded!r}")
         if len(given := [key for key in CLIPPING_KEYS if self.arguments.get(key) is not None]) > 1:
             only = f"only one of {join_sorted(CLIPPING_KEYS)} may be set"
             raise refusal(f"optimizer: {only}; received {join_sorted(given)}")

@@ -21,6 +21,7 @@ from experiments.errors import ConfigError, show_given
 from experiments.formatting import is_plain_text, shorten_middle
 
 PRESETS = ("experiment", "debug")  # groups that change the keys of others and have no keys of their own
+RUN_ID_KEYS = ("resume", "model.continue", "model.weights", "sweep.begin_from")
 LONGEST_OVERRIDE = 20_000  # characters
 CHOICE_KEYS = {"distribution": "strategy"}  # the key with the name of the group's choice, where it is not `name`
 
@@ -90,7 +91,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             what = "is too long" if is_plain_text(override) else "has control characters, or bytes that are not UTF-8"
             raise ConfigError(f"{show_given(override)} {what}. Give at most {LONGEST_OVERRIDE:,} characters of text.")
         try:
-            (result,) = parser.parse_overrides([override])
+            (result,) = parser.parse_overrides([_quote_run_id(override)])
             if not result.key_or_group:
                 raise HydraException("the key is missing")
             parsed.append(result)
@@ -101,6 +102,13 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
                 " quote values with special characters: 'key=\"a b\"'."
             ) from None
     return parsed
+
+
+def _quote_run_id(override: str) -> str:
+    """Return an override whose value is a text although it may look like a number: the id of a run is `12e4`."""
+    sign, key, value = split_override(override)
+    is_id = key in RUN_ID_KEYS and re.fullmatch("[0-9a-fA-F]+", value)
+    return f'{sign}{key}="{value}"' if is_id else override
 
 
 def _parsing_problem(error: Exception, override: str) -> str:

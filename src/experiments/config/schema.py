@@ -5,21 +5,30 @@ refused, so each says what is allowed.
 """
 
 import re
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, Union, cast
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from experiments.config.data_schema import DataConfig
-from experiments.config.fields import LARGEST_SEED, STRICT_FIELDS, Count, Positive, PositiveFloat, Rate, described
+from experiments.config.data_schema import DataConfig, OwnFunctionData
+from experiments.config.fields import (
+    LARGEST_SEED,
+    STRICT_FIELDS,
+    Count,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Rate,
+    described,
+)
 from experiments.config.keras_table import refusal
-from experiments.config.metrics import EXPECTED_METRICS
-from experiments.config.model_schema import ModelConfig
+from experiments.config.losses import check_loss
+from experiments.config.model_schema import ModelConfig, StartConfig
 from experiments.config.optimizer_schema import EPOCH_UNIT, WATCHED_METRIC, OptimizerConfig, ScheduleConfig
+from experiments.config.own_schema import own_schema
+from experiments.config.registry import own_functions
 from experiments.errors import join_sorted
-
-CLASSIFICATION_LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "mean_squared_error")
-REGRESSION_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)
@@ -51,9 +60,14 @@ class TrainingConfig:
     epochs: Positive = described("passes over the training examples, 1 or more")
     batch_size: Positive = described("examples per step, from 1 to the number of training examples")
     loss: Annotated[
-        Literal[(*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES)],  # type: ignore[valid-type]
-        described(f"classes: {', '.join(CLASSIFICATION_LOSSES)}; numbers: {', '.join(REGRESSION_LOSSES)}"),
+        Any,
+        AfterValidator(check_loss),
+        described("a loss of Keras that fits classes or numbers: a name, or {name: {argument: value}}"),
     ]
+    label_smoothing: Rate = described("part of each target that is spread over all classes, from 0 to below 1")
+    class_weight: Literal["balanced"] | dict[str, NotNegative] | None = described(
+        "factor on the training loss of each class: {class: 0 or more} (1 if left out), balanced, or null: none"
+    )
     threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = described(
         "threads within one operation, from 1 to 256, or auto: 1 for a small network, all cores for a large one"
     )
@@ -71,6 +85,9 @@ class TrainingConfig:
     restore_best: bool = described("end with the weights of the epoch best by early_stopping.metric: true or false")
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = described(
         "minutes between checkpoints within an epoch, 0 or more, or null: only after each epoch"
+    )
+    freeze: list[str] = described(
+        "layers that keep their weights: a list of names with * and ?, and after ! of those that do not; [] for none"
     )
     keep_state: bool = described("keep the final state as an artifact, for model.continue: true or false")
 
@@ -139,10 +156,7 @@ class QuickExpectation:
 class Expectation:
     """The result of a config: as it was published, and as it was measured here over seeds."""
 
-    metric: Annotated[
-        Literal[tuple(EXPECTED_METRICS)],  # type: ignore[valid-type]
-        described(f"metric to compare: {', '.join(EXPECTED_METRICS)}"),
-    ]
+    metric: str = described("metric to compare: one of a finished run, such as test_accuracy or best_val_accuracy")
     published: float | None = described("published value in the metric's unit, or null: none")
     mean: float | None = described("mean measured here over expected.seeds, or null: not measured")
     standard_deviation: Annotated[float, Field(ge=0)] | None = described(
@@ -182,6 +196,7 @@ class Config:
         "resume or continue although code, packages or data have changed, or it cannot be judged from here whether the"
         " run is alive: true or false"
     )
+    metrics: list[str] = described("further metrics, a list of scikit-learn's names, such as [f1_macro,roc_auc_ovr]")
     expected: Expectation | None = described("the result expected of a published config, or null: none")
     training: TrainingConfig
     distribution: DistributionConfig
@@ -189,3 +204,26 @@ class Config:
     tracking: TrackingConfig
     objective: ObjectiveConfig
     sweep: SweepConfig
+
+
+def config_schema() -> type[Config]:
+    """Return the schema of a whole config: Config, with the choices of the user's own code if any is loaded."""
+    models = tuple(own_schema(own, StartConfig) for own in own_functions("model").values())
+    datasets = tuple(own_schema(own, OwnFunctionData) for own in own_functions("dataset").values())
+    return extended_schema(models, datasets) if models or datasets else Config
+
+
+@cache
+def extended_schema(models: tuple[type, ...], datasets: tuple[type, ...]) -> type[Config]:
+    """Return Config with further choices of the groups `model` and `data`."""
+    fields: dict[str, Any] = {"data": Union[DataConfig, *datasets], "model": Union[ModelConfig, *models]}
+    body = {key: Field(discriminator="name") for key in fields}
+    extended: Any = type("ExtendedConfig", (Config,), {**body, "__annotations__": fields, "__module__": __name__})
+    return cast(type[Config], dataclass(extended, config=STRICT_FIELDS, kw_only=True))
+
+
+def __getattr__(name: str) -> Any:
+    """Return the schema with the user's own choices, which pickle looks up by its name."""
+    if name == "ExtendedConfig":
+        return config_schema()
+    raise AttributeError(name)

@@ -188,11 +188,12 @@ def _expand_jobs(parsed: list[Override]) -> list[list[str]]:
     if keys is None:
         return expand_product(others)
     swept = {o.key_or_group: list(o.sweep_string_iterator()) for o in others if o.is_sweep_override()}
-    if not isinstance(keys, list) or len(keys) < 2 or not all(isinstance(key, str) for key in keys):
+    named = {key for key in keys if isinstance(key, str)} if isinstance(keys, list) else set()
+    if len(named) < 2 or len(named) < len(keys):
         example = ",".join([*swept, "KEY", "KEY"][:2])
-        raise ConfigError(f"sweep.zip={show_value(keys)} is not a list of keys, two or more: sweep.zip=[{example}].")
+        raise ConfigError(f"sweep.zip={show_value(keys)} is not a list of two or more keys: sweep.zip=[{example}].")
     if unknown := next((key for key in keys if key not in swept), None):
-        near = did_you_mean(unknown, swept)
+        near = did_you_mean(unknown, set(swept) - named)
         raise ConfigError(
             f"sweep.zip names {unknown!r}, which this command does not give several values{near}. Keys that have"
             f" several: {join_sorted(swept)}"

@@ -15,19 +15,16 @@ from experiments.config.facts import (
     LARGE_NETWORK,
     available_cores,
     count_training_examples,
-    epoch_metric_names,
     estimate_weights,
-    final_metric_names,
     network_input_shape,
-    objective_metric_names,
-    task_of,
 )
 from experiments.config.found_facts import complete_facts, open_facts
-from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS
-from experiments.config.model_schema import CnnConfig, NeuronConfig
-from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule, ReduceOnPlateauSchedule
-from experiments.config.schema import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Config
-from experiments.errors import ConfigError, did_you_mean, join_sorted, unknown_key
+from experiments.config.goal_rules import check_loss_fits, check_metrics
+from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, keras_table
+from experiments.config.model_schema import CnnConfig, KerasConfig, NeuronConfig, ResnetConfig
+from experiments.config.optimizer_schema import CLIPPING_KEYS, CosineSchedule
+from experiments.config.schema import Config, config_schema
+from experiments.errors import ConfigError, join_sorted, unknown_key
 from experiments.formatting import is_plain_text, shorten_middle
 
 MOST_PROBLEMS = 10  # lines of a message
@@ -55,7 +52,14 @@ def validate_config(raw: Mapping[str, Any]) -> Config:
         raw["data"] = complete_facts(raw["data"])
     config = _validate_schema(raw)
     assert config is not None
-    for rule in (_check_data, _check_model, _check_training, _check_distribution, _check_metrics):
+    for rule in (
+        _check_data,
+        check_loss_fits,
+        _check_model,
+        _check_training,
+        _check_distribution,
+        check_metrics,
+    ):
         rule(config)
     if config.training.threads == "auto":
         config.training.threads = 1 if estimate_weights(config) < LARGE_NETWORK else available_cores()
@@ -66,7 +70,7 @@ def _validate_schema(raw: Mapping[str, Any], unknown: Sequence[tuple[str, ...]] 
     """Return the config that the schema accepts, or raise a ConfigError; None if only `unknown` keys have no value."""
     try:
         # As JSON: pydantic's strict mode then accepts plain dictionaries, but still refuses "3" for 3.
-        return TypeAdapter(Config).validate_json(json.dumps(raw))
+        return TypeAdapter(config_schema()).validate_json(json.dumps(raw))
     except ValidationError as error:
         findings = error.errors(include_url=False)
         if told := [finding for finding in findings if _field_path(raw, finding) not in unknown]:
@@ -79,7 +83,8 @@ def _refuse_odd_kinds(value: Any, path: str = "") -> None:
     where = path or "The config"
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if not isinstance(key, str) or not is_plain_text(key):
+            is_class_number = path == "training.class_weight" and type(key) is int  # which is a text in JSON
+            if not is_class_number and (not isinstance(key, str) or not is_plain_text(key)):
                 given = f"{key!r} ({type(key).__name__})"
                 raise ConfigError(f"{where} has the key {given}. Keys are texts; in YAML write it in quotation marks.")
             _refuse_odd_kinds(item, f"{path}.{key}" if path else key)
@@ -98,6 +103,17 @@ def _refuse_odd_kinds(value: Any, path: str = "") -> None:
 
 def _check_data(config: Config) -> None:
     data, examples = config.data, count_training_examples(config)
+    if data.folds and not (data.fold is not None and data.fold < data.folds):
+        raise ConfigError(
+            f"data.folds={data.folds} needs data.fold, the part to validate on, from 0 to {data.folds - 1}"
+            f"{'' if data.fold is None else f'; given is {data.fold}'}. For all of them: python run.py -m"
+            f" data.folds={data.folds} 'data.fold=range({data.folds})'"
+        )
+    if data.fold is not None and not data.folds:
+        raise ConfigError(f"data.fold={data.fold} needs data.folds, the number of parts, such as data.folds=5.")
+    if data.folds and not data.validation:
+        has = f"{data.name} has {min(data.limit or data.train_examples, data.train_examples):,} training examples"
+        raise ConfigError(f"data.folds={data.folds} is too many: {has}{' (data.limit)' if data.limit else ''}.")
     if examples < 1:
         available = examples + data.validation
         raise ConfigError(
@@ -111,13 +127,6 @@ def _check_data(config: Config) -> None:
         )
     if isinstance(data, ImageData):
         _check_images(data)
-    what = task_of(config)
-    allowed = REGRESSION_LOSSES if what == "numbers" else CLASSIFICATION_LOSSES
-    if config.training.loss not in allowed:
-        raise ConfigError(
-            f"training.loss={config.training.loss} does not fit data={data.name}, whose targets are {what}."
-            f" Choose training.loss from: {join_sorted(allowed)}"
-        )
 
 
 def _check_images(data: ImageData) -> None:
@@ -158,16 +167,6 @@ def _check_training(config: Config) -> None:
             f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves nothing of training.epochs={training.epochs} for"
             f" the cosine. Allowed: 0 to less than {training.epochs}"
         )
-    stopping, watched = training.early_stopping, {}
-    if training.restore_best or (stopping.patience, stopping.goal) != (None, None):
-        watched["training.early_stopping.metric"] = stopping.metric
-    if isinstance(schedule, ReduceOnPlateauSchedule):
-        watched["schedule.metric"] = schedule.metric
-    known = epoch_metric_names(config)
-    for key, metric in watched.items():
-        if metric not in known:
-            why = " (data.validation=0 leaves nothing to validate on)" if metric.startswith("val_") else ""
-            raise ConfigError(f"{key}={metric} is not a metric of each epoch{why}. Choices: {join_sorted(known)}")
     if training.loop == "fit" and config.distribution.strategy in ("mirrored", "multi_worker"):
         raise ConfigError(
             f"training.loop=fit with distribution={config.distribution.strategy}: Keras's fit weighs batches that do"
@@ -197,23 +196,6 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.gradient_clipping and optimizer.{clips[0]} both clip the gradients. Set only one.")
 
 
-def _check_metrics(config: Config) -> None:
-    metric, expected, finals = config.objective.metric, config.expected, final_metric_names(config)
-    known = objective_metric_names(config)
-    if metric not in ("auto", *known):
-        nothing = metric.startswith(("val_", "best_val_")) and not config.data.validation
-        why = " (data.validation=0 leaves nothing to validate on)" if nothing else ""
-        raise ConfigError(
-            f"objective.metric={metric} is not a metric of these runs{why}{did_you_mean(metric, known)}."
-            f" Choices: auto, {join_sorted(known)}"
-        )
-    if expected is not None and expected.metric not in finals:
-        raise ConfigError(
-            f"expected.metric={expected.metric} is not a metric of a run with data={config.data.name} and"
-            f" data.validation={config.data.validation}. Choices: {join_sorted(finals)}"
-        )
-
-
 def _check_model(config: Config) -> None:
     model, data = config.model, config.data
     if isinstance(model, NeuronConfig) and not isinstance(data, LinearData):
@@ -221,11 +203,11 @@ def _check_model(config: Config) -> None:
             f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
             " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
         )
+    if isinstance(model, CnnConfig | ResnetConfig | KerasConfig) and len(data.shape) < 2:
+        raise ConfigError(
+            f"model={model.name} needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
+        )
     if isinstance(model, CnnConfig):
-        if len(data.shape) < 2:
-            raise ConfigError(
-                f"model=cnn needs images, data={data.name} has inputs of shape {data.shape}. Use model=mlp"
-            )
         shape = network_input_shape(data)[:2]
         size = min(shape)
         for number, _ in enumerate(model.filters, 1):
@@ -236,6 +218,18 @@ def _check_model(config: Config) -> None:
                     f" convolution {number} (kernel {model.kernel_size}, pooling {model.pool_size}, padding"
                     f" {model.padding}). Use fewer filters, a smaller kernel_size or pool_size, or model.padding=same"
                 )
+    if isinstance(model, KerasConfig) and isinstance(data, ImageData):
+        smallest, sides = keras_table()["applications"][model.application]["smallest"], network_input_shape(data)[:2]
+        if min(sides) < smallest:
+            raise ConfigError(
+                f"model.application={model.application} takes images of {smallest} x {smallest} pixels or more,"
+                f" data={data.name} has {' x '.join(map(str, sides))}. Use"
+                f" data.padding={data.padding - (min(sides) - smallest) // 2}, or larger images"
+            )
+    if model.weights_of != "all" and model.weights is None:
+        raise ConfigError(
+            f"model.weights_of={model.weights_of} needs model.weights: name a finished run or a file, or leave it out."
+        )
     if isinstance(model, NeuronConfig) and model.activation in LAYER_WIDE_ACTIVATIONS:
         raise ConfigError(f"model.activation={model.activation} of one neuron is constant. Choose another, like tanh")
 
@@ -270,12 +264,17 @@ def field_descriptions(schema: Any) -> dict[str, str]:
     return {name: field.description or "" for name, field in schema_fields(schema).items()}
 
 
+def mapping_keys() -> list[str]:
+    """Return the keys of a config that each have keys of their own in every run."""
+    return [key for key, field in schema_fields(Config).items() if field.description is None]
+
+
 def _field_path(raw: Mapping[str, Any], finding: Any) -> tuple[str, ...]:
     """Return the key's path, without the names of union branches that pydantic inserts."""
     path: list[str] = []
     node: Any = raw
     for index, part in enumerate(finding["loc"]):
-        if index == 1 and Config.__pydantic_fields__[path[0]].discriminator:  # type: ignore[attr-defined]
+        if index == 1 and config_schema().__pydantic_fields__[path[0]].discriminator:  # type: ignore[attr-defined]
             continue
         if isinstance(node, Mapping) and (part in node or finding["type"].startswith("missing")):
             path.append(part)
@@ -298,11 +297,15 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
             return unknown_key(key, [prefix + name for name in field_descriptions(group)])
         case "missing" | "missing_argument":
             return f"{key} is missing: {schema_at(path, raw)[1]}. Leave out the override that removes it."
+        case "dataclass_type":
+            schema, meaning = schema_at(path, raw)
+            keys = f" Set its keys, as {key}.KEY=VALUE: {join_sorted(field_descriptions(schema))}" if schema else ""
+            return f"{key}={show_value(finding['input'])} is not allowed: {meaning}.{keys}"
         case "union_tag_invalid":
             tag, choices = finding["ctx"]["tag"], finding["ctx"]["expected_tags"]
             return f"{key}.name={tag!r} is not a choice: {choices}. Choose with {key}=NAME"
         case "union_tag_not_found":
-            kinds = get_args(Config.__pydantic_fields__[path[0]].annotation)  # type: ignore[attr-defined]
+            kinds = get_args(config_schema().__pydantic_fields__[path[0]].annotation)  # type: ignore[attr-defined]
             names = join_sorted(name for kind in kinds for name in get_args(kind.__annotations__["name"]))
             return f"{key}.name is missing. Choose with {key}=NAME; choices: {names}"
         case kind:
@@ -315,14 +318,14 @@ def _explain(raw: Mapping[str, Any], path: tuple[str, ...], finding: Any) -> str
 
 def schema_at(path: tuple[str, ...], raw: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the dataclass at this path of a config, None for a value, and the description of the nearest field."""
-    schema: Any = Config
+    schema: Any = config_schema()
     node: Any = raw
     meaning = ""
     for part in path:
         if schema is None or part not in (fields := schema_fields(schema)):
             break  # below a field is its value, such as a list
         field = fields[part]
-        meaning = field.description or f"the group {part!r}"
+        meaning = field.description or "a mapping of keys"
         node = node.get(part) if isinstance(node, Mapping) else None
         choices = [kind for kind in get_args(field.annotation) or (field.annotation,) if dataclasses.is_dataclass(kind)]
         name = node.get("name") if isinstance(node, Mapping) else None

@@ -1,5 +1,6 @@
 """The user's own arrays: what is clear is read, with a sentence that says how; what is not is refused with a remedy."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config.data_schema import ArraysData
+from experiments.config.data_schema import ArraysData, OwnFunctionData
+from experiments.config.own_code import call_own
+from experiments.config.registry import OwnFunction, own_functions
 from experiments.data.npz_files import read_npz_arrays
 from experiments.data.splits import OfficialSplits, Split, chunks_of, mean_and_deviation, pick_test_rows
 from experiments.errors import DataError
@@ -38,6 +41,33 @@ def read_arrays(config: ArraysData) -> OfficialSplits:
     official = _read_file(config.path, config.test_fraction, config.split_seed)
     check_facts(official, config)
     return official
+
+
+def find_own_facts(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the facts of what the user's function returns for a group `data`; a DataError if it cannot be used."""
+    return _call_own_dataset(data["name"], data, data["test_fraction"], data["split_seed"]).facts
+
+
+def read_own(config: OwnFunctionData) -> OfficialSplits:
+    """Call the user's function; raise a DataError if what it returns cannot be used, or is not what the config says."""
+    official = _call_own_dataset(config.name, vars(config), config.test_fraction, config.split_seed)
+    check_facts(official, config)
+    return official
+
+
+def _call_own_dataset(name: str, data: Mapping[str, Any], test_fraction: float, split_seed: int) -> OfficialSplits:
+    own = own_functions("dataset")[name]
+    arguments = {key.name: data[key.name] for key in own.keys}
+    return _call_own_once(own, json.dumps(arguments), test_fraction, split_seed)
+
+
+@lru_cache(maxsize=1)  # whose facts are found is loaded next
+def _call_own_once(own: OwnFunction, arguments: str, test_fraction: float, split_seed: int) -> OfficialSplits:
+    arrays = call_own(own, **json.loads(arguments))
+    if not isinstance(arrays, Mapping) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        found = type(arrays).__name__
+        raise DataError(f"{own.file}: {own.name} returned {found}; expected NumPy arrays by name: {EXPECTED_ARRAYS}.")
+    return arrays_to_splits(arrays, f"{own.name} of {Path(own.file).name}", test_fraction, split_seed)
 
 
 def find_array_file(config: ArraysData) -> Path:
@@ -75,7 +105,7 @@ def check_facts(official: OfficialSplits, config: Any) -> None:
                 f"{official.source}: found {key} {found}, but the config has data.{key}={expected}. Correct the data,"
                 f" or let it be found: data.{key}=null"
             )
-    if official.last_held_out and config.validation not in (0, official.last_held_out):
+    if official.last_held_out and not config.folds and config.validation not in (0, official.last_held_out):
         raise DataError(
             f"{official.source} has {official.last_held_out:,} validation examples of its own, but the config has"
             f" data.validation={config.validation}. Leave that out, or set it to 0 to train on them too."

@@ -12,6 +12,7 @@ from experiments.errors import DataError
 # Second words of the generators' seeds, one for each use of randomness.
 VALIDATION_STREAM = 101
 TEST_STREAM = 103
+FOLD_STREAM = 105
 
 CHUNK_BYTES = 2**22  # of an array, copied or converted at a time
 MOST_SCALES = 256  # numbers of a vector up to which each is scaled by its own mean and deviation
@@ -67,6 +68,22 @@ def hold_out(official: OfficialSplits, limit: int | None, validation: int, seed:
         order = np.random.default_rng([seed, VALIDATION_STREAM]).permutation(examples)
         held_out, rest = np.sort(order[:validation]), np.sort(order[validation:])
     return _take(official, rest), _take(official, held_out)
+
+
+def hold_out_fold(
+    official: OfficialSplits, limit: int | None, folds: int, fold: int, split_seed: int
+) -> tuple[Split, Split]:
+    """Split the first `limit` training examples into all folds but one, and that one, both in their order.
+
+    Each fold has its share of every class; their sizes differ by one example at most, the first ones being larger.
+    """
+    targets = official.train.targets[:limit]
+    order = np.random.default_rng([split_seed, FOLD_STREAM]).permutation(len(targets))
+    if targets.ndim == 1:
+        order = order[np.argsort(targets[order], kind="stable")]
+    held_out = np.zeros(len(targets), bool)
+    held_out[order[fold::folds]] = True
+    return _take(official, np.flatnonzero(~held_out)), _take(official, np.flatnonzero(held_out))
 
 
 def _take(official: OfficialSplits, rows: np.ndarray) -> Split:

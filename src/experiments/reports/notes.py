@@ -8,7 +8,7 @@ import numpy as np
 from experiments.config.composition import compose_job
 from experiments.config.data_schema import LinearData, OwnData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
-from experiments.config.metrics import FINAL_METRICS, RUN_METRICS, higher_is_better, metric_names
+from experiments.config.metrics import RUN_METRICS, find_metric, higher_is_better, metric_names
 from experiments.config.schema import Config
 from experiments.formatting import escape_markdown, markdown_code, plural, printable
 from experiments.reports.differences import differences_from_defaults
@@ -35,11 +35,11 @@ DATASET_NOTES = {
 
 
 def unfinished_note(
-    config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str
+    config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str, start: str = ""
 ) -> str:
     """Return the note of a run without a result yet; it stays if the run is cut off."""
     commands = _code_block(next_commands(config, overrides, run_id))
-    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model), commands])
+    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model, start), commands])
 
 
 def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[str], run_id: str) -> str:
@@ -53,7 +53,7 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
     blocks = [
         describe_result(results, metrics),
         *describe_goal(results),
-        *_describe_training(config, results.dataset, results.model),
+        *_describe_training(config, results.dataset, results.model, results.start),
         *_describe_worst_classes(results),
         *_describe_neuron(config),
         _code_block(next_commands(config, overrides, run_id)),
@@ -65,17 +65,20 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
     return "\n\n".join(blocks)
 
 
-def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model") -> list[str]:
+def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model", start: str) -> list[str]:
     """Describe what was trained on what, and how that differs from the defaults."""
     held_out = len(dataset.validation.targets)
     validation = f" ({held_out:,} held out for validation)" if held_out else ""
     differences = [printable(text).replace("`", "'") for text in differences_from_defaults(config)]
     about_data = " ".join(filter(None, [DATASET_NOTES.get(dataset.name), *_describe_balance(dataset)]))
+    frozen = model.count_params() - sum(layer.count_params() for layer in model.layers if layer.trainable)
+    kept = f" ({frozen:,} of them frozen)" if config.training.freeze else ""
     return [
-        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}, trained on"
+        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}{kept}, trained on"
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
         f" learning rate {config.optimizer.learning_rate:g}, batch size {config.training.batch_size},"
         f" seed {config.seed}." + (f" {about_data}" if about_data else ""),
+        *([escape_markdown(start)] if start else []),
         *_describe_own_data(config, dataset),
         f"Differs from the defaults: {', '.join(f'`{text}`' for text in differences) or 'nothing'}.",
     ]
@@ -145,7 +148,7 @@ def _titled(metrics: Mapping[str, float], prefix: str, words: str) -> list[str]:
     return [
         f"{words}{metric.title.lower()} {metric.shown.format(metrics[name])}"
         for name in metric_names(prefix, ranked_only=True)
-        if name in metrics and (metric := FINAL_METRICS[name]).column
+        if name in metrics and (metric := find_metric(name)) and metric.column
     ]
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from experiments.config.metrics import EPOCH_METRICS
+from experiments.config.metrics import metric_names
 from experiments.formatting import format_duration, plain_console
 
 if TYPE_CHECKING:
@@ -63,4 +63,5 @@ class ProgressDisplay:
 
 
 def _list_metrics(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name in EPOCH_METRICS)
+    shown = metric_names("", "val_")
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name in shown)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments.config.data_schema import LinearData
+from experiments.config.facts import gives_probabilities
 from experiments.config.keras_table import LAYER_WIDE_ACTIVATIONS, SCALED_TANH
 from experiments.config.metrics import higher_is_better, metric_names
+from experiments.config.own_code import call_own
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.data.datasets import Dataset
 from experiments.formatting import printable
@@ -28,13 +31,14 @@ from experiments.reports.next_commands import next_commands
 from experiments.reports.notes import NOTE_TAG, run_note
 from experiments.tracking.outages import first_line
 from experiments.tracking.run import REPORT_MISSING, TrackedRun, temporary_folder
-from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics
+from experiments.training.evaluation import Evaluation, refuse_not_finite, split_metrics, tell_undefined
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
 
 
+FIRST_OWN_FIGURE = 50  # number of the first figure of the user's own
 MOST_MISTAKES = 100  # rows of the table of mistakes
 IMAGE_FIGURES = ("03_mistakes", "06_predictions", "07_samples", "08_flatten")  # left out for vectors
 
@@ -49,11 +53,12 @@ class Results:
     history: Mapping[str, Sequence[float]]  # metric -> one value per epoch
     untrained: np.ndarray | None  # outputs for the training inputs before training, [n, 1]; regression only
     test: Evaluation  # of the trained model on the whole official test split
+    start: str = ""  # a sentence about the layers that start from model.weights, if not all do
 
     @property
     def unit(self) -> Literal["probability", "output"]:
-        """Return what the outputs for the classes are: only a cross-entropy makes them probabilities."""
-        return "probability" if "crossentropy" in self.config.training.loss else "output"
+        """Return what the outputs for the classes are: only some losses make them probabilities."""
+        return "probability" if gives_probabilities(self.config) else "output"
 
     @property
     def predicted(self) -> np.ndarray:
@@ -77,8 +82,11 @@ def import_matplotlib_ahead() -> None:
 def final_metrics(results: Results) -> dict[str, float]:
     """Return the metrics on the test set, which must be finite, those of the best epoch, and the training time."""
     metrics = {f"test_{name}": value for name, value in results.test.metrics.items()}
-    metrics |= split_metrics(results.dataset.test.targets, results.test.outputs, "test_")
     refuse_not_finite(metrics, "after training")
+    chosen = results.config.metrics
+    further, undefined = split_metrics(chosen, results.dataset.test.targets, results.test.outputs, "test_")
+    tell_undefined(undefined)
+    metrics |= further
     metrics |= best_epoch_metrics(results.history)
     metrics["train_seconds"] = sum(results.history["epoch_seconds"])
     if results.untrained is not None and results.config.model.name == "neuron":
@@ -94,8 +102,9 @@ def best_epoch_metrics(history: Mapping[str, Sequence[float]]) -> dict[str, floa
     """
     metrics: dict[str, float] = {}
     for name in metric_names("best_val_"):
-        if values := history.get(name.removeprefix("best_")):
-            epoch = int(np.argmax(values) if higher_is_better(name) else np.argmin(values))
+        values = history.get(name.removeprefix("best_"), [])
+        if np.isfinite(values).any():
+            epoch = int(np.nanargmax(values) if higher_is_better(name) else np.nanargmin(values))
             metrics[name] = values[epoch]
             metrics.setdefault("best_epoch", epoch + 1)
     return metrics
@@ -164,18 +173,17 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
             del chosen["05_calibration"]
         if len(config.data.shape) == 1:
             chosen = {name: draw for name, draw in chosen.items() if name not in IMAGE_FIGURES}
-    layers = [
-        LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
-        for x in results.model.layers
-    ]
-    chosen["09_network"] = partial(network_diagram, layers, style)
-    if (activation := getattr(config.model, "activation", None)) and activation not in LAYER_WIDE_ACTIVATIONS:
+    chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style)
+    activation = None if config.model.name in own_functions("model") else getattr(config.model, "activation", None)
+    if activation and activation not in LAYER_WIDE_ACTIVATIONS:
         function = _activation_function(activation)
         chosen["10_activation"] = partial(activation_functions, activation, function, style)
     shape = tuple(config.data.shape)
     weights = _first_layer_weights(results.model)
     if len(shape) > 1 and weights is not None and (weights.ndim == 4 or len(weights) == np.prod(shape)):
         chosen["11_first_layer"] = partial(first_layer_weights, weights, shape, style)
+    for number, own in enumerate(own_functions("figure").values(), FIRST_OWN_FIGURE):
+        chosen[f"{number}_{own.name}"] = partial(call_own, own, results)
     return chosen if config.report.figures == "full" else {name: chosen[name] for name in chosen if name < "03"}
 
 
@@ -190,6 +198,35 @@ def _draw_regression_fit(results: Results, slope: float) -> "Figure":
 def _neuron_line(neuron: "keras.Model") -> np.ndarray:
     """Return weight and bias of a single neuron."""
     return np.concatenate([value.ravel() for value in neuron.get_weights()]).astype(float)
+
+
+def _layer_boxes(model: "keras.Model") -> list[LayerBox]:
+    """Return the layers of a model with what matters about each, without its input."""
+    import keras
+
+    operations = getattr(model, "operations", model.layers)  # a Sequential has layers only
+    makers = {id(tensor): made_by for made_by in operations for tensor in keras.tree.flatten(made_by.output)}
+
+    def layers_before(operation: Any) -> list[str]:
+        """Return the names of the layers whose outputs it receives, also by way of operations that are not layers."""
+        found = list[str]()
+        for tensor in keras.tree.flatten(operation.input):
+            maker = makers.get(id(tensor))
+            found += [maker.name] if isinstance(maker, keras.Layer) else layers_before(maker) if maker else []
+        return found
+
+    return [
+        LayerBox(
+            layer.name,
+            type(layer).__name__,
+            tuple(keras.tree.flatten(layer.output)[0].shape[1:]),
+            layer.count_params(),
+            _layer_note(layer),
+            tuple(layers_before(layer)),
+        )
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
 
 
 def _layer_note(layer: "keras.Layer") -> str:
@@ -263,7 +300,8 @@ def predictions_csv(results: Results) -> str:
 def publish_results(run: TrackedRun, results: Results, metrics: Mapping[str, float], overrides: Sequence[str]) -> None:
     """Log the model of a run that has its final `metrics`, then its report and profile."""
     if results.config.tracking.log_model:
-        run.log_model(results.model, results.dataset.test.inputs[:1], results.test.outputs[:1])
+        outputs = np.zeros((1, *results.model.output_shape[1:]), np.float32)
+        run.log_model(results.model, results.dataset.test.inputs[:1], outputs)
     publish_report(run, results, metrics, overrides)
     if results.config.report.profile:
         run.log_text(trace_page(), "profile/trace.html")

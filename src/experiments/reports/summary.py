@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from experiments.config.metrics import FINAL_METRICS
+from experiments.config.metrics import finished_run_metrics
 from experiments.config.schema import Config
 from experiments.errors import NotFiniteError, TrialPruned
 from experiments.formatting import plain_console, printable
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def print_summary(results: "Results", metrics: Mapping[str, float], run: TrackedRun) -> None:
     """Print the metrics, where the run is recorded, and the next commands."""
     console = plain_console()
-    shown = {name: metric.shown.format(metrics[name]) for name, metric in FINAL_METRICS.items() if name in metrics}
+    known = finished_run_metrics()
+    shown = {name: metric.shown.format(metrics[name]) for name, metric in known.items() if name in metrics}
     console.print()
     console.print(metrics_table(shown))
     for text in describe_goal(results):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from experiments.config.facts import initial_weights_file
 from experiments.config.identity import complete, config_to_dict
 from experiments.config.overrides import override_key
 from experiments.config.validation import validate_config
@@ -20,7 +21,7 @@ from experiments.errors import ConfigError, UserError
 from experiments.reproduction.original_run import OriginalRun, find_original_run
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_bytes, read_artifact_text
-from experiments.tracking.recorded_config import IDENTITY_TAGS
+from experiments.tracking.recorded_config import IDENTITY_TAGS, require_own_code
 from experiments.tracking.records import RunRecord
 
 BUNDLE_FORMAT = "keras-hydra-experiments run 1"
@@ -84,6 +85,11 @@ def write_bundle(run_id: str, uri: str | None, file: Path) -> None:
     original = find_original_run(run_id, uri)
     run, store = original.run, resolve_tracking_uri(uri)
     model = original.config.model
+    if initial_weights_file(original.config):
+        raise BundleError(
+            f"Run {run.run_id} cannot be exported: it starts from the file {model.weights} (model.weights), which a"
+            " bundle does not contain. Share its config and that file instead."
+        )
     for key, start in (("weights", model.weights), ("continue", model.continue_)):
         if start:
             raise BundleError(
@@ -130,6 +136,7 @@ def read_bundle(file: Path, uri: str | None) -> OriginalRun:
     except OSError as error:
         raise BundleError(f"The bundle {file} cannot be read: {error.strerror}.") from None
     bundle = _parse_bundle(content, f"{file} is not a bundle of a run")
+    require_own_code(bundle.tags, f"The run in {file}", "ask whoever made the bundle")
     try:
         config = validate_config(complete(_without_places(bundle.config)))
     except ConfigError as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.composition import composing
-from experiments.config.data_schema import ArchiveData, ImageFileData, OwnData
+from experiments.config.data_schema import ArchiveData, ImageFileData, OwnFileData
 from experiments.config.identity import config_to_dict, identity_tags
 from experiments.config.metrics import TIME_METRICS
 from experiments.config.overrides import override_key, parse_overrides, refuse_several_values
@@ -162,7 +162,7 @@ def with_moved_data(original: OriginalRun, override: str) -> OriginalRun:
         refuse_several_values(parsed)
     folder: Any = parsed[0].value()
     folder = getattr(folder, "text", folder)  # of a quoted string
-    if not isinstance(config.data, ImageFileData | ArchiveData | OwnData):
+    if not isinstance(config.data, ImageFileData | ArchiveData | OwnFileData):
         raise ConfigError(f"{override}: data={config.data.name} is not read from a folder. Leave out data.path.")
     if "${" in str(folder):
         raise ConfigError(f"{override} contains a reference. Name the folder itself: data.path=FOLDER")

@@ -26,7 +26,7 @@ from experiments.tracking.records import find_runs
 from experiments.tracking.store import open_existing_store
 from experiments.training.cluster import CLUSTER_FOLDER_VARIABLE
 from experiments.training.devices import process_settings
-from experiments.training.evaluation import Evaluator
+from experiments.training.evaluation import Evaluator, criterion_of
 from experiments.training.networks import load_keras_model
 
 RELATIVE_TOLERANCE = 0.02  # of losses and of other metrics that are not accuracies
@@ -107,10 +107,10 @@ def _has_recorded_metrics(original: OriginalRun) -> bool:
     with TemporaryDirectory() as folder:
         file = download_model(store, original.run.run_id, Path(folder), accept_changed=True)
         try:
-            model = load_keras_model(file, original.run.run_id)
+            model = load_keras_model(file, original.run.run_id, original.config)
         except StoreError:
             return False
-    metrics = Evaluator(model, config.training.loss)(load_dataset(config.data, config.seed).test).metrics
+    metrics = Evaluator(model, criterion_of(config))(load_dataset(config.data, config.seed).test).metrics
     allowed = max(SAME_MODEL_TOLERANCE, 1 / config.data.test_examples)
     recorded = {name: original.run.metrics.get(f"test_{name}", math.nan) for name in metrics}
     return all(_is_close(name, recorded[name], value, allowed) for name, value in metrics.items())

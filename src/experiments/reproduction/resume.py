@@ -8,7 +8,7 @@ from experiments.config.choices import group_names
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.overrides import PRESETS, choice_key, override_key
 from experiments.config.schema import Config
-from experiments.config.validation import validate_config
+from experiments.config.validation import show_value, validate_config
 from experiments.errors import ConfigError, UserError
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.kept_state import CONTINUED_KEYS
@@ -95,7 +95,7 @@ def _check_given_overrides(
         if key in group_names() and key not in PRESETS:
             chosen = [choice_key(key)]
         differing = [name for name in chosen if flat_given.get(name) != flat_recorded.get(name)]
-        started_with += [f"{name}={flat_recorded.get(name)}" for name in differing]
+        started_with += [f"{name}={show_value(flat_recorded.get(name))}" for name in differing]
         if started_with:
             raise ConfigError(
                 f"{override} disagrees with run {run_id}, which was started with {started_with[0]}. Leave it out, or"

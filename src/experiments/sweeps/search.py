@@ -15,12 +15,13 @@ from experiments.config.composition import ComposedJob, compose_jobs, composing,
 from experiments.config.facts import epoch_metric_names, objective_of
 from experiments.config.identity import fingerprint_of
 from experiments.config.overrides import override_value_text, parse_overrides
-from experiments.config.sweep_composition import ComposedSweep, SearchSettings
+from experiments.config.sweep_composition import MOST_JOBS, ComposedSweep, SearchSettings
 from experiments.config.validation import show_value
 from experiments.errors import ConfigError, did_you_mean, join_sorted
 
 ParameterValue = str | int | float
 Point = Mapping[str, ParameterValue]  # of the space, by the keys of the parameters that exist there
+LONGEST_RANGE = 1_000_000  # of a range of fractions
 LEARNING_SAMPLERS = ("tpe", "cmaes")  # those that learn from the results of trials
 ALLOWED_DISTRIBUTIONS = (
     "choice(a,b), range(1,5), interval(0,0.5), int(interval(1,8)), tag(log,interval(1e-4,1e-2)) or"
@@ -51,10 +52,14 @@ class Parameter:
         """Return whether the parameter exists beside these values of the parameters before it."""
         return all(values.get(key) in allowed for key, allowed in self.when.items())
 
+    @property
+    def steps(self) -> int:
+        """The number of steps from the lowest to the highest number; 0 for an interval and for choices."""
+        return round((self.high - self.low) / self.step) if self.step else 0
+
     def grid(self) -> list[ParameterValue]:
         """Return every value, or the bounds of a continuous interval."""
-        steps = round((self.high - self.low) / self.step) if self.step else 0
-        return [self.low + n * self.step for n in range(steps + 1)] if self.step else self.extremes()
+        return [self.low + n * self.step for n in range(self.steps + 1)] if self.step else self.extremes()
 
     def extremes(self) -> list[ParameterValue]:
         """Return every choice, or the bounds of the numbers."""
@@ -205,10 +210,16 @@ def _parse_parameter(override: Override, when: Mapping[str, tuple[str, ...]]) ->
     if override.is_range_sweep():
         if not all(map(math.isfinite, (value.start, value.stop, value.step))):
             raise ConfigError(f"{given!r}: start, stop and step must be finite.")
-        if not (values := list(value.range()) if value.step else []):
+        values = value.range() if value.step else range(0)
+        if not isinstance(values, range):  # of fractions, which have to be listed
+            if (value.stop - value.start) // value.step > LONGEST_RANGE:
+                interval = f"{key}=interval({value.start:g},{value.stop:g})"
+                raise ConfigError(f"{given!r} has more than {LONGEST_RANGE:,} values. Write {interval}.")
+            values = list(values)
+        if not values:
             raise ConfigError(f"{given!r} is an empty range. Write range(START,STOP,STEP).")
-        step = abs(value.step) if len(values) > 1 else None
-        return Parameter(key, low=min(values), high=max(values), step=step, when=when)
+        low, high = sorted((values[0], values[-1]))
+        return Parameter(key, low=low, high=high, step=abs(value.step) if low < high else None, when=when)
     if override.is_choice_sweep():
         if hasattr(value, "shuffle"):
             value.shuffle = False  # the sampler chooses the order
@@ -285,6 +296,9 @@ def _check_sampler(space: SearchSpace, sampler: str) -> None:
             f"hydra.sweeper.sampler=grid tries every value, and {key} is an interval. Give its values, such as"
             f" {key}=choice(A,B), or choose another sampler."
         )
+    if sampler == "grid" and math.prod(len(p.choices) or p.steps + 1 for p in space) > MOST_JOBS:
+        why = f"tries every combination, and this space has more than {MOST_JOBS:,}"
+        raise ConfigError(f"hydra.sweeper.sampler=grid {why}. Name fewer values, or choose another sampler.")
     numbers = [p.key for p in space if p.low != p.high and not p.when]
     if sampler == "cmaes" and len(numbers) < 2:
         raise ConfigError(

@@ -157,6 +157,8 @@ def pruning_watch(entry: Mapping[str, Any], epochs: int) -> Callable[[int, Mappi
     trial = _open_trial(*_open_study(Path(entry["journal"]), entry["mode"], pruner), entry["number"])
 
     def watch(epoch: int, metrics: Mapping[str, float]) -> None:
+        if metric not in metrics:  # it is not defined for this epoch
+            return
         value = metrics[metric]
         trial.report(value, epoch)
         if epoch < epochs and trial.should_prune():

@@ -20,16 +20,14 @@ from experiments.config.facts import objective_of
 from experiments.config.identity import config_to_dict
 from experiments.config.sweep_composition import ComposedSweep, PoolSettings
 from experiments.errors import TrainingError, UserError
-from experiments.formatting import markdown_code, plural, shorten_marked
+from experiments.formatting import as_called, markdown_code, plural, shorten_marked
 from experiments.sweeps.earlier_trials import read_earlier_trials
 from experiments.sweeps.engines.in_process import InProcessEngine
 from experiments.sweeps.engines.pool import PoolEngine
 from experiments.sweeps.job_runner import JobRunner, run_search
 from experiments.sweeps.leaderboard import (
-    Leaderboard,
     print_leaderboard,
     publish_leaderboard,
-    rank_children,
     share_view,
     sweep_commands,
 )
@@ -45,6 +43,7 @@ from experiments.sweeps.plan import (
     search_settings,
     varied_overrides,
 )
+from experiments.sweeps.ranking import Leaderboard, rank_children
 from experiments.sweeps.search import Search
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.liveness import check_resumable
@@ -66,7 +65,7 @@ def run_sweep(composed: ComposedSweep, command: Sequence[str]) -> None:
         UserError: the same sweep is running already; nothing was written.
         TrainingError: jobs failed; lists all of them.
     """
-    again = hide_credentials(shlex.join(["python", "run.py", *command]))
+    again = as_called(hide_credentials(shlex.join(["python", "run.py", *command])))
     plan = plan_sweep(composed)
     composed = plan.composed
     earlier = read_earlier_trials(plan)

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from experiments import PROJECT
-from experiments.errors import StoreError, join_sorted
+from experiments.errors import StoreError, existing_place, join_sorted
 from experiments.formatting import hide_credentials
 
 SQLITE = "sqlite:///"
@@ -50,7 +50,8 @@ def check_tracking_uri(uri: str) -> None:
             f"The tracking store {uri} cannot be used: MLflow reads {code!r} in a path as {unquote(code)!r}. Rename the"
             f" folder, or choose another store: tracking.uri={SQLITE}PATH/mlflow.db"
         )
-    folder = next(parent for parent in database.parents if parent.exists())
+    place = existing_place(database)
+    folder = database.parent if place == database else place
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(
             f"The tracking store {uri} cannot be written: {folder} is not a folder with write permission. "

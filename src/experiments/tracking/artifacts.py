@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from experiments.config.facts import initial_weights_file
 from experiments.config.schema import Config
 from experiments.errors import StoreError, StoreOutageError
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
@@ -14,11 +15,13 @@ from experiments.tracking.outages import announced_reason, is_outage
 from experiments.tracking.records import find_runs
 from experiments.tracking.run import MODEL_NAME
 from experiments.tracking.store import connect_store, get_mlflow_run, open_existing_store, store_errors
-from experiments.training.networks import load_keras_model
+from experiments.training.initial_weights import InitialWeights, read_hdf5_weights, weights_of_model
+from experiments.training.networks import load_keras_file, load_keras_model
 
 if TYPE_CHECKING:
-    import numpy as np
     from mlflow import MlflowClient
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def read_artifact_bytes(uri: str, run_id: str, artifact: str) -> bytes:
@@ -124,8 +127,17 @@ def _unpacked_size(file: Path) -> int:
 
 
 def check_initial_weights(config: Config) -> None:
-    """Raise a StoreError, before TensorFlow loads, unless the run of `model.weights` is in this store with a model."""
-    if config.model.weights is not None:
+    """Raise a UserError, before TensorFlow loads, unless the file of `model.weights` is there, or its run and model."""
+    if file := initial_weights_file(config):
+        with file.open("rb") as opened:
+            is_hdf5 = opened.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+        is_as_named = is_hdf5 if file.suffix == ".h5" else zipfile.is_zipfile(file)
+        if not is_as_named or _unpacked_size(file) > largest_unpacked_size(file.stat().st_size):
+            raise StoreError(
+                f"model.weights={config.model.weights} is not a file that Keras saved as {file.suffix}, or it is"
+                " damaged. Save it again: model.save(FILE.keras), or model.save_weights(FILE.weights.h5)."
+            )
+    elif config.model.weights is not None:
         uri = resolve_tracking_uri(config.tracking.uri)
         try:
             (run,) = find_runs(open_existing_store(uri), [config.model.weights])
@@ -134,14 +146,19 @@ def check_initial_weights(config: Config) -> None:
             raise StoreError(f"model.weights: {error}") from None
 
 
-def load_initial_weights(config: Config) -> "list[np.ndarray] | None":
-    """Return the weights of the run that `model.weights` names, None if it names none, or raise a StoreError."""
+def load_initial_weights(config: Config) -> InitialWeights | None:
+    """Return the weights of the run or file that `model.weights` names, None if it is null, or raise a StoreError."""
     if config.model.weights is None:
         return None
+    setting = f"model.weights={config.model.weights}"
+    if file := initial_weights_file(config):
+        if file.suffix == ".h5":
+            return read_hdf5_weights(file, setting, largest_unpacked_size(file.stat().st_size))
+        return weights_of_model(load_keras_file(file, setting), setting)
     uri = resolve_tracking_uri(config.tracking.uri)
     try:
         with TemporaryDirectory() as folder:
             file = download_model(uri, config.model.weights, Path(folder))
-            return load_keras_model(file, config.model.weights).get_weights()
+            return weights_of_model(load_keras_model(file, config.model.weights, config), setting)
     except StoreError as error:
         raise StoreError(f"model.weights: {error}") from None

@@ -27,6 +27,8 @@ MOST_NEW_FILES = 100
 MOST_DIFFED_BYTES = 10_000_000  # of all changed files together
 # `git apply` accepts the output, whatever the user's configuration of git.
 DIFF_FORMAT = ["--binary", "--unified=3", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"]
+# Where runs write: a clone ignores these folders, the repository of a working folder may not.
+NOT_RUNS = [".", ":(exclude)mlruns", ":(exclude)outputs"]
 DIFF_COMMAND = ["diff", *DIFF_FORMAT, "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/"]
 
 # Vector instructions on x86 and ARM, by which TensorFlow, XLA and oneDNN choose code and so the order of sums.
@@ -66,7 +68,7 @@ def read_code_state(project: Path = PROJECT) -> CodeState:
 def _uncommitted_changes(project: Path, commit: str) -> bytes:
     """Return the diff since the commit; name the files that it leaves out."""
     base = commit or _run_git(project, "hash-object", "-t", "tree", os.devnull).decode().strip()  # the empty tree
-    listed = _run_git(project, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+    listed = _run_git(project, "ls-files", "--others", "--exclude-standard", "-z", "--", *NOT_RUNS).split(b"\0")
     new_files = [os.fsdecode(name) for name in listed if name]
     diffs = ((name, diff) for name in new_files if (diff := _as_new_file(project, name)))
     added = dict(islice(diffs, MOST_NEW_FILES))

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from experiments import PROJECT
 from experiments.tracking.addresses import PROJECT_DATABASE, SQLITE, artifacts_folder, database_file
 
 # Where MLflow records addresses; those of the first two name a folder that belongs to one row.
@@ -48,6 +49,11 @@ def keep_artifacts_beside(uri: str) -> None:
         with locked_store(database):
             for address in _recorded_elsewhere(database):  # unless another process was faster
                 _move_addresses(database, address)
+
+
+def is_moved_away(uri: str) -> bool:
+    """Return whether this is the project's own store, which is not in the project now; not if that was moved itself."""
+    return database_file(uri) == PROJECT_DATABASE and PROJECT.exists() and not PROJECT_DATABASE.parent.exists()
 
 
 def _recorded_elsewhere(database: Path) -> list[str]:

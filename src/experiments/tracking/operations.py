@@ -1,12 +1,14 @@
 """What is recorded of a run, as operations that can wait on disk, and how each is applied to a store."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.tracking.moved_store import keep_artifacts_beside
+from experiments.tracking.addresses import PROJECT_DATABASE
+from experiments.tracking.moved_store import is_moved_away, keep_artifacts_beside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +30,7 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
 
     if "source" in operation:  # the store may have been moved since it was opened
         keep_artifacts_beside(client.tracking_uri)
+        _check_in_place(client, run_id)
     match operation:
         case {"metrics": points}:
             client.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
@@ -56,6 +59,13 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: SpooledOpera
             client.set_terminated(run_id, status, end_time=end)
         case _:
             raise AssertionError(f"unknown operation {operation}")
+
+
+def _check_in_place(client: "MlflowClient", run_id: str) -> None:
+    """Raise an OSError if the project's own store was moved away: its folder would be made anew, and be in the way."""
+    folder = PROJECT_DATABASE.parent
+    if is_moved_away(client.tracking_uri) and client.get_run(run_id).info.artifact_uri.startswith(folder.as_uri()):
+        raise FileNotFoundError(errno.ENOENT, "the store was moved away", str(folder))
 
 
 def run_artifacts(client: "MlflowClient", run_id: str) -> "ArtifactRepository":

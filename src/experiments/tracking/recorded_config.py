@@ -12,8 +12,9 @@ from uuid import uuid4
 
 import yaml
 
-from experiments import PROJECT
+from experiments import RESOURCES
 from experiments.config.identity import complete, config_to_dict, flatten_config
+from experiments.config.own_code import load_trusted_code, loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.config.yaml_files import read_yaml
@@ -34,12 +35,15 @@ RECORDED_FILES = (
     *(CONFIG_ARTIFACT, OVERRIDES_ARTIFACT, "environment/hardware.json", "environment/packages.txt"),
     *("environment/requirements.lock", "environment/uncommitted.diff"),
 )
+OWN_CODE_ARTIFACT = "code"  # folder with the files of the user's own code
 START_TAG = "start_record"  # tag with the name under which `keep_start` has kept config and overrides
 RECORD_DIGESTS = "record_digests"  # tag with the SHA-256 (hex) of each recorded file, as JSON
 IDENTITY_TAGS = {
     "code_digest": "the project's code",
+    "own_code_digest": "your own code",
     "versions": "the installed packages",
     "data_digest": "the data",
+    "weights_digest": "the file of model.weights",
     "environment_variables": "environment variables",  # a tag only where they can change a result
 }
 
@@ -107,15 +111,17 @@ def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], data
     texts = _start_texts(config, overrides) | {
         "environment/packages.txt": installed_packages(),
         "environment/hardware.json": json.dumps(describe_hardware(), indent=2),
-        "environment/requirements.lock": (PROJECT / "requirements.lock").read_text(),
+        "environment/requirements.lock": (RESOURCES / "requirements.lock").read_text(),
     }
     contents = {path: text.encode() for path, text in texts.items()} | {"environment/uncommitted.diff": code.diff}
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
     run.set_tags({RECORD_DIGESTS: json.dumps(digests)})
+    own = loaded_own_code()
+    contents |= {f"{OWN_CODE_ARTIFACT}/{name}": content for name, content in own.files.items()} if own else {}
     with temporary_folder() as folder:
         for path, content in contents.items():
             target = folder / path
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         run.log_artifacts(folder)
 
@@ -129,6 +135,10 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
     config, overrides = (
         _read_recorded_yaml(uri, run_id, path, kept.get(path)) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT)
     )
+    (run,) = find_runs(open_existing_store(uri), [run_id])
+    require_own_code(
+        run.tags, f"Run {run_id}", f"mlflow artifacts download -r {run_id} -a {OWN_CODE_ARTIFACT} -d FOLDER"
+    )
     if not isinstance(config, dict):
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is not a mapping")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
@@ -139,6 +149,19 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is nested too deeply") from None
     except ConfigError as error:
         raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
+
+
+def require_own_code(tags: Mapping[str, str], what: str, copy: str) -> None:
+    """Raise a ConfigError if a run was made with code of its user's that is not loaded, nor in a trusted folder.
+
+    `tags` are the run's, and `copy` says how to get a copy of that code.
+    """
+    digest = tags.get("own_code_digest")
+    if digest and not loaded_own_code() and not load_trusted_code(digest):
+        raise ConfigError(
+            f"{what} was made with code of its user's, {tags.get('own_code', 'a folder')} with the digest {digest},"
+            f" which is not loaded. Add --code FOLDER. A copy: {copy}"
+        )
 
 
 def _read_recorded_yaml(uri: str, run_id: str, path: str, kept: str | None) -> Any:

@@ -69,7 +69,7 @@ def open_run(
     cannot be used, or that run is unknown or still running. What is logged raises a RecordingError if it can be kept
     nowhere, or somebody has deleted the run.
     """
-    client = connect_store(uri)
+    client = connect_store(uri, must_exist=bool(run_id or "mlflow.parentRunId" in tags))
     if run_id:
         experiment = experiment_name(client, uri, run_id)  # it may have been renamed
     experiment_id = _prepare_store(client, uri, experiment)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import PROJECT
+from experiments.formatting import as_called
 from experiments.tracking.addresses import SQLITE, hide_credentials
 from experiments.tracking.operations import SpooledOperation, apply_operation
 from experiments.tracking.outages import first_line, is_outage
@@ -158,7 +159,7 @@ def waiting_notice(run_id: str, folder: str) -> str | None:
 
 def sending_command(uri: str) -> str:
     """Return a command that sends what waits for a store, as every command does that uses it."""
-    return f"python scripts/compare.py --uri {shlex.quote(hide_credentials(uri))}"
+    return as_called(f"python scripts/compare.py --uri {shlex.quote(hide_credentials(uri))}")
 
 
 def find_abandoned_spools(store: str) -> Iterator[Spool]:

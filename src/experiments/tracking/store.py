@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from experiments import PROJECT
-from experiments.errors import StoreError, StoreOutageError, TrainingError, join_sorted
+from experiments.errors import StoreError, StoreOutageError, TrainingError, join_sorted, machine_limit
 from experiments.profiling import span
 from experiments.tracking.addresses import (
     SQLITE,
@@ -50,21 +50,31 @@ def store_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, sqlite3.Error, OSError, json.JSONDecodeError) as error:
+    except Exception as raised:
+        error = getattr(raised, "orig", raised)  # SQLAlchemy wraps what SQLite raises
+        if not isinstance(error, MlflowException | sqlite3.Error | OSError | json.JSONDecodeError):
+            raise
+        advice = f"Correct that, or choose another store with tracking.uri. {URI_CHOICES}"
+        reason = machine_limit(error) or f"{first_line(error).removesuffix('.')}. {advice}"
         raise (StoreOutageError if is_outage(error) else StoreError)(
-            f"The tracking store {hide_credentials(uri)} cannot be used: {first_line(error)} "
-            f"Correct that, or choose another store with tracking.uri. {URI_CHOICES}"
+            f"The tracking store {hide_credentials(uri)} cannot be used: {reason}"
         ) from error
 
 
-def connect_store(uri: str) -> "MlflowClient":
+def connect_store(uri: str, must_exist: bool = False) -> "MlflowClient":
     """Return a client of the store, which has received what waited for it.
 
-    A SQLite store that does not exist yet is created, safely against races and kills.
+    A SQLite store that does not exist yet is created, safely against races and kills, unless it `must_exist`, as it has
+    runs: it was moved away, and may come back.
 
     Raise a StoreError if it cannot be used; a server that does not answer is given up within ten seconds.
     """
     check_tracking_uri(uri)
+    if must_exist and not store_exists(uri):
+        raise StoreOutageError(
+            f"There is no tracking store {uri} yet; the first run creates it (python run.py). "
+            f"To use another: --uri {SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
+        )
     quiet_mlflow()
     with store_errors(uri), span("connecting to MLflow"):
         from mlflow import MlflowClient
@@ -96,16 +106,12 @@ def create_database(uri: str) -> None:
             return
         quiet_mlflow()
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-        from sqlalchemy.exc import DBAPIError
 
         temporary = database.with_name(f".{database.name}.tmp")
         for base in (temporary, database):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 base.with_name(base.name + suffix).unlink(missing_ok=True)
-        try:
-            SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts_folder(database).as_uri()).engine.dispose()
-        except DBAPIError as error:  # such as for a full disk
-            raise sqlite3.OperationalError(str(error.orig)) from None
+        SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts_folder(database).as_uri()).engine.dispose()
         with closing(sqlite3.connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
         temporary.rename(database)
@@ -216,13 +222,7 @@ def metric_points(client: "MlflowClient", run: "MlflowRun") -> Iterable[Any]:
 
 def open_existing_store(uri: str) -> "MlflowClient":
     """Return a client of an existing store, for commands that only read, or raise a StoreError."""
-    check_tracking_uri(uri)
-    if not store_exists(uri):
-        raise StoreError(
-            f"There is no tracking store {uri} yet; the first run creates it (python run.py). "
-            f"To use another: --uri {SQLITE}PATH/mlflow.db, --uri http://HOST:PORT"
-        )
-    return connect_store(uri)
+    return connect_store(uri, must_exist=True)
 
 
 def store_exists(uri: str) -> bool:

@@ -5,24 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from experiments.config.metrics import FINAL_METRICS
+from experiments.config.metrics import finished_run_metrics
 from experiments.tracking.operations import view_tag
 from experiments.tracking.store import get_mlflow_run, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# The columns of the runs table: by default the UI shows neither metrics nor params. Those that no run has are hidden.
-TABLE_COLUMNS = {
-    "metrics": [name for name, metric in FINAL_METRICS.items() if metric.column],
-    "params": ["data.name", "model.name", "optimizer.name", "optimizer.learning_rate"],
-}
-# The columns beside the objective in the runs table of a sweep.
-SWEEP_METRICS = [
-    name
-    for name, metric in FINAL_METRICS.items()
-    if metric.column and metric.ranked and metric.direction and not name.startswith("best_")
-]
+TABLE_PARAMS = ("data.name", "model.name", "optimizer.name", "optimizer.learning_rate")
 VIEW_NAME = "results"  # the view of an experiment's runs with these columns
 CHILDREN_FILTER = "tags.`mlflow.parentRunId` = '{}'"
 _MOST_AXES = 12  # params in the charts of a sweep
@@ -56,10 +46,24 @@ def run_page(experiment_id: str, run_id: str) -> str:
     return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
+def table_columns() -> list[str]:
+    """Return the columns of the runs table: by default the UI shows neither metrics nor params.
+
+    Those that no run has are hidden.
+    """
+    metrics = [name for name, metric in finished_run_metrics().items() if metric.column]
+    return [*(f"metrics.`{name}`" for name in metrics), *(f"params.`{name}`" for name in TABLE_PARAMS)]
+
+
+def sweep_metrics() -> list[str]:
+    """Return the columns beside the objective in the runs table of a sweep."""
+    final = finished_run_metrics().items()
+    return [n for n, m in final if m.column and m.ranked and m.direction and not n.startswith("best_")]
+
+
 def runs_view() -> str:
     """Return the state of the runs table, in the form that the UI uses for shared views."""
-    columns = [f"{group}.`{name}`" for group, names in TABLE_COLUMNS.items() for name in names]
-    return json.dumps({"selectedColumns": ["attributes.`Duration`", *columns]})
+    return json.dumps({"selectedColumns": ["attributes.`Duration`", *table_columns()]})
 
 
 def sweep_view(
@@ -70,7 +74,7 @@ def sweep_view(
     Columns are `params` and the seed, axes `charted`, params with single values. The best of `metric` comes first.
     """
     # Params come before metrics, and the most important first, because the UI cuts columns off on the right.
-    metrics = list(dict.fromkeys([metric, *SWEEP_METRICS]))
+    metrics = list(dict.fromkeys([metric, *sweep_metrics()]))
     varied = list(dict.fromkeys([*params, "seed"]))
     columns = [*(f"params.`{name}`" for name in varied), *(f"metrics.`{name}`" for name in metrics)]
     chart = {"metricSectionId": "sweep", "runsCountToCompare": _MOST_CHARTED, "deleted": False, "isGenerated": False}

@@ -9,6 +9,7 @@ __all__ = [
     "compiled_programs",
     "devices",
     "evaluation",
+    "initial_weights",
     "network_cache",
     "networks",
     "trainer",

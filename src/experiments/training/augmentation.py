@@ -1,13 +1,18 @@
 """Random changes to training images, as a function of (seed, epoch, step, row)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.config.data_schema import AugmentationConfig, DataConfig, LinearData
-from experiments.training.randomness import uniform_bits
+from experiments.config.keras_table import split_named
+from experiments.config.own_code import call_own
+from experiments.config.registry import OwnFunction, own_functions
+from experiments.errors import ConfigError
+from experiments.training.randomness import OWN_AUGMENTATION_STREAM, drawing, uniform_bits
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -22,7 +27,7 @@ GREY_SHARES = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 class Augmenter:
     """Rotates, scales, shifts and distorts each image at random; pixels from outside the image are background (0).
 
-    Then flips it, cuts it out of a frame of background, and changes its colours.
+    Then flips it, cuts it out of a frame of background, changes its colours, and calls functions of the user's own.
 
     Elastic distortions follow Simard, Steinkraus and Platt, "Best practices for convolutional neural networks", 2003:
     every pixel is moved by a random field, uniform in [-1, 1] before it is smoothed by a Gaussian.
@@ -54,7 +59,22 @@ class Augmenter:
             drawn = draw(WHOLE_PIXEL_STREAM, 6)
             images = self._flip_and_crop(images, drawn[:, :3]) if config.flip or config.crop else images
             images = self._change_colors(images, 1 + config.color * drawn[:, 3:]) if config.color else images
+        with drawing(OWN_AUGMENTATION_STREAM, tf.stack([seed, epoch, step]), first_row):
+            for value in config.own:
+                name, arguments = split_named(value, "augmentation")
+                images = self._call_own(own_functions("augmentation")[name], images, arguments)
         return images
+
+    def _call_own(self, own: OwnFunction, images: "tf.Tensor", arguments: Mapping[str, Any]) -> "tf.Tensor":
+        """Return what a function of the user's own makes of images, or raise a ConfigError if they are no longer."""
+        import tensorflow as tf
+
+        changed = call_own(own, images, **arguments)
+        if not isinstance(changed, tf.Tensor) or changed.dtype != tf.float32 or changed.shape[1:] != images.shape[1:]:
+            is_tensor = isinstance(changed, tf.Tensor)
+            found = f"{changed.dtype.name} {changed.shape}" if is_tensor else type(changed).__name__
+            raise ConfigError(f"{own.file}: {own.name} returned {found}; expected float32 {images.shape}, as given.")
+        return changed
 
     def _move(self, images: "tf.Tensor", drawn: "tf.Tensor") -> "tf.Tensor":
         """Return images whose pixels are interpolated between those at the places that `_places` draws."""

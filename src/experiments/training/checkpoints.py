@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from experiments import PROJECT
-from experiments.errors import UserError
+from experiments.errors import UserError, existing_place, machine_limit
 from experiments.profiling import span
 
 CHECKPOINT_FOLDER = PROJECT / "outputs" / "checkpoints"
@@ -56,7 +56,7 @@ def _previous(path: Path) -> Path:
 
 def check_checkpoint_folder() -> None:
     """Raise a UserError, before a run is made, if its checkpoints cannot be written."""
-    folder = next(parent for parent in (CHECKPOINT_FOLDER, *CHECKPOINT_FOLDER.parents) if parent.exists())
+    folder = existing_place(CHECKPOINT_FOLDER)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(
             f"Checkpoints are written to {CHECKPOINT_FOLDER}, but {folder} is not writable. Make it writable, or copy"
@@ -110,9 +110,10 @@ def write_flushed(path: Path, content: bytes) -> None:
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}. Correct that: checkpoints go there too."
-        ) from None
+        with suppress(OSError):
+            temporary.unlink()
+        reason = machine_limit(error) or f"{error.strerror}."
+        raise UserError(f"{path} cannot be written: {reason} Checkpoints go there too.") from None
 
 
 @span("checkpoint")

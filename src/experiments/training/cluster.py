@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from experiments.config.schema import DistributionConfig
 from experiments.errors import ConfigError, Terminated, TrainingError
+from experiments.runtime import this_command
 
 CLUSTER_FOLDER_VARIABLE = "EXPERIMENTS_CLUSTER"  # set for a worker: the folder that it reports through
 SUPERVISOR_VARIABLE = "EXPERIMENTS_SUPERVISOR"  # and the process that started it, which may end before it has loaded
@@ -79,7 +80,11 @@ class ClusterWorker:
         with (folder / f"log-{index}").open("w") as log:
             output = None if index == 0 else log  # only the chief prints
             self.process = subprocess.Popen(
-                [sys.executable, *sys.argv], env=environment, stdout=output, stderr=output, start_new_session=True
+                [*this_command(), *sys.argv[1:]],
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         self.name = f"worker {index} (process {self.process.pid})"
 

@@ -36,7 +36,9 @@ class CompiledLoop:
 
     resumes_within_an_epoch = True
 
-    def __init__(self, network: CompiledNetwork, training: Split, seed: int) -> None:
+    def __init__(
+        self, network: CompiledNetwork, training: Split, seed: int, class_weights: np.ndarray | None = None
+    ) -> None:
         import tensorflow as tf
 
         self.strategy, self.batch_size, self.seed = network.strategy, network.batch_size, seed
@@ -50,6 +52,7 @@ class CompiledLoop:
             # Rates are inputs of the program, not constants in it: one program serves every rate.
             tf.constant((rates * 2**32).astype(np.uint32)),
             tf.constant((1 / (1 - rates)).astype(np.float32)),
+            tf.constant([] if class_weights is None else class_weights, tf.float32),
         )
 
     @name_failed_worker()

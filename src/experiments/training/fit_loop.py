@@ -1,13 +1,15 @@
 """Keras's own `fit`, with the order, masks, learning rates and metrics of the compiled loop."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from experiments.data.splits import Split
 from experiments.training.compiled_loop import StepReport
-from experiments.training.evaluation import per_example_functions
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import set_hyperparameters
-from experiments.training.randomness import epoch_order, with_counter_dropout
+from experiments.training.randomness import LAYER_STREAM, drawing, epoch_order, with_counter_dropout
 
 
 class FitLoop:
@@ -15,20 +17,25 @@ class FitLoop:
 
     resumes_within_an_epoch = False
 
-    def __init__(self, network: CompiledNetwork, training: Split, seed: int) -> None:
+    def __init__(
+        self, network: CompiledNetwork, training: Split, seed: int, class_weights: np.ndarray | None = None
+    ) -> None:
         import tensorflow as tf
 
-        self.augment = tf.function(network.augmenter, reduce_retracing=True) if network.augmenter else None
+        augment = network.augmenter and partial(network.augmenter)  # which has a hash
+        self.augment = tf.function(augment, reduce_retracing=True) if augment else None
         self.model, self.dropouts = with_counter_dropout(network.model)
         self.optimizer, self.batch_size = network.optimizer, network.batch_size
         self.training, self.seed = training, seed
-        losses, quality = per_example_functions(network.loss, network.model.output_shape[-1])
-        self.metric = quality.__name__
+        self.metric = network.criterion.quality.__name__
+        self.class_weights = None if class_weights is None else dict(enumerate(class_weights.tolist()))
+        self.counter = tf.Variable(tf.zeros(3, tf.uint32), trainable=False)  # seed, epoch and step
         for layer in self.dropouts:
             layer.draw.counter = tf.Variable(tf.zeros(4, tf.uint32), trainable=False)
             layer.draw.threshold = tf.constant(int(layer.rate * 2**32), tf.uint32)
             layer.draw.scale = tf.constant(1 / (1 - layer.rate), tf.float32)
-        self.model.compile(optimizer=self.optimizer, loss=losses, metrics=[self.metric])
+        self.keras_step, self.model.train_step = self.model.train_step, self._train_step
+        self.model.compile(optimizer=self.optimizer, loss=network.criterion.losses, metrics=[self.metric])
 
     def epoch(
         self, epoch: int, hyperparameters: np.ndarray, start: int, sums: np.ndarray, report: StepReport
@@ -41,6 +48,7 @@ class FitLoop:
 
         def prepare(step: int, logs: object) -> None:
             set_hyperparameters(self.optimizer, hyperparameters[step])
+            self.counter.assign(np.array([self.seed, epoch, step], np.uint32))
             for index, layer in enumerate(self.dropouts):
                 layer.draw.counter.assign(np.array([self.seed, index, epoch, step], np.uint32))
 
@@ -51,6 +59,7 @@ class FitLoop:
             self._inputs(order, epoch),
             self.training.targets[order],
             batch_size=self.batch_size,
+            class_weight=self.class_weights,
             shuffle=False,
             epochs=epoch,
             initial_epoch=epoch - 1,
@@ -58,6 +67,10 @@ class FitLoop:
             callbacks=[keras.callbacks.LambdaCallback(on_train_batch_begin=prepare, on_train_batch_end=finish)],
         ).history
         return self._sums({name: values[-1] for name, values in history.items()}, examples)
+
+    def _train_step(self, batch: Any) -> Any:
+        with drawing(LAYER_STREAM, self.counter):
+            return self.keras_step(batch)
 
     def _inputs(self, order: np.ndarray, epoch: int) -> np.ndarray:
         """Return the inputs of an epoch in order, float32, augmented batch by batch as in the compiled loop."""

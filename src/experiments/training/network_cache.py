@@ -5,27 +5,28 @@ that may differ between runs of the same kind is an input of the compiled steps.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
 from experiments.training.augmentation import Augmenter, build_augmenter
-from experiments.training.evaluation import Evaluator, per_example_functions
-from experiments.training.networks import build_network, set_initial_weights
+from experiments.training.evaluation import Criterion, Evaluator, criterion_of
+from experiments.training.initial_weights import InitialWeights, start_from
+from experiments.training.networks import build_network
 from experiments.training.optimizers import (
     NOT_UNDER_XLA,
     build_optimizer,
     set_hyperparameters,
     updates_of_one_replica,
 )
-from experiments.training.randomness import pools_blocks, with_counter_dropout
+from experiments.training.randomness import LAYER_STREAM, drawing, pools_blocks, with_counter_dropout
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
     import tensorflow as tf
 
 
@@ -42,9 +43,11 @@ class CompiledNetwork:
     strategy: "tf.distribute.Strategy"  # model and optimizer were made in its scope
     model: "keras.Model"  # of stock layers, with the weights that are trained
     optimizer: "keras.optimizers.Optimizer"
-    loss: str  # name of a loss in keras.losses
+    criterion: Criterion
+    is_weighted: bool  # whether each class has its own weight, an input of the program
     batch_size: int  # of the global batch
     augmenter: Augmenter | None
+    start: str = ""  # a sentence about the layers that start from model.weights, if not all do
 
     @cached_property
     def program(self) -> "TrainingProgram":
@@ -52,7 +55,7 @@ class CompiledNetwork:
 
     @cached_property
     def evaluate(self) -> Evaluator:
-        return Evaluator(self.model, self.loss)
+        return Evaluator(self.model, self.criterion)
 
     def copy_state(self, other: "CompiledNetwork") -> None:
         """Take the weights, the optimizer's state and the dropout rates of another network of the same kind."""
@@ -62,10 +65,11 @@ class CompiledNetwork:
         for layer, new in zip(self.model.layers, other.model.layers, strict=True):
             if hasattr(new, "rate"):
                 layer.rate = new.rate
+        self.start = other.start
 
 
 def prepare_network(
-    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: InitialWeights | None = None
 ) -> CompiledNetwork:
     """Return the network of a config in its initial state, with the programs of an earlier one of the same kind.
 
@@ -78,7 +82,9 @@ def prepare_network(
         return network
     objects = [_constants_of(kind.get_config()) for kind in (network.model, network.optimizer)]
     optimizer = [config.optimizer.name, config.optimizer.arguments]
-    key = json.dumps([id(strategy), *objects, *optimizer, network.loss, network.batch_size, repr(network.augmenter)])
+    constants = [network.criterion.constants, network.is_weighted, network.batch_size, repr(network.augmenter)]
+    own = repr(config.model) if config.model.name in own_functions("model") else ""  # its layers may hide constants
+    key = json.dumps([id(strategy), *objects, *optimizer, *constants, own])
     if kept := _kept_networks.pop(key, None):
         kept.copy_state(network)
     _kept_networks[key] = kept or network
@@ -88,7 +94,7 @@ def prepare_network(
 
 
 def compile_network(
-    config: Config, strategy: "tf.distribute.Strategy", initial_weights: "Sequence[np.ndarray] | None" = None
+    config: Config, strategy: "tf.distribute.Strategy", initial_weights: InitialWeights | None = None
 ) -> CompiledNetwork:
     """Build network and optimizer in the scope of a strategy; None draws the weights by seed.
 
@@ -97,11 +103,11 @@ def compile_network(
     training = config.training
     with strategy.scope():
         model = build_network(config)
-        if initial_weights is not None:
-            set_initial_weights(model, initial_weights, f"model.weights={config.model.weights}")
+        start = start_from(model, initial_weights, config.model.weights_of) if initial_weights else ""
         optimizer = build_optimizer(config.optimizer, training.gradient_clipping)
         optimizer.build(model.trainable_variables)
-    return CompiledNetwork(strategy, model, optimizer, training.loss, training.batch_size, build_augmenter(config.data))
+    learning = criterion_of(config), training.class_weight is not None, training.batch_size
+    return CompiledNetwork(strategy, model, optimizer, *learning, build_augmenter(config.data), start)
 
 
 def _constants_of(config: Any) -> Any:
@@ -111,7 +117,7 @@ def _constants_of(config: Any) -> Any:
     return [_constants_of(value) for value in config] if isinstance(config, list | tuple) else repr(config)
 
 
-# Inputs and targets of all examples, and the threshold and scale of each dropout layer.
+# Inputs and targets of all examples, the threshold and scale of each dropout layer, and the weight of each class.
 ProgramInputs = tuple["tf.Tensor", ...]
 
 
@@ -128,7 +134,7 @@ class TrainingProgram:
         with self.strategy.scope():
             self.model, self.dropouts = with_counter_dropout(network.model, self.replicas > 1, has_gpus())
         self.optimizer, self.batch_size, self.augment = network.optimizer, network.batch_size, network.augmenter
-        self.losses, self.quality = per_example_functions(network.loss, network.model.output_shape[-1])
+        self.criterion, self.is_weighted = network.criterion, network.is_weighted
         alone = self.replicas == 1
         # What replicas do between their sums is worth compiling on GPUs: on a CPU it takes the same time.
         self.xla = _suits_xla(network.model, network.optimizer) and (alone or has_gpus())
@@ -191,7 +197,7 @@ class TrainingProgram:
         """Return gradients and sums over these rows, which begin at number `first` of the `examples` of the batch."""
         import tensorflow as tf
 
-        inputs, targets, thresholds, scales = given
+        inputs, targets, thresholds, scales, class_weights = given
         inputs = tf.cast(tf.gather(inputs, rows), tf.float32)
         targets = tf.gather(targets, rows)
         if self.augment:
@@ -202,13 +208,17 @@ class TrainingProgram:
             layer.draw.threshold, layer.draw.scale, layer.draw.first_row = thresholds[index], scales[index], first
         variables = self.model.trainable_variables
         count = tf.cast(examples, tf.float32)
-        with tf.GradientTape() as tape:
+        words = tf.concat([counter, [tf.cast(step, tf.uint32)]], 0)
+        with tf.GradientTape() as tape, drawing(LAYER_STREAM, words, first):
             outputs = tf.cast(self.model(inputs, training=True), tf.float32)
+            losses = self.criterion.losses(targets, outputs)
+            if self.is_weighted:
+                losses *= tf.gather(class_weights, targets)
             # This replica's share of the mean over the global batch, also where it has no rows.
-            loss = tf.reduce_sum(self.losses(targets, outputs)) / count + sum(self.model.losses) / self.replicas
+            loss = tf.reduce_sum(losses) / count + sum(self.model.losses) / self.replicas
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        return gradients, tf.stack([loss * count, tf.reduce_sum(self.quality(targets, outputs))])
+        return gradients, tf.stack([loss * count, tf.reduce_sum(self.criterion.quality(targets, outputs))])
 
 
 class ReplicatedProgram(TrainingProgram):

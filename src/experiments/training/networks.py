@@ -4,9 +4,9 @@ Every model takes raw inputs (pixels as stored) and scales them itself, so that 
 """
 
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import fnmatch
+from collections.abc import Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.data_schema import LinearData
-from experiments.config.facts import network_input_shape
-from experiments.config.keras_table import SCALED_TANH, keras_table, split_named
-from experiments.config.model_schema import LayersConfig
+from experiments.config.facts import OutputLayer, gives_probabilities, network_input_shape, output_layer
+from experiments.config.model_schema import LayersConfig, MlpConfig, StartConfig
+from experiments.config.own_code import call_own
+from experiments.config.registry import own_functions
 from experiments.config.schema import Config
-from experiments.errors import ConfigError, StoreError
+from experiments.errors import ConfigError, StoreError, did_you_mean
+from experiments.formatting import shorten_middle
 from experiments.profiling import span
+from experiments.training.keras_applications import keras_application
+from experiments.training.network_builders import cnn, connect_layers, keras_errors, mlp, neuron, written_layers
+from experiments.training.randomness import refuse_other_randomness, refuse_unrepeatable
+from experiments.training.residual_networks import resnet
 
 if TYPE_CHECKING:
     import keras
 
 
 @span("building the network")
-def build_network(config: Config) -> "keras.Sequential":
+def build_network(config: Config) -> "keras.Model":
     """Build the network of a config from stock Keras layers, with its initial weights drawn from `config.seed`.
 
     It maps raw inputs [batch, *data.shape] to class probabilities [batch, classes], or to one number [batch, 1].
@@ -37,64 +43,53 @@ def build_network(config: Config) -> "keras.Sequential":
     keras.utils.set_random_seed(config.seed)
     precision = config.training.mixed_precision
     keras.config.set_dtype_policy(f"mixed_{precision}" if precision else "float32")
-    keys = {field.name for field in dataclasses.fields(config.model)} - {"name", "weights", "continue_"}
-    with _keras_errors(f"model={config.model.name} cannot be built:"):
-        layers = NETWORK_BUILDERS[config.model.name](config, **{key: getattr(config.model, key) for key in keys})
-    model = keras.Sequential([keras.Input(config.data.shape), *_scaling_layers(config)], name=config.model.name)
-    received = tuple(network_input_shape(config.data))
-    parts = [layer if isinstance(layer, list) else [layer] for layer in layers]
-    for number, layer in ((number, layer) for number, part in enumerate(parts) for layer in part):
-        with _layer_errors(config, number, type(layer).__name__, f"it receives the shape {received}"):
-            model.add(layer)
-        received = model.output_shape[1:]
-    _check_network(model, config)
+    keys = {field.name for field in dataclasses.fields(config.model)}
+    keys -= {field.name for field in dataclasses.fields(StartConfig)}
+    inputs, outputs = keras.Input(config.data.shape), output_layer(config)
+    with keras_errors(f"model={config.model.name} cannot be built:"):
+        scaled = connect_layers(inputs, _scaling_layers(config), "layer {} of the scaling")
+        arguments = {key: getattr(config.model, key) for key in keys}
+        own = own_functions("model").get(config.model.name)
+        build = partial(call_own, own) if own else NETWORK_BUILDERS[config.model.name]
+        model = keras.Model(inputs, build(scaled, outputs, **arguments), name=config.model.name)
+    _check_network(model, config, outputs)
+    refuse_other_randomness(model)
+    if own:
+        refuse_unrepeatable(model)
+        _refuse_unloadable(model)
+    _freeze_layers(model, config.training.freeze)
     return model
 
 
-def set_initial_weights(model: "keras.Model", weights: Sequence[np.ndarray], key: str) -> None:
-    """Give a model the weights that the setting `key` asks for; raise a ConfigError if their shapes do not fit."""
-    given, expected = ([tuple(value.shape) for value in values] for values in (weights, model.weights))
-    if given != expected:
-        raise ConfigError(
-            f"{key} does not fit: its weights have the shapes {_show_shapes(given)}, but this network needs"
-            f" {_show_shapes(expected)}. Use the data and model settings of that run: python scripts/compare.py"
-            f" {key.partition('=')[2]}"
-        )
-    model.set_weights(weights)
+def load_keras_model(file: Path, run_id: str, config: Config) -> "keras.Model":
+    """Load the model from a run's `.keras` file, or raise a StoreError; the user's own layers are those of `config`."""
+    if config.model.name in own_functions("model"):
+        build_network(config)  # which defines its layers
+    return load_keras_file(file, f"The model of run {run_id}")
 
 
-def load_keras_model(file: Path, run_id: str) -> "keras.Model":
-    """Load the model from a run's `.keras` file, or raise a StoreError."""
+def load_keras_file(file: Path, what: str) -> "keras.Model":
+    """Load a model from a `.keras` file without running code of it, or raise a StoreError that begins with `what`."""
     import keras
 
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise StoreError(f"The model of run {run_id} cannot be loaded: {reason}") from None
+        raise StoreError(f"{what} cannot be loaded: {reason}") from None
 
 
-def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"
+def _refuse_unloadable(model: "keras.Model") -> None:
+    """Raise a ConfigError if Keras could not load a model of the user's own from its file."""
+    import keras
 
-
-@contextmanager
-def _keras_errors(problem: str) -> Iterator[None]:
-    """Raise a ConfigError with the first paragraph of Keras's message, without colours and TensorFlow's node names."""
     try:
-        yield
-    except ConfigError:
-        raise
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
     except Exception as error:  # Keras raises exceptions of many types
-        text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\}|Exception encountered when calling \S+\.", "", str(error))
-        reason = " ".join((text.strip().split("\n\n")[0] or type(error).__name__).split())
-        raise ConfigError(f"{problem} Keras says: {reason}") from None
-
-
-def _layer_errors(config: Config, number: int, layer: str, context: str) -> AbstractContextManager[None]:
-    written = isinstance(config.model, LayersConfig)
-    place = f"model.layers[{number}]" if written else f"layer {number} of model={config.model.name}"
-    return _keras_errors(f"{place} ({layer}) does not fit: {context};")
+        raise ConfigError(
+            f"model={model.name} could not be loaded from its file again. Decorate each layer of your own with"
+            " @keras.saving.register_keras_serializable(), and return all arguments of its constructor from get_config."
+        ) from error
 
 
 def _scaling_layers(config: Config) -> list["keras.Layer"]:
@@ -120,163 +115,66 @@ def _scaling_layers(config: Config) -> list["keras.Layer"]:
     return [*layers, keras.layers.Rescaling(scale, offset=0.0 - data.mean / data.standard_deviation)]
 
 
-def mlp_layers(config: Config, input_dropout: float, **dense: Any) -> list["keras.Layer"]:
-    """Build Flatten and Dropout, then the dense layers."""
-    import keras
-
-    return [keras.layers.Flatten(), *_dropout_layers(input_dropout), *_dense_layers(config, **dense)]
-
-
-def cnn_layers(
-    config: Config,
-    filters: list[int],
-    kernel_size: int,
-    pool_size: int,
-    padding: str,
-    units: list[int],
-    activation: str,
-    dropout: float,
-    batch_normalization: bool,
-    **kernel: Any,
-) -> list["keras.Layer"]:
-    """Build Conv2D - activation - MaxPooling2D for each of `filters`, then Flatten, Dropout and dense layers."""
-    import keras
-
-    shape = network_input_shape(config.data)
-    layers = [keras.layers.Reshape((*shape, 1))] if len(shape) == 2 else []
-    for count in filters:
-        size = {"filters": count, "kernel_size": kernel_size, "padding": padding}
-        layers += _with_activation(keras.layers.Conv2D, activation, batch_normalization, **size, **kernel)
-        layers += [keras.layers.MaxPooling2D(pool_size)] if pool_size > 1 else []
-    layers += [keras.layers.Flatten(), *_dropout_layers(dropout)]
-    return [*layers, *_dense_layers(config, units, activation, dropout, batch_normalization, **kernel)]
-
-
-def _dense_layers(
-    config: Config,
-    units: list[int],
-    activation: str,
-    dropout: float,
-    batch_normalization: bool,
-    output_activation: str | None = None,
-    **kernel: Any,
-) -> list["keras.Layer"]:
-    """Build Dense - activation - Dropout for each of `units`, then the output layer."""
-    import keras
-
-    layers = []
-    for width in units:
-        layers += _with_activation(keras.layers.Dense, activation, batch_normalization, units=width, **kernel)
-        layers += _dropout_layers(dropout)
-    outputs, usual = (1, "linear") if isinstance(config.data, LinearData) else (config.data.classes, "softmax")
-    last = {"units": outputs, "dtype": "float32", **kernel}
-    return [*layers, *_with_activation(keras.layers.Dense, output_activation or usual, False, **last)]
-
-
-def neuron_layers(config: Config, activation: str, kernel_initializer: Any) -> list["keras.Layer"]:
-    """Build one dense unit: activation(weight * x + bias)."""
-    import keras
-
-    return _with_activation(keras.layers.Dense, activation, False, units=1, kernel_initializer=kernel_initializer)
-
-
-def written_layers(config: Config, layers: list[Any]) -> list[list["keras.Layer"]]:
-    """Build the layers listed in the config: for each entry one layer, except for scaled_tanh, which takes several."""
-    import keras
-
-    built = []
-    for number, value in enumerate(layers):
-        name, arguments = split_named(value, "layer")
-        with _layer_errors(config, number, name, "its arguments are wrong"):
-            arguments = _with_keras_objects(arguments)
-            # Half-precision probabilities would not add up to 1.
-            precision = {"dtype": "float32"} if number == len(layers) - 1 else {}
-            scaled_tanh = arguments.get("activation") == SCALED_TANH
-            if scaled_tanh:
-                del arguments["activation"]
-            bare = scaled_tanh and name == "Activation"
-            layer = [] if bare else [getattr(keras.layers, name)(**arguments, **precision)]
-            built.append([*layer, *_scaled_tanh_layers(**precision)] if scaled_tanh else layer)
-    return built
-
-
+# Each builds a network from inputs as they leave the scaling, and returns its output; `outputs` describes the last
+# layer, and the other arguments are the keys of the config.
 NETWORK_BUILDERS: dict[str, Any] = {
-    "mlp": mlp_layers,
-    "cnn": cnn_layers,
-    "neuron": neuron_layers,
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet": resnet,
+    "keras": keras_application,
+    "neuron": neuron,
     "layers": written_layers,
 }
 
 
-def _with_keras_objects(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Build a layer's initializers, regularizers and constraints: names, or {name: {argument: value}}."""
-    import keras
+def _freeze_layers(model: "keras.Model", patterns: Sequence[str]) -> None:
+    """Keep the weights of the layers whose name matches a pattern, unless it also matches one that begins with `!`.
 
-    built = dict(arguments)
-    for key, value in arguments.items():
-        kind = f"{key.rpartition('_')[2]}s"
-        if kind in ("initializers", "regularizers", "constraints") and value is not None:
-            name, given = split_named(value, kind)
-            assert name in keras_table()[kind], f"{name} passed the schema but is not in Keras's table of {kind}"
-            built[key] = getattr(getattr(keras, kind), name)(**given)
-    return built
-
-
-def _with_activation(layer: Any, activation: str, batch_normalization: bool, **arguments: Any) -> list["keras.Layer"]:
-    """Build a layer with its activation, and with batch normalization between the two if wanted."""
-    import keras
-
-    arguments = _with_keras_objects(arguments)
-    if activation != SCALED_TANH and not batch_normalization:
-        return [layer(activation=activation, **arguments)]
-    precision = {key: value for key, value in arguments.items() if key == "dtype"}
-    squash = _scaled_tanh_layers(**precision) if activation == SCALED_TANH else [keras.layers.Activation(activation)]
-    if not batch_normalization:
-        return [layer(**arguments), *squash]
-    return [layer(use_bias=False, **arguments), keras.layers.BatchNormalization(), *squash]
+    Batch normalization among them uses its moving statistics, in training too. Raise a ConfigError if a pattern matches
+    no layer, or nothing is left to train.
+    """
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    frozen, trained = set[str](), set[str]()
+    for pattern in patterns:
+        found = fnmatch.filter(layers, pattern.removeprefix("!"))
+        if not found:
+            raise ConfigError(
+                f"training.freeze: {pattern!r} is not the name of a layer with weights{did_you_mean(pattern, layers)};"
+                f" model={model.name} has: {shorten_middle(', '.join(layers), 600)}"
+            )
+        (trained if pattern.startswith("!") else frozen).update(found)
+    for name in frozen - trained:
+        layers[name].trainable = False
+    if not model.trainable_variables:
+        raise ConfigError(f"training.freeze={list(patterns)} leaves no weights of model={model.name} to train.")
 
 
-def _scaled_tanh_layers(**precision: Any) -> list["keras.Layer"]:
-    """Build 1.7159 tanh(2/3 x), which maps 1 to 1 (LeCun, Bottou, Orr, Müller, "Efficient BackProp", 1998)."""
-    import keras
-
-    return [
-        keras.layers.Rescaling(2 / 3, **precision),
-        keras.layers.Activation("tanh", **precision),
-        keras.layers.Rescaling(1.7159, **precision),
-    ]
-
-
-def _dropout_layers(rate: float) -> list["keras.Layer"]:
-    import keras
-
-    return [keras.layers.Dropout(rate)] if rate else []
-
-
-def _check_network(model: "keras.Sequential", config: Config) -> None:
+def _check_network(model: "keras.Model", config: Config, wanted: OutputLayer) -> None:
     """Check the output shape and, on the smallest to the largest input, that the first step works and the loss fits."""
-    data = config.data
-    classes, largest, dtype = (
-        (1, 1, "float32") if isinstance(data, LinearData) else (data.classes, data.pixel_max, "uint8")
-    )
-    if model.output_shape != (None, classes):
+    data, units = config.data, wanted.units
+    ends, fix = f"model={config.model.name} ends", "Correct its builder"
+    if isinstance(config.model, LayersConfig):
+        activation = "" if wanted.activation == "linear" else f", activation: {wanted.activation}"
+        ends, fix = "model.layers end", f"End with {{Dense: {{units: {units}{activation}}}}}"
+    if model.output_shape != (None, units):
+        after = ", after Flatten" if isinstance(config.model, LayersConfig) else ""
         raise ConfigError(
-            f"model.layers end in the shape {model.output_shape}, data={data.name} needs {(None, classes)}. End with"
-            f" {{Dense: {{units: {classes}{', activation: softmax' if classes > 1 else ''}}}}}, after Flatten"
+            f"{ends} in the shape {model.output_shape}, data={data.name} needs {(None, units)}. {fix}{after}"
         )
+    largest, dtype = (1, "float32") if isinstance(data, LinearData) else (data.pixel_max, "uint8")
     ramp = np.linspace(0, largest, 2 * prod(data.shape)).astype(dtype)
-    with _keras_errors(f"model={config.model.name} does not run:"):
+    with keras_errors(f"model={config.model.name} does not run:"):
         outputs = model(ramp.reshape(2, *data.shape)).numpy()
         for variable in model.trainable_variables:
             for function in filter(None, (variable.regularizer, variable.constraint)):
                 function(variable)
     sums = outputs.sum(axis=1)
-    if "crossentropy" in config.training.loss and (outputs.min() < 0 or abs(sums - 1).max() > 1e-3):
-        given, softmax = "model.output_activation ends", "Leave it null"
-        if isinstance(config.model, LayersConfig):
-            given = "model.layers end"
-            softmax = f"End with {{Dense: {{units: {classes}, activation: softmax}}}}"
+    excess = abs(sums - 1).max() if units > 1 else outputs.max() - 1
+    if gives_probabilities(config) and (outputs.min() < 0 or excess > 1e-3):
+        if isinstance(config.model, MlpConfig):
+            ends, fix = "model.output_activation ends", "Leave it null"
+        wrong = f"they add up to {sums[0]:.3g}, not 1" if units > 1 else "it is not between 0 and 1"
         raise ConfigError(
-            f"{given} in values that are not probabilities: for one image they add up to {sums[0]:.3g}, not 1."
-            f" {softmax}, or choose training.loss=mean_squared_error"
+            f"{ends} in values that are not probabilities: for one image {wrong}. {fix}, or choose"
+            " training.loss=mean_squared_error"
         )

@@ -1,16 +1,28 @@
 """All randomness of training, as a function of (seed, epoch, step) and never of call order."""
 
+import functools
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from experiments.config.keras_table import REFUSED_LAYERS
+from experiments.config.registry import current_draw
+from experiments.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
 
+# Where the counter of a dropout mask has the number of the layer: what layers and augmentations of the user's own draw.
+LAYER_STREAM = 0x40000000
+OWN_AUGMENTATION_STREAM = 0x50000000
 ORDER_STREAM = 1  # second word of the generator's seed; data/datasets.py has its own
 
 
@@ -47,6 +59,50 @@ def _mix_bits(h: "tf.Tensor") -> "tf.Tensor":
     return tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, tf.constant(15, tf.uint32)))
 
 
+@contextmanager
+def drawing(stream: int, words: "tf.Tensor | tf.Variable", first_row: "tf.Tensor | int" = 0) -> Iterator[None]:
+    """Let `experiments.random` draw as a function of `words`, uint32 [3]: seed, epoch and step.
+
+    The first draw is of this stream, the next of the one that follows. `first_row` is the index of the first row within
+    the global batch.
+    """
+    import tensorflow as tf
+
+    streams = count(stream)
+
+    def uniform(rows: "tf.Tensor", shape: tuple[int, ...]) -> "tf.Tensor":
+        counter = tf.stack([words[0], tf.constant(next(streams), tf.uint32), words[1], words[2]])
+        bits = uniform_bits(counter, rows, prod(shape), first_row)
+        whole = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)
+        return tf.reshape(tf.cast(whole, tf.float32) * 2**-24, [-1, *shape])
+
+    before, current_draw.uniform = current_draw.uniform, uniform
+    try:
+        yield
+    finally:
+        current_draw.uniform = before
+
+
+def refuse_unrepeatable(model: "keras.Model") -> None:
+    """Raise a ConfigError if a model of the user's own uses random operations that depend on the order of calls."""
+    import tensorflow as tf
+
+    advice = "A run could not be repeated exactly. Use keras.layers.Dropout, or draw with experiments.random."
+    zero = tf.constant(0, tf.uint32)
+    with drawing(LAYER_STREAM, tf.zeros(3, tf.uint32)):
+        twin, dropouts = with_counter_dropout(model)
+        for layer in dropouts:
+            layer.draw.counter, layer.draw.threshold, layer.draw.scale = tf.zeros(4, tf.uint32), zero, tf.constant(1.0)
+        shape = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
+        trained = tf.function(lambda inputs: twin(inputs, training=True))
+        graph = trained.get_concrete_function(shape).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    for operation in (node.op for node in nodes):
+        if re.search("^Stateful|^Rng|^Multinomial$|^(?!Stateless).*(Random|TruncatedNormal)", operation):
+            what = f"model={model.name} uses TensorFlow's {operation}, whose numbers depend on the order of calls."
+            raise ConfigError(f"{what} {advice}")
+
+
 class MaskDraw(threading.local):
     """What a dropout mask is drawn from; per thread, as each replica is traced in its own thread."""
 
@@ -69,6 +125,7 @@ def with_counter_dropout(
 
     dropouts: list[Any] = []
 
+    @functools.cache  # a layer that is called twice stays one layer
     def replace(layer: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized
@@ -80,6 +137,24 @@ def with_counter_dropout(
         return dropouts[-1]
 
     return keras.models.clone_model(model, clone_function=replace), dropouts
+
+
+def refuse_other_randomness(model: "keras.Model") -> None:
+    """Raise a ConfigError if a layer would draw random numbers in the order of its calls, so that no run is repeatable.
+
+    Dropout layers of the model itself, not of another one within it, become functions of a counter; recurrent layers
+    draw none at rate 0.
+    """
+    import keras
+
+    for layer in model.layers:
+        draws = len(layer.variables) > len(layer.weights)  # the rest are states of random generators
+        rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+        if draws and not isinstance(layer, keras.layers.Dropout) and rates != [0, 0]:
+            raise ConfigError(
+                f"model={model.name}: layer {layer.name!r} ({type(layer).__name__}) is refused:"
+                f" {REFUSED_LAYERS['random'][0]}"
+            )
 
 
 def pools_blocks(layer: "keras.layers.Layer") -> bool:
@@ -126,6 +201,7 @@ def _counter_dropout() -> Any:
             self.rate, self.draw = layer.rate, MaskDraw()
             self.drops_whole_channels = type(layer) is not keras.layers.Dropout
             self.channels_axis = 1 if getattr(layer, "data_format", "") == "channels_first" else -1
+            self.noise_shape = layer.noise_shape  # None, or with 1 for axes along which the mask is the same
 
         def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
             if not training:
@@ -134,6 +210,8 @@ def _counter_dropout() -> Any:
             if self.drops_whole_channels:
                 channels, shape = shape[self.channels_axis], [1] * len(shape)
                 shape[self.channels_axis] = channels
+            elif self.noise_shape:
+                shape = [size or given for size, given in zip(self.noise_shape, shape, strict=True)]
             draw = self.draw
             bits = uniform_bits(draw.counter, tf.shape(inputs)[0], prod(shape[1:]), draw.first_row)
             keep = tf.reshape(bits >= draw.threshold, [-1, *shape[1:]])

@@ -3,6 +3,7 @@
 The steps are in compiled_loop.py, and in fit_loop.py for Keras's own loop.
 """
 
+import math
 import signal
 import threading
 import time
@@ -21,7 +22,7 @@ from experiments.errors import ENDING_SIGNALS, REPEATED_SIGNALS, Terminated
 from experiments.profiling import span
 from experiments.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from experiments.training.compiled_loop import CompiledLoop
-from experiments.training.evaluation import Metrics, refuse_not_finite, split_metrics
+from experiments.training.evaluation import Metrics, class_weights, refuse_not_finite, split_metrics, tell_undefined
 from experiments.training.fit_loop import FitLoop
 from experiments.training.network_cache import CompiledNetwork
 from experiments.training.optimizers import plan_hyperparameters
@@ -49,8 +50,12 @@ class ImprovementWatch:
     wait: int = 0
 
     def improved(self, metric: str, value: float, epoch: int, min_delta: float) -> bool:
-        """Record the value of an epoch, and return whether it beats the best so far by more than `min_delta`."""
-        if self.best is None or improvement(metric, value, self.best) > min_delta:
+        """Record the value of an epoch, and return whether it beats the best so far by more than `min_delta`.
+
+        NaN, of a metric that is not defined, is no improvement.
+        """
+        better = self.best is None or improvement(metric, value, self.best) > min_delta
+        if better and not math.isnan(value):
             self.best, self.epoch, self.wait = value, epoch, 0
             return True
         self.wait += 1
@@ -65,7 +70,9 @@ class TrainingState:
     step: int = 0  # number of its steps that are done
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss and metric over their examples
     seconds: float = 0.0  # spent on those steps
-    history: dict[str, list[float]] = field(default_factory=dict)  # metric -> one value per finished epoch
+    history: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # metric -> one value per finished epoch, NaN if undefined
     stopping: ImprovementWatch = field(default_factory=ImprovementWatch)  # what early stopping has seen
     plateau: ImprovementWatch = field(default_factory=ImprovementWatch)  # what the schedule has seen
     plateau_factor: float = 1.0  # what the schedule's learning rate is multiplied by
@@ -89,8 +96,10 @@ class Trainer:
         self.config, self.dataset, self.checkpoint = config, dataset, checkpoint
         self.model, self.optimizer, self.evaluate = network.model, network.optimizer, network.evaluate
         self.state, self.best_weights = TrainingState(), list[np.ndarray]()
+        self.told = set[str]()  # metrics that are not defined
         loop = FitLoop if config.training.loop == "fit" else CompiledLoop
-        self.loop: FitLoop | CompiledLoop = loop(network, dataset.train, config.seed)
+        weights = class_weights(config, dataset.train.targets)
+        self.loop: FitLoop | CompiledLoop = loop(network, dataset.train, config.seed, weights)
         self.examples = len(dataset.train.targets)
         self.steps = -(-self.examples // network.batch_size)
         self.saved = time.monotonic()
@@ -106,14 +115,16 @@ class Trainer:
     def finished_epochs(self) -> Iterator[tuple[int, Metrics]]:
         """Yield the epochs that were finished before this process began, as `run` would."""
         for index in range(self.state.epoch - 1):
-            yield index + 1, {name: values[index] for name, values in self.state.history.items()}
+            values = {name: values[index] for name, values in self.state.history.items()}
+            yield index + 1, {name: value for name, value in values.items() if not math.isnan(value)}
 
     def run(self, progress: TrainingObserver) -> Generator[tuple[int, Metrics], None, None]:
         """Train, and yield the number and metrics of each epoch when it is finished.
 
         The metrics are loss and accuracy (or mean_absolute_error) over the epoch's examples as they were trained on,
         the same with `val_` after the epoch, learning_rate (of the last step), epoch_seconds (without validation) and
-        examples_per_second. Afterwards the model has its final weights: the best epoch's with `training.restore_best`.
+        examples_per_second, and of the config's `metrics` those that are defined. Afterwards the model has its final
+        weights: the best epoch's with `training.restore_best`.
         Raise a NotFiniteError if a metric is not finite; KeyboardInterrupt and Terminated come after a checkpoint.
         """
         state, epochs = self.state, self.config.training.epochs
@@ -121,8 +132,8 @@ class Trainer:
             self.loop.check_agreement(self.steps_done)
         with DeferredSignals() as signals:
             while state.epoch <= epochs and not state.stopped:
-                metrics = self._epoch(progress, signals)
-                for name, value in metrics.items():
+                metrics, undefined = self._epoch(progress, signals)
+                for name, value in (metrics | dict.fromkeys(undefined, math.nan)).items():
                     state.history.setdefault(name, []).append(value)
                 progress.epoch(state.epoch, metrics)
                 self._judge(metrics)
@@ -138,7 +149,8 @@ class Trainer:
             self.model.set_weights(self.best_weights)
 
     @span("epoch")
-    def _epoch(self, progress: TrainingObserver, signals: "DeferredSignals") -> Metrics:
+    def _epoch(self, progress: TrainingObserver, signals: "DeferredSignals") -> tuple[Metrics, list[str]]:
+        """Train an epoch, and return its metrics and the names of those that are not defined."""
         state, epoch, config = self.state, self.state.epoch, self.config
         plan = plan_hyperparameters(config, self.steps, epoch, state.plateau_factor)
         began = time.perf_counter() - state.seconds
@@ -159,10 +171,17 @@ class Trainer:
         if len(self.dataset.validation.targets):
             held_out = self.evaluate(self.dataset.validation)
             metrics |= {f"val_{name}": value for name, value in held_out.metrics.items()}
-            metrics |= split_metrics(self.dataset.validation.targets, held_out.outputs, "val_")
         refuse_not_finite(metrics, f"in epoch {epoch} of {config.training.epochs}")
+        undefined: dict[str, str] = {}
+        if len(self.dataset.validation.targets):
+            further, undefined = split_metrics(
+                config.metrics, self.dataset.validation.targets, held_out.outputs, "val_"
+            )
+            metrics |= further
+            tell_undefined({name: reason for name, reason in undefined.items() if name not in self.told})
+            self.told |= set(undefined)
         times = {"epoch_seconds": seconds, "examples_per_second": self.examples / seconds}
-        return metrics | {"learning_rate": float(plan[-1, 0])} | times
+        return metrics | {"learning_rate": float(plan[-1, 0])} | times, list(undefined)
 
     def _means(self, sums: np.ndarray, examples: int) -> Metrics:
         return {"loss": float(sums[0]) / examples, self.evaluate.quality.__name__: float(sums[1]) / examples}
@@ -170,14 +189,16 @@ class Trainer:
     def _judge(self, metrics: Metrics) -> None:
         """Apply early stopping, keep the best weights, and apply the plateau rule, after an epoch."""
         state, stopping, schedule = self.state, self.config.training.early_stopping, self.config.schedule
+        value = metrics.get(stopping.metric, math.nan)
         if stopping.patience is not None or self.config.training.restore_best:
-            if state.stopping.improved(stopping.metric, metrics[stopping.metric], state.epoch, stopping.min_delta):
+            if state.stopping.improved(stopping.metric, value, state.epoch, stopping.min_delta):
                 self.best_weights = self.model.get_weights() if self.config.training.restore_best else []
             state.stopped = stopping.patience is not None and state.stopping.wait >= stopping.patience
-        if stopping.goal is not None and improvement(stopping.metric, metrics[stopping.metric], stopping.goal) >= 0:
+        if stopping.goal is not None and improvement(stopping.metric, value, stopping.goal) >= 0:
             state.stopped = True
         if isinstance(schedule, ReduceOnPlateauSchedule):
-            state.plateau.improved(schedule.metric, metrics[schedule.metric], state.epoch, schedule.min_delta)
+            watched = metrics.get(schedule.metric, math.nan)
+            state.plateau.improved(schedule.metric, watched, state.epoch, schedule.min_delta)
             if state.plateau.wait >= schedule.patience:
                 state.plateau.wait = 0
                 state.plateau_factor = max(state.plateau_factor * schedule.factor, schedule.smallest_fraction)

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config.metrics import EPOCH_METRICS, METRICS
+from experiments.config.metrics import all_metrics, metric_names
 from experiments.formatting import plural
 from experiments.reports.figures.style import MARGIN, PAGE_WIDTH, Page, Palette, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MOST_PANELS = 3  # side by side
+ROW_HEIGHT = 3.5  # of panels, in inches
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "light") -> Figure:
@@ -24,7 +27,8 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     """
     from matplotlib.ticker import PercentFormatter
 
-    logged = [metric for metric in METRICS if {metric.name, f"val_{metric.name}"} & set(history) & set(EPOCH_METRICS)]
+    known = set(history) & set(metric_names("", "val_"))
+    logged = [metric for metric in all_metrics() if {metric.name, f"val_{metric.name}"} & known]
     metrics = sorted(logged, key=lambda metric: metric.name != "loss")
     epochs = len(history["loss"])
     rates = history.get("learning_rate", ())
@@ -32,14 +36,17 @@ def learning_curves(history: Mapping[str, Sequence[float]], style: Style = "ligh
     best, result = _best_epoch(history)
 
     rate_height = 1.8 if varies else 0.0
-    body = 3.85 + rate_height
+    rows, columns = -(-len(metrics) // MOST_PANELS), min(len(metrics), MOST_PANELS)
+    body = 3.85 + ROW_HEIGHT * (rows - 1) + rate_height
     page = Page(style, body, f"Learning curves over {plural(epochs, 'epoch')}", result)
     palette = page.palette
     left, between = 0.8, 0.95
-    width = (PAGE_WIDTH - left - MARGIN - between * (len(metrics) - 1)) / len(metrics)
+    width = (PAGE_WIDTH - left - MARGIN - between * (columns - 1)) / columns
     for position, metric in enumerate(metrics):
         name = metric.name
-        place = (left + position * (width + between), 0.6 + rate_height, 2.65, width)
+        row, column = divmod(position, MOST_PANELS)
+        bottom = 0.6 + rate_height + ROW_HEIGHT * (rows - 1 - row)
+        place = (left + column * (width + between), bottom, 2.65, width)
         axes = page.add_axes(*place, title=metric.title, grid="y")
         _epoch_axis(axes, epochs)
         if name in history:
@@ -99,7 +106,7 @@ def regression_fit(
 
 def _best_epoch(history: Mapping[str, Sequence[float]]) -> tuple[int | None, str]:
     """Return the index of the best epoch by validation, None without a finite validation metric, and a subtitle."""
-    validated = [metric for metric in METRICS if "val_" in metric.prefixes]
+    validated = [metric for metric in all_metrics() if "val_" in metric.prefixes]
     for metric in sorted(validated, key=lambda metric: "best_val_" not in metric.prefixes):
         values = np.asarray(history.get(f"val_{metric.name}", ()), dtype=float)
         if np.isfinite(values).any():

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_connections
 
 from experiments.config.facts import available_cores
+from experiments.config.own_code import load_own_code, loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.sweep_composition import PoolSettings
 from experiments.errors import ENDING_SIGNALS, Terminated, handle_ending_signals, run_command
@@ -88,9 +89,10 @@ class PoolEngine(Engine):
         ours, theirs = Pipe()
         taken = [gpu for worker in self.workers for gpu in (worker.gpu or "").split(",")]
         environment = worker_environment(self.gpus, taken, config.distribution.devices or 1)
-        arguments = map(str, (theirs.fileno(), self.parent_id, *map(int, process_settings(config))))
+        own = loaded_own_code()
+        arguments = theirs.fileno(), self.parent_id, *map(int, process_settings(config)), own.folder if own else ""
         process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.sweeps.engines.pool", *arguments],
+            [sys.executable, "-m", "experiments.sweeps.engines.pool", *map(str, arguments)],
             pass_fds=[theirs.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -191,8 +193,14 @@ def parse_listed_gpus(listed: str) -> list[str]:
     return found
 
 
-def run_worker(connection: Connection, parent_id: str, threads: int, devices: int, tensor_float_32: int) -> None:
-    """Run incoming jobs until the sweep is gone, and send back why each failed, or an empty string."""
+def run_worker(
+    code: str | None, connection: Connection, parent_id: str, threads: int, devices: int, tensor_float_32: int
+) -> None:
+    """Run incoming jobs until the sweep is gone, and send back why each failed, or an empty string.
+
+    `code` is the folder of the user's own code, None if there is none.
+    """
+    load_own_code(code)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     handle_ending_signals()
     jobs: queue.SimpleQueue[tuple[SweepJob, str | None] | None] = queue.SimpleQueue()
@@ -230,5 +238,5 @@ def _listen(connection: Connection, jobs: queue.SimpleQueue, busy: threading.Eve
 
 
 if __name__ == "__main__":
-    worker = partial(run_worker, Connection(int(sys.argv[1])), sys.argv[2], *map(int, sys.argv[3:6]))
-    sys.exit(run_command(worker))
+    number, parent_id, *process, code = sys.argv[1:]
+    sys.exit(run_command(partial(run_worker, code or None, Connection(int(number)), parent_id, *map(int, process))))
