@@ -239,7 +239,8 @@ def _range_of(arrays: Any, source: str) -> tuple[float, float]:
 
 def _choose_numbers(arrays: Any, low: float, high: float, vectors: bool, source: str) -> tuple[type, int, str]:
     """Return the type to keep inputs in, their data.pixel_max, and what they are read as."""
-    whole = all(np.array_equal(part, np.rint(part)) for array in arrays for part in chunks_of(array))
+    fractional = [array for array in arrays if array.dtype.kind == "f"]
+    whole = all(np.array_equal(part, np.rint(part)) for array in fractional for part in chunks_of(array))
     if low >= 0 and whole and high <= 1:
         return np.uint8, 1, "0 and 1"
     if low >= 0 and whole and high <= 255:

@@ -1,8 +1,10 @@
 """Read pictures of all the usual formats: opened with their size bounded, and brought to one size and colour."""
 
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -38,7 +40,7 @@ def opened_picture(file: Path) -> "Iterator[Image]":
     """Open a picture, of which only the header is read; a PictureError says what is wrong with it, also later."""
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, without saying what is allowed
+    _prepare_pillow()
     if not file.is_file():  # reading a pipe could wait for ever
         raise PictureError(f"{file} is not a file. Expected a picture: {FORMATS_IN_WORDS}.")
     try:
@@ -51,6 +53,14 @@ def opened_picture(file: Path) -> "Iterator[Image]":
         raise PictureError(f"{file} is not a {FORMATS_IN_WORDS} picture.") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # Pillow's, for damage
         raise PictureError(f"{file} cannot be read: {error}.") from None
+
+
+@cache
+def _prepare_pillow() -> None:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, without saying what is allowed
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF data, without naming the file
 
 
 def picture_facts(file: Path) -> tuple[int, int, bool]:
