@@ -35,7 +35,7 @@ SHELL_COMMANDS = ("cd", "eval", "export", "git", "pip", "source")
 FOREIGN_WORDS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
 HYDRA_CHOICE = "hydra/launcher=basic"
 LIBRARY_PREFIXES = ("gc.", "keras.", "lax.")  # dotted names that are neither keys nor ours
-MLFLOW_COMMANDS = (["mlflow", "artifacts", "download"],)
+MLFLOW_COMMANDS = (["mlflow", "artifacts", "download"], ["mlflow", "models", "serve"])
 FOLDERS = ("conf/", "docs/", "scripts/", "src/", "tests/", ".ci/")
 FILE = re.compile(r"[\w$.*-]*/[\w$./*-]*|[\w*-]*\.(csv|db|ipynb|json|keras|lock|md|npz|png|py|toml|yaml)")
 PLACEHOLDER = re.compile(r"[A-Z]{2,}[A-Z_]*|\.\.\.|\[.*\]")
@@ -182,6 +182,7 @@ def check_run(arguments: list[str]) -> None:
 def check(line: str) -> None:
     """Check that the command exists, and that it takes these arguments."""
     words = shlex.split(line)
+    words = ["python", "-m", *words] if words[0] == "mlflow" else words
     if words[:2] == ["python", "run.py"]:
         check_run(words[2:])
     elif words[:2] == ["python", "-c"]:

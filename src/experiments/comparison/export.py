@@ -97,7 +97,7 @@ def export_model(run_id: str, format_: ExportFormat, to: Path | None = None, uri
             raise FailedExportError(
                 f"The model of run {run.run_id} cannot be exported as {format_}: {reason}"
             ) from None
-        difference = _check_outputs(expected, outputs, format_)
+        difference = check_exported_outputs(expected, outputs, format_)
         origin = {"run_id": run.run_id, "run_name": run.name, "format": format_}
         origin |= _describe_use(config, dataset, expected.shape[1])
         described = Path(folder, "origin.json")
@@ -120,7 +120,8 @@ def check_packages(format_: str) -> None:
 def _choose_path(run: RunRecord, format_: str, to: Path | None) -> Path:
     suffix = SUFFIXES[format_]
     to = to or Path()
-    path = to / f"model-{run.run_id[:8]}{suffix}" if to.is_dir() else to
+    is_export = (to / "saved_model.pb").exists()  # of an earlier command, and not a folder to put others into
+    path = to / f"model-{run.run_id[:8]}{suffix}" if to.is_dir() and not is_export else to
     if path.suffix != suffix and suffix:
         raise ExportError(f"--to={to} is not allowed: with --format={format_} the name of the file ends in {suffix}")
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
@@ -161,7 +162,7 @@ def _load_saved_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 LOADERS = {"keras": _load_keras, "onnx": _load_onnx, "tf_saved_model": _load_saved_model}
 
 
-def _check_outputs(expected: np.ndarray, outputs: np.ndarray, format_: str) -> float:
+def check_exported_outputs(expected: np.ndarray, outputs: np.ndarray, format_: str) -> float:
     """Return the greatest difference, or raise a FailedExportError if it is too great or changes a class."""
     if outputs.shape != expected.shape:
         raise FailedExportError(f"As {format_} the outputs have the shape {outputs.shape}, not {expected.shape}.")
