@@ -116,7 +116,8 @@ def _compare_seeds(uri: str, candidate: _Candidate, other: RunRecord) -> tuple[b
     board = rank_children(runs, candidate.metric, candidate.mode, ())
     if board is None or len(board.table) != 2 or board.table.n.min() < 2 or math.isnan(board.table.p_value[1]):
         return None
-    ours = next(i for i, group in enumerate(board.comparison.groups) if candidate.run in group)
+    first = {run.run_id for run in board.comparison.groups[0]}
+    ours = 0 if candidate.run.run_id in first else 1
     means, n = board.table[f"{candidate.metric}_mean"], board.table.n
     test = f"Welch's t-test over {n[ours]} and {n[1 - ours]} seeds"
     p = float(board.table.p_value[1])

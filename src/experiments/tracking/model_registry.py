@@ -5,9 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.errors import ConfigError, StoreError
-from experiments.tracking.operations import find_logged_models
-from experiments.tracking.run import MODEL_NAME
+from experiments.errors import ConfigError
+from experiments.tracking.artifacts import find_run_model
 from experiments.tracking.store import search_pages, store_errors
 
 if TYPE_CHECKING:
@@ -63,20 +62,16 @@ def register_version(
     """
     from mlflow.exceptions import MlflowException
 
+    model = find_run_model(client.tracking_uri, run_id)
     with store_errors(client.tracking_uri):
-        logged = find_logged_models(client, client.get_run(run_id).info.experiment_id, MODEL_NAME, run_id)
-        if not logged:
-            raise StoreError(f"Run {run_id} has no model: runs log it at the end, unless tracking.log_model=false.")
         try:
             client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         # By its location: MLflow looks for models:/<model id> in $MLFLOW_TRACKING_URI, whatever store it is in.
-        place, model_id = logged[0].artifact_location, logged[0].model_id
-        made = client.create_model_version(
-            name, place, run_id, tags=dict(tags), description=description, model_id=model_id
-        )
+        place, about = model.artifact_location, {"tags": dict(tags), "description": description}
+        made = client.create_model_version(name, place, run_id, model_id=model.model_id, **about)
         client.set_registered_model_alias(name, alias, made.version)
         return _registered_version(client.get_model_version(name, made.version))
 
