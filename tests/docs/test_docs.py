@@ -40,7 +40,7 @@ SHELL_COMMANDS = ("cd", "eval", "export", "git", "pip", "source")
 FOREIGN_WORDS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
 HYDRA_CHOICE = "hydra/launcher=basic"
 LIBRARY_PREFIXES = ("gc.", "keras.", "lax.")  # dotted names that are neither keys nor ours
-MLFLOW_COMMANDS = (["mlflow", "artifacts", "download"],)
+MLFLOW_COMMANDS = (["mlflow", "artifacts", "download"], ["mlflow", "models", "serve"])
 FOLDERS = ("conf/", "docs/", "scripts/", "src/", "tests/", ".ci/")
 FILE = re.compile(r"[\w$.*-]*/[\w$./*-]*|[\w*-]*\.(csv|db|ipynb|json|keras|lock|md|npz|png|py|toml|yaml)")
 PLACEHOLDER = re.compile(r"[A-Z]{2,}[A-Z_]*|\.\.\.|\[.*\]")
@@ -199,6 +199,7 @@ def check_script(script: Path, arguments: list[str]) -> None:
 def check(line: str) -> None:
     """Check that the command exists, and that it takes these arguments."""
     words = shlex.split(line)
+    words = ["python", "-m", *words] if words[0] == "mlflow" else words
     if words[0] == TOOL:
         assert words[1] in (*SUBCOMMANDS, "--help"), f"{TOOL} has no {words[1]}"
         if words[1] in ("run", "sweep"):
