@@ -65,7 +65,7 @@ def test_comments_docstrings_layout_and_code_that_does_not_compute_leave_the_dig
     for source in (package / "training").glob("*.py"):
         append(source, "\n\n# A comment.\n")
         replace(source, '"""', '"""Reworded: ')
-    replace(package / "training" / "augmentation.py", "        rows, ", "        # Why.\n        rows,   ")
+    replace(package / "training" / "augmentation.py", "        config, ", "        # Why.\n        config,   ")
     append(package / "reports" / "figures" / "style.py", "\n\nNEW_FIGURE = 1\n")
     append(package / "cli.py", "\n\nNEW_OPTION = 1\n")
     (package / "training" / ".#trainer.py").symlink_to("nobody@nowhere.1")  # as editors lock a file

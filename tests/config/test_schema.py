@@ -78,9 +78,9 @@ MISTAKES = {
     "training.epochs=0": "training.epochs=0 is not allowed: passes over the training examples, 1 or more",
     "training.batch_size=55001": "training.batch_size=55001 is larger than the training split: 55,000 examples (mnist"
     " less data.validation=5000). Allowed: 1 to 55,000",
-    "training.loss=huber": "training.loss=huber does not fit data=mnist, whose targets are classes. Choose"
-    " training.loss from: categorical_crossentropy, mean_squared_error, sparse_categorical_crossentropy",
-    "training.loss=mse": "training.loss=mse is not allowed: classes: sparse_categorical_crossentropy, categorical_",
+    "training.loss=mean_absolute_percentage_error": "does not fit data=mnist, whose targets are classes. Choose"
+    " training.loss from: categorical_crossentropy, categorical_focal_crossentropy, ",
+    "training.loss=mse": "training.loss: Keras has no loss 'mse'; choices: binary_crossentropy, ",
     "training.threads=0": "training.threads=0 is not allowed: threads within one operation, from 1 to 256, or auto",
     "training.threads=two": "training.threads=two is not allowed",
     "training.threads=[1]": "training.threads=[1] is not allowed",

@@ -7,6 +7,7 @@ docs/extending.md are applied, and its runs made (test_extending.py).
 
 import ast
 import fnmatch
+import functools
 import json
 import pkgutil
 import re
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import PROJECT
+from own_data import own_arrays, own_pictures
 
 from experiments.commands.tool import SUBCOMMANDS
 from experiments.config.choices import CONFIG_FOLDER, config_groups
@@ -38,7 +40,7 @@ SHELL_COMMANDS = ("cd", "eval", "export", "git", "pip", "source")
 FOREIGN_WORDS = (".venv/bin/activate", "chromium", "jupyter", "jupyterlab", "lab", "mlflow.pyfunc", "taskset")
 HYDRA_CHOICE = "hydra/launcher=basic"
 LIBRARY_PREFIXES = ("gc.", "keras.", "lax.")  # dotted names that are neither keys nor ours
-MLFLOW_COMMANDS = (["mlflow", "artifacts", "download"],)
+MLFLOW_COMMANDS = (["mlflow", "artifacts", "download"], ["mlflow", "models", "serve"])
 FOLDERS = ("conf/", "docs/", "scripts/", "src/", "tests/", ".ci/")
 FILE = re.compile(r"[\w$.*-]*/[\w$./*-]*|[\w*-]*\.(csv|db|ipynb|json|keras|lock|md|npz|png|py|toml|yaml)")
 PLACEHOLDER = re.compile(r"[A-Z]{2,}[A-Z_]*|\.\.\.|\[.*\]")
@@ -177,7 +179,9 @@ def check_run(arguments: list[str]) -> None:
         for override in given.overrides:  # the tests of a search check the grammar of the values
             check_setting(*override.partition("=")[::2], {})
         return
-    overrides = [o.replace("RUN_ID", RUN_ID).replace("FOLDER", "folder") for o in given.overrides]
+    own = {"RUN_ID": RUN_ID, "data.path=FOLDER": f"data.path={own_pictures()}", "FILE.npz": str(own_arrays())}
+    overrides = [functools.reduce(lambda text, name: text.replace(name, own[name]), own, o) for o in given.overrides]
+    overrides = [override.replace("FOLDER", "folder") for override in overrides]
     complete = [o for o in overrides if not PLACEHOLDER.fullmatch(o) and "KEY" not in o and "GROUP" not in o]
     assert (compose_sweep if given.multirun else compose_job)(complete)
 
@@ -195,6 +199,7 @@ def check_script(script: Path, arguments: list[str]) -> None:
 def check(line: str) -> None:
     """Check that the command exists, and that it takes these arguments."""
     words = shlex.split(line)
+    words = ["python", "-m", *words] if words[0] == "mlflow" else words
     if words[0] == TOOL:
         assert words[1] in (*SUBCOMMANDS, "--help"), f"{TOOL} has no {words[1]}"
         if words[1] in ("run", "sweep"):

@@ -27,7 +27,13 @@ from experiments.reports.figures.images import (
     samples_grid,
     worst_mistakes,
 )
-from experiments.reports.figures.network import LayerBox, activation_functions, first_layer_weights, network_diagram
+from experiments.reports.figures.network import (
+    LayerBox,
+    activation_functions,
+    first_layer_weights,
+    fold_layers,
+    network_diagram,
+)
 from experiments.reports.figures.style import PALETTES, percent_text, save_figure, scaled
 from experiments.reports.figures.training import learning_curves, regression_fit
 
@@ -496,6 +502,40 @@ def test_network_diagram_shows_kinds_notes_shapes_and_parameters():
     ):
         assert text in shown
     assert heading(figure)[0] == "Network: 5 layers, 101,770 parameters"
+
+
+def test_network_diagram_leads_shortcuts_past_the_layers_at_the_left():
+    figure = network_diagram(
+        [
+            LayerBox("first", "Dense", (4,), 20),
+            LayerBox("inner", "Dense", (4,), 20, "", ("first",)),
+            LayerBox("projected", "Dense", (4,), 16, "", ("first",)),
+            LayerBox("add", "Add", (4,), 0, "", ("projected", "inner")),
+            LayerBox("last", "Dense", (2,), 10, "", ("add",)),
+        ]
+    )
+    (axes,) = figure.axes
+    shortcuts = [line.get_xdata() for line in axes.lines]
+    assert len(shortcuts) == 2  # from the first layer to the projection, and from the inner layer to the sum
+    assert len({min(xs) for xs in shortcuts}) == 2  # in lanes of their own, as they overlap
+    assert all(min(xs) > 0 for xs in shortcuts)
+    straight = [arrow for arrow in axes.texts if hasattr(arrow, "xyann") and arrow.xyann[0] > 1]
+    assert len(straight) == 4  # all but that from the inner layer to the projection, which is no connection
+
+
+def test_network_diagram_folds_many_layers_by_the_size_of_the_image():
+    block = [LayerBox("c", "Conv2D", (8, 8, 4), 100), LayerBox("n", "BatchNormalization", (8, 8, 4), 16)]
+    padding = LayerBox("p", "ZeroPadding2D", (9, 9, 4), 0)
+    half = [LayerBox("h", "Conv2D", (4, 4, 8), 200), LayerBox("r", "ReLU", (4, 4, 8), 0)]
+    head = LayerBox("output", "Dense", (10,), 90, "softmax")
+    folded = fold_layers([LayerBox("s", "Rescaling", (8, 8), 0), *block * 10, padding, *half * 6, head])
+    assert folded == [
+        LayerBox("", "22 layers", (8, 8, 4), 1160, "10 Conv2D, 10 BatchNormalization, 1 Rescaling, 1 ZeroPadding2D"),
+        LayerBox("", "12 layers", (4, 4, 8), 1200, "6 Conv2D, 6 ReLU"),
+        head,
+    ]
+    assert heading(network_diagram([*block * 20, head]))[0] == "Network: 41 layers, 2,410 parameters"
+    assert fold_layers(block * 10) == block * 10
 
 
 def test_network_diagram_bars_are_in_proportion_to_parameters():

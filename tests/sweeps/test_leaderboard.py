@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from scipy import stats
 from stores import artifact, files
 
 from experiments.config.composition import compose_job
 from experiments.config.identity import config_to_dict
 from experiments.sweeps.leaderboard import (
     TOP_ROWS,
+    describe_division,
     leaderboard_figures,
     leaderboard_headline,
     leaderboard_table,
@@ -21,10 +23,10 @@ from experiments.sweeps.leaderboard import (
     log_figures,
     print_leaderboard,
     publish_leaderboard,
-    rank_children,
     sweep_commands,
     sweep_note,
 )
+from experiments.sweeps.ranking import rank_children
 from experiments.tracking.records import RunRecord, sweep_children
 from experiments.tracking.run import open_run, reopen_ended_run
 from experiments.tracking.store import connect_store, open_existing_store
@@ -95,6 +97,38 @@ def test_the_least_is_best_in_mode_min():
 )
 def test_the_verdict_says_whether_the_best_is_better_beyond_noise(values, said):
     assert said in leaderboard_verdict(rank(over_seeds(**values)))
+
+
+def over_folds(folds: int, **values: list[float]) -> list[RunRecord]:
+    """Runs with seed 0 on each of the first folds for each dropout."""
+    common = {"model.name": "mlp", "seed": "0", "data.folds": str(folds), "data.split_seed": "0"}
+    return [
+        a_run(10 * i + fold, {**common, "model.dropout": dropout[1:], "data.fold": str(fold)}, {"test_accuracy": value})
+        for i, (dropout, of_folds) in enumerate(values.items())
+        for fold, value in enumerate(of_folds)
+    ]
+
+
+def test_folds_are_compared_in_pairs_and_corrected_for_their_overlap():
+    children = over_folds(5, _1=[0.5, 0.6, 0.7, 0.8], _2=[0.53, 0.61, 0.72, 0.82])
+    board = rank(children, "test_accuracy")
+    assert (board.comparison.group_by, board.varied) == ("seed,data.fold", ["model.dropout"])
+    # Differences 0.03, 0.01, 0.02, 0.02: mean 0.02, variance 0.0002 / 3; with 3 degrees of freedom.
+    variance = 0.0002 / 3
+    for column, share in (("p_value", 1 / 4), ("p_corrected", 1 / 4 + 1 / 4)):
+        t = 0.02 / math.sqrt(variance * share)
+        assert board.table[column][1] == pytest.approx(2 * stats.t.sf(t, 3))
+    half = stats.t.ppf(0.975, 3) * board.table.test_accuracy_std[0] * math.sqrt(1 / 4 + 1 / 4)
+    assert board.table.ci95_high[0] == pytest.approx(board.table.test_accuracy_mean[0] + half)
+    assert leaderboard_verdict(board).startswith("Better than the next beyond noise: by 0.02 on average (corrected")
+    assert "is divided into 5 parts" in " ".join(describe_division(board))
+    assert leaderboard_headline(board).endswith("4 runs)")
+    assert describe_division(rank(over_seeds(_1=[1, 2]))) == []
+
+
+def test_runs_on_other_folds_are_not_paired():
+    table = rank([*over_folds(5, _1=[0.5, 0.6]), *over_folds(4, _2=[0.6, 0.8])], "test_accuracy").table
+    assert table[["p_value", "p_corrected"]].isna().all(axis=None)
 
 
 def test_the_verdict_suggests_seeds_for_runs_without_that_parameter():

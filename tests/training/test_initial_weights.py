@@ -142,6 +142,15 @@ def test_a_frozen_network_shares_no_program_with_one_that_is_not() -> None:
     assert network(job(*SMALL, "training.freeze=[conv2d*]")) is frozen
 
 
+def test_a_pattern_after_an_exclamation_mark_names_what_is_trained() -> None:
+    model = network(job(*SMALL, "training.freeze=['*','!dense','!conv2d_?']")).model
+    assert [variable.path for variable in model.trainable_variables] == [
+        "conv2d_1/kernel",
+        "dense/kernel",
+        "dense/bias",
+    ]
+
+
 def test_freezing_what_is_not_there_or_everything_is_refused() -> None:
     assert refusal(*SMALL, "training.freeze=[conv3d]") == (
         "training.freeze: 'conv3d' is not the name of a layer with weights (did you mean 'conv2d'?); model=cnn has:"

@@ -35,7 +35,11 @@ def main() -> int:
     add("run_ids", metavar="RUN_ID", nargs="*", help="runs to compare, by id or its first characters")
     add("--sweep", metavar="RUN_ID", help="add the runs of this sweep")
     add("--experiment", metavar="NAME", help="add all runs of this experiment")
-    add("--group-by", metavar="PARAMETER", help="mean and spread of finished runs that differ only in this, e.g. seed")
+    add(
+        "--group-by",
+        metavar="PARAMETER",
+        help="mean and spread of finished runs that differ only in this, e.g. seed, or seed,data.fold",
+    )
     default = "the sweep's objective, else test_accuracy if all runs have it"
     add("--metric", metavar="NAME", help=f"metric to rank by (default: {default})")
     add("--mode", choices=["min", "max"], help="which value is best (default: depends on the metric)")

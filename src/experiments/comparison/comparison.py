@@ -34,7 +34,7 @@ class Comparison:
     does not have it."""
 
     groups: list[list[RunRecord]]  # of one run each, unless grouped
-    group_by: str | None
+    group_by: str | None  # one parameter, or several with commas
     left_out: list[RunRecord]  # unfinished runs, which are left out of means
     params: list[str]  # that differ
     bookkeeping: list[str]  # that also differ, without effect on results
@@ -62,7 +62,8 @@ def compare_runs(
     Args:
         metric: that ranks; by default `test_accuracy` if all finished runs have it, else `best_val_accuracy`, ...
         mode: whether the least or the greatest value is best; by default it depends on the metric.
-        group_by: a parameter such as `seed`: finished runs of equal code and data that differ only in it form a group.
+        group_by: a parameter such as `seed`, or several as `seed,data.fold`: finished runs of equal code and data that
+            differ only in them form a group.
     """
     import pandas as pd
 
@@ -70,7 +71,8 @@ def compare_runs(
         raise ComparisonError("There are no runs to compare. Make one: python run.py")
     left_out: list[RunRecord] = []
     if group_by is not None:
-        _check_choice("parameter", group_by, {name for run in runs for name in run.params})
+        for averaged in group_by.split(","):
+            _check_choice("parameter", averaged, {name for run in runs for name in run.params})
         left_out = [run for run in runs if run.status != "FINISHED"]
         runs = [run for run in runs if run.status == "FINISHED"]
         if not runs:
@@ -95,7 +97,8 @@ def compare_runs(
     ranked = mean if metric is None else mean[metric].sort_values(ascending=mode == "min", kind="stable")
     order = list(ranked.index)
     mean, std, count = (frame.loc[order].reset_index(drop=True) for frame in (mean, std, count))
-    names = dict.fromkeys(name for run in runs for name in run.params if name != group_by)
+    averaged_over = (group_by or "").split(",")
+    names = dict.fromkeys(name for run in runs for name in run.params if name not in averaged_over)
     differing = [name for name in names if len({run.params.get(name) for run in runs}) > 1]
     return Comparison(
         groups=[[runs[i] for i in grouped.indices[number]] for number in order],
@@ -135,7 +138,7 @@ def _default_metric(metrics: "pd.DataFrame") -> str:
 
 def _group_identity(run: RunRecord, group_by: str) -> str:
     """Return what the runs of a group have in common."""
-    params = {k: v for k, v in run.params.items() if k != group_by and affects_result(k)}
+    params = {k: v for k, v in run.params.items() if k not in group_by.split(",") and affects_result(k)}
     return json.dumps([params, recorded_code(run), recorded_data(run)], sort_keys=True)
 
 

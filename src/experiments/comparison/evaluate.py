@@ -165,7 +165,13 @@ def _choose_data(config: Config, overrides: Sequence[str]) -> DataConfig:
     linear = named[-1] == "linear" if named else isinstance(config.data, LinearData)
     # Only the test split counts, so no setting of training may conflict with it.
     loss = "mean_squared_error" if linear else "sparse_categorical_crossentropy"
-    neutral = ["data.validation=0", "training.batch_size=1", f"training.loss={loss}"]
+    neutral = [
+        "data.folds=null",
+        "data.fold=null",
+        "data.validation=0",
+        "training.batch_size=1",
+        f"training.loss={loss}",
+    ]
     if named:
         return compose_job([*neutral, *overrides]).data
     with TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ __all__ = [
     "found_facts",
     "identity",
     "keras_table",
+    "losses",
     "metrics",
     "model_schema",
     "optimizer_schema",

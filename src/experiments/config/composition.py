@@ -120,6 +120,12 @@ def compose_jobs(jobs: list[list[str]]) -> list[ComposedJob]:
     # A user's own file may be older than a key of its group.
     composed = [ComposedJob(validate_config(complete(_compose(job, cache))), job) for job in jobs]
     for job in composed:
+        if job.config.data.folds and any(override_key(override) == "data.validation" for override in job.overrides):
+            folds = job.config.data.folds
+            raise ConfigError(
+                f"data.validation and data.folds={folds} do not go together: one of the {folds} parts is the validation"
+                " split. Leave out data.validation."
+            )
         examples, batch = count_training_examples(job.config), job.config.training.batch_size
         # Overrides win over the preset.
         if examples > batch and ("debug", "overfit") in [split_override(o)[1:] for o in job.overrides]:

@@ -30,6 +30,11 @@ class SplitConfig:
     validation: Count = described(
         "number of training examples held out for validation, by seed, or a fraction below 1; 0 trains on all"
     )
+    folds: Annotated[int, Field(ge=2)] | None = described(
+        "parts of the training split, each with its share of every class, for cross-validation: 2 or more, or null"
+    )
+    fold: Count | None = described("which of these parts is for validation, from 0 to data.folds - 1, or null")
+    split_seed: Seed = described("what picks the parts, and a test set if the data has none, from 0 to 4294967295")
     limit: Positive | None = described("number of training examples to use, the first ones, 1 or more, or null for all")
     train_examples: ExampleCount = described("number of examples in the official training split, from 1 to 10 million")
     test_examples: ExampleCount = described("number of examples in the official test split, from 1 to 10 million")
@@ -172,7 +177,6 @@ class OwnData(ImageData):
     test_fraction: Fraction = described(
         "part of each class that is the test set if the data has none, greater than 0, less than 1"
     )
-    split_seed: Seed = described("what picks that test set, the same in every run, from 0 to 4294967295")
 
 
 @dataclass(config=STRICT_FIELDS, kw_only=True)

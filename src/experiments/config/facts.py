@@ -22,7 +22,10 @@ LARGE_NETWORK = 1_000_000  # weights; in smaller networks a second thread within
 def count_training_examples(config: Config) -> int:
     """Return the number of training examples: the official training split, cut to `limit`, minus validation."""
     data = config.data
-    return min(data.limit or data.train_examples, data.train_examples) - data.validation
+    available = min(data.limit or data.train_examples, data.train_examples)
+    if data.folds is None or data.fold is None:
+        return available - data.validation
+    return available - available // data.folds - (data.fold < available % data.folds)
 
 
 def network_input_shape(data: DataConfig) -> list[int]:

@@ -25,18 +25,19 @@ FACT_FINDERS: dict[str, str | FactFinder] = {
     "images": "experiments.data.picture_folder:find_picture_facts",
 }
 OWN_FACT_FINDER = "experiments.data.arrays:find_own_facts"  # of data that a function of the user's own makes
-WITHOUT_INFLUENCE = (*FOUND_FACTS, "validation", "limit", "padding", "augmentation")  # keys that finders do not read
+# Keys that finders do not read.
+WITHOUT_INFLUENCE = (*FOUND_FACTS, "validation", "folds", "fold", "limit", "padding", "augmentation")
 
 known_facts: dict[str, Mapping[str, Any]] = {}  # by what influences it: the jobs of a sweep mostly share it
 
 
 def open_facts(data: Any) -> list[str]:
-    """Return the keys of a group `data` whose values are to be found; `validation` if it is a fraction."""
+    """Return the keys of a group `data` whose values are to be found; `validation` if it follows from other keys."""
     if not isinstance(data, Mapping):
         return []
     findable = FOUND_FACTS if data.get("name") in {**FACT_FINDERS, **own_functions("dataset")} else ()
     names = [key for key in findable if key in data and data[key] is None]
-    return [*names, *(["validation"] if _is_fraction(data.get("validation")) else [])]
+    return [*names, *(["validation"] if _is_fraction(data.get("validation")) or data.get("folds") else [])]
 
 
 def complete_facts(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,9 +53,11 @@ def complete_facts(data: Mapping[str, Any]) -> dict[str, Any]:
                 f"data.{key}={data[key]}, but the data has {facts[key]}. Leave it out, or correct the data."
             )
     completed = {**data, **{key: facts[key] for key in names if key in facts}}
-    if _is_fraction(completed["validation"]):
-        examples = completed["train_examples"]
-        available = min(completed["limit"] or examples, examples)
+    examples = completed["train_examples"]
+    available = min(completed["limit"] or examples, examples)
+    if completed["folds"]:  # the first folds may have one example more
+        completed["validation"] = available // completed["folds"]
+    elif _is_fraction(completed["validation"]):
         completed["validation"] = max(1, round(completed["validation"] * available))
     return completed
 

@@ -86,7 +86,9 @@ class TrainingConfig:
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = described(
         "minutes between checkpoints within an epoch, 0 or more, or null: only after each epoch"
     )
-    freeze: list[str] = described("layers that keep their weights, as a list of names with * and ?, or [] for none")
+    freeze: list[str] = described(
+        "layers that keep their weights: a list of names with * and ?, and after ! of those that do not; [] for none"
+    )
     keep_state: bool = described("keep the final state as an artifact, for model.continue: true or false")
 
 

@@ -103,6 +103,17 @@ def _refuse_odd_kinds(value: Any, path: str = "") -> None:
 
 def _check_data(config: Config) -> None:
     data, examples = config.data, count_training_examples(config)
+    if data.folds and not (data.fold is not None and data.fold < data.folds):
+        raise ConfigError(
+            f"data.folds={data.folds} needs data.fold, the part to validate on, from 0 to {data.folds - 1}"
+            f"{'' if data.fold is None else f'; given is {data.fold}'}. For all of them: python run.py -m"
+            f" data.folds={data.folds} 'data.fold=range({data.folds})'"
+        )
+    if data.fold is not None and not data.folds:
+        raise ConfigError(f"data.fold={data.fold} needs data.folds, the number of parts, such as data.folds=5.")
+    if data.folds and not data.validation:
+        has = f"{data.name} has {min(data.limit or data.train_examples, data.train_examples):,} training examples"
+        raise ConfigError(f"data.folds={data.folds} is too many: {has}{' (data.limit)' if data.limit else ''}.")
     if examples < 1:
         available = examples + data.validation
         raise ConfigError(

@@ -105,7 +105,7 @@ def check_facts(official: OfficialSplits, config: Any) -> None:
                 f"{official.source}: found {key} {found}, but the config has data.{key}={expected}. Correct the data,"
                 f" or let it be found: data.{key}=null"
             )
-    if official.last_held_out and config.validation not in (0, official.last_held_out):
+    if official.last_held_out and not config.folds and config.validation not in (0, official.last_held_out):
         raise DataError(
             f"{official.source} has {official.last_held_out:,} validation examples of its own, but the config has"
             f" data.validation={config.validation}. Leave that out, or set it to 0 to train on them too."

@@ -36,7 +36,7 @@ from experiments.data.image_files import (
     verify_checksum,
 )
 from experiments.data.picture_folder import find_picture_folder, read_pictures
-from experiments.data.splits import OfficialSplits, Split, hold_out
+from experiments.data.splits import OfficialSplits, Split, hold_out, hold_out_fold
 from experiments.errors import DataError
 from experiments.profiling import span
 from experiments.runtime import expand_home
@@ -84,7 +84,7 @@ _last_loaded: dict[str, Any] = {}  # official splits and a dataset, by config: t
 @span("data")
 def load_dataset_once(config: DataConfig, seed: int) -> Dataset:
     """Load a dataset as load_dataset does, or take what an earlier run of this process has loaded of it."""
-    official_key, key = repr(replace(config, limit=None, validation=0)), repr((config, seed))
+    official_key, key = repr(replace(config, limit=None, validation=0, folds=None, fold=None)), repr((config, seed))
     official = _last_loaded.get(official_key) or _load_official_splits(config, DATA_FOLDER, MIRRORS)
     dataset = _last_loaded.get(key) or _divide(official, config, seed)
     _last_loaded.clear()
@@ -102,7 +102,10 @@ def _load_official_splits(config: DataConfig, cache: Path, mirrors: Mapping[str,
 
 def _divide(official: OfficialSplits, config: DataConfig, seed: int) -> Dataset:
     class_names = () if isinstance(config, LinearData) else tuple(config.class_names)
-    train, validation = hold_out(official, config.limit, config.validation, seed)
+    if config.folds is not None and config.fold is not None:
+        train, validation = hold_out_fold(official, config.limit, config.folds, config.fold, config.split_seed)
+    else:
+        train, validation = hold_out(official, config.limit, config.validation, seed)
     return Dataset(
         config.name,
         train,

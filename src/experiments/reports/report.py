@@ -173,12 +173,7 @@ def report_figures(results: Results) -> dict[str, Callable[[], "Figure"]]:
             del chosen["05_calibration"]
         if len(config.data.shape) == 1:
             chosen = {name: draw for name, draw in chosen.items() if name not in IMAGE_FIGURES}
-    layers = [
-        LayerBox(x.name, type(x).__name__, tuple(x.output.shape[1:]), x.count_params(), _layer_note(x))
-        for x in results.model.layers
-        if type(x).__name__ != "InputLayer"
-    ]
-    chosen["09_network"] = partial(network_diagram, layers, style)
+    chosen["09_network"] = partial(network_diagram, _layer_boxes(results.model), style)
     activation = None if config.model.name in own_functions("model") else getattr(config.model, "activation", None)
     if activation and activation not in LAYER_WIDE_ACTIVATIONS:
         function = _activation_function(activation)
@@ -203,6 +198,35 @@ def _draw_regression_fit(results: Results, slope: float) -> "Figure":
 def _neuron_line(neuron: "keras.Model") -> np.ndarray:
     """Return weight and bias of a single neuron."""
     return np.concatenate([value.ravel() for value in neuron.get_weights()]).astype(float)
+
+
+def _layer_boxes(model: "keras.Model") -> list[LayerBox]:
+    """Return the layers of a model with what matters about each, without its input."""
+    import keras
+
+    operations = getattr(model, "operations", model.layers)  # a Sequential has layers only
+    makers = {id(tensor): made_by for made_by in operations for tensor in keras.tree.flatten(made_by.output)}
+
+    def layers_before(operation: Any) -> list[str]:
+        """Return the names of the layers whose outputs it receives, also by way of operations that are not layers."""
+        found = list[str]()
+        for tensor in keras.tree.flatten(operation.input):
+            maker = makers.get(id(tensor))
+            found += [maker.name] if isinstance(maker, keras.Layer) else layers_before(maker) if maker else []
+        return found
+
+    return [
+        LayerBox(
+            layer.name,
+            type(layer).__name__,
+            tuple(keras.tree.flatten(layer.output)[0].shape[1:]),
+            layer.count_params(),
+            _layer_note(layer),
+            tuple(layers_before(layer)),
+        )
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
 
 
 def _layer_note(layer: "keras.Layer") -> str:

@@ -1,4 +1,4 @@
-"""The leaderboard of a sweep: its settings ranked over seeds, in words, and as the parent run records it.
+"""The leaderboard of a sweep in words, and as the parent run records it.
 
 The parent has it as tables, figures and a note, beside the view of the sweep's runs in the UI.
 """
@@ -6,13 +6,12 @@ The parent has it as tables, figures and a note, beside the view of the sweep's 
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.comparison import Comparison, Mode, compare_runs, metric_direction
+from experiments.comparison.comparison import Mode, metric_direction
 from experiments.comparison.views import axis_value, is_grid
 from experiments.config.metrics import FINAL_PREFIXES, preferred_metrics
 from experiments.formatting import (
@@ -29,10 +28,11 @@ from experiments.formatting import (
 )
 from experiments.reports.next_commands import run_command_line
 from experiments.reports.report import leaving_out, tell_failures
+from experiments.sweeps.ranking import SEED_PARAM, Leaderboard
+from experiments.sweeps.significance import FOLDS_PARAM
 from experiments.tracking.addresses import hide_credentials, resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.recorded_config import read_recorded_config
-from experiments.tracking.records import RunRecord
 from experiments.tracking.run import TrackedRun
 from experiments.tracking.ui_pages import charts_page, compare_page, run_page, sweep_table_page, sweep_view
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from experiments.reports.figures.style import Style
 
 
-SEED_PARAM = "seed"
 SIGNIFICANCE = 0.05  # below this p-value a difference counts as beyond noise
 TOP_ROWS = 10  # rows of the table in the note and on the terminal
 # MLflow cuts a note after 8,000 characters.
@@ -54,93 +53,46 @@ MOST_COMPARED = 40  # runs in its link to the compare page
 NO_FINISHED_RUN = "No run of this sweep has finished with its objective."
 
 
-@dataclass(frozen=True)
-class Leaderboard:
-    """The settings of a sweep, best first: the finished runs, grouped over seeds."""
-
-    comparison: Comparison  # of the runs that have the objective, ranked by it
-    varied: list[str]  # the parameters that make a setting
-    metric: str  # the objective
-    mode: Mode
-
-    @property
-    def best(self) -> RunRecord:
-        """The run of the best setting with the best value."""
-        return (min if self.mode == "min" else max)(self.comparison.groups[0], key=lambda run: run.metrics[self.metric])
-
-    @cached_property
-    def table(self) -> "pd.DataFrame":
-        """A row for each setting: what varies, `n` (seeds), mean and standard deviation of the objective (of the
-        sample, n - 1), the 95 % confidence interval of the mean (Student's t; Student, Biometrika 6, 1908), the
-        difference of the mean to the best's, and the p-value of that difference (Welch's t-test, two-sided; Welch,
-        Biometrika 34, 1947). What one seed cannot show is NaN."""
-        import numpy as np
-        import pandas as pd
-        from scipy import stats
-
-        frames = (self.comparison.mean, self.comparison.std, self.comparison.count)
-        mean, std, n = (frame[self.metric].to_numpy(dtype=float) for frame in frames)
-        with np.errstate(all="ignore"):
-            half = stats.t.ppf(0.975, n - 1) * std / np.sqrt(n)
-            p = stats.ttest_ind_from_stats(mean[0], std[0], n[0], mean, std, n, equal_var=False).pvalue
-        constant = std <= 1e-12 * np.abs(mean)  # over seeds, up to rounding
-        p = np.where((n < 2) | (n[0] < 2) | (constant & constant[0]), math.nan, p)
-        p[0] = math.nan
-        return pd.DataFrame(
-            {name: self.comparison.values(name) for name in self.varied}
-            | {
-                "n": n.astype(int),
-                f"{self.metric}_mean": mean,
-                f"{self.metric}_std": std,
-                "ci95_low": mean - half,
-                "ci95_high": mean + half,
-                "difference": mean - mean[0],
-                "p_value": p,
-                "run_ids": [" ".join(run.run_id for run in group) for group in self.comparison.groups],
-            }
-        )
-
-
-def rank_children(children: Sequence[RunRecord], metric: str, mode: Mode, varied: Sequence[str]) -> Leaderboard | None:
-    """Return the leaderboard of a sweep's runs, or None if no run has finished with the objective.
-
-    `varied` are the keys that the sweep varies, of parameters or of groups (`optimizer` stands for `optimizer.name`).
-    Where they do not tell the settings apart, the parameters that differ do.
-    """
-    ranked = [run for run in children if run.status == "FINISHED" and math.isfinite(run.metrics.get(metric, math.nan))]
-    if not ranked:
-        return None
-    known = {name for run in ranked for name in run.params}
-    comparison = compare_runs(ranked, metric, mode, SEED_PARAM if SEED_PARAM in known else None)
-    named = [key if key in known else f"{key}.name" for key in varied if key != SEED_PARAM]
-    settings = {tuple(group[0].params.get(name) for name in named) for group in comparison.groups}
-    if not set(named) <= known or len(settings) < len(comparison.groups):
-        named = comparison.params
-    return Leaderboard(comparison, list(dict.fromkeys(named)), metric, mode)
-
-
 def leaderboard_verdict(board: Leaderboard) -> str:
     """Say whether the best setting is better than the next beyond the noise between seeds."""
     table = board.table
     if len(table) == 1:
         return "There is only one setting, so there is nothing to compare it with."
     best, following = table.iloc[0], table.iloc[1]
+    one, over = ("run", "seeds and folds") if board.is_cross_validated else ("seed", "seeds")
     advice = f"To find out, sweep over more seeds: {SEED_PARAM}=0,1,2,3,4"
     if best.n < 2 and following.n < 2:
-        return f"One seed each: noise unknown, so the order may be chance. {advice}"
+        return f"One {one} each: noise unknown, so the order may be chance. {advice}"
     if best.n < 2 or following.n < 2:
-        return f"The {'best' if best.n < 2 else 'next'} setting has only one seed: noise unknown. {advice}"
+        return f"The {'best' if best.n < 2 else 'next'} setting has only one {one}: noise unknown. {advice}"
     if following.difference == 0:
         return "The two best settings have the same mean: neither is better."
-    if not math.isfinite(following.p_value):
-        return "Seeds make no difference to the two best settings, so there is no noise to measure."
+    p_values = table.p_corrected if board.is_cross_validated else table.p_value
+    p = p_values.iloc[1]
+    if not math.isfinite(p):
+        return f"{over.capitalize()} make no difference to the two best settings, so there is no noise to measure."
     behind = f"by {abs(following.difference):.3g} on average"
-    test = f"Welch's t-test over {best.n} and {following.n} seeds, p = {following.p_value:.2g}"
-    if following.p_value < SIGNIFICANCE:
+    test = f"Welch's t-test over {best.n} and {following.n} seeds, p = {p:.2g}"
+    if board.is_cross_validated:
+        plain = f"{following.p_value:.2g} of the paired t-test, which takes the runs for independent"
+        test = f"corrected resampled t-test over folds and seeds, p = {p:.2g}; {plain}"
+    if p < SIGNIFICANCE:
         return f"Better than the next beyond noise: {behind} ({test})."
-    alike = int((table.p_value >= SIGNIFICANCE).sum())
+    alike = int((p_values >= SIGNIFICANCE).sum())
     also = f" {alike} settings are that close to the best." if alike > 1 else ""
     return f"Not better than the next beyond noise: ahead {behind} ({test}).{also} {advice}"
+
+
+def describe_division(board: Leaderboard) -> list[str]:
+    """Say how the examples of cross-validated runs were divided, in a sentence; nothing of other runs."""
+    folds = sorted({int(run.params[FOLDS_PARAM]) for run in board.comparison.runs} if board.is_cross_validated else [])
+    if not folds:
+        return []
+    parts = " or ".join(map(str, folds))
+    return [
+        f"Cross-validation: the training split is divided into {parts} parts with their share of every class, the same"
+        " for every setting and seed; each run is validated on one of them and trained on the others."
+    ]
 
 
 def describe_setting(values: Mapping[str, Any], varied: Sequence[str]) -> str:
@@ -171,7 +123,8 @@ def leaderboard_headline(board: Leaderboard) -> str:
     """Describe the winner in a sentence: the setting, and its value with the confidence interval."""
     row = board.table.iloc[0]
     mean = row[f"{board.metric}_mean"]
-    spread = "one seed" if row.n < 2 else f"95 % CI {_confidence_interval(row)}, {row.n} seeds"
+    runs = "runs" if board.is_cross_validated else "seeds"
+    spread = f"one {runs[:-1]}" if row.n < 2 else f"95 % CI {_confidence_interval(row)}, {row.n} {runs}"
     ties = int((board.table[f"{board.metric}_mean"] == mean).sum()) - 1
     tied = f", tied with {plural(ties, 'other setting')}" if ties else ""
     return f"Best: {describe_setting(row, board.varied)} with {board.metric} {mean:.5g} ({spread}){tied}"
@@ -190,7 +143,8 @@ def _leaderboard_rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the top of the leaderboard, as the note and the terminal show it."""
     frame = board.comparison.mean
     also = [name for name in preferred_metrics() if name != board.metric and name in frame][:1]
-    header = ["", *_short_names(board.varied), "n", board.metric, "95 % CI", "difference", "p", *also]
+    tests = {"p_value": "p", **({"p_corrected": "p corrected"} if board.is_cross_validated else {})}
+    header = ["", *_short_names(board.varied), "n", board.metric, "95 % CI", "difference", *tests.values(), *also]
     rows = [
         [
             str(position + 1),
@@ -199,7 +153,7 @@ def _leaderboard_rows(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
             format_with_spread(row[f"{board.metric}_mean"], row[f"{board.metric}_std"]),
             _confidence_interval(row),
             "best" if position == 0 else f"{row.difference:+.2g}",
-            "" if math.isnan(row.p_value) else f"{row.p_value:.2g}",
+            *("" if math.isnan(row[name]) else f"{row[name]:.2g}" for name in tests),
             *(f"{frame.at[position, name]:.4g}" for name in also),
         ]
         for position, row in board.table.head(TOP_ROWS).iterrows()
@@ -235,7 +189,7 @@ def print_leaderboard(
         if len(board.table) > TOP_ROWS:
             console.print(f"The best {TOP_ROWS} of {len(board.table)} settings.")
         console.print(f"\n{printable(leaderboard_headline(board))}.\n{leaderboard_verdict(board)}")
-    for remark in remarks:
+    for remark in [*(describe_division(board) if board else []), *remarks]:
         console.print(f"\n{remark}")
     console.print(f"\nSweep {printable(run.name)} ({run.run_id}) in {hide_credentials(run.uri)}")
     if run.uri.startswith("http"):
@@ -266,6 +220,7 @@ def sweep_note(
         blocks = [f"**{escape_markdown(setting)}** with {value}.", leaderboard_verdict(board)]
         if board.metric.startswith("test_"):
             blocks.append("The objective is measured on the test set, so the best value of several is optimistic.")
+        blocks += describe_division(board)
     # Relative to the page, so that they work on every server, also behind a prefix.
     blocks.insert(1, " · ".join(f"[{word}]({address.lstrip('/')})" for word, address in links.items()))
     blocks += remarks
@@ -292,7 +247,7 @@ def sweep_commands(board: Leaderboard | None, uri: str | None, parent_id: str, a
     option = f" --uri {shlex.quote(uri)}" if uri else ""
     found = {"browse": f"python scripts/ui.py --sweep {parent_id}{option}"}
     if board is not None:
-        grouped = f" --group-by {SEED_PARAM}" if board.comparison.group_by else ""
+        grouped = f" --group-by {board.comparison.group_by}" if board.comparison.group_by else ""
         mode = f" --mode {board.mode}" if metric_direction(board.metric) != board.mode else ""
         asked = f"--sweep {parent_id}{grouped} --metric {board.metric}{mode}"
         found["compare"] = f"python scripts/compare.py {asked}{option}"
@@ -365,12 +320,12 @@ def leaderboard_figures(board: Leaderboard, style: "Style" = "light") -> dict[st
     drawn = {}
     if len(groups) > 1:
         labels = [describe_setting(row, board.varied) for _, row in table.iterrows()]
-        caption = f"{count}; {'mean ± standard deviation over seeds' if several else 'one seed each'}"
+        caption = f"{count}; {f'mean ± standard deviation over {board.over}' if several else 'one seed each'}"
         drawn["01_leaderboard"] = ranking(metric, labels, mean, std, caption, style)
     settings = {name: [_param_value(value) for value in board.comparison.values(name)] for name in board.varied}
     by_setting = {name: values for name, values in settings.items() if len(set(values)) > 1}
     if by_setting:
-        over = "all other parameters" if len(by_setting) > 1 else "seeds" if several else ""
+        over = "all other parameters" if len(by_setting) > 1 else board.over if several else ""
         points = f"; points: runs, line: their mean over {over}" if over else ", one for each value"
         by_run = {name: [_param_value(run.params.get(name)) for run in runs] for name in by_setting}
         values, caption = [run.metrics[metric] for run in runs], f"{plural(len(runs), 'run')}{points}"
@@ -379,7 +334,7 @@ def leaderboard_figures(board: Leaderboard, style: "Style" = "light") -> dict[st
         (x_name, x), (y_name, y) = sorted(by_setting.items(), key=lambda item: -len(set(item[1])))
         columns, rows = (["none" if value is None else value for value in axis] for axis in (x, y))
         if is_grid(columns, rows):
-            caption = f"{count}; {'mean over seeds' if several else 'one seed each'}"
+            caption = f"{count}; {f'mean over {board.over}' if several else 'one seed each'}"
             axes = {x_name: columns, y_name: rows}
             drawn["03_heat_map"] = heat_map(metric, axes, mean, board.mode, caption, style)
     if len(by_setting) >= 2:

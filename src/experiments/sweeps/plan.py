@@ -19,7 +19,9 @@ from experiments.data.datasets import load_dataset
 from experiments.errors import ConfigError, NotFiniteError, StoreError
 from experiments.formatting import LONGEST_CELL, clean_message, plural, printable, shorten_marked
 from experiments.reports.differences import run_name
+from experiments.sweeps.ranking import SEED_PARAM
 from experiments.sweeps.search import LEARNING_SAMPLERS, Search
+from experiments.sweeps.significance import FOLD_PARAM
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import read_artifact_text
 from experiments.tracking.liveness import end_abandoned_run
@@ -286,8 +288,8 @@ def _job_name(job: ComposedJob, keys: Sequence[str]) -> str:
     parts = []
     for key, whole in last_values(job.overrides).items():
         value = shorten_marked(whole, LONGEST_CELL)
-        if key == "seed" and key in keys:
-            parts.append(f"seed {value}")
+        if key in (SEED_PARAM, FOLD_PARAM) and key in keys:
+            parts.append(f"{key.rpartition('.')[2]} {value}")
         elif key in keys:  # the choice of a group needs no key beside it
             parts.append(f"{value} {key.rpartition('.')[2]}" if "." in key else value)
     return shorten_marked(", ".join(parts) or run_name(job.config, job.overrides), LONGEST_NAME)

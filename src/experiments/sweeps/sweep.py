@@ -26,10 +26,8 @@ from experiments.sweeps.engines.in_process import InProcessEngine
 from experiments.sweeps.engines.pool import PoolEngine
 from experiments.sweeps.job_runner import JobRunner, run_search
 from experiments.sweeps.leaderboard import (
-    Leaderboard,
     print_leaderboard,
     publish_leaderboard,
-    rank_children,
     share_view,
     sweep_commands,
 )
@@ -45,6 +43,7 @@ from experiments.sweeps.plan import (
     search_settings,
     varied_overrides,
 )
+from experiments.sweeps.ranking import Leaderboard, rank_children
 from experiments.sweeps.search import Search
 from experiments.tracking.addresses import hide_credentials
 from experiments.tracking.liveness import check_resumable

@@ -128,20 +128,23 @@ NETWORK_BUILDERS: dict[str, Any] = {
 
 
 def _freeze_layers(model: "keras.Model", patterns: Sequence[str]) -> None:
-    """Keep the weights of the layers whose name matches a pattern; raise a ConfigError if one matches none, or all do.
+    """Keep the weights of the layers whose name matches a pattern, unless it also matches one that begins with `!`.
 
-    Batch normalization among them uses its moving statistics, in training too.
+    Batch normalization among them uses its moving statistics, in training too. Raise a ConfigError if a pattern matches
+    no layer, or nothing is left to train.
     """
     layers = {layer.name: layer for layer in model.layers if layer.weights}
+    frozen, trained = set[str](), set[str]()
     for pattern in patterns:
-        found = fnmatch.filter(layers, pattern)
+        found = fnmatch.filter(layers, pattern.removeprefix("!"))
         if not found:
             raise ConfigError(
                 f"training.freeze: {pattern!r} is not the name of a layer with weights{did_you_mean(pattern, layers)};"
                 f" model={model.name} has: {shorten_middle(', '.join(layers), 600)}"
             )
-        for name in found:
-            layers[name].trainable = False
+        (trained if pattern.startswith("!") else frozen).update(found)
+    for name in frozen - trained:
+        layers[name].trainable = False
     if not model.trainable_variables:
         raise ConfigError(f"training.freeze={list(patterns)} leaves no weights of model={model.name} to train.")
 
