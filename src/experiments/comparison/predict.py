@@ -151,9 +151,11 @@ def _image_data(data: DataConfig, run_id: str) -> ImageData:
             f"Run {run_id} was trained on data={data.name}, which are not images. Use a run on images, such as:"
             " python run.py data=mnist"
         )
-    if data.name in INK_DATA and (data.shape, data.pixel_max) != ([SIZE, SIZE], 255):
+    unlike_mnist = data.name in INK_DATA and (data.shape, data.pixel_max) != ([SIZE, SIZE], 255)
+    if data.name == "digits" or unlike_mnist:
+        size = " x ".join(map(str, data.shape))
         raise DataError(
-            f"Run {run_id} was trained on images of {data.shape} pixels, but digits and letters are converted to images"
-            " like MNIST's, 28 x 28. Use a run on MNIST: python run.py data=mnist"
+            f"Run {run_id} was trained on data={data.name} with {size} pixels, but digits and letters are converted to"
+            " images like MNIST's, 28 x 28. Use a run on MNIST: python run.py data=mnist"
         )
     return data
