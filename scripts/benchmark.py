@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
 
+from image_measuring import MeasuredReading, make_arrays, make_pictures, read_with_keras, read_with_project
 from measuring import MeasuredProcess, MeasuredRun, in_fresh_process, measure_process, measure_run
 
 from experiments import PROJECT
@@ -64,7 +65,7 @@ class Bench:
 
     repeats: int
     quick: bool
-    folder: Path  # of everything that is written; also has MNIST as mnist.npz, except for `startup`
+    folder: Path  # of everything that is written; also has MNIST as mnist.npz, if a figure needs it
 
     def in_turns(self, name: str, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
         """Call each side once per round, in every second round in reverse order; return the results by side."""
@@ -87,10 +88,10 @@ class Bench:
             whole = measure_process(sys.executable, "run.py", *arguments, f"tracking.uri={uri}")
             return whole, in_fresh_process(trained_runs, uri)
 
-    def plain_keras(self, *options: str) -> MeasuredProcess:
-        """Measure the same network trained without the project."""
+    def plain_keras(self, *options: str, data: Path | None = None) -> MeasuredProcess:
+        """Measure the same network trained without the project, on MNIST or on other data."""
         script = str(PROJECT / "scripts" / "plain_keras.py")
-        return measure_process(sys.executable, script, str(self.folder / "mnist.npz"), *options)
+        return measure_process(sys.executable, script, str(data or self.folder / "mnist.npz"), *options)
 
 
 def startup(bench: Bench) -> list[Row]:
@@ -256,6 +257,39 @@ def count_runs(uri: str) -> dict[str, int]:
     return found
 
 
+def images(bench: Bench) -> list[Row]:
+    """Measure reading a folder of JPEG files against plain Keras, and an epoch on images of CIFAR-10's shape."""
+    pictures, arrays = bench.folder / "pictures", bench.folder / "arrays.npz"
+    count = 300 if bench.quick else 10_000
+    in_fresh_process(make_pictures, pictures, count)
+    in_fresh_process(make_arrays, arrays, 2_000 if bench.quick else 50_000)
+
+    def ours() -> tuple[MeasuredReading, MeasuredReading]:
+        with tempfile.TemporaryDirectory(dir=bench.folder) as cache:
+            first, second = (in_fresh_process(read_with_project, pictures, Path(cache)) for _ in range(2))
+        return first, second
+
+    sides: dict[str, Callable[[], Any]] = {"ours": ours, "theirs": partial(in_fresh_process, read_with_keras, pictures)}
+    readings, theirs = bench.in_turns("reading pictures", sides).values()
+    first, second = ([pair[number] for pair in readings] for number in range(2))
+    reading, against = f"reading {count:,} JPEG files", "image_dataset_from_directory, read once"
+    options = ["model=cnn", "training.batch_size=128", "training.epochs=2"]
+    epochs: dict[str, Callable[[], MeasuredRun | MeasuredProcess]] = {
+        "ours": partial(bench.run, "data=arrays", f"data.path={arrays}", "data.validation=0", *NO_REPORT, *options),
+        "theirs": partial(bench.plain_keras, "--network=cnn", "--batch-size=128", "--epochs=2", data=arrays),
+    }
+    name = "epoch of model=cnn, batch 128, CIFAR-10's shape"
+    ours_epoch, theirs_epoch = ([median(r.epochs[1:]) for r in side] for side in bench.in_turns(name, epochs).values())
+    memory = {"reading for the first time": first, "reading again": second}
+    sizes = {how: ([r.mebibytes for r in each], [r.array_mebibytes for r in each]) for how, each in memory.items()}
+    return [
+        Row(f"{reading} for the first time", against, [each.seconds for each in first], theirs, "s", 1.0),
+        Row(f"{reading} again", against, [each.seconds for each in second], theirs, "s", 0.1),
+        *(Row(f"memory of {how}", "the array", *each, "MiB", 1.2) for how, each in sizes.items()),
+        Row(name, "Keras fit", ours_epoch, theirs_epoch, limit=0.75),
+    ]
+
+
 SIZES = {
     "training.batch_size": [8, 32, 128, 512],
     "model.units": [32, 128, 512, 1024],
@@ -292,7 +326,8 @@ def plot_scaling(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-FIGURES = {f.__name__: f for f in (startup, walkthrough, epoch, report, logging, compile, sweep, load, scaling)}
+FIGURES = {f.__name__: f for f in (startup, walkthrough, epoch, images, report, logging, compile, sweep, load, scaling)}
+WITHOUT_MNIST = {"startup", "images"}
 
 
 def machine() -> dict[str, object]:
@@ -324,7 +359,7 @@ def main() -> int:
             parser.error("--plot draws the figure `scaling`, which is not among the names")
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(repeats, options.quick, Path(folder))
-            if names != ["startup"]:
+            if not WITHOUT_MNIST.issuperset(names):
                 save_mnist(bench.folder / "mnist.npz")
             now, busy = datetime.now(UTC).isoformat(timespec="seconds"), round(os.getloadavg()[0], 2)
             result = {"date": now, "load_before": busy, "repeats": repeats, "quick": options.quick}
@@ -346,8 +381,8 @@ def save_mnist(file: Path, limit: int | None = None) -> None:
     config = compose_job(["data.validation=0", *([f"data.limit={limit}"] if limit else [])])
     if find_dataset(config.data) is None:
         raise DataError(
-            "The figures other than startup need MNIST, which is not on this machine. `python run.py` downloads it; or"
-            " set EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds it in mnist/."
+            "The figures other than startup and images need MNIST, which is not on this machine. `python run.py`"
+            " downloads it; or set EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds it in mnist/."
         )
     data = load_dataset(config.data, config.seed)
     train, test = data.train, data.test

@@ -2,8 +2,8 @@
 
 python scripts/plain_keras.py FILE.npz [--epochs 10] [--batch-size 32] [--network mlp]
 
-FILE.npz holds MNIST as Keras keeps it: x_train, y_train, x_test, y_test. Prints JSON: the seconds of each epoch and the
-test accuracy.
+FILE.npz holds images as Keras keeps MNIST: x_train, y_train, x_test, y_test. Prints JSON: the seconds of each epoch and
+the test accuracy.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from keras import layers
 NETWORKS = {
     "mlp": [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dropout(0.2)],
     "cnn": [
-        layers.Reshape((28, 28, 1)),
         layers.Conv2D(32, 3, padding="same", activation="relu"),
         layers.MaxPooling2D(2),
         layers.Conv2D(64, 3, padding="same", activation="relu"),
@@ -39,7 +38,9 @@ def main() -> None:
     with np.load(options.data) as data:
         x_train, y_train, x_test, y_test = data["x_train"] / 255, data["y_train"], data["x_test"] / 255, data["y_test"]
     output = layers.Dense(10, activation="softmax")
-    model = keras.Sequential([keras.Input((28, 28)), *NETWORKS[options.network], output])
+    shape = x_train.shape[1:]
+    channels = [layers.Reshape((*shape, 1))] if options.network == "cnn" and len(shape) == 2 else []
+    model = keras.Sequential([keras.Input(shape), *channels, *NETWORKS[options.network], output])
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     starts, ends = [], []
     clock = keras.callbacks.LambdaCallback(

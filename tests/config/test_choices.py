@@ -5,13 +5,11 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
-import numpy as np
 import pytest
 import yaml
 from composed import job
-from PIL import Image
+from own_data import own_arrays, own_pictures
 
 from experiments.config.choices import CONFIG_FOLDER, group_names
 from experiments.config.found_facts import open_facts
@@ -25,16 +23,9 @@ from experiments.data import picture_cache
 GROUP_FILES = sorted(
     file for file in CONFIG_FOLDER.glob("*/*.yaml") if file.parent.name not in (*PRESETS, "hydra", "search")
 )
-OWN_ARRAYS = Path(mkdtemp(), "own.npz")
-np.savez(OWN_ARRAYS, images=np.arange(2000, dtype=np.float32).reshape(500, 2, 2) / 2000, labels=np.arange(500) % 2)
-OWN_PICTURES = Path(mkdtemp())
-for number in range(50):
-    picture = OWN_PICTURES / "ab"[number % 2] / f"{number}.png"
-    picture.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.full((2, 2), number, np.uint8)).save(picture)
 NEEDS = {  # what a choice does not run without
-    "data=arrays": [f"data.path={OWN_ARRAYS}"],
-    "data=images": [f"data.path={OWN_PICTURES}"],
+    "data=arrays": [f"data.path={own_arrays()}"],
+    "data=images": [f"data.path={own_pictures()}", "data.size=8"],
     "data=linear": ["training.loss=mean_squared_error"],
     "model=neuron": ["data=linear", "training.loss=mean_squared_error"],
     "model=keras": ["data.padding=2"],
@@ -47,7 +38,7 @@ def name_of(file: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_cache, "PICTURE_FOLDER", OWN_PICTURES / ".cache")
+    monkeypatch.setattr(picture_cache, "PICTURE_FOLDER", own_pictures() / ".cache")
 
 
 @cache
@@ -60,7 +51,7 @@ def test_every_choice_composes_and_is_what_its_file_says(file: Path) -> None:
     composed = shipped_choice(file)
     given = {k: v for k, v in yaml.safe_load(file.read_text()).items() if not str(v).startswith("${")}
     if file.parent.name == "data":  # without what is needed or found
-        given = {k: v for k, v in given.items() if k not in ("path", *open_facts(given))}
+        given = {k: v for k, v in given.items() if k not in ("path", "size", *open_facts(given))}
     assert {key: config_to_dict(composed)[file.parent.name][key] for key in given} == given | (
         {"threads": composed.training.threads} if "threads" in given else {}
     )

@@ -42,13 +42,13 @@ def test_other_figures_are_refused_without_mnist(nowhere: dict[str, str]) -> Non
     done = command("startup", "report", "--quick", script=BENCHMARK, **nowhere)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "The figures other than startup need MNIST, which is not on this machine. `python run.py` downloads it; or set"
-        " EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds it in mnist/.\n"
+        "The figures other than startup and images need MNIST, which is not on this machine. `python run.py` downloads"
+        " it; or set EXPERIMENTS_DATA_DIR=FOLDER, the folder that holds it in mnist/.\n"
     )
 
 
 def test_an_unknown_figure_is_refused_with_the_choices() -> None:
     done = command("startupp", script=BENCHMARK)
     assert done.returncode == 2
-    expected = "unknown figure 'startupp'. Choices: startup, walkthrough, epoch, report, logging, compile"
+    expected = "unknown figure 'startupp'. Choices: startup, walkthrough, epoch, images, report, logging, compile"
     assert expected in done.stderr

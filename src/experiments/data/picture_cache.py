@@ -29,7 +29,8 @@ from experiments.formatting import plural
 from experiments.profiling import span
 
 PICTURE_FOLDER = PROJECT / "outputs" / "pictures"
-BATCH_BYTES = 2**25  # of pictures that are decoded before they are written
+BATCH_BYTES = 2**23  # of pictures that are decoded before they are written
+TOGETHER = 32  # pictures that a thread takes at a time
 MOST_TOLD = 5  # pictures that cannot be read, named one by one
 
 
@@ -69,8 +70,8 @@ def list_pictures(folder: Path, names: Sequence[str]) -> dict[str, PictureEntry]
         entry = known.get(name)
         if entry and (entry.size, entry.changed) == (state.st_size, state.st_mtime_ns):
             return entry
-        facts = picture_facts(file)
-        return PictureEntry(state.st_size, state.st_mtime_ns, hashlib.sha256(file.read_bytes()).hexdigest(), *facts)
+        facts, content = picture_facts(file), file.read_bytes()
+        return PictureEntry(state.st_size, state.st_mtime_ns, hashlib.sha256(content).hexdigest(), *facts)
 
     found = dict(zip(names, _in_parallel(examine, names), strict=True))
     if found != known:
@@ -126,15 +127,18 @@ def _in_parallel(function: Callable[[str], Any], names: Sequence[str]) -> list[A
     """Call a function with each name, in threads, as Pillow works without Python's lock; tell all that fail."""
     failures: list[str] = []
 
-    def attempt(name: str) -> Any:
-        try:
-            return function(name)
-        except PictureError as error:
-            failures.append(str(error))
-            return None
+    def attempt(some: Sequence[str]) -> list[Any]:
+        results = []
+        for name in some:
+            try:
+                results.append(function(name))
+            except PictureError as error:
+                failures.append(str(error))
+        return results
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        results = list(pool.map(attempt, names))
+        parts = [names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)]
+        results = [result for part in pool.map(attempt, parts) for result in part]
     if failures:
         more = len(failures) - MOST_TOLD
         told = [*sorted(failures)[:MOST_TOLD], *([f"and {more:,} more like these"] if more > 0 else [])]

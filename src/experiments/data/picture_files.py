@@ -68,16 +68,16 @@ def picture_facts(file: Path) -> tuple[int, int, bool]:
 def read_picture_array(file: Path, style: PictureStyle) -> np.ndarray:
     """Return a picture as uint8 [height, width], or [height, width, 3] in colour; its first frame if it has several.
 
-    It is turned as its EXIF data says, transparent parts become black, and a smaller size is antialiased (bicubic).
+    It is turned as its EXIF data says, transparent parts become black, and scaling is antialiased.
     """
     from PIL import ImageOps
 
     with opened_picture(file) as image:
         orientation = _orientation(image)
-        if style.size and image.format == "JPEG":  # decode no more than twice the pixels that are needed
-            height, width = style.size[::-1] if orientation in TURNED else style.size
-            image.draft(image.mode, (2 * width, 2 * height))
-        shown = _flat_colours(image).convert("RGB" if style.color else "L")
+        if style.size and image.format == "JPEG":  # decode half, a quarter or an eighth of it if enough
+            image.draft(image.mode, style.size if orientation in TURNED else style.size[::-1])
+        shown, mode = _flat_colours(image), "RGB" if style.color else "L"
+        shown = shown if shown.mode == mode else shown.convert(mode)
         if orientation != 1:
             shown.getexif()[ORIENTATION_TAG] = orientation
             shown = ImageOps.exif_transpose(shown)
@@ -114,9 +114,9 @@ def _fit(image: "Image", height: int, width: int, fit: str) -> "Image":
         kept = width / max(ratios), height / max(ratios)
         left, top = (image.width - kept[0]) / 2, (image.height - kept[1]) / 2
         box = (max(0, left), max(0, top), min(image.width, left + kept[0]), min(image.height, top + kept[1]))
-        return image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
+        return image.resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
     inner = max(1, round(image.width * min(ratios))), max(1, round(image.height * min(ratios)))
     page = Image.new(image.mode, (width, height))
-    scaled = image.resize(inner, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    scaled = image.resize(inner, Image.Resampling.BILINEAR, reducing_gap=2.0)
     page.paste(scaled, ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return page

@@ -117,6 +117,15 @@ def mean_and_deviation(inputs: np.ndarray, pixel_max: int, source: str) -> tuple
     """
     vectors = inputs.ndim == 2 and inputs.dtype == np.float32 and inputs.shape[1] <= MOST_SCALES
     columns = inputs.shape[-1] if vectors or (inputs.ndim == 4 and inputs.shape[-1] == 3) else 1
+    if inputs.dtype != np.float32:  # exact, and several times faster
+        counts = np.zeros((columns, np.iinfo(inputs.dtype).max + 1), np.int64)
+        for chunk in chunks_of(inputs):
+            for column, values in enumerate(np.moveaxis(chunk.reshape(-1, columns), 1, 0)):
+                counts[column] += np.bincount(values, minlength=counts.shape[1])
+        levels = np.arange(counts.shape[1]) / pixel_max
+        mean = counts @ levels / counts.sum(1)
+        deviation = np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1))
+        return _rounded(mean, deviation, source)
     count, total, squares = 0, np.zeros(columns), np.zeros(columns)
     shift = inputs[0].reshape(-1, columns).mean(0, dtype=np.float64)  # keeps digits where deviations are small
     for chunk in chunks_of(inputs):
@@ -124,11 +133,15 @@ def mean_and_deviation(inputs: np.ndarray, pixel_max: int, source: str) -> tuple
         count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
     mean = (total / count + shift) / pixel_max
     deviation = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)) / pixel_max
+    return _rounded(mean, deviation, source)
+
+
+def _rounded(mean: np.ndarray, deviation: np.ndarray, source: str) -> tuple[Any, Any]:
     if not deviation.any():
         raise DataError(f"{source}: all training inputs are the same. Check how they were saved.")
     deviation[deviation == 0] = 1  # such a column says nothing
     numbers = [[float(f"{value:.6g}") for value in values] for values in (mean, deviation)]
-    return tuple(values if columns > 1 else values[0] for values in numbers)  # type: ignore[return-value]
+    return tuple(values if len(values) > 1 else values[0] for values in numbers)  # type: ignore[return-value]
 
 
 def chunks_of(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -69,7 +69,8 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
 def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model", start: str) -> list[str]:
     """Describe what was trained on what, and how that differs from the defaults."""
     held_out = len(dataset.validation.targets)
-    validation = f" ({held_out:,} held out for validation)" if held_out else ""
+    picked = f"fold {config.data.fold} of {config.data.folds}, " if config.data.folds else ""
+    validation = f" ({picked}{held_out:,} held out for validation)" if held_out else ""
     differences = [printable(text).replace("`", "'") for text in differences_from_defaults(config)]
     about_data = " ".join(filter(None, [DATASET_NOTES.get(dataset.name), *_describe_balance(dataset)]))
     frozen = model.count_params() - sum(layer.count_params() for layer in model.layers if layer.trainable)
