@@ -17,6 +17,7 @@ import argparse
 import shlex
 import sys
 
+from experiments.config.own_code import add_code_option, load_own_code
 from experiments.errors import CommandParser, run_command
 from experiments.formatting import printable
 from experiments.runtime import collect_garbage_rarely
@@ -33,11 +34,13 @@ def main() -> int:
     add("--alias", required=True, help="alias that points to the best version, such as champion")
     add("--anyway", action="store_true", help="also if it is not better, or cannot be compared")
     add("--uri", help="tracking URI; default: $MLFLOW_TRACKING_URI, else mlruns/mlflow.db")
+    add_code_option(parser)
     return run_command(lambda: promote(parser.parse_args()))
 
 
 def promote(options: argparse.Namespace) -> int:
     """Promote the run and say why, or say why not; return the exit code."""
+    load_own_code(options.code)
     promoted = promote_model(options.run_id, options.name, options.alias, options.anyway, options.uri)
     run = f"Run {promoted.run.run_id} ({printable(promoted.run.name)})"
     print(printable(promoted.decision) + ".")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ExportFormat = Literal["keras", "onnx", "tf_saved_model"]
 # The end of the name of the file; a SavedModel is a folder.
-SUFFIXES: dict[str, str] = {"keras": ".keras", "onnx": ".onnx", "tf_saved_model": ""}
+EXPORT_SUFFIXES: dict[str, str] = {"keras": ".keras", "onnx": ".onnx", "tf_saved_model": ""}
 NEEDED_PACKAGES = {"onnx": ("tf2onnx", "onnx", "onnxruntime")}  # by format: those of the extra of this name
 CHECKED_EXAMPLES = 1000  # of the test set
 TOLERANCE = 1e-4  # of outputs; relative for those above 1
@@ -88,7 +88,7 @@ def export_model(run_id: str, format_: ExportFormat, to: Path | None = None, uri
         model = load_keras_model(file, run.run_id, config)
         inputs = dataset.test.inputs[:CHECKED_EXAMPLES].astype(np.float32)
         expected = np.asarray(model(inputs, training=False), np.float32)  # Keras exports only what was called
-        written = Path(folder, f"exported{SUFFIXES[format_]}")
+        written = Path(folder, f"exported{EXPORT_SUFFIXES[format_]}")
         try:
             _write(model, file, format_, written)
             outputs = LOADERS[format_](written)(inputs)
@@ -118,7 +118,7 @@ def check_packages(format_: str) -> None:
 
 
 def _choose_path(run: RunRecord, format_: str, to: Path | None) -> Path:
-    suffix = SUFFIXES[format_]
+    suffix = EXPORT_SUFFIXES[format_]
     to = to or Path()
     is_export = (to / "saved_model.pb").exists()  # of an earlier command, and not a folder to put others into
     path = to / f"model-{run.run_id[:8]}{suffix}" if to.is_dir() and not is_export else to
@@ -186,7 +186,7 @@ def _describe_use(config: Config, dataset: Dataset, outputs: int) -> dict[str, A
         "input": {
             "shape": [None, *dataset.test.inputs.shape[1:]],
             "dtype": "float32",
-            "range": None if isinstance(data, LinearData) else [0, data.pixel_max],
+            "range": None if isinstance(data, LinearData) or len(data.shape) == 1 else [0, data.pixel_max],
         },
         "output": {
             "shape": [None, outputs],

@@ -16,6 +16,7 @@ from experiments.config.facts import (
     available_cores,
     count_training_examples,
     estimate_weights,
+    is_binary,
     network_input_shape,
 )
 from experiments.config.found_facts import complete_facts, open_facts
@@ -198,10 +199,12 @@ def _check_training(config: Config) -> None:
 
 def _check_model(config: Config) -> None:
     model, data = config.model, config.data
-    if isinstance(model, NeuronConfig) and not isinstance(data, LinearData):
+    two_classes_of_vectors = len(data.shape) == 1 and is_binary(config)
+    if isinstance(model, NeuronConfig) and not isinstance(data, LinearData) and not two_classes_of_vectors:
         raise ConfigError(
             f"model=neuron has one output, data={data.name} has {data.classes} classes. Use data=linear"
-            " (experiment=single_neuron), or model=mlp 'model.units=[]' for one layer."
+            " (experiment=single_neuron), vectors of two classes with training.loss=binary_crossentropy"
+            " model.activation=sigmoid, or model=mlp 'model.units=[]' for one layer."
         )
     if isinstance(model, CnnConfig | ResnetConfig | KerasConfig) and len(data.shape) < 2:
         raise ConfigError(

@@ -9,7 +9,6 @@ from experiments.config.metrics import Mode, find_metric
 from experiments.errors import UserError
 from experiments.sweeps.leaderboard import NO_FINISHED_RUN, SIGNIFICANCE
 from experiments.sweeps.ranking import rank_children
-from experiments.sweeps.significance import is_cross_validated
 from experiments.tracking.addresses import resolve_tracking_uri
 from experiments.tracking.artifacts import model_location, read_artifact_text
 from experiments.tracking.model_registry import (
@@ -50,8 +49,8 @@ def promote_model(run_id: str, name: str, alias: str, anyway: bool = False, uri:
     If the alias already points to a version, the run has to be better than that one's run beyond noise, or `anyway`.
     Both must have been tested on the same data. What counts as noise:
 
-    - If both runs are among several seeds of their setting in their sweeps: that of the objective between the seeds.
-      The means have to differ by Welch's t-test, as in a leaderboard.
+    - If both runs are among several seeds or folds of their setting in their sweeps: that of the objective between
+      those. The means have to differ by Welch's t-test, over folds by the corrected one, as in a leaderboard.
     - Else that of the test examples: the runs' predictions are compared by a paired test (`compare_predictions`). It
       answers for the two models and not for their settings.
 
@@ -113,23 +112,26 @@ def _compare_with(uri: str, candidate: _Candidate, champion: RegisteredVersion) 
 
 
 def _compare_seeds(uri: str, candidate: _Candidate, other: RunRecord) -> tuple[bool, str] | None:
-    """Compare the settings of two runs over their seeds; return None if there are none, or the setting is the same."""
+    """Compare the settings of two runs over seeds or folds; return None without, or for one and the same setting."""
     runs = [*_seeds_of(uri, candidate, candidate.run), *_seeds_of(uri, candidate, other)]
-    if is_cross_validated(runs):  # whose models were not trained on the same examples
-        return None
     board = rank_children(runs, candidate.metric, candidate.mode, ())
-    if board is None or len(board.table) != 2 or board.table.n.min() < 2 or math.isnan(board.table.p_value[1]):
+    if board is None or len(board.table) != 2 or board.table.n.min() < 2:
+        return None
+    kind, column = "Welch's t-test", "p_value"
+    if board.is_cross_validated:
+        kind, column = "corrected resampled t-test", "p_corrected"
+    p = float(board.table[column][1])
+    if math.isnan(p):
         return None
     first = {run.run_id for run in board.comparison.groups[0]}
     ours = 0 if candidate.run.run_id in first else 1
     means, n = board.table[f"{candidate.metric}_mean"], board.table.n
-    test = f"Welch's t-test over {n[ours]} and {n[1 - ours]} seeds"
-    p = float(board.table.p_value[1])
+    test = f"{kind} over {n[ours]} and {n[1 - ours]} {board.over}"
     return _decide(f"{candidate.metric} on average", candidate.mode, means[ours], means[1 - ours], p, test)
 
 
 def _seeds_of(uri: str, candidate: _Candidate, run: RunRecord) -> list[RunRecord]:
-    """Return the runs of a run's sweep that differ from it only in their seed, with itself."""
+    """Return the runs of a run's sweep that differ from it only in their seed or fold, with itself."""
     parent = run.tags.get("mlflow.parentRunId")
     if parent is None:
         return [run]
