@@ -118,6 +118,8 @@ def as_called(text: str) -> str:
         return text
     text = re.sub(r"python run\.py -m([^\n]*?  )", r"experiments sweep\1 ", text)  # a letter shorter than other lines
     text = text.replace("python run.py -m", "experiments sweep").replace("make ui", "experiments ui")
+    if INSTALLED:
+        text = text.replace("pip install -e '.[", "pip install 'keras-hydra-experiments[")  # an extra
     return re.sub(r"python (?:scripts/)?(\w+)\.py|(?<![\w/])(run)\.py", r"experiments \1\2", text)
 
 

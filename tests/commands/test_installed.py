@@ -101,6 +101,10 @@ def test_help_names_documents_that_are_there(installed: Installation) -> None:
         assert Path(folder, document).is_file()
 
 
+def test_an_extra_is_installed_by_the_name_of_the_distribution(installed: Installation) -> None:
+    assert "pip install 'keras-hydra-experiments[onnx]'" in installed.run("experiments", "export", "--help")
+
+
 def test_a_script_of_a_clone_does_not_run_the_installed_code(installed: Installation) -> None:
     said = installed.run("python", str(PROJECT / "run.py"), "model.dropout=2", ends_with=2)
     assert f"belongs to {PROJECT}, but this Python has the code of {installed.site}/experiments installed" in said

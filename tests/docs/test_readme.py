@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 RUNS = [line for line in LINES if re.match(r"python run\.py(?! -|.*=RUN_ID|.* distribution=)", line)]
 OTHERS = [line for line in LINES if line and line not in RUNS]
-SWEEPS = [line for line in OTHERS if " -m " in line and "optuna" not in line]
+SWEEPS = [line for line in OTHERS if "run.py -m " in line and "optuna" not in line]
 SHRINK = "data.limit={} data.validation={} training.epochs={} training.threads=1 report.figures=light"
 
 
@@ -86,6 +86,9 @@ def test_every_other_command_has_a_test() -> None:
         "python scripts/ui.py --sweep RUN_ID": "tests/tracking/test_ui.py",
         "python scripts/delete.py RUN_ID": "tests/tracking/test_deletion.py",
         "python scripts/evaluate.py RUN_ID": "tests/comparison/test_evaluate.py",
+        "mlflow models serve -m runs:/RUN_ID/model --env-manager local": "tests/docs/test_from_run_to_use.py",
+        "python scripts/export.py RUN_ID --format onnx": "tests/docs/test_from_run_to_use.py",
+        "python scripts/promote.py SWEEP_ID --name digits --alias champion": "tests/sweeps/test_promotion.py",
         "python scripts/benchmark.py startup walkthrough": "tests/docs/test_benchmark.py",
         "pip install .": "tests/commands/test_installed.py",
         "experiments --help": "tests/commands/test_tool.py",

@@ -78,6 +78,16 @@ def test_a_convolutional_network_trains_alike_as_on_gpus(devices: list[str], tmp
 
 
 @pytest.mark.soak
+def test_a_residual_network_with_frozen_layers_trains_alike_on_two_replicas(tmp_path: Path) -> None:
+    small = ["data=digits", "data.limit=330", "data.validation=0", "training.epochs=1", "training.threads=1"]
+    small += ["model=resnet", "model.depth=8", "training.freeze=[stem*]", "data.augmentation.flip=true"]
+    small += ["optimizer=sgd", "optimizer.learning_rate=0.01"]  # Adam magnifies rounding where gradients are tiny
+    one, two = train(small), trained(tmp_path / "2.npz", *small, *REPLICAS)
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, rtol=0, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "overrides",
     [

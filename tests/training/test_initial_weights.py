@@ -14,7 +14,7 @@ from experiments.errors import ConfigError, StoreError
 from experiments.runtime import start_tensorflow
 from experiments.tracking.artifacts import check_initial_weights, load_initial_weights
 from experiments.training.devices import start_strategy
-from experiments.training.initial_weights import start_from
+from experiments.training.initial_weights import InitialWeights, start_from
 from experiments.training.network_cache import CompiledNetwork, prepare_network
 from experiments.training.networks import build_network
 
@@ -89,6 +89,20 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(saved: Path) -> None:
         f"{file} has no layer with the name and shapes of one of this network. Its layers: conv2d,"
         " batch_normalization, conv2d_1, batch_normalization_1, dense. Those of this network: dense, dense_1"
     )
+
+
+def test_of_many_weights_only_those_from_the_first_that_does_not_fit_are_told() -> None:
+    model = build_network(job("data=digits", "model=resnet", "model.depth=8"))
+    values = model.get_weights()
+    initial = InitialWeights("model.weights=FILE", {"all": [*values[:-2], np.zeros((64, 7)), np.zeros(7)]})
+    with pytest.raises(ConfigError) as caught:
+        start_from(model, initial, "all")
+    assert "its weights have the shapes, after 35 that fit, 64x7, 7, but this network needs 64x10, 10." in str(
+        caught.value
+    )
+    with pytest.raises(ConfigError) as caught:
+        start_from(model, replace(initial, layers={"all": [np.zeros(1), *values]}), "all")
+    assert "and 22 more, but this network needs" in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

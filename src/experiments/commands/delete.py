@@ -22,6 +22,7 @@ from experiments.formatting import plural, printable
 from experiments.runtime import collect_garbage_rarely
 from experiments.tracking.addresses import SQLITE, hide_credentials, resolve_tracking_uri
 from experiments.tracking.deletion import StoredRun, delete_runs, find_deletable_runs
+from experiments.tracking.model_registry import versions_of_runs
 from experiments.tracking.records import runs_that_start_from
 from experiments.tracking.store import open_existing_store
 
@@ -59,6 +60,9 @@ def delete(options: argparse.Namespace) -> int:
     for run, start in runs_that_start_from(client, ids):
         if run.run_id not in ids:
             print(f"Run {run.run_id} ({printable(run.name)}) starts from {start}, and cannot be reproduced without it.")
+    for version in versions_of_runs(client, ids):
+        title = printable(version.title)
+        print(f"Run {version.run_id} is the registered model {title}, which cannot be loaded without it.")
     if not options.yes and not agreed():
         return 2
     delete_runs(client, runs)

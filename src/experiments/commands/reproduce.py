@@ -23,7 +23,7 @@ from experiments.config.overrides import override_key
 from experiments.config.own_code import add_code_option, load_own_code
 from experiments.config.schema import Expectation
 from experiments.errors import CommandParser, ConfigError, Terminated, did_you_mean, handle_ending_signals, run_command
-from experiments.formatting import as_called, plain_console, printable
+from experiments.formatting import as_called, called_as_tool, plain_console, printable
 from experiments.reproduction import published
 from experiments.reproduction.bundle import read_bundle, write_bundle
 from experiments.reproduction.original_run import OriginalRun, find_original_run, with_moved_data
@@ -67,8 +67,8 @@ def main() -> int:
             return reproduce_published(find_published(options.what, options.overrides, options.uri, options.quick))
         if options.export:
             write_bundle(options.what, options.uri, options.export)
-            repeat = as_called(f"python scripts/reproduce.py {options.export}")
-            print(f"Repeat it wherever this project is installed: {repeat}")
+            place = "wherever this tool is installed" if called_as_tool() else "with any clone of this project"
+            print(f"Repeat it {place}: {as_called('python scripts/reproduce.py')} {options.export}")
             return 0
         original = find_original(options.what, options.uri)
         return reproduce_run(with_moved_data(original, folders[-1]) if folders else original)

@@ -26,6 +26,8 @@ SUBCOMMANDS = {
     "reproduce": Subcommand("repeat a run and compare every metric", "experiments.commands.reproduce"),
     "evaluate": Subcommand("evaluate a run's model again, also on other data", "experiments.commands.evaluate"),
     "predict": Subcommand("classify your own pictures with a run's model", "experiments.commands.predict"),
+    "export": Subcommand("write a run's model for use elsewhere", "experiments.commands.export"),
+    "promote": Subcommand("register a run's model if it beats the champion", "experiments.commands.promote"),
     "ui": Subcommand("show the runs in MLflow's UI", "experiments.commands.ui"),
     "delete": Subcommand("delete runs for good, after asking", "experiments.commands.delete"),
     "new": Subcommand("write a small project of your own, to begin with", "experiments.commands.new"),

@@ -9,6 +9,7 @@ from experiments.config.composition import compose_job
 from experiments.config.data_schema import LinearData, OwnData
 from experiments.config.identity import affects_result, config_to_dict, flatten_config
 from experiments.config.metrics import RUN_METRICS, find_metric, higher_is_better, metric_names
+from experiments.config.model_schema import KerasConfig
 from experiments.config.schema import Config
 from experiments.formatting import escape_markdown, markdown_code, plural, printable
 from experiments.reports.differences import differences_from_defaults
@@ -68,13 +69,15 @@ def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequen
 def _describe_training(config: Config, dataset: "Dataset", model: "keras.Model", start: str) -> list[str]:
     """Describe what was trained on what, and how that differs from the defaults."""
     held_out = len(dataset.validation.targets)
-    validation = f" ({held_out:,} held out for validation)" if held_out else ""
+    picked = f"fold {config.data.fold} of {config.data.folds}, " if config.data.folds else ""
+    validation = f" ({picked}{held_out:,} held out for validation)" if held_out else ""
     differences = [printable(text).replace("`", "'") for text in differences_from_defaults(config)]
     about_data = " ".join(filter(None, [DATASET_NOTES.get(dataset.name), *_describe_balance(dataset)]))
     frozen = model.count_params() - sum(layer.count_params() for layer in model.layers if layer.trainable)
+    network = config.model.application if isinstance(config.model, KerasConfig) else config.model.name
     kept = f" ({frozen:,} of them frozen)" if config.training.freeze else ""
     return [
-        f"**{config.model.name}** with {plural(model.count_params(), 'weight')}{kept}, trained on"
+        f"**{network}** with {plural(model.count_params(), 'weight')}{kept}, trained on"
         f" {len(dataset.train.targets):,} examples of **{dataset.name}**{validation} with {config.optimizer.name},"
         f" learning rate {config.optimizer.learning_rate:g}, batch size {config.training.batch_size},"
         f" seed {config.seed}." + (f" {about_data}" if about_data else ""),

@@ -3,4 +3,4 @@
 `sweep` runs a sweep from start to end, `study` the trials of a search; `engines` run jobs and know nothing else.
 """
 
-__all__ = ["engines", "search", "sweep"]
+__all__ = ["engines", "promotion", "search", "sweep"]

@@ -10,6 +10,7 @@ __all__ = [
     "environment",
     "kept_state",
     "liveness",
+    "model_registry",
     "outages",
     "recorded_config",
     "records",

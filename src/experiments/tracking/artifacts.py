@@ -4,7 +4,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.facts import initial_weights_file
 from experiments.config.schema import Config
@@ -69,8 +69,8 @@ def damaged_artifact(uri: str, run_id: str, artifact: str, error: Exception) -> 
     )
 
 
-def model_location(uri: str, run_id: str) -> str:
-    """Return where the store keeps the run's model; raise a StoreError if there is no such run or model."""
+def find_run_model(uri: str, run_id: str) -> Any:
+    """Return MLflow's record of the run's model; raise a StoreError if there is no such run or model."""
     client = connect_store(uri)
     with store_errors(uri):
         logged = find_logged_models(client, get_mlflow_run(client, uri, run_id).info.experiment_id, MODEL_NAME, run_id)
@@ -79,7 +79,12 @@ def model_location(uri: str, run_id: str) -> str:
             f"Run {run_id} in {hide_credentials(uri)} has no model: runs log it at the end, unless"
             " tracking.log_model=false."
         )
-    return str(logged[0].artifact_location)
+    return logged[0]
+
+
+def model_location(uri: str, run_id: str) -> str:
+    """Return where the store keeps the run's model; raise a StoreError if there is no such run or model."""
+    return str(find_run_model(uri, run_id).artifact_location)
 
 
 def download_model(uri: str, run_id: str, folder: Path, accept_changed: bool = False) -> Path:

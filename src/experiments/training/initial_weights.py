@@ -14,6 +14,8 @@ from experiments.training.network_builders import keras_errors
 if TYPE_CHECKING:
     import keras
 
+SHOWN_SHAPES = 16  # of weights, in a message
+
 
 @dataclass(frozen=True)
 class InitialWeights:
@@ -79,10 +81,14 @@ def start_from(model: "keras.Model", initial: InitialWeights, layers: Literal["a
     weights = [value for values in initial.layers.values() for value in values]
     given, expected = ([tuple(value.shape) for value in values] for values in (weights, model.weights))
     if given != expected:
+        fitting = next((n for n, (a, b) in enumerate(zip(given, expected, strict=False)) if a != b), len(expected))
+        skipped = fitting if fitting > SHOWN_SHAPES else 0
+        after = f", after {skipped:,} that fit," if skipped else ""
+        found, needed = _show_shapes(given[skipped:]), _show_shapes(expected[skipped:])
         raise ConfigError(
-            f"{initial.setting} does not fit: its weights have the shapes {_show_shapes(given)}, but this network needs"
-            f" {_show_shapes(expected)}. Use the data and model settings with which they were trained, or"
-            " model.weights_of=matching for the layers that are the same"
+            f"{initial.setting} does not fit: its weights have the shapes{after} {found}, but this network needs"
+            f" {needed}. Use the data and model settings with which they were trained, or model.weights_of=matching for"
+            " the layers that are the same"
         )
     model.set_weights(weights)
     return ""
@@ -111,4 +117,6 @@ def _take_matching(model: "keras.Model", initial: InitialWeights) -> str:
 
 
 def _show_shapes(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes) or "none"
+    shown = ["x".join(map(str, shape)) or "1" for shape in shapes[:SHOWN_SHAPES]]
+    more = f" and {len(shapes) - SHOWN_SHAPES:,} more" if len(shapes) > SHOWN_SHAPES else ""
+    return ", ".join(shown) + more or "none"
