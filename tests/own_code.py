@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.config_store import ConfigStore
+
 from experiments.config import choices, own_code
 
 NETWORKS = '''
@@ -108,6 +110,9 @@ def loaded(folder: Path) -> Iterator[None]:
         own_code.load_own_code(str(folder))
         yield
     finally:
+        for group in choices.OWN_KINDS:
+            for name in choices.own_choices(group):
+                ConfigStore.instance().repo.get(group, {}).pop(f"{name}.yaml", None)
         own_code.forget_own_code()
         choices.choice_values.cache_clear()
         sys.path[:] = path
