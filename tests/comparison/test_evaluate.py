@@ -64,8 +64,7 @@ def test_overrides_may_change_only_the_test_set(override: str) -> None:
     assert str(caught.value) == (
         f"{override!r} does not concern the test set; everything else, including preprocessing, stays as in the run."
         " Expected: data=NAME, or data.KEY=VALUE with one of path, checksums, train_examples, test_examples, shape,"
-        " classes, class_names, pixel_max, size, fit, color, test_fraction,"
-        " split_seed, split, slope, noise"
+        " classes, class_names, pixel_max, size, fit, color, test_fraction, split_seed, split, slope, noise"
     )
 
 

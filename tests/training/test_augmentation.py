@@ -14,7 +14,7 @@ start_tensorflow(1)
 import tensorflow as tf  # noqa: E402
 
 NONE: dict[str, Any] = {"shift": 0.0, "rotation": 0.0, "scale": 0.0, "elastic": 0.0, "smoothness": 4.0}
-NONE |= {"flip": False, "crop": 0, "color": 0.0}
+NONE |= {"flip": False, "crop": 0, "color": 0.0, "own": []}
 MOVES = {"shift": 2.0, "rotation": 15.0, "scale": 0.15, "elastic": 30.0, "smoothness": 4.0}
 EVERYTHING = MOVES | {"flip": True, "crop": 2, "color": 0.4}
 

@@ -92,6 +92,9 @@ class AugmentationConfig:
     def __bool__(self) -> bool:
         return any((self.moves, self.flip, self.crop, self.color, self.own))
 
+    def __hash__(self) -> int:
+        return hash(repr(self))  # `own` is a list
+
 
 def check_channels(shape: list[int]) -> list[int]:
     if shape[2:] not in ([], [1], [3]):

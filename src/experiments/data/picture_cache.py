@@ -30,7 +30,7 @@ from experiments.profiling import span
 
 PICTURE_FOLDER = PROJECT / "outputs" / "pictures"
 BATCH_BYTES = 2**23  # of pictures that are decoded before they are written
-TOGETHER = 32  # pictures that a thread takes at a time
+TOGETHER = 8  # pictures that a thread takes at a time
 MOST_TOLD = 5  # pictures that cannot be read, named one by one
 
 
@@ -136,7 +136,7 @@ def _in_parallel(function: Callable[[str], Any], names: Sequence[str]) -> list[A
                 failures.append(str(error))
         return results
 
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(2 * available_cores()) as pool:  # as some wait for the disk
         parts = [names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)]
         results = [result for part in pool.map(attempt, parts) for result in part]
     if failures:
