@@ -227,7 +227,9 @@ def test_every_shipped_choice_trains(group: str, uri: str) -> None:
     arguments += ["tracking.log_model=false", f"tracking.uri={uri}"]
     shipped = {path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")} - {"neuron"}  # no network for images
     for choice in sorted(shipped):
-        config = compose_job([f"{group}={choice}", *arguments])
+        # Applications of Keras need larger images.
+        padding = ["data.padding=12"] if choice == "keras" else []
+        config = compose_job([f"{group}={choice}", *padding, *arguments])
         run_experiment(config, arguments)
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
     assert {run.data.params[f"{group}.name"] for run in runs(uri)} == shipped

@@ -34,11 +34,11 @@ from experiments.tracking.recorded_config import (
 from experiments.tracking.run import TrackedRun, open_run
 from experiments.tracking.store import check_stored
 from experiments.tracking.system_metrics import log_system_metrics
-from experiments.training.checkpoints import checkpoint_path, drop_checkpoint, lock_checkpoint, start_path
+from experiments.training.checkpoints import Checkpoint, checkpoint_path, drop_checkpoint, lock_checkpoint, start_path
 from experiments.training.cluster import ClusterMember, join_cluster
 from experiments.training.devices import start_strategy
 from experiments.training.evaluation import Metrics
-from experiments.training.network_cache import prepare_network
+from experiments.training.network_cache import CompiledNetwork, prepare_network
 from experiments.training.trainer import Trainer
 
 
@@ -78,11 +78,8 @@ def run_experiment(
         strategy = start_strategy(config.distribution, int(config.training.threads), config.training.tensor_float_32)
         network = prepare_network(config, strategy, load_initial_weights(config))
         if member.follows:
-            path = checkpoint_path(run_id) if run_id else None
-            return _follow_chief(Trainer(config, network, dataset, path, kept), member)
-        if network.start:
-            print(network.start, file=sys.stderr)
-            tags["initial_weights"] = network.start
+            return _follow_chief(partial(Trainer, config, network, dataset), run_id, kept, member)
+        tags |= _told_start(network)
         untrained = network.evaluate(dataset.train).outputs if isinstance(config.data, LinearData) else None
 
         if config.resume:  # the record of how the run started is kept
@@ -91,9 +88,7 @@ def run_experiment(
             member.report_run(run.run_id)
             if not config.resume or is_record_lost(run.uri, run.run_id):
                 record_start(run, config, overrides, dataset, code)
-            run.set_tags(
-                {NOTE_TAG: unfinished_note(config, dataset, network.model, overrides, run.run_id, network.start)}
-            )
+            run.set_tags({NOTE_TAG: unfinished_note(config, dataset, network, overrides, run.run_id)})
 
             trainer = Trainer(config, network, dataset, checkpoint_path(run.run_id), kept)
             for epoch, metrics in trainer.finished_epochs():  # a kill may have kept some of them out of the store
@@ -167,8 +162,19 @@ def _displayed_epochs(trainer: Trainer, member: ClusterMember) -> Iterator[Itera
         yield epochs
 
 
-def _follow_chief(trainer: Trainer, member: ClusterMember) -> str:
+def _told_start(network: CompiledNetwork) -> dict[str, str]:
+    """Say which layers start from other weights, if not all do, and return that as a tag."""
+    if not network.start:
+        return {}
+    print(network.start, file=sys.stderr)
+    return {"initial_weights": network.start}
+
+
+def _follow_chief(
+    make_trainer: Callable[..., Trainer], run_id: str | None, kept: Checkpoint | None, member: ClusterMember
+) -> str:
     """Take the same steps as the chief, without printing or recording anything."""
+    trainer = make_trainer(checkpoint_path(run_id) if run_id else None, kept)
     trainer.checkpoint = None
     with member.training():
         for _ in trainer.run(member):

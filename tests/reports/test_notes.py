@@ -78,7 +78,7 @@ def test_note_says_which_classes_have_no_training_image_or_very_few(counts, told
 
 def test_an_override_cannot_leave_the_block_of_commands():
     results = classified()
-    note = unfinished_note(results.config, results.dataset, results.model, ["tracking.run_name='a\n```\n<b>'"], "1")
+    note = unfinished_note(results.config, results.dataset, results, ["tracking.run_name='a\n```\n<b>'"], "1")
     assert "\n````\n# repeat\n" in note
     assert note.endswith("\n````")
 
@@ -99,7 +99,7 @@ def test_note_without_figures_or_mistakes_shows_neither():
 
 def test_note_of_an_unfinished_run_says_so_and_how_to_resume_it():
     results = classified()
-    about = unfinished_note(results.config, results.dataset, results.model, ["data=digits"], "1234abcd")
+    about = unfinished_note(results.config, results.dataset, results, ["data=digits"], "1234abcd")
     assert about.startswith("**Not finished.**\n\n**mlp** with 9,610 weights")
     assert "python run.py resume=1234abcd\n" in about
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from conftest import PROJECT, command, start
 from stores import runs
 
+from experiments.commands.reproduce import print_outcome
 from experiments.errors import ConfigError
 from experiments.reproduction.published import (
     AS_PUBLISHED,
@@ -64,7 +64,6 @@ def test_only_the_published_number_may_be_surpassed(values: list[float], reprodu
 
 
 def test_prints_published_recorded_and_new_results(capsys: pytest.CaptureFixture[str]) -> None:
-    print_outcome = runpy.run_path(SCRIPT)["print_outcome"]
     config = walkthrough("expected.seeds=[7]")
     for value, end in (
         (

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from experiments.data.datasets import Dataset
     from experiments.reports.report import Results
+    from experiments.training.network_cache import CompiledNetwork
 
 
 NOTE_TAG = "mlflow.note.content"
@@ -36,11 +37,13 @@ DATASET_NOTES = {
 
 
 def unfinished_note(
-    config: Config, dataset: "Dataset", model: "keras.Model", overrides: Sequence[str], run_id: str, start: str = ""
+    config: Config, dataset: "Dataset", network: "CompiledNetwork | Results", overrides: Sequence[str], run_id: str
 ) -> str:
     """Return the note of a run without a result yet; it stays if the run is cut off."""
     commands = _code_block(next_commands(config, overrides, run_id))
-    return "\n\n".join(["**Not finished.**", *_describe_training(config, dataset, model, start), commands])
+    return "\n\n".join(
+        ["**Not finished.**", *_describe_training(config, dataset, network.model, network.start), commands]
+    )
 
 
 def run_note(results: "Results", metrics: Mapping[str, float], overrides: Sequence[str], run_id: str) -> str:
