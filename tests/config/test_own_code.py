@@ -81,7 +81,10 @@ def test_a_config_of_own_code_survives_pickle_as_it_goes_to_workers(project: Pat
             "default 'x', which is not a wh",
         ),
         ("import experiments\n@experiments.model\ndef mlp(a, b): pass", "has the name of a choice of ours"),
-        ("import experiments\n@experiments.metric(direction='up')\ndef f(a, b): pass", 'Write "max" or "min"'),
+        (
+            "import experiments\n@experiments.metric(direction='up')\ndef f(a, b): pass",
+            "A metric has a direction.",
+        ),
     ],
 )
 def test_code_that_cannot_be_used_is_told_with_its_line(tmp_path: Path, text: str, words: str) -> None:
@@ -94,6 +97,56 @@ def test_code_that_cannot_be_used_is_told_with_its_line(tmp_path: Path, text: st
 def test_a_file_may_not_have_the_name_of_an_installed_module(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"random\.py has the name of an installed module"):
         load_own_code(str(write_own_code(tmp_path / "own", random="x = 1")))
+
+
+@pytest.mark.parametrize(
+    ("signature", "words"),
+    [
+        ("def f(a, b, *, name: str = 'x'): pass", "has the name of a key that every choice has"),
+        ("def f(a, b, *, c: 'Foo' = 3): pass", "has a type that a config cannot hold: name 'Foo' is not defined"),
+        ("def f(a, b, *, c: type = int): pass", "has a type that a config cannot hold"),
+        ("def f(a, b, **rest): pass", "must take 2 arguments by position"),
+    ],
+)
+def test_a_signature_that_a_config_cannot_give_is_told(tmp_path: Path, signature: str, words: str) -> None:
+    folder = write_own_code(tmp_path / "own", own=f"import experiments\n@experiments.model\n{signature}")
+    with pytest.raises(ConfigError) as caught, loaded(folder):
+        compose_job([])
+    assert words in str(caught.value)
+
+
+def test_code_that_ends_the_process_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="SystemExit"), loaded(write_own_code(tmp_path / "own", own="exit(0)")):
+        pass
+
+
+def test_linked_files_and_packages_are_read_and_digested(tmp_path: Path) -> None:
+    shared = write_own_code(tmp_path / "shared_pkg", __init__="", m="width = 3")
+    real = write_own_code(
+        tmp_path / "real", linked_networks="import experiments\n@experiments.model\ndef f(a, b): pass"
+    )
+    folder = write_own_code(tmp_path / "own", uses="import pkg_of_own.m")
+    (folder / "pkg_of_own").symlink_to(shared)
+    (folder / "linked_networks.py").symlink_to(real / "linked_networks.py")
+    with loaded(folder):
+        own = loaded_own_code()
+        assert own is not None
+        assert {"pkg_of_own/m.py", "linked_networks.py", "uses.py"} <= set(own.files)
+
+
+def test_a_yaml_file_may_not_have_the_name_of_a_choice_of_ours(project: Path) -> None:
+    (project / "conf" / "model").mkdir(parents=True)
+    (project / "conf" / "model" / "mlp.yaml").write_text("name: tiny\n")
+    with loaded(project):
+        assert "mlp.yaml has the name of a choice of ours, model=mlp" in refusal("model=mlp")
+
+
+def test_a_yaml_file_may_have_the_name_of_its_function(project: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (project / "conf" / "model").mkdir(parents=True)
+    (project / "conf" / "model" / "tiny.yaml").write_text("name: tiny\nwidth: 2\n")
+    with loaded(project):
+        assert compose_job(["model=tiny"]).model.width == 2
+    assert not recwarn.list
 
 
 def test_files_may_import_each_other(tmp_path: Path) -> None:
@@ -146,9 +199,10 @@ def test_a_working_folder_is_loaded_only_if_its_user_trusts_it(
     monkeypatch.chdir(project)
     load_own_code(None)
     assert loaded_own_code() is None
-    (home / "experiments.toml").write_text('code = ["../my-project", 3]')
-    with pytest.raises(ConfigError, match=r"experiments.toml cannot be read"):
-        load_own_code(None)
+    for text in ('code = ["../my-project", 3]', 'code = "my.proj"'):
+        (home / "experiments.toml").write_text(text)
+        with pytest.raises(ConfigError, match=r"experiments.toml cannot be read: code is not a list of texts"):
+            load_own_code(None)
     (home / "experiments.toml").write_text(f'code = ["{project}"]')
     with loaded(project):
         digest = loaded_own_code().digest  # type: ignore[union-attr]

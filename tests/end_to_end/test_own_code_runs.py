@@ -94,9 +94,6 @@ def test_own_noise_is_the_same_under_fit_and_in_the_compiled_loop(project: Path,
 def test_a_network_that_cannot_keep_the_promises_is_refused(
     tmp_path: Path, tensorflow: None, layer: str, words: str
 ) -> None:
-    from experiments.errors import ConfigError
-    from experiments.training.networks import build_network
-
     text = f"""
 import experiments
 
@@ -114,6 +111,55 @@ def odd(inputs, outputs):
     flat = {layer}(keras.layers.Flatten()(inputs))
     return keras.layers.Dense(outputs.units, activation=outputs.activation)(flat)
 """
-    with loaded(write_own_code(tmp_path / "odd", own=text)), pytest.raises(ConfigError) as caught:
-        build_network(compose_job(["data=digits", "model=odd"]))
-    assert words in str(caught.value)
+    assert words in refused(write_own_code(tmp_path / "odd", own=text), "model=odd")
+
+
+@pytest.mark.parametrize(
+    ("override", "body", "words"),
+    [
+        (
+            "training.loss=odd",
+            "targets, outputs): return tf.reduce_mean(outputs)",
+            "odd returned the shape ()",
+        ),
+        ("training.loss=odd", "targets, outputs): return targets.nothing", "loss odd failed"),
+        ("training.loss=odd", "targets, outputs): return tf.zeros_like(targets)", "has no gradient"),
+        ("training.loss=odd", "targets, outputs): return tf.random.uniform(tf.shape(targets))", "RandomUniform"),
+        (
+            "data.augmentation.own=[odd]",
+            "images): return images + tf.random.normal(tf.shape(images))",
+            "Normal",
+        ),
+        ("data.augmentation.own=[odd]", "images): return images[:, 1:]", "odd returned float32 (None, 7, 8); expected"),
+        ("optimizer=odd", "learning_rate): return None", "optimizer odd returned NoneType; expected a Keras optimizer"),
+        ("optimizer=odd", "rate): raise SystemExit(0)", "optimizer odd failed"),
+    ],
+)
+def test_a_function_that_cannot_train_is_told_before_a_run_exists(
+    tmp_path: Path, tensorflow: None, override: str, body: str, words: str
+) -> None:
+    kind = "loss" if "loss" in override else "augmentation" if "augmentation" in override else "optimizer"
+    text = f"import experiments\nimport tensorflow as tf\n@experiments.{kind}\ndef odd({body}"
+    assert words in refused(write_own_code(tmp_path / "odd", own=text), override)
+
+
+def refused(folder: Path, override: str) -> str:
+    """Return the message of the ConfigError that building the network of a config with own code raises."""
+    from experiments.errors import ConfigError
+    from experiments.training.devices import start_strategy
+    from experiments.training.network_cache import compile_network
+
+    with loaded(folder):
+        config = compose_job(["data=digits", override])
+        strategy = start_strategy(config.distribution, 1)
+        with pytest.raises(ConfigError) as caught:
+            compile_network(config, strategy)
+    return str(caught.value)
+
+
+def test_a_run_is_not_evaluated_with_other_code_than_it_was_made_with(uri: str, project: Path, tmp_path: Path) -> None:
+    other = write_own_code(tmp_path / "other")
+    (other / "networks.py").write_text((other / "networks.py").read_text() + "\n\nCHANGED = 1\n")
+    done = command(runs(uri)[0].info.run_id, "--uri", uri, "--code", str(other), script="scripts/evaluate.py")
+    assert done.returncode == 2
+    assert "made with other code of its user's, my-project with the digest" in done.stderr

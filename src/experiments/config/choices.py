@@ -56,7 +56,7 @@ def own_choice_values(group: str, own: OwnFunction) -> dict[str, Any]:
     elif group == "data":
         common = {key: value for key, value in choice_values("data", "arrays").items() if key != "path"}
     elif group == "optimizer":
-        given = inspect.signature(own.function).parameters["learning_rate"].default
+        (given, *_) = (parameter.default for parameter in inspect.signature(own.function).parameters.values())
         common = {"learning_rate": 0.001 if given is inspect.Parameter.empty else given}
     return {**common, "name": own.name, **{key.name: key.default for key in own.keys}}
 

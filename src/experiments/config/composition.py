@@ -99,6 +99,8 @@ def composing(config_dir: str | None = None) -> Iterator[None]:
                 folders.append(("--code", own.config_folder))
             for option, folder in folders:
                 _check_config_folder(option, folder)
+            if own and own.config_folder:
+                _refuse_hidden_choices(own.config_folder)
             if folders:
                 start_hydra(CONFIG_FOLDER, [folder for _, folder in folders])
             offer_own_choices()
@@ -147,6 +149,15 @@ def _check_config_folder(option: str, folder: Path) -> None:
         )
 
 
+def _refuse_hidden_choices(folder: Path) -> None:
+    """Refuse files of the user's own that ours of the same name would hide."""
+    for group in (*group_names(), "search"):
+        ours = {file.stem for file in choice_files(group)}
+        for file in (folder / group).glob("*.yaml"):
+            if file.stem in ours:
+                raise ConfigError(f"{file} has the name of a choice of ours, {group}={file.stem}. Rename it.")
+
+
 def refuse_space(parsed: list[Override]) -> None:
     if chosen := next((o.input_line for o in parsed if o.key_or_group == "search"), None):
         raise ConfigError(f"{chosen!r} is the space of a search. Add: -m hydra/sweeper=optuna")
@@ -183,7 +194,9 @@ def offer_own_choices() -> None:
         for name, own in own_choices(group).items():
             if name in ours:
                 raise ConfigError(f"{own.file}: {name} has the name of a choice of ours, {group}={name}. Rename it.")
-            ConfigStore.instance().store(name, own_choice_values(group, own), group)
+            loaded = loaded_own_code()
+            if not (loaded and (loaded.folder / "conf" / group / f"{name}.yaml").is_file()):
+                ConfigStore.instance().store(name, own_choice_values(group, own), group)
 
 
 def _complete_own_choices(composed: DictConfig) -> None:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from experiments.config.extra_optimizers import EXTRA_OPTIMIZERS
 from experiments.config.fields import STRICT_FIELDS, Positive, PositiveFloat, described
 from experiments.config.keras_table import check_arguments, configurable_arguments, keras_table, refusal
+from experiments.config.own_code import call_own
 from experiments.config.own_schema import check_own_arguments
 from experiments.config.registry import own_functions
 from experiments.errors import did_you_mean, join_sorted, unknown_key
@@ -54,7 +55,7 @@ def optimizer_builder(name: str) -> Callable[..., Any]:
     import keras
 
     if own := own_functions("optimizer").get(name):
-        return own.function
+        return lambda learning_rate, **arguments: call_own(own, learning_rate, **arguments)
     return EXTRA_OPTIMIZERS.get(name) or getattr(keras.optimizers, keras_table()["optimizers"][name]["class"])
 
 

@@ -5,6 +5,7 @@ Nothing but the option --code, or the user's own ~/experiments.toml, makes a pro
 
 import importlib.util
 import os
+import re
 import sys
 import tomllib
 import traceback
@@ -19,7 +20,7 @@ from experiments.config.keras_table import keras_table
 from experiments.config.metrics import CHOSEN_METRICS, METRICS
 from experiments.config.own_schema import own_schema
 from experiments.config.registry import GIVEN, OwnFunction, own_functions
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, Terminated
 from experiments.formatting import clean_message
 
 TRUST_FILE = "experiments.toml"  # in the user's home
@@ -88,7 +89,7 @@ def load_own_code(given: str | None) -> None:
             " @experiments.model."
         )
     taken = {
-        "metric": [metric.name for metric in (*METRICS, *CHOSEN_METRICS.values())],
+        "metric": [name for metric in (*METRICS, *CHOSEN_METRICS.values()) for name in (metric.name, *metric.names)],
         "loss": keras_table()["losses"],
     }
     for own in offered:
@@ -119,6 +120,8 @@ def _trusted_folders() -> list[Path]:
     try:
         file = Path.home() / TRUST_FILE
         listed = tomllib.loads(file.read_text(encoding="utf-8")).get("code", []) if file.is_file() else []
+        if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+            raise TypeError("code is not a list of texts")
         return [folder for folder in (Path(text).expanduser().resolve() for text in listed) if folder.is_dir()]
     except RuntimeError:  # a user without a home
         return []
@@ -144,7 +147,7 @@ def _read_files(folder: Path) -> dict[str, bytes]:
 
 
 def _find_files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, followlinks=True):
         inside = Path(place).relative_to(folder).parts
         kept = (name for name in folders if not name.startswith((".", "__pycache__")))
         folders[:] = [name for name in kept if inside or name not in NOT_CODE]
@@ -154,29 +157,37 @@ def _find_files(folder: Path) -> Iterator[Path]:
 
 
 def _import_file(file: Path) -> None:
+    if not file.stem.isidentifier() or file.stem.startswith("__"):
+        raise ConfigError(f"{file} cannot be imported, as its name is not that of a module. Rename the file.")
     spec = importlib.util.find_spec(file.stem)
-    if spec is None or spec.origin is None or Path(spec.origin).resolve() != file:
+    if spec is None or spec.origin is None or Path(spec.origin).absolute() != file:
         raise ConfigError(f"{file} has the name of an installed module, {file.stem}. Rename the file.")
     try:
         importlib.import_module(file.stem)
-    except ConfigError:
+    except (ConfigError, KeyboardInterrupt, Terminated):
         raise
-    except Exception as error:  # whatever the code raises
+    except BaseException as error:  # whatever the code raises, SystemExit too
         raise ConfigError(explain_own_error(str(file), error)) from None
 
 
-def explain_own_error(file: str, error: Exception) -> str:
+def explain_own_error(file: str, error: BaseException) -> str:
     """Say which line of the user's code, in this file or beside it, raised an error, and why."""
+    text = str(getattr(error, "msg", None) or error).partition("Arguments received by")[0]  # which Keras appends
+    said = text.strip().splitlines() or [""]
+    place = re.escape(str(Path(file).parent))
+    if traced := re.findall(rf'File "({place}/[^"]+)", line (\d+)', str(error)):  # as TensorFlow tells it
+        where, line = traced[-1]
+        return clean_message(f"{where}, line {line}: {said[-1].strip()}")
     every = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in every if Path(frame.filename).parent == Path(file).parent]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     where = f"{frames[-1].filename if frames else file}{f', line {line}' if line else ''}"
-    return clean_message(f"{where}: {type(error).__name__}: {getattr(error, 'msg', None) or error}")
+    return clean_message(f"{where}: {type(error).__name__}: {said[-1]}".removesuffix(": "))
 
 
 def call_own(own: OwnFunction, *given: Any, **arguments: Any) -> Any:
     """Call a function of the user's own; what it raises becomes a ConfigError with the line."""
     try:
         return own.function(*given, **arguments)
-    except Exception as error:  # whatever the code raises
+    except (Exception, SystemExit) as error:  # whatever the code raises
         raise ConfigError(f"{own.kind} {own.name} failed: {explain_own_error(own.file, error)}") from error

@@ -5,7 +5,7 @@ import json
 import re
 import typing
 from functools import cache
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from experiments.config.fields import STRICT_FIELDS
+from experiments.config.found_facts import FOUND_FACTS
 from experiments.config.keras_table import refusal
 from experiments.config.registry import OwnFunction
 from experiments.errors import ConfigError, did_you_mean, join_sorted
@@ -21,6 +22,7 @@ TYPE_WORDS: dict[Any, str] = {
     **{int: "a whole number", float: "a number", bool: "true or false", str: "a text"},
     **{list: "a list", dict: "a mapping", type(None): "null"},
 }
+RESERVED_KEYS = ("name", "weights", "weights_of", "continue", "learning_rate", *FOUND_FACTS)
 LIMIT_WORDS = {"ge": "{:g} or more", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
 
 
@@ -30,28 +32,45 @@ def own_schema(own: OwnFunction, base: Any = object) -> Any:
 
     Raises ConfigError for a key without a type or a default, or whose default is not allowed.
     """
-    hints = typing.get_type_hints(own.function, include_extras=True)
     described = _described_arguments(own)
     body: dict[str, Any] = {"__annotations__": {}, "__doc__": own.meaning, "__module__": __name__}
     if base is not object:
         body["__annotations__"]["name"] = Literal[own.name]
     for key in own.keys:
         where = f"{own.file}: {own.name}: the argument {key.name!r}"
-        if key.name not in hints or key.default is key.empty:
+        if key.annotation is key.empty or key.default is key.empty:
             raise ConfigError(f"{where} needs a type and a default. Write {key.name}: int = 32.")
-        field = FieldInfo.from_annotated_attribute(hints[key.name], key.default)
+        if key.name in (*RESERVED_KEYS, *getattr(base, "__pydantic_fields__", ())):
+            raise ConfigError(f"{where} has the name of a key that every choice has. Rename it.")
+        hint = _read_hint(own, key, where)
+        field = FieldInfo.from_annotated_attribute(hint, key.default)
         meaning = field.description or described.get(key.name) or f"{key.name} of {own.name}"
         field.description = f"{meaning}, {_allowed_words(field)}"
         try:
-            TypeAdapter(hints[key.name]).validate_python(key.default, strict=True)
+            TypeAdapter(hint).validate_python(key.default, strict=True)
         except ValidationError:
             raise ConfigError(
                 f"{where} has the default {key.default!r}, which is not {_allowed_words(field)}."
             ) from None
-        body["__annotations__"][key.name], body[key.name] = hints[key.name], field
+        body["__annotations__"][key.name], body[key.name] = hint, field
     name = f"{own.kind}_{own.name}"
     _made_schemas[name] = dataclass(type(name, (base,), body), config=STRICT_FIELDS, kw_only=True)
     return _made_schemas[name]
+
+
+def _read_hint(own: OwnFunction, key: inspect.Parameter, where: str) -> Any:
+    """Return the type of an argument, or raise a ConfigError if it is not one of values that a config can hold."""
+    holder = SimpleNamespace(__annotations__={key.name: key.annotation})
+    try:
+        hint = typing.get_type_hints(holder, own.function.__globals__, include_extras=True)[key.name]
+        TypeAdapter(hint).json_schema()
+    except Exception as error:  # whatever is written there
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{where} has a type that a config cannot hold: {reason}. Write int, float, bool, str, a list or dict of"
+            " these, Literal, or one of them | None."
+        ) from None
+    return hint
 
 
 _made_schemas: dict[str, Any] = {}

@@ -25,6 +25,7 @@ GIVEN = {
     "loss": ("targets", "outputs"),
     "augmentation": ("images",),
 }
+WITHOUT_KEYS = ("metric", "figure")  # the config only names them
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -88,13 +89,13 @@ def optimizer(function: Function) -> Function:
     return _register("optimizer", function)
 
 
-def metric(*, direction: Direction) -> Callable[[Function], Function]:
+def metric(*given: Any, direction: Direction | None = None) -> Callable[[Function], Function]:
     """Offer a function as `metrics=[NAME]`: from targets [n] and outputs [n, classes] of a split, NumPy, to a number.
 
     `direction` is "max" if more is better, "min" if less is.
     """
-    if direction not in ("max", "min"):
-        raise ConfigError(f'experiments.metric(direction={direction!r}) is not allowed. Write "max" or "min".')
+    if given or direction not in ("max", "min"):
+        raise ConfigError('A metric has a direction. Write @experiments.metric(direction="max") or "min".')
     return lambda function: _register("metric", function, direction)
 
 
@@ -128,9 +129,14 @@ def _register(kind: str, function: Function, direction: Direction = "max") -> Fu
     where, given = f"{own.file}: {own.name}", GIVEN[kind]
     parameters = inspect.signature(function).parameters.values()
     taken = [parameter.name for parameter in parameters if parameter.kind in POSITIONAL]
-    if len(taken) != len(given) or any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters):
-        form = f"{own.name}({', '.join([*given, '*', 'key: type = default'])})"
-        raise ConfigError(f"{where} must take {plural(len(given), 'argument')} by position: write {form}.")
+    if not own.name.isidentifier():
+        raise ConfigError(f"{where}: a function without a name cannot be chosen. Write it with def.")
+    variadic = any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters)
+    if len(taken) != len(given) or variadic or (own.keys and kind in WITHOUT_KEYS):
+        keys = [] if kind in WITHOUT_KEYS else ["*", "key: type = default"]
+        none_else = " and no others" if kind in WITHOUT_KEYS else ""
+        form = f"{own.name}({', '.join([*given, *keys])})"
+        raise ConfigError(f"{where} must take {plural(len(given), 'argument')} by position{none_else}: write {form}.")
     if earlier := _own_functions[kind].get(own.name):
         raise ConfigError(f"{where} has the name of another {kind}, in {earlier.file}. Rename one.")
     _own_functions[kind][own.name] = own

@@ -136,7 +136,7 @@ def read_bundle(file: Path, uri: str | None) -> OriginalRun:
     except OSError as error:
         raise BundleError(f"The bundle {file} cannot be read: {error.strerror}.") from None
     bundle = _parse_bundle(content, f"{file} is not a bundle of a run")
-    require_own_code(bundle.tags, f"The run in {file}", "ask whoever made the bundle")
+    require_own_code(bundle.tags, f"The run in {file}", "ask whoever made the bundle", other_code=True)
     try:
         config = validate_config(complete(_without_places(bundle.config)))
     except ConfigError as error:

@@ -146,7 +146,7 @@ def find_original_run(run_id: str, uri: str | None) -> OriginalRun:
         )
     if wrong := [f"{key}={value!r}" for key, value in run.metrics.items() if not isinstance(value, int | float)]:
         raise StoreError(f"Run {run.run_id} is damaged: the metric {wrong[0]} is not a number.")
-    config, overrides = read_recorded_config(resolved, run.run_id)
+    config, overrides = read_recorded_config(resolved, run.run_id, other_code=True)
     points = recorded_points(client, run)
     packages = frozenset(read_artifact_text(resolved, run.run_id, "environment/packages.txt").splitlines())
     hardware = recorded_hardware(resolved, run.run_id)

@@ -38,6 +38,8 @@ TOLERANCE_TEXT = (
     f"{', '.join(metric.name for metric in METRICS if not metric.compared)} is not compared"
 )
 
+EXACT_TAGS = ("code_digest", "own_code_digest", "versions")  # where they are equal, so are the bits
+
 
 @dataclass(frozen=True)
 class MetricRow:
@@ -87,7 +89,7 @@ def judge_rerun(original: OriginalRun, run_id: str) -> RerunVerdict:
     client = open_existing_store(resolved)
     (new,) = find_runs(client, [run_id])
     machine = original.machine_changes(recorded_hardware(resolved, run_id))
-    exact = not machine and all(original.run.tags.get(key) == new.tags[key] for key in ("code_digest", "versions"))
+    exact = not machine and all(original.run.tags.get(key) == new.tags.get(key) for key in EXACT_TAGS)
     validation, test = original.config.data.validation, original.config.data.test_examples
     images = {"test": test, "validation": validation, "train": count_training_examples(original.config)}
     rows = compare_points(original.points, recorded_points(client, new), None if exact else images)

@@ -33,7 +33,7 @@ def find_resumed_run(config: Config, overrides: Sequence[str]) -> tuple[Config, 
     uri = resolve_tracking_uri(config.tracking.uri)
     client = open_existing_store(uri)
     (run,) = find_runs(client, [str(config.resume)])
-    recorded, recorded_overrides = read_recorded_config(uri, run.run_id)
+    recorded, recorded_overrides = read_recorded_config(uri, run.run_id, other_code=True)
     _check_given_overrides(config, recorded, overrides, recorded_overrides, run.run_id, "resume")
     if run.status == "FINISHED":
         drop_checkpoint(run.run_id)  # which is kept if the store did not answer when the run ended
@@ -51,7 +51,7 @@ def find_continued_run(config: Config, overrides: Sequence[str]) -> Config:
     """
     uri = resolve_tracking_uri(config.tracking.uri)
     (run,) = find_runs(open_existing_store(uri), [str(config.model.continue_)])
-    recorded, recorded_overrides = read_recorded_config(uri, run.run_id)
+    recorded, recorded_overrides = read_recorded_config(uri, run.run_id, other_code=True)
     agreeing = [override for override in overrides if override_key(override) not in CONTINUED_KEYS]
     _check_given_overrides(config, recorded, agreeing, recorded_overrides, run.run_id, "model.continue")
     own_name = replace(recorded, tracking=replace(recorded.tracking, uri=config.tracking.uri, run_name=None))

@@ -59,7 +59,7 @@ def _run_job(job: SweepJob, parent_id: str) -> None:
 def _recorded_start(job: SweepJob, run_id: str) -> tuple[Config, list[str]]:
     """Return what the job's run recorded, but data and store of this command, which may not change the result."""
     try:
-        config, overrides = read_recorded_config(resolve_tracking_uri(job.config.tracking.uri), run_id)
+        config, overrides = read_recorded_config(resolve_tracking_uri(job.config.tracking.uri), run_id, other_code=True)
     except (StoreError, ConfigError):  # it was cut off before it had recorded them
         return job.config, job.overrides
     store = replace(config.tracking, uri=job.config.tracking.uri)

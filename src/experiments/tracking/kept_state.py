@@ -59,7 +59,7 @@ def load_kept_state(config: Config, tags: Mapping[str, str]) -> Checkpoint | Non
                 f"Run {run_id} ({run.name}) has no state: only runs with training.keep_state=true keep it. To start a"
                 f" new run from its weights: model.weights={run_id}"
             )
-        recorded, _ = read_recorded_config(uri, run_id)
+        recorded, _ = read_recorded_config(uri, run_id, other_code=True)
         content = read_artifact_bytes(uri, run_id, STATE_ARTIFACT)
     except StoreError as error:
         raise StoreError(f"model.continue: {error}") from None

@@ -14,7 +14,7 @@ import yaml
 
 from experiments import RESOURCES
 from experiments.config.identity import complete, config_to_dict, flatten_config
-from experiments.config.own_code import load_trusted_code, loaded_own_code
+from experiments.config.own_code import OwnCode, load_trusted_code, loaded_own_code
 from experiments.config.schema import Config
 from experiments.config.validation import validate_config
 from experiments.config.yaml_files import read_yaml
@@ -126,19 +126,19 @@ def record_start(run: TrackedRun, config: Config, overrides: Sequence[str], data
         run.log_artifacts(folder)
 
 
-def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
+def read_recorded_config(uri: str, run_id: str, *, other_code: bool = False) -> tuple[Config, list[str]]:
     """Return the config that a run was started with, and the overrides that made it.
 
-    Raise a StoreError if it has none, a ConfigError if this version of the code cannot use it.
+    With `other_code`, code of the user's own may have changed since: the caller says so. Raise a StoreError if the run
+    has no config, a ConfigError if this version of the code cannot use it.
     """
     kept = _kept_start(uri, run_id)
     config, overrides = (
         _read_recorded_yaml(uri, run_id, path, kept.get(path)) for path in (CONFIG_ARTIFACT, OVERRIDES_ARTIFACT)
     )
     (run,) = find_runs(open_existing_store(uri), [run_id])
-    require_own_code(
-        run.tags, f"Run {run_id}", f"mlflow artifacts download -r {run_id} -a {OWN_CODE_ARTIFACT} -d FOLDER"
-    )
+    copy = f"mlflow artifacts download -r {run_id} -a {OWN_CODE_ARTIFACT} -d FOLDER"
+    require_own_code(run.tags, f"Run {run_id}", copy, other_code)
     if not isinstance(config, dict):
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is not a mapping")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
@@ -148,15 +148,25 @@ def read_recorded_config(uri: str, run_id: str) -> tuple[Config, list[str]]:
     except RecursionError:
         raise _damaged_record(run_id, CONFIG_ARTIFACT, "it is nested too deeply") from None
     except ConfigError as error:
+        own, digest = loaded_own_code(), run.tags.get("own_code_digest")
+        if own and digest and own.digest != digest:
+            raise ConfigError(f"Run {run_id} was {_made_with_other(own, run.tags)}: {error}") from None
         raise ConfigError(f"This version of the code cannot use the recorded config of run {run_id}: {error}") from None
 
 
-def require_own_code(tags: Mapping[str, str], what: str, copy: str) -> None:
+def _made_with_other(own: OwnCode, tags: Mapping[str, str]) -> str:
+    made = f"{tags.get('own_code', 'a folder')} with the digest {tags['own_code_digest']}"
+    return f"made with other code of its user's, {made}; loaded is {own.folder.name} with {own.digest}"
+
+
+def require_own_code(tags: Mapping[str, str], what: str, copy: str, other_code: bool) -> None:
     """Raise a ConfigError if a run was made with code of its user's that is not loaded, nor in a trusted folder.
 
-    `tags` are the run's, and `copy` says how to get a copy of that code.
+    `tags` are the run's, `copy` says how to get a copy of that code, and with `other_code` it may be another version.
     """
     digest = tags.get("own_code_digest")
+    if digest and not other_code and (own := loaded_own_code()) and own.digest != digest:
+        raise ConfigError(f"{what} was {_made_with_other(own, tags)}. Load the code of the run. A copy: {copy}")
     if digest and not loaded_own_code() and not load_trusted_code(digest):
         raise ConfigError(
             f"{what} was made with code of its user's, {tags.get('own_code', 'a folder')} with the digest {digest},"

@@ -23,6 +23,7 @@ from experiments.training.optimizers import (
     set_hyperparameters,
     updates_of_one_replica,
 )
+from experiments.training.own_checks import check_own_functions
 from experiments.training.randomness import LAYER_STREAM, drawing, pools_blocks, with_counter_dropout
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def compile_network(
         optimizer = build_optimizer(config.optimizer, training.gradient_clipping)
         optimizer.build(model.trainable_variables)
     learning = criterion_of(config), training.class_weight is not None, training.batch_size
-    return CompiledNetwork(strategy, model, optimizer, *learning, build_augmenter(config.data), start)
+    network = CompiledNetwork(strategy, model, optimizer, *learning, build_augmenter(config.data), start)
+    check_own_functions(network, config)
+    return network
 
 
 def _constants_of(config: Any) -> Any:

@@ -24,7 +24,7 @@ from experiments.formatting import shorten_middle
 from experiments.profiling import span
 from experiments.training.keras_applications import keras_application
 from experiments.training.network_builders import cnn, connect_layers, keras_errors, mlp, neuron, written_layers
-from experiments.training.randomness import refuse_other_randomness, refuse_unrepeatable
+from experiments.training.randomness import refuse_other_randomness
 from experiments.training.residual_networks import resnet
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def build_network(config: Config) -> "keras.Model":
     _check_network(model, config, outputs)
     refuse_other_randomness(model)
     if own:
-        refuse_unrepeatable(model)
         _refuse_unloadable(model)
     _freeze_layers(model, config.training.freeze)
     return model

@@ -20,6 +20,7 @@ from experiments.config.optimizer_schema import (
     optimizer_builder,
 )
 from experiments.config.schema import Config
+from experiments.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras
@@ -32,6 +33,8 @@ NOT_UNDER_XLA = ("adafactor",)
 
 def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) -> "keras.optimizers.Optimizer":
     """Build the optimizer of a config; `gradient_clipping` is the largest norm of all gradients together, or None."""
+    import keras
+
     known = optimizer_arguments()[config.name]
     arguments = {  # 0 for 0.0 is accepted here, but SGD does not take an int for its momentum
         key: float(value) if isinstance(known[key], float) and value is not None else value
@@ -40,6 +43,8 @@ def build_optimizer(config: OptimizerConfig, gradient_clipping: float | None) ->
     optimizer: keras.optimizers.Optimizer = optimizer_builder(config.name)(
         learning_rate=config.learning_rate, **arguments
     )
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ConfigError(f"optimizer {config.name} returned {type(optimizer).__name__}; expected a Keras optimizer.")
     if gradient_clipping is not None:
         optimizer.global_clipnorm = gradient_clipping
     return optimizer

@@ -1,7 +1,6 @@
 """All randomness of training, as a function of (seed, epoch, step) and never of call order."""
 
 import functools
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,26 +80,6 @@ def drawing(stream: int, words: "tf.Tensor | tf.Variable", first_row: "tf.Tensor
         yield
     finally:
         current_draw.uniform = before
-
-
-def refuse_unrepeatable(model: "keras.Model") -> None:
-    """Raise a ConfigError if a model of the user's own uses random operations that depend on the order of calls."""
-    import tensorflow as tf
-
-    advice = "A run could not be repeated exactly. Use keras.layers.Dropout, or draw with experiments.random."
-    zero = tf.constant(0, tf.uint32)
-    with drawing(LAYER_STREAM, tf.zeros(3, tf.uint32)):
-        twin, dropouts = with_counter_dropout(model)
-        for layer in dropouts:
-            layer.draw.counter, layer.draw.threshold, layer.draw.scale = tf.zeros(4, tf.uint32), zero, tf.constant(1.0)
-        shape = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
-        trained = tf.function(lambda inputs: twin(inputs, training=True))
-        graph = trained.get_concrete_function(shape).graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    for operation in (node.op for node in nodes):
-        if re.search("^Stateful|^Rng|^Multinomial$|^(?!Stateless).*(Random|TruncatedNormal)", operation):
-            what = f"model={model.name} uses TensorFlow's {operation}, whose numbers depend on the order of calls."
-            raise ConfigError(f"{what} {advice}")
 
 
 class MaskDraw(threading.local):
