@@ -218,19 +218,23 @@ def read_logged_model(uri: str, run: RunRecord, logged: bool) -> LoggedModel | N
 def _network_description(content: bytes) -> Any:
     """Return Keras's description of the network in a `.keras` file, without names and ids, which differ per build."""
     try:
-        return _without_names(json.loads(zipfile.ZipFile(io.BytesIO(content)).read("config.json")))
+        network = json.loads(zipfile.ZipFile(io.BytesIO(content)).read("config.json"))
+        layers = [layer.get("name") or layer["config"]["name"] for layer in network["config"]["layers"]]
+        return _without_names(network, {name: number for number, name in enumerate(layers)})
     except Exception:  # anything may have been put into the file
         return None
 
 
-def _without_names(tree: Any) -> Any:
+def _without_names(tree: Any, numbers: Mapping[str, int]) -> Any:
+    """Return a part of a network's description with the number of each layer, or nothing, in place of its name."""
     if isinstance(tree, list):
-        return [_without_names(item) for item in tree]
+        is_output = len(tree) == 3 and isinstance(tree[0], str) and tree[0] in numbers  # of a layer: name, node, tensor
+        return [numbers[tree[0]], *tree[1:]] if is_output else [_without_names(item, numbers) for item in tree]
     if not isinstance(tree, dict):
         return tree
-    is_layer = "trainable" in tree or "batch_shape" in tree
+    is_layer = "trainable" in tree or "batch_shape" in tree or "inbound_nodes" in tree
     left_out = ("shared_object_id", "name") if is_layer else ("shared_object_id",)
-    return {key: _without_names(value) for key, value in tree.items() if key not in left_out}
+    return {key: _without_names(value, numbers) for key, value in tree.items() if key not in left_out}
 
 
 def stored_weights(content: bytes) -> dict[str, np.ndarray]:
