@@ -94,7 +94,7 @@ def test_a_sweep_goes_on_when_nobody_reads_its_output(uri: str) -> None:
 @pytest.mark.parametrize("loaded", [True, False])
 def test_a_worker_ends_when_its_sweep_is_gone(loaded: bool) -> None:
     ours, theirs = Pipe()
-    command_line = [sys.executable, "-m", "experiments.sweeps.engines.pool", str(theirs.fileno()), ".", *"110"]
+    command_line = [sys.executable, "-m", "experiments.sweeps.engines.pool", str(theirs.fileno()), ".", *"110", ""]
     worker = subprocess.Popen(command_line, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
     theirs.close()
     if loaded:
