@@ -74,7 +74,7 @@ def _load_completed_code() -> bool:
 
     Return False if it is the name of the folder that is to be completed, which the shell does.
     """
-    words = os.environ.get("COMP_LINE", "").split(" ")
+    words = os.environ.get("COMP_LINE", "").replace(" --code=", " --code ").split(" ")
     if words[-2:-1] == ["--code"]:
         return False
     if "--code" in words:
