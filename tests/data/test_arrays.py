@@ -139,6 +139,18 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "NaN labels": (lambda: read(labels=np.where(LABELS == 2, np.nan, 0)), "the label in row 2 is nan;"),
     "soft": (lambda: read(labels=np.full((60, 3), 1 / 3)), "3 columns, but row 0 is not one-hot: [0.333"),
     "counts": (lambda: read(IMAGES[:59]), "images has 59 examples, labels has 60. Save one label for each"),
+    "NaN in the test split": (
+        lambda: arrays_to_splits(
+            {"x_train": IMAGES / 255, "y_train": LABELS, "x_test": NAN, "y_test": LABELS}, "own.npz", 0.2, 0
+        ),
+        "the inputs contain NaN or infinity, first in row 7",
+    ),
+    "scales": (
+        lambda: arrays_to_splits(
+            {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES / 255, "y_test": LABELS}, "own.npz", 0.2, 0
+        ),
+        "the splits have pixels of different scales: test is from 0 to 1, train to 255. Save all on one scale.",
+    ),
     "NaN": (lambda: read(NAN), "the inputs contain NaN or infinity, first in row 7. Remove such examples"),
     "standardized": (lambda: read((IMAGES - 128.0) / 64), "the pixels are from -2 to 1.98"),
     "unclear": (lambda: read(IMAGES / 100), "the pixels are from 0 to 2.55; expected 0 to 1, 0 to 255, or whole"),

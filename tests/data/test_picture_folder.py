@@ -293,6 +293,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         spoil(lambda f: (f / "ant" / "bad.png").write_text("x")),
         "own/ant/bad.png is not a PNG, JPEG, WebP, BMP or GIF picture.\nReplace or remove these files.",
     ),
+    "a link that leads nowhere": (
+        spoil(lambda f: (f / "ant" / "gone.png").symlink_to("/nowhere.png")),
+        "own/ant/gone.png cannot be read: No such file or directory",
+    ),
     "broken": (spoil(cut_off), "own/bee/broken.jpg cannot be read: "),
     "huge": (spoil(huge), "own/ant/00.png is too large: it has 20000 x 20000 pixels, more than 100,000,000."),
     "a file": (lambda path: saved(path, halves(0, 1)), "picture.png is a file. Expected a folder of pictures for each"),

@@ -201,10 +201,23 @@ def _convert_inputs(given: Mapping[str, np.ndarray], source: str) -> tuple[dict[
     low, high = _range_of(arrays.values(), source)
     vectors = next(iter(shapes))[1:] == ()
     to, pixel_max, meaning = _choose_numbers(arrays.values(), low, high, vectors, source)
+    if meaning != "numbers":
+        _refuse_other_scales(arrays, high, source)
     converted: dict[str, np.ndarray] = {split: np.ascontiguousarray(array, to) for split, array in arrays.items()}
     what = f"{'vectors' if vectors else 'images'} of {' or '.join(types)} from {low:g} to {high:g}"
     kept = "" if types == [np.dtype(to).name] else f", kept as {np.dtype(to).name}"
     return converted, f"{what}{''.join(layouts - {''})}, read as {meaning}{kept}", pixel_max
+
+
+def _refuse_other_scales(arrays: Mapping[str, np.ndarray], high: float, source: str) -> None:
+    """Refuse fractions from 0 to 1 in one split where another has larger pixels."""
+    for split, array in arrays.items():
+        if high > 1 and array.dtype.kind == "f" and array.max() <= 1:
+            others = ", ".join(f"{name} to {other.max():g}" for name, other in arrays.items() if name != split)
+            raise DataError(
+                f"{source}: the splits have pixels of different scales: {split} is from 0 to {array.max():g}, {others}."
+                " Save all on one scale."
+            )
 
 
 def _with_channels_last(array: np.ndarray, source: str) -> tuple[np.ndarray, str]:
@@ -226,7 +239,8 @@ def _with_channels_last(array: np.ndarray, source: str) -> tuple[np.ndarray, str
 
 
 def _range_of(arrays: Any, source: str) -> tuple[float, float]:
-    low, high = min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)
+    # NumPy's, as Python's own min and max may pass over a NaN.
+    low, high = float(np.min([a.min() for a in arrays])), float(np.max([a.max() for a in arrays]))
     if not np.isfinite([low, high]).all():  # NaN is the least and the greatest of any numbers
         bad = next((split, row) for split, row in enumerate(arrays) if not np.isfinite([row.min(), row.max()]).all())[1]
         row = next(i for i, each in enumerate(bad) if not np.isfinite(each).all())

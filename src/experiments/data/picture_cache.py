@@ -66,7 +66,10 @@ def list_pictures(folder: Path, names: Sequence[str]) -> dict[str, PictureEntry]
 
     def examine(name: str) -> PictureEntry:
         file = folder / name
-        state = file.stat()
+        try:
+            state = file.stat()
+        except OSError as error:  # a link that leads nowhere
+            raise PictureError(f"{file} cannot be read: {error.strerror}. Replace or remove it.") from None
         entry = known.get(name)
         if entry and (entry.size, entry.changed) == (state.st_size, state.st_mtime_ns):
             return entry
